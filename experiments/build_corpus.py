@@ -1,0 +1,276 @@
+"""Builds a corpus: documents, tokenizer, packed tokens, and their provenance.
+
+  python -m experiments.build_corpus --config=FILE --workdir=DIR
+
+reads `config.corpus` and writes below `DIR/corpus`: `documents/`, a TFDS data
+set; `tokenizer.json`; `tokens.npy`; and, last, `corpus.json`.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import json
+import pathlib
+import platform
+from typing import Any, NamedTuple
+
+from absl import logging
+import ml_collections
+import numpy as np
+import tqdm
+
+from experiments import commands
+from rllc_jax.data import corpora
+from rllc_jax.data import documents
+from rllc_jax.data import files
+from rllc_jax.data import mini_pile
+from rllc_jax.data import packing
+from rllc_jax.data import tokenizers
+
+_TOKENIZER_CHARACTERS = 2_000_000  # A domain; more changes few merges.
+
+
+class Settings(NamedTuple):
+  """The section `corpus` of a config.
+
+  Attributes:
+    sources: names of `mini_pile.SOURCES` that make the training mix.
+    further: names of those that are held out whole.
+    files: more of the mix, 'FILE' or 'NAME=FILE' (see `files.source`).
+    text_field: the field or column of `files` that holds the text.
+    tfds_directory: more of the mix, a prepared TFDS data set; '' for none.
+    tfds_text_feature: its feature that holds the text.
+    tfds_split: its split, in the notation of TFDS.
+    cap_mb: most text taken from a source, in 10^6 bytes.
+    held_out_fraction: share of the mix's documents that is held out.
+    vocab_size: ids, the special token included.
+    context_length: tokens a row, the special token at its start included.
+  """
+
+  sources: tuple[str, ...] = (
+    'wiki_en',
+    'gcide',
+    'kjv',
+    'legal',
+    'botocore_docs',
+    'stdlib_code',
+  )
+  further: tuple[str, ...] = ('wiki_fr', 'wiki_es')
+  files: tuple[str, ...] = ()
+  text_field: str = 'text'
+  tfds_directory: str = ''
+  tfds_text_feature: str = 'text'
+  tfds_split: str = 'train'
+  cap_mb: float = 5.0
+  held_out_fraction: float = 0.05
+  vocab_size: int = 2_000
+  context_length: int = 64
+
+
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> packing.Corpus:
+  """Builds the corpus of `config.corpus`, or reads it where it is complete.
+
+  Args:
+    config: its section `corpus` has fields of `Settings`.
+    workdir: the corpus goes into its subdirectory `corpus`.
+
+  Raises:
+    ValueError: a setting makes no sense, an input is not what it is said to
+      be, or the corpus there was made from other settings.
+  """
+  settings = read_settings(config)
+  directory = pathlib.Path(workdir) / 'corpus'
+  if (directory / 'corpus.json').exists():
+    check_same(settings, directory)
+    logging.info('%s: already complete', directory)
+    return packing.load_corpus(directory)
+  # Nothing is made of nothing, but senseless sizes are told before the work.
+  packing.pack([], settings.context_length, eos_id=0)
+  tokenizers.train([], settings.vocab_size)
+  collection = collect(settings)
+  corpus, record = build(settings, collection, directory)
+  packing.save_corpus(directory, corpus, record)
+  for name, domain in record['domains'].items():
+    if not domain['held_out_tokens']:
+      logging.warning(
+        'nothing of %s is held out: raise cap_mb or held_out_fraction', name
+      )
+  logging.info('%s: complete\n%s', directory, table(record['domains']))
+  return corpus
+
+
+def read_settings(config: ml_collections.ConfigDict) -> Settings:
+  """Reads `config.corpus`; what it leaves out has the default."""
+  given = dict(config.get('corpus', {}))
+  unknown = sorted(set(given).difference(Settings._fields))
+  if unknown:
+    raise ValueError(
+      f'expected config.corpus to have fields among '
+      f'{", ".join(Settings._fields)}; got {", ".join(unknown)}'
+    )
+  return Settings(**given)
+
+
+def check_same(settings: Settings, directory: pathlib.Path) -> None:
+  """Refuses a corpus made from other settings, and names the first that is."""
+  found = packing.load_record(directory)['provenance'].get('settings', {})
+  for name, wanted in json.loads(json.dumps(settings._asdict())).items():
+    if found.get(name) != wanted:
+      raise ValueError(
+        f'{directory}: expected a corpus with {name}={wanted!r}; got one with '
+        f'{name}={found.get(name)!r} (use another --workdir)'
+      )
+
+
+def collect(settings: Settings) -> documents.Collection:
+  """Reads all documents; a source that is missing is named and passed over."""
+  mix = [mini_pile.source(name) for name in settings.sources]
+  mix += [files.source(path, settings.text_field) for path in settings.files]
+  if settings.tfds_directory:
+    mix.append(
+      corpora.tfds_source(
+        settings.tfds_directory, settings.tfds_text_feature, settings.tfds_split
+      )
+    )
+  further = [mini_pile.source(name) for name in settings.further]
+  with tqdm.tqdm(
+    total=len(mix) + len(further), desc='reading', unit='source', disable=None
+  ) as bar:
+    collection = documents.collect(
+      [_counted(source, bar) for source in mix],
+      [_counted(source, bar) for source in further],
+      cap_bytes=settings.cap_mb * 1e6,
+      held_out_fraction=settings.held_out_fraction,
+    )
+  for name, why in collection.skipped.items():
+    logging.warning('skipped %s: it %s', name, why)
+  return collection
+
+
+def _counted(source: documents.Source, bar: tqdm.tqdm) -> documents.Source:
+  """The same source; one that is opened moves the bar."""
+
+  def read():
+    bar.set_postfix_str(source.name)
+    bar.update()
+    yield from source.read()
+
+  return source._replace(read=read)
+
+
+def build(
+  settings: Settings, collection: documents.Collection, directory: pathlib.Path
+) -> tuple[packing.Corpus, dict[str, Any]]:
+  """Stores the documents, trains the tokenizer, packs the tokens.
+
+  Returns:
+    The corpus, and its provenance for `packing.save_corpus`.
+  """
+  provenance = {
+    'domains': collection.domains,
+    'skipped': collection.skipped,
+    'python': platform.python_version(),
+  }
+  path = corpora.prepare(
+    directory / 'documents', collection.documents, provenance
+  )
+  train, held_out = (
+    corpora.load_documents(path, split) for split in ('train', 'held_out')
+  )
+  # Training documents only, or the held-out loss would not be one.
+  tokenizer = tokenizers.train(_sample(train), settings.vocab_size)
+  tokenizers.save(tokenizer, directory / 'tokenizer.json')
+  vocab_size = tokenizer.get_vocab_size()
+  if vocab_size < settings.vocab_size:
+    logging.warning(
+      'the text gives %d of %d tokens', vocab_size, settings.vocab_size
+    )
+  corpus = _pack_all(settings, collection.domains, train, held_out, tokenizer)
+  return corpus, {
+    **provenance,
+    'domains': _with_tokens(collection.domains, corpus),
+    'settings': settings._asdict(),
+    'documents': str(path.relative_to(directory)),
+  }
+
+
+def _sample(texts: Mapping[str, list[str]]) -> Iterator[str]:
+  """The first megabytes of each domain, in the hashed order on disk."""
+  for _, domain in sorted(texts.items()):
+    characters = 0
+    for text in domain:
+      yield text
+      characters += len(text)
+      if characters >= _TOKENIZER_CHARACTERS:
+        break
+
+
+def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
+  eos_id = tokenizers.eos_id(tokenizer)
+  count = sum(len(texts) for texts in (*train.values(), *held_out.values()))
+  with tqdm.tqdm(
+    total=count, desc='encoding', unit='document', disable=None
+  ) as bar:
+
+    def pack(texts: Iterable[str]) -> np.ndarray:
+      encoded = _ticking(tokenizers.encode(tokenizer, texts), bar)
+      return packing.pack(encoded, settings.context_length, eos_id)
+
+    mix = [name for name in domains if not domains[name]['further']]
+    further = [name for name in domains if domains[name]['further']]
+    return packing.arrange(
+      {name: pack(train.get(name, [])) for name in mix},
+      {name: pack(held_out.get(name, [])) for name in mix},
+      {name: pack(held_out.get(name, [])) for name in further},
+      vocab_size=tokenizer.get_vocab_size(),
+      eos_id=eos_id,
+    )
+
+
+def _ticking(
+  arrays: Iterable[np.ndarray], bar: tqdm.tqdm
+) -> Iterator[np.ndarray]:
+  for array in arrays:
+    bar.update()
+    yield array
+
+
+def _with_tokens(
+  domains: Mapping[str, dict[str, Any]], corpus: packing.Corpus
+) -> dict[str, dict[str, Any]]:
+  """Adds how many tokens of each domain were packed, a row's first included."""
+  length = corpus.tokens.shape[1]
+
+  def packed(window: str) -> int:
+    rows = corpus.windows[window].length if window in corpus.windows else 0
+    return int(rows) * length
+
+  return {
+    name: {
+      **record,
+      'train_tokens': packed(f'train/{name}'),
+      'held_out_tokens': packed(f'held_out/{name}'),
+    }
+    for name, record in domains.items()
+  }
+
+
+def table(domains: Mapping[str, dict[str, Any]]) -> str:
+  """A line a domain: documents, text, packed tokens, license."""
+  lines = [
+    f'{"domain":<16}{"documents":>10}{"MB":>8}{"train":>11}{"held out":>11}'
+    '  license'
+  ]
+  for name, record in domains.items():
+    lines.append(
+      f'{name:<16}{record["documents"]:>10}{record["bytes"] / 1e6:>8.2f}'
+      f'{record["train_tokens"]:>11}{record["held_out_tokens"]:>11}'
+      f'  {record["license"]}'
+    )
+  return '\n'.join(lines)
+
+
+if __name__ == '__main__':
+  commands.start(run)

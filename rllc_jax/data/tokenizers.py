@@ -1,0 +1,121 @@
+"""Byte-level BPE: text to token ids and back, without loss.
+
+Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units",
+ACL 2016, over bytes. The special token is the last id, as in the tokenizer of
+Wang et al. (https://arxiv.org/abs/2410.02984), and begins and ends alike.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import itertools
+import os
+import pathlib
+
+import numpy as np
+import tokenizers
+from tokenizers import decoders
+from tokenizers import models
+from tokenizers import pre_tokenizers
+from tokenizers import trainers
+
+END_OF_TEXT = '<|endoftext|>'
+MIN_VOCABULARY = 257  # Every byte, and the special token.
+
+_BATCH = 1_024  # Documents that are encoded at once, on all cores.
+
+
+def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+  """Trains a tokenizer. The same texts in the same order give the same one.
+
+  Args:
+    texts: what merges are learned from; a few MB of each domain suffice.
+    vocab_size: all ids, the special token included. A short text has fewer
+      pairs to merge and gives a smaller vocabulary: read
+      `tokenizer.get_vocab_size()`.
+
+  Raises:
+    ValueError: `vocab_size` cannot hold all bytes and the special token.
+
+  Examples:
+    >>> tokenizer = train(['to be or not to be'], 260)
+    >>> tokenizer.get_vocab_size(), eos_id(tokenizer)
+    (260, 259)
+  """
+  if vocab_size < MIN_VOCABULARY:
+    raise ValueError(
+      f'vocab_size must be at least {MIN_VOCABULARY}, because every byte and '
+      f'{END_OF_TEXT} need an id; got {vocab_size}'
+    )
+  tokenizer = tokenizers.Tokenizer(models.BPE())
+  tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+  tokenizer.decoder = decoders.ByteLevel()
+  trainer = trainers.BpeTrainer(
+    vocab_size=vocab_size - 1,
+    initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.add_special_tokens([END_OF_TEXT])  # After the merges: the last id.
+  return _read_special_as_text(tokenizer)
+
+
+def save(tokenizer: tokenizers.Tokenizer, path: pathlib.Path) -> None:
+  """Writes `tokenizer.json`, in the format that all of Hugging Face reads."""
+  beside = path.with_name(f'{path.name}.{os.getpid()}')
+  beside.write_text(tokenizer.to_str(), encoding='utf-8')
+  beside.replace(path)
+
+
+def load(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """Reads what `save` wrote.
+
+  Raises:
+    OSError: there is no such file.
+    ValueError: it is no tokenizer, or one without the special token.
+  """
+  text = path.read_text(encoding='utf-8')
+  try:
+    tokenizer = tokenizers.Tokenizer.from_str(text)
+  except Exception as error:  # The library raises nothing narrower.
+    raise ValueError(
+      f'{path}: expected a saved tokenizer; got {" ".join(str(error).split())}'
+    ) from None
+  if tokenizer.token_to_id(END_OF_TEXT) is None:
+    raise ValueError(
+      f'{path}: expected the token {END_OF_TEXT}, because it parts documents; '
+      f'got {tokenizer.get_vocab_size()} tokens without it'
+    )
+  return _read_special_as_text(tokenizer)
+
+
+def eos_id(tokenizer: tokenizers.Tokenizer) -> int:
+  """The id that ends a document and begins a row."""
+  return tokenizer.get_vocab()[END_OF_TEXT]
+
+
+def encode(
+  tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
+) -> Iterator[np.ndarray]:
+  """Yields the ids of each text, int32 [its tokens].
+
+  Texts carry no special token of their own: where one spells `<|endoftext|>`,
+  that is encoded letter by letter.
+  """
+  texts = iter(texts)
+  while batch := list(itertools.islice(texts, _BATCH)):
+    for encoding in tokenizer.encode_batch_fast(batch):
+      yield np.array(encoding.ids, np.int32)
+
+
+def decode(tokenizer: tokenizers.Tokenizer, ids: Iterable[int]) -> str:
+  """The text of some ids, special tokens spelled out.
+
+  Ids that begin or end inside a character show it as U+FFFD.
+  """
+  return tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
+
+
+def _read_special_as_text(tokenizer):
+  """Keeps a text from forging a document boundary. It is not saved with it."""
+  tokenizer.encode_special_tokens = True
+  return tokenizer

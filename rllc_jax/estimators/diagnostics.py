@@ -1,0 +1,78 @@
+"""Is a chain believable: failure and equilibrium, from its traces. NumPy alone.
+
+A trace is an array [..., C, D]; traces are a dictionary of them, by the names
+that the block program reports.
+"""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+Traces = Mapping[str, np.ndarray]
+
+
+def failed_chains(
+  traces: Traces,
+  num_coordinates: np.ndarray | int,
+  localization: float,
+  step_size: float,
+) -> np.ndarray:
+  r"""Which chains diverged, [..., C].
+
+  A chain has failed if anything it recorded is not finite, or if its
+  :math:`\lVert u - u^*\rVert^2` ever exceeds :func:`squared_distance_limit`.
+
+  Args:
+    traces: with `loss`, `squared_distance`, `squared_gradient`, [..., C, D].
+    num_coordinates: d, broadcast against [...].
+    localization: gamma.
+    step_size: epsilon.
+  """
+  finite = np.isfinite(traces['loss']) & np.isfinite(traces['squared_gradient'])
+  limit = squared_distance_limit(num_coordinates, localization, step_size)
+  # A NaN distance compares as false, hence as failed; so does an infinite one.
+  near = traces['squared_distance'] <= limit[..., None, None]
+  near &= np.isfinite(traces['squared_distance'])
+  return ~(finite & near).all(axis=-1)
+
+
+def squared_distance_limit(
+  num_coordinates: np.ndarray | int, localization: float, step_size: float
+) -> np.ndarray:
+  r"""Beyond this :math:`\lVert u - u^*\rVert^2` a chain has left its well.
+
+  Ten times what a loss-free posterior would give, step-size bias included:
+  :math:`10\, d / (\gamma (1 - \epsilon\gamma/4))`; infinite at gamma 0.
+  """
+  d = np.asarray(num_coordinates, float)
+  if not localization:
+    return np.full(d.shape, np.inf)
+  return 10 * d / (localization * (1 - step_size * localization / 4))
+
+
+def equilibrium_terms(traces: Traces, step_size: float) -> np.ndarray:
+  r"""Draws whose mean is d for SGLD in equilibrium, [..., C, D].
+
+  With fresh minibatches, :math:`\hat U` the minibatch potential and
+  :math:`\delta = u - u^*`, stationarity of :math:`\lVert\delta\rVert^2` says
+
+  .. math::
+    E[\delta \cdot \nabla\hat U]
+      - \tfrac{\epsilon}{4} E\lVert\nabla\hat U\rVert^2 = d
+
+  exactly, on any model, minibatch noise included. Their mean over d is the
+  *equilibrium ratio*: below 1 while the chain still spreads.
+  """
+  drift = traces['displacement_gradient']
+  return drift - step_size / 4 * traces['squared_gradient']
+
+
+def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
+  """The mean over chains that did not fail, [..., C, D] -> [..., D].
+
+  NaN where all failed.
+  """
+  kept = ~failed[..., None]
+  total = np.where(kept, trace, 0.0).sum(axis=-2)
+  count = kept.sum(axis=-2)
+  return np.where(count > 0, total, np.nan) / np.maximum(count, 1)

@@ -1,0 +1,136 @@
+"""How the grid of rows and columns is laid out: mesh, chunks, blocks.
+
+Nothing here changes a number that is estimated: only when and where it is
+computed, and how much memory that takes.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+import numpy as np
+
+from rllc_jax import types
+
+
+def make_mesh(
+  num_rows: int, num_columns: int, devices: Sequence[jax.Device] | None = None
+) -> jax.sharding.Mesh:
+  """A mesh of num_rows x num_columns devices, axes 'row' and 'column'.
+
+  Args:
+    num_rows: devices that rows, (checkpoint, data set), are dealt to.
+    num_columns: devices that columns, (refinement, chain), are dealt to.
+    devices: this process's devices by default, in their order.
+
+  Raises:
+    ValueError: if there are too few devices.
+  """
+  devices = jax.local_devices() if devices is None else list(devices)
+  wanted = num_rows * num_columns
+  if wanted > len(devices):
+    raise ValueError(
+      f'A mesh of {num_rows} x {num_columns} needs {wanted} devices, because '
+      f'each place is one device; got {len(devices)}.'
+    )
+  grid = np.array(devices[:wanted]).reshape(num_rows, num_columns)
+  # Auto axes: with Explicit ones shard_map refuses inputs not yet placed.
+  auto = (jax.sharding.AxisType.Auto,) * 2
+  return jax.sharding.Mesh(grid, ('row', 'column'), axis_types=auto)
+
+
+def default_mesh(num_rows: int) -> jax.sharding.Mesh:
+  """All local devices: along rows if there are enough, else along columns.
+
+  Rows first, because a row's context is then computed on one device.
+  """
+  count = len(jax.local_devices())
+  return make_mesh(count, 1) if num_rows >= count else make_mesh(1, count)
+
+
+def default_chunk_size(
+  num_columns: int, bytes_per_column: Callable[[], int], device: jax.Device
+) -> int:
+  """How many columns to run in parallel on one device.
+
+  One on a CPU, where a single chain fills the cores and a map was faster than a
+  vmap. Elsewhere as many as fit in half of the device's memory, in equal
+  chunks.
+
+  Args:
+    num_columns: columns on this device.
+    bytes_per_column: measures the temporary memory of a column's step; called
+      only where it matters, because it compiles.
+    device: where the columns run.
+  """
+  limit = (device.memory_stats() or {}).get('bytes_limit')
+  if device.platform == 'cpu' or not limit:
+    return 1
+  fitting = max(1, int(0.5 * limit / max(1, bytes_per_column())))
+  num_chunks = -(-num_columns // min(fitting, num_columns))
+  return -(-num_columns // num_chunks)
+
+
+def temporary_bytes(function: Callable, *args: types.PyTree) -> int:
+  """Memory that a compiled call needs besides its arguments and results."""
+  analysis = jax.jit(function).lower(*args).compile().memory_analysis()
+  return analysis.temp_size_in_bytes if analysis else 0
+
+
+def padded(items: Sequence, multiple: int) -> list:
+  """Repeats the last item until the length is a multiple.
+
+  Examples:
+    >>> padded([1, 2, 3], 2)
+    [1, 2, 3, 3]
+  """
+  return [*items, *[items[-1]] * (-len(items) % multiple)]
+
+
+class Block(NamedTuple):
+  """A piece of work: some rows, some columns, from the same draw on.
+
+  Attributes:
+    rows: positions in the list of rows.
+    columns: positions in the list of columns.
+    first: the first draw that is missing, the same for all.
+  """
+
+  rows: tuple[int, ...]
+  columns: tuple[int, ...]
+  first: int
+
+
+def plan_blocks(
+  recorded: np.ndarray, num_draws: int, rows_per_block: int
+) -> list[Block]:
+  """What is left to do, as blocks in the order of their rows.
+
+  A run that was killed leaves some rows done, one half done and the rest
+  untouched; one that is asked for more chains leaves some columns done. Cells
+  that miss the same draws go together.
+
+  Args:
+    recorded: [rows, columns], draws that each cell has.
+    num_draws: draws that each shall have.
+    rows_per_block: at most so many rows a block.
+
+  Examples:
+    >>> recorded = np.array([[9, 9], [4, 4], [0, 0], [0, 0]])
+    >>> for block in plan_blocks(recorded, num_draws=9, rows_per_block=2):
+    ...   print(block)
+    Block(rows=(1,), columns=(0, 1), first=4)
+    Block(rows=(2, 3), columns=(0, 1), first=0)
+  """
+  groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+  for row, counts in enumerate(recorded):
+    for first in np.unique(counts[counts < num_draws]):
+      columns = tuple(np.flatnonzero(counts == first).tolist())
+      groups.setdefault((int(first), columns), []).append(row)
+  blocks = [
+    Block(tuple(rows[i : i + rows_per_block]), columns, first)
+    for (first, columns), rows in groups.items()
+    for i in range(0, len(rows), rows_per_block)
+  ]
+  return sorted(blocks)

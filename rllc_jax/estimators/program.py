@@ -1,0 +1,339 @@
+"""The block program: a grid of rows and columns, sampled at once.
+
+A row is a checkpoint on a data
+set; it owns a minibatch and the loss's context at every step. A column is a
+refinement and a chain; it shares them. The program maps over rows, steps the
+chains, computes the context once a step and maps over columns, sharded over a
+mesh of devices without any communication.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+from typing import Any, NamedTuple
+import zlib
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from rllc_jax import posterior as posteriors
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.estimators import layout
+from rllc_jax.samplers import chains
+
+# Streams of random numbers, folded into the key of a run.
+_BATCHES, _NOISE, _BASELINE = 0, 1, 2
+
+
+class Rows(NamedTuple):
+  """Checkpoints on data sets; leaves [K, ...]."""
+
+  params: types.Params
+  window: types.PyTree
+  batch_key: types.Key
+  noise_key: types.Key
+  baseline_key: types.Key
+
+
+class Columns(NamedTuple):
+  """Refinements and chains; leaves [N, ...].
+
+  Attributes:
+    index: which refinement of the family: picks the weights.
+    address: CRC-32 of its name: picks the noise.
+    chain: the number of the chain.
+  """
+
+  index: types.Index
+  address: types.Array
+  chain: types.Array
+
+
+class Settings(NamedTuple):
+  """What is swept, hence traced; leaves []."""
+
+  posterior: types.Posterior
+  step_size: types.Array
+
+
+class BlockProgram(NamedTuple):
+  """The compiled side of a run, for one family.
+
+  Attributes:
+    init: `init(rows, columns, data) -> (states [K, N, ...], baseline [K, M])`:
+      chains at the checkpoints, and the loss there on M minibatches.
+    run: `run(rows, columns, states, first, count, settings, data) -> (states,
+      (shared [K, D, ...], reports [K, D, N, ...]))`. States are donated.
+    place: puts the arguments of `run` where its mesh wants them. Call `run`
+      only so: arguments placed otherwise compile a second program.
+  """
+
+  init: Callable[..., Any]
+  run: Callable[..., Any]
+  place: Callable[..., Any]
+
+
+def address(name: str) -> np.uint32:
+  """The CRC-32 of a name: where its random numbers are, whatever the others.
+
+  Examples:
+    >>> int(address('0:3'))
+    1095992301
+  """
+  return np.uint32(zlib.crc32(name.encode()))
+
+
+def make_rows(
+  rng_key: types.Key,
+  params: types.Params,
+  coordinates: Sequence[tuple[int, str]],
+  windows: Sequence[types.PyTree],
+) -> Rows:
+  """Rows with addressed keys.
+
+  Args:
+    rng_key: of the whole run.
+    params: leaves [K, ...].
+    coordinates: K pairs of a training step and a data set's name.
+    windows: K data windows.
+  """
+  fold = jax.random.fold_in
+  streams = [fold(rng_key, i) for i in (_BATCHES, _NOISE, _BASELINE)]
+  keys = [
+    [fold(stream, address(name)) for stream in streams]
+    for _, name in coordinates
+  ]
+  noise = [
+    fold(key, step)
+    for (_, key, _), (step, _) in zip(keys, coordinates, strict=True)
+  ]
+  return Rows(
+    params,
+    jax.tree.map(lambda *leaves: jnp.asarray(leaves, jnp.int32), *windows),
+    jnp.stack([key for key, _, _ in keys]),
+    jnp.stack(noise),
+    jnp.stack([key for _, _, key in keys]),
+  )
+
+
+def make_columns(
+  refinements: types.Refinements, columns: Sequence[tuple[int, int]]
+) -> Columns:
+  """Columns, from N pairs of a refinement's place in the family and a chain."""
+  places, numbers = (jnp.asarray(x, jnp.int32) for x in zip(*columns, strict=1))
+  addresses = np.array([address(name) for name in refinements.names])
+  return Columns(
+    index=jax.tree.map(lambda leaf: leaf[places], refinements.indices),
+    address=jnp.asarray(addresses)[places],
+    chain=numbers,
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def block_program(
+  lens: types.Lens,
+  loss: types.RefinedLoss,
+  sampler: types.Sampler,
+  draw: types.Draw,
+  *,
+  mesh: jax.sharding.Mesh,
+  chunk_size: int,
+  max_draws: int,
+  num_steps_between_draws: int = 1,
+  num_baseline_batches: int = 0,
+  share_batches: bool = True,
+  observe: types.Observe | None = None,
+) -> BlockProgram:
+  """Builds the program that samples a block of rows and columns.
+
+  Built once for the same arguments: functions are compared by identity, so
+  build lenses and losses once and pass them again.
+
+  Args:
+    lens: of the family.
+    loss: the two-half loss of the family.
+    sampler: the kernel.
+    draw: how a minibatch is drawn.
+    mesh: devices, axes 'row' and 'column'.
+    chunk_size: columns of a device that run in parallel.
+    max_draws: D, the most draws of one call.
+    num_steps_between_draws: steps from one recorded step to the next.
+    num_baseline_batches: M, minibatches for the loss at the checkpoint.
+    share_batches: whether all columns of a row see the same minibatches.
+    observe: `observe(position, context) -> {name: array}`, recorded at draws.
+
+  Returns:
+    The functions; shared reports are {'center_loss'} if batches are shared.
+  """
+  fold = jax.random.fold_in
+
+  def init(rows, columns, data):
+    def init_row(row):
+      start = lambda index: sampler.init(lens.extract(row.params, index))
+      center_loss = lambda i: loss.context(
+        row.params, draw(fold(row.baseline_key, i), i, data, row.window)
+      )[1]
+      baseline = jax.lax.map(center_loss, jnp.arange(num_baseline_batches))
+      return jax.vmap(start)(columns.index), baseline
+
+    return jax.lax.map(init_row, rows)
+
+  def run(rows, columns, states, first, count, settings, data):
+    def context_at(row, rng_key, step):
+      batch = draw(rng_key, step, data, row.window)
+      context, center_loss = loss.context(row.params, batch)
+      return context, {'center_loss': center_loss}
+
+    def run_row(row_and_states):
+      row, states = row_and_states
+
+      def prepare(step):
+        if share_batches:
+          return context_at(row, fold(row.batch_key, step), step)
+        return (), {}
+
+      def advance(column, state, step, context):
+        path = (column.address, column.chain, step)
+        report = {}
+        if not share_batches:
+          own_key = functools.reduce(fold, path, row.batch_key)
+          context, report = context_at(row, own_key, step)
+        center = lens.extract(row.params, column.index)
+        potential = posteriors.localized_potential(
+          lambda u: loss.loss(u, context, column.index),
+          center,
+          settings.posterior,
+        )
+        noise_key = functools.reduce(fold, path, row.noise_key)
+        new, info = sampler.step(
+          noise_key, state, potential, settings.step_size
+        )
+        report |= _report(state.position, center, info)
+        if observe:
+          report['observed'] = dict(observe(state.position, context))
+        return new, report
+
+      return chains.run_chains(
+        prepare,
+        advance,
+        columns,
+        states,
+        first,
+        count,
+        max_draws=max_draws,
+        num_steps_between_draws=num_steps_between_draws,
+        chunk_size=chunk_size,
+      )
+
+    return jax.lax.map(run_row, (rows, states))
+
+  return _sharded(init, run, mesh)
+
+
+def _report(position, center, info):
+  """What is kept of a step, [] each, at the position before it."""
+  displacement = trees.subtract(position, center)
+  return {
+    'loss': info.loss,
+    'squared_distance': trees.dot(displacement, displacement),
+    'displacement_gradient': trees.dot(displacement, info.gradient),
+    'squared_gradient': trees.dot(info.gradient, info.gradient),
+  }
+
+
+def _sharded(init, run, mesh) -> BlockProgram:
+  P = PartitionSpec
+  row, column, both, everywhere = P('row'), P('column'), P('row', 'column'), P()
+  reports = (row, P('row', None, 'column'))
+  specs = (row, column, both, everywhere, everywhere, everywhere, everywhere)
+  # check_vma needs the types of loop buffers to name mesh axes; no collective
+  # runs here, so there is nothing for it to check.
+  shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
+  init = shard(init, in_specs=(row, column, everywhere), out_specs=(both, row))
+  run = shard(run, in_specs=specs, out_specs=(both, reports))
+
+  def place(*args):
+    shardings = [NamedSharding(mesh, spec) for spec in specs]
+    return tuple(map(jax.device_put, args, shardings))
+
+  return BlockProgram(jax.jit(init), jax.jit(run, donate_argnums=2), place)
+
+
+def make_settings(
+  posterior: types.Posterior, step_size: types.Array | float
+) -> Settings:
+  """Settings as float32 scalars."""
+  nbeta, localization, step_size = (
+    jnp.float32(value) for value in (*posterior, step_size)
+  )
+  return Settings(types.Posterior(nbeta, localization), step_size)
+
+
+def first_index(refinements: types.Refinements) -> types.Index:
+  """The index of a family's first member."""
+  return jax.tree.map(lambda leaf: leaf[0], refinements.indices)
+
+
+def num_coordinates(
+  refinements: types.Refinements, params: types.Params
+) -> int:
+  """d: how many numbers move in each refinement of a family."""
+  extract = refinements.lens.extract
+  return trees.size(jax.eval_shape(extract, params, first_index(refinements)))
+
+
+def choose_chunk_size(
+  refinements: types.Refinements,
+  rows: Rows,
+  minibatches: types.Minibatches,
+  num_columns: int,
+  mesh: jax.sharding.Mesh,
+) -> int:
+  """A chunk size from the memory of the mesh's devices, if none is given.
+
+  Args:
+    refinements: a family.
+    rows: leaves [K, ...]; the first is measured.
+    minibatches: what they draw from.
+    num_columns: N, over all devices of a mesh column.
+    mesh: axes 'row' and 'column'.
+  """
+  first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
+  row = jax.eval_shape(first, rows)
+  index = first_index(refinements)
+
+  def step(row, data, index):
+    batch = minibatches.draw(row.batch_key, 0, data, row.window)
+    context, _ = refinements.loss.context(row.params, batch)
+    position = refinements.lens.extract(row.params, index)
+    return jax.grad(refinements.loss.loss)(position, context, index)
+
+  return layout.default_chunk_size(
+    -(-num_columns // mesh.shape['column']),
+    lambda: layout.temporary_bytes(step, row, minibatches.data, index),
+    mesh.devices.flat[0],
+  )
+
+
+def traces_by_column(
+  reports: tuple[types.PyTree, types.PyTree], num_columns: int, count: int
+) -> dict[str, np.ndarray]:
+  """Reports of a call as host arrays {name: [K, N, count, ...]}.
+
+  Padding is dropped and the loss at the checkpoint, which columns may share,
+  stands beside each column's own. Observations keep their names.
+  """
+  shared, own = jax.device_get(reports)
+  own = {**own, **own.pop('observed', {})}
+  traces = {
+    name: np.moveaxis(trace[:, :count, :num_columns], 1, 2)
+    for name, trace in own.items()
+  }
+  for name, trace in shared.items():
+    shape = traces['loss'].shape
+    traces[name] = np.broadcast_to(trace[:, None, :count], shape)
+  return traces

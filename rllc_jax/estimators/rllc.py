@@ -1,0 +1,258 @@
+"""One checkpoint, one data set: refine, sample, estimate. Read this file first.
+
+`estimate_rllc` is the pipeline as one short function. `estimate_llc` is the
+same for anybody's loss and weights. Whole trajectories, several data sets,
+stores and meshes are in `estimators.trajectory`, on the same block program.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.data import minibatches as data_minibatches
+from rllc_jax.estimators import diagnostics
+from rllc_jax.estimators import errors
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import settings
+from rllc_jax.refinement import weights
+from rllc_jax.samplers import sgld
+
+
+class Estimate(NamedTuple):
+  """Refined LLCs at one checkpoint on one data set.
+
+  Estimates are *at* the given nbeta, localization and step size: they tend to
+  E[nbeta (loss - loss*)] at those settings, not to the learning coefficient
+  itself. The error covers autocorrelation and shared minibatches; it does not
+  cover a cold start, the step size's bias or the finite corpus.
+
+  Attributes:
+    llc: [R], paired estimates. (From `estimate_llc`, all are without [R].)
+    standard_error: [R].
+    low: [R], lower end of the 95 % interval.
+    high: [R], upper end.
+    equilibrium_ratio: [R], 1 in equilibrium, below 1 not yet relaxed.
+    failed: [R, C], chains that diverged. They are left out, which biases what
+      the rest says.
+    traces: {name: [R, C, D]}, every recorded step from the checkpoint on, the
+      burn-in included.
+  """
+
+  llc: np.ndarray
+  standard_error: np.ndarray
+  low: np.ndarray
+  high: np.ndarray
+  equilibrium_ratio: np.ndarray
+  failed: np.ndarray
+  traces: dict[str, np.ndarray]
+
+
+def estimate_rllc(
+  rng_key: types.Key,
+  refinements: types.Refinements,
+  params: types.Params,
+  minibatches: types.Minibatches,
+  *,
+  posterior: types.Posterior,
+  step_size: float,
+  num_chains: int = 4,
+  num_draws: int = 200,
+  burn_in: int | None = None,
+  num_steps_between_draws: int = 1,
+  sampler: types.Sampler | None = None,
+  window: types.PyTree | None = None,
+  estimator_nbeta: float | None = None,
+  share_batches: bool = True,
+  chunk_size: int | None = None,
+) -> Estimate:
+  r"""Estimates the rLLC of a family of refinements at one checkpoint.
+
+  .. math:: \hat\lambda = n\beta\, (E[\ell(u)] - \ell(u^*))
+
+  with both losses on the same minibatch at every draw (paired): the same
+  expectation as with a separately measured loss, at a far smaller variance.
+
+  Args:
+    rng_key: typed threefry key; the same key gives the same chains.
+    refinements: R refinements of one family, see `refinement.weights`.
+    params: the checkpoint.
+    minibatches: see `data.minibatches.uniform`.
+    posterior: n beta and gamma.
+    step_size: epsilon, in weight^2.
+    num_chains: C.
+    num_draws: draws kept after the burn-in.
+    burn_in: steps left out; 10 / (step_size localization) by default.
+    num_steps_between_draws: steps from one draw to the next.
+    sampler: SGLD by default.
+    window: the data set; all of the data by default.
+    estimator_nbeta: the factor in front, if not the posterior's n beta: needed
+      at n beta = 0, where the chains sample the localization alone.
+    share_batches: whether all chains see the same minibatches.
+    chunk_size: columns in parallel; from the device's memory by default.
+
+  Raises:
+    ValueError: if a setting is out of range; see the message.
+  """
+  settings.check(
+    rng_key,
+    posterior,
+    step_size,
+    num_chains,
+    num_steps_between_draws,
+    estimator_nbeta,
+  )
+  errors.check_num_draws(num_draws)
+  left_out = settings.burn_in_draws(
+    burn_in, step_size, posterior, num_steps_between_draws
+  )
+  traces = sample_traces(
+    rng_key,
+    refinements,
+    params,
+    minibatches,
+    window or data_minibatches.whole(minibatches.data),
+    programs.make_settings(posterior, step_size),
+    sampler or sgld.sgld(),
+    num_chains=num_chains,
+    num_draws=left_out + num_draws,
+    num_steps_between_draws=num_steps_between_draws,
+    share_batches=share_batches,
+    chunk_size=chunk_size,
+  )
+  nbeta = posterior.nbeta if estimator_nbeta is None else estimator_nbeta
+  d = programs.num_coordinates(refinements, params)
+  gamma = float(posterior.localization)
+  failed = diagnostics.failed_chains(traces, np.full(1, d), gamma, step_size)
+  kept = {name: trace[..., left_out:] for name, trace in traces.items()}
+  difference = kept['loss'] - kept['center_loss']
+  paired = diagnostics.cross_chain_mean(difference, failed)
+  mean = errors.mean_with_error(float(nbeta) * paired)
+  terms = diagnostics.equilibrium_terms(kept, step_size) / d
+  ratio = diagnostics.cross_chain_mean(terms, failed).mean(axis=-1)
+  return Estimate(*mean, ratio, failed, traces)
+
+
+def sample_traces(
+  rng_key: types.Key,
+  refinements: types.Refinements,
+  params: types.Params,
+  minibatches: types.Minibatches,
+  window: types.PyTree,
+  run_settings: programs.Settings,
+  sampler: types.Sampler,
+  *,
+  num_chains: int,
+  num_draws: int,
+  num_steps_between_draws: int,
+  share_batches: bool,
+  chunk_size: int | None,
+) -> dict[str, np.ndarray]:
+  """Runs all chains of a family from one checkpoint: {name: [R, C, D]}."""
+  R = len(refinements.names)
+  pairs = [(r, chain) for r in range(R) for chain in range(num_chains)]
+  rows = programs.make_rows(
+    rng_key,
+    jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params),
+    [(0, 'data')],
+    [window],
+  )
+  columns = programs.make_columns(refinements, pairs)
+  mesh = layout.make_mesh(1, 1)
+  program = programs.block_program(
+    refinements.lens,
+    refinements.loss,
+    sampler,
+    minibatches.draw,
+    mesh=mesh,
+    chunk_size=chunk_size
+    or programs.choose_chunk_size(
+      refinements, rows, minibatches, len(pairs), mesh
+    ),
+    max_draws=num_draws,
+    num_steps_between_draws=num_steps_between_draws,
+    share_batches=share_batches,
+  )
+  states, _ = program.init(rows, columns, minibatches.data)
+  arguments = program.place(
+    rows,
+    columns,
+    states,
+    jnp.int32(0),
+    jnp.int32(num_draws),
+    run_settings,
+    minibatches.data,
+  )
+  _, reports = program.run(*arguments)
+  traces = programs.traces_by_column(reports, len(pairs), num_draws)
+  fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
+  return {name: fold(trace) for name, trace in traces.items()}
+
+
+def estimate_llc(
+  rng_key: types.Key,
+  loss_fn: types.LossFn,
+  params: types.Params,
+  data: types.PyTree,
+  *,
+  mask: types.PyTree | None = None,
+  nbeta: float,
+  localization: float,
+  step_size: float,
+  batch_size: int,
+  **options,
+) -> Estimate:
+  r"""Estimates the LLC of any model: a loss, a pytree of weights, data.
+
+  Args:
+    rng_key: typed threefry key; the same key gives the same chains.
+    loss_fn: `loss_fn(params, batch) -> []`, a mean over the minibatch. Define
+      it once: a new function compiles anew.
+    params: any pytree of floating-point arrays.
+    data: a pytree of arrays that share their leading axis; `batch` is
+      `batch_size` entries of it, drawn with replacement.
+    mask: a tree of 0 and 1 like `params`: estimates the LLC refined to the
+      weights marked 1, the rest held fixed.
+    nbeta: :math:`n\beta`, samples times inverse temperature.
+    localization: :math:`\gamma`, in 1 / weight^2.
+    step_size: :math:`\epsilon`, in weight^2.
+    batch_size: entries a minibatch.
+    **options: of `estimate_rllc`: num_chains, num_draws, burn_in, ...
+
+  Returns:
+    An estimate without the axis [R].
+
+  Examples:
+    The LLC of a quartic is 1/4, at every n beta (gamma 0).
+
+    >>> quartic = lambda w, batch: w**4
+    >>> estimate = estimate_llc(
+    ...     jax.random.key(0), quartic, jnp.zeros([]), jnp.zeros(1),
+    ...     nbeta=100.0, localization=0.0, step_size=1e-2, batch_size=1,
+    ...     num_chains=64, num_draws=2000, burn_in=200)
+    >>> bool(abs(estimate.llc - 0.25) < 4 * estimate.standard_error)
+    True
+  """
+  if mask is None:
+    lens, index = weights.all_weights(), jnp.int32(0)
+  else:
+    lens, index = weights.coordinates(), weights.mask_index(mask, params)
+  refinements = types.Refinements(
+    names=('all' if mask is None else 'mask',),
+    lens=lens,
+    indices=index[None],
+    loss=weights.refine(loss_fn, lens),
+  )
+  estimate = estimate_rllc(
+    rng_key,
+    refinements,
+    params,
+    data_minibatches.uniform(data, batch_size),
+    posterior=types.Posterior(nbeta, localization),
+    step_size=step_size,
+    **options,
+  )
+  return jax.tree.map(lambda leaf: leaf[0], estimate)

@@ -1,0 +1,108 @@
+"""What a run asks for, checked at the door, before anything is compiled."""
+
+import jax
+import jax.numpy as jnp
+
+from rllc_jax import types
+from rllc_jax.estimators import errors
+
+
+def check(
+  rng_key: types.Key,
+  posterior: types.Posterior,
+  step_size: float,
+  num_chains: int,
+  num_steps_between_draws: int = 1,
+  estimator_nbeta: float | None = None,
+) -> None:
+  """Raises ValueError if a setting is out of range, saying which and why."""
+  check_key(rng_key)
+  nbeta, localization = (float(value) for value in posterior)
+  check_positive('step_size', step_size, 'noise has this variance')
+  check_positive('num_chains', num_chains, 'there must be something to sample')
+  check_positive(
+    'num_steps_between_draws', num_steps_between_draws, 'draws are steps apart'
+  )
+  if not nbeta >= 0:
+    raise ValueError(
+      'nbeta must be at least 0, because the posterior tempers exp(-nbeta '
+      f'loss); got {nbeta}.'
+    )
+  if nbeta == 0 and estimator_nbeta is None:
+    raise ValueError(
+      'estimator_nbeta must be given when nbeta is 0, because the estimate is '
+      'nbeta (E[loss] - loss*) and would be 0 whatever the chains do; got None.'
+    )
+  if not localization >= 0:
+    raise ValueError(
+      'localization must be at least 0, because it is the precision of a '
+      f'Gaussian; got {localization}.'
+    )
+  if step_size * localization >= 4:
+    raise ValueError(
+      'step_size times localization must be under 4, because SGLD diverges '
+      'along every direction from there on; got '
+      f'{step_size} x {localization} = {step_size * localization:g}.'
+    )
+
+
+def check_key(rng_key: types.Key) -> None:
+  """Raises unless the key is a typed threefry key of shape []."""
+  typed = isinstance(rng_key, jax.Array) and jnp.issubdtype(
+    rng_key.dtype, jax.dtypes.prng_key
+  )
+  kind = str(jax.random.key_impl(rng_key)) if typed else type(rng_key).__name__
+  if 'threefry2x32' not in kind or rng_key.shape:
+    raise ValueError(
+      'rng_key must be one typed threefry key, jax.random.key(seed, '
+      "impl='threefry2x32'), because random numbers are addressed by folding "
+      f'into it; got {kind}{list(rng_key.shape) if typed else ""}.'
+    )
+
+
+def check_positive(name: str, value: float, reason: str) -> None:
+  """Raises unless `value` > 0 (a NaN is not)."""
+  if not value > 0:
+    raise ValueError(f'{name} must be positive, because {reason}; got {value}.')
+
+
+def burn_in_draws(
+  burn_in: int | None,
+  step_size: float,
+  posterior: types.Posterior,
+  num_steps_between_draws: int,
+) -> int:
+  """How many draws a burn-in of so many steps (None: the default) takes."""
+  if burn_in is None:
+    burn_in = errors.default_burn_in(step_size, float(posterior.localization))
+  if burn_in < 0:
+    raise ValueError(
+      f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
+    )
+  return -(-burn_in // num_steps_between_draws)
+
+
+def check_extent(extent: types.Extent) -> None:
+  """Raises if a coordinate is missing or given twice."""
+  for name, values in zip(types.Extent._fields[:3], extent[:3], strict=True):
+    if not values:
+      raise ValueError(
+        f'{name} must hold at least one entry, or there is nothing to '
+        'estimate; got none.'
+      )
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+      raise ValueError(
+        f'{name} must differ, because they are coordinates of the results; got '
+        f'{twice[0]!r} more than once.'
+      )
+
+
+def check_rows_per_block(rows_per_block: int, mesh: jax.sharding.Mesh) -> None:
+  """Raises unless a block's rows can be dealt evenly to the devices."""
+  if rows_per_block < 1 or rows_per_block % mesh.shape['row']:
+    raise ValueError(
+      'rows_per_block must be a positive multiple of the mesh rows, '
+      f'{mesh.shape["row"]}, so that every device has the same work; got '
+      f'{rows_per_block}.'
+    )

@@ -1,0 +1,229 @@
+"""Whole trajectories: every refinement at every checkpoint on every data set.
+
+The host goes over blocks of rows and segments of draws; one compiled program a
+family does the rest. A segment is the unit of progress, of writing and of what
+a kill can lose. None of that changes a number.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+from concurrent import futures
+from typing import Any
+
+import jax
+import numpy as np
+import xarray as xr
+
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.estimators import blocks
+from rllc_jax.estimators import errors
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import settings
+from rllc_jax.results import memory
+from rllc_jax.samplers import sgld
+
+
+def estimate_trajectory(
+  rng_key: types.Key,
+  refinements: Sequence[types.Refinements],
+  trajectory: types.Trajectory,
+  datasets: Mapping[str, types.PyTree],
+  minibatches: types.Minibatches,
+  *,
+  posterior: types.Posterior,
+  step_size: float,
+  num_chains: int = 4,
+  num_draws: int = 200,
+  burn_in: int | None = None,
+  num_steps_between_draws: int = 1,
+  sampler: types.Sampler | None = None,
+  share_batches: bool = True,
+  num_baseline_batches: int = 64,
+  chunk_size: int | None = None,
+  rows_per_block: int | None = None,
+  segment: int | None = None,
+  mesh: jax.sharding.Mesh | None = None,
+  store: types.Store | None = None,
+  provenance: Mapping[str, Any] | None = None,
+  observe: types.Observe | None = None,
+  progress: Callable[[int, int], None] | None = None,
+) -> xr.Dataset:
+  """Samples the refined posteriors of a whole training run.
+
+  Args:
+    rng_key: typed threefry key. Random numbers are addressed by training step,
+      data set, refinement, chain and step: whatever else is asked for, the same
+      cell repeats the same minibatches and noise.
+    refinements: families, see `refinement.weights.families`.
+    trajectory: the checkpoints.
+    datasets: windows by name.
+    minibatches: what the windows look into, and how minibatches are drawn.
+    posterior: n beta and gamma.
+    step_size: epsilon, in weight^2.
+    num_chains: chains a refinement.
+    num_draws: draws after the burn-in.
+    burn_in: steps before them, recorded too; 10 / (step_size localization) by
+      default.
+    num_steps_between_draws: steps from one recorded step to the next.
+    sampler: SGLD by default.
+    share_batches: whether refinements and chains see the same minibatches.
+    num_baseline_batches: minibatches for the corpus baseline.
+    chunk_size: columns of a device in parallel; from its memory by default.
+    rows_per_block: rows a call; one a device row of the mesh by default.
+    segment: draws a call; by default what takes about ten seconds.
+    mesh: see `layout.make_mesh`; all local devices by default.
+    store: see `open_store`. With one, a run that was killed goes on,
+      and one that is done can be asked for more. In memory by default.
+    provenance: what else makes the numbers what they are (the loss, the model),
+      JSON; a store refuses to go on with another.
+    observe: `observe(position, context) -> {name: array}`, recorded at draws.
+    progress: `progress(done, total)` after each segment, in draws of a chain.
+
+  Returns:
+    Traces for `llc_from_traces`, dims (checkpoint, dataset, refinement, chain,
+    draw).
+
+  Raises:
+    ValueError: if a setting is out of range, a name is given twice, a
+      checkpoint is not finite, or a store is of another run.
+  """
+  settings.check(
+    rng_key, posterior, step_size, num_chains, num_steps_between_draws, 1.0
+  )
+  errors.check_num_draws(num_draws)
+  left_out = settings.burn_in_draws(
+    burn_in, step_size, posterior, num_steps_between_draws
+  )
+  extent = types.Extent(
+    checkpoints=tuple(int(step) for step in trajectory.steps),
+    datasets=tuple(datasets),
+    refinements=tuple(name for family in refinements for name in family.names),
+    num_chains=num_chains,
+    num_draws=left_out + num_draws,
+  )
+  num_rows = len(extent.checkpoints) * len(extent.datasets)
+  settings.check_extent(extent)
+  mesh = layout.default_mesh(num_rows) if mesh is None else mesh
+  rows_per_block = rows_per_block or mesh.shape['row']
+  settings.check_rows_per_block(rows_per_block, mesh)
+  sampler = sampler or sgld.sgld()
+  store = memory.MemoryStore() if store is None else store
+  store.begin(
+    {
+      'provenance': dict(provenance or {}),
+      'sampler': f'{sampler.step.__module__}.{sampler.step.__qualname__}',
+      'nbeta': float(posterior.nbeta),
+      'localization': float(posterior.localization),
+      'step_size': float(step_size),
+      'num_steps_between_draws': num_steps_between_draws,
+      'share_batches': share_batches,
+      'num_baseline_batches': num_baseline_batches,
+      'num_coordinates': _num_coordinates(refinements, trajectory),
+      **_identity_of_data(minibatches, datasets),
+      **_identity_of_numbers(rng_key),
+    },
+    extent,
+  )
+  run_block = blocks.block_runner(
+    rng_key,
+    datasets,
+    minibatches,
+    programs.make_settings(posterior, step_size),
+    sampler,
+    mesh=mesh,
+    rows_per_block=rows_per_block,
+    num_draws=extent.num_draws,
+    segment=segment,
+    chunk_size=chunk_size,
+    num_steps_between_draws=num_steps_between_draws,
+    num_baseline_batches=num_baseline_batches,
+    share_batches=share_batches,
+    observe=observe,
+  )
+  works = blocks.plan(store, refinements, extent, rows_per_block)
+  total = num_rows * len(extent.refinements) * num_chains * extent.num_draws
+  done = total - sum(
+    _size(work, extent.num_draws - work.first) for work in works
+  )
+  for work, params in _loaded_ahead(trajectory, works, rows_per_block):
+    store.confirm({'params': _hashes(work, params)})
+    for count in run_block(work, params, store):
+      done += _size(work, count)
+      if progress:
+        progress(done, total)
+  return store.read(extent)
+
+
+def _size(work: blocks.Work, count: int) -> int:
+  return len(work.rows) * len(work.columns) * count
+
+
+def _loaded_ahead(
+  trajectory: types.Trajectory, works: list[blocks.Work], rows_per_block: int
+) -> Iterator[tuple[blocks.Work, types.Params]]:
+  """Blocks with their checkpoints; the next loads while one is worked on."""
+
+  def load(work):
+    rows = layout.padded(work.rows, rows_per_block)
+    return trajectory.load([step for step, _ in rows])
+
+  with futures.ThreadPoolExecutor(max_workers=1) as loader:
+    ahead = [loader.submit(load, work) for work in works[:1]]
+    for i, work in enumerate(works):
+      params = ahead.pop().result()
+      ahead = [loader.submit(load, after) for after in works[i + 1 : i + 2]]
+      yield work, params
+
+
+def _num_coordinates(refinements, trajectory) -> dict[str, int]:
+  """How many numbers move in each refinement, from the first checkpoint."""
+  stacked = trajectory.load(trajectory.steps[:1])
+  params = jax.tree.map(lambda leaf: leaf[0], stacked)
+  counts = {}
+  for family in refinements:
+    d = programs.num_coordinates(family, params)
+    counts |= dict.fromkeys(family.names, d)
+  return counts
+
+
+def _hashes(work, params) -> dict[str, str]:
+  """Hashes of a block's checkpoints; raises if one is not finite."""
+  hashes = {}
+  for k, (step, _) in enumerate(work.rows):
+    checkpoint = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), params)
+    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint):
+      count = np.size(leaf) - np.isfinite(leaf).sum()
+      if count:
+        raise ValueError(
+          'A checkpoint must be finite, because chains start from it; got '
+          f'{count} values that are not in {jax.tree_util.keystr(path)} at '
+          f'step {step}.'
+        )
+    hashes[str(step)] = trees.content_hash(checkpoint)
+  return hashes
+
+
+def _identity_of_data(minibatches, datasets) -> dict[str, Any]:
+  window = next(iter(datasets.values()))
+  key = jax.random.key(0)
+  batch = jax.eval_shape(minibatches.draw, key, 0, minibatches.data, window)
+  return {
+    'data': trees.content_hash(minibatches.data),
+    'batch': str([f'{x.dtype}{list(x.shape)}' for x in jax.tree.leaves(batch)]),
+    'windows': {
+      name: [np.asarray(leaf).tolist() for leaf in jax.tree.leaves(window)]
+      for name, window in datasets.items()
+    },
+  }
+
+
+def _identity_of_numbers(rng_key) -> dict[str, Any]:
+  return {
+    'rng_key': np.asarray(jax.random.key_data(rng_key)).tolist(),
+    'threefry_partitionable': jax.config.jax_threefry_partitionable,
+    'matmul_precision': jax.config.jax_default_matmul_precision or 'default',
+  }

@@ -1,0 +1,231 @@
+"""A store in a directory: Zarr that survives a kill.
+
+  traces.zarr   dims (checkpoint, dataset, refinement, chain, draw)
+  run.json      the identity and the extent
+  marks/        a file a (checkpoint, dataset, refinement), see `marks`
+
+Values are written first and the mark last.
+"""
+
+import json
+import os
+import pathlib
+from typing import Any
+from urllib import parse
+
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.results import marks
+from rllc_jax.results import traces as tables
+
+# Draws of a chunk at most: few files, and small ones to rewrite.
+_CHUNK_DRAWS = 256
+
+
+def open_store(path: str | os.PathLike) -> 'DiskStore':
+  """Opens the store in a directory, which need not exist yet.
+
+  Args:
+    path: the directory.
+
+  Raises:
+    StoreError: if there is something else in it.
+  """
+  path = pathlib.Path(path)
+  if path.exists() and not (path / 'run.json').exists():
+    if not path.is_dir() or any(path.iterdir()):
+      raise tables.StoreError(
+        f'{path} must be a store of rllc_jax or not exist, so that nothing '
+        'else is overwritten; got something without run.json.'
+      )
+  return DiskStore(path)
+
+
+class DiskStore:
+  """A `types.Store` in a directory; see `open_store`."""
+
+  def __init__(self, path: pathlib.Path):
+    self.path = path
+    self._identity: dict[str, Any] = {}
+    self._extent: types.Extent | None = None
+    if (path / 'run.json').exists():
+      self._identity, self._extent = _load_run(path / 'run.json')
+
+  @property
+  def extent(self) -> types.Extent:
+    """What the store holds, or will."""
+    if self._extent is None:
+      raise tables.StoreError(
+        f'{self.path} must hold results to read; got nothing there.'
+      )
+    return self._extent
+
+  def begin(self, identity, extent):
+    self._identity = self._merged(identity)
+    held = self._extent or extent
+    self._extent = tables.grown(held, extent)
+    self._save_run()
+    self._fit_arrays()
+
+  def confirm(self, identity):
+    self._identity = self._merged(identity)
+    self._save_run()
+
+  def recorded(self, rows, columns):
+    count = lambda row, name, chain: self._counts(row, name)[chain]
+    return np.array(
+      [[count(row, *column) for column in columns] for row in rows]
+    )
+
+  def states(self, rows, columns):
+    def leaves(row, name, chain):
+      return [leaf[chain] for leaf in marks.read_states(self._mark(row, name))]
+
+    cells = [[leaves(row, *column) for column in columns] for row in rows]
+    count = len(cells[0][0])
+    return [
+      np.array([[cell[i] for cell in row] for row in cells])
+      for i in range(count)
+    ]
+
+  def write(self, rows, columns, first, traces, states):
+    stop = first + next(iter(traces.values())).shape[2]
+    refinements = [self.extent.refinements.index(name) for name, _ in columns]
+    chains = [chain for _, chain in columns]
+    for name, trace in traces.items():
+      array = self._array(name, tables.DIMS, trace.shape[3:])
+      for k, row in enumerate(rows):
+        at = (*self._place(row), slice(None), slice(None), slice(first, stop))
+        part = array[at]
+        part[refinements, chains] = trace[k]
+        array[at] = part
+    for k, row in enumerate(rows):
+      self._write_marks(row, columns, stop, [leaf[k] for leaf in states])
+
+  def write_baseline(self, rows, refinements, losses):
+    array = self._array('baseline_loss', tables.DIMS[:3], losses.shape[1:])
+    for row, values in zip(rows, losses, strict=True):
+      for name in refinements:
+        refinement = self.extent.refinements.index(name)
+        array[(*self._place(row), refinement)] = values
+
+  def read(self, extent=None):
+    held = self.extent
+    sizes = dict(zip(tables.DIMS, tables.sizes(held), strict=True))
+    arrays = {}
+    for name, array in self._group().arrays():
+      if name not in tables.DIMS:
+        # After a kill between two changes an array may be longer than held.
+        dims = array.attrs['_ARRAY_DIMENSIONS']
+        arrays[name] = array[tuple(slice(sizes.get(dim)) for dim in dims)]
+    arrays['recorded'] = np.zeros(tables.sizes(held)[:4], np.int32)
+    for k, step in enumerate(held.checkpoints):
+      for s, dataset in enumerate(held.datasets):
+        for r, name in enumerate(held.refinements):
+          arrays['recorded'][k, s, r] = self._counts((step, dataset), name)
+    found = tables.dataset_of(arrays, self._identity, held)
+    if extent is not None:
+      return tables.select(found, extent)
+    longest = int(found.recorded.max())
+    return found.sortby('checkpoint').isel(draw=slice(longest))
+
+  def _merged(self, identity):
+    merged, difference = tables.merge_identity(self._identity, identity)
+    if difference:
+      raise tables.StoreError(
+        f'The store {self.path} must be of the same run, because its numbers '
+        f'would not belong together; it was made with {difference}. Use '
+        'another directory, or the same settings.'
+      )
+    return merged
+
+  def _save_run(self):
+    run = {'identity': self._identity, 'extent': self.extent._asdict()}
+    content = json.dumps(run, indent=1).encode()
+    marks.replace_file(self.path / 'run.json', content)
+
+  def _group(self):
+    # Not at the top: estimating in memory does not need Zarr.
+    import zarr
+
+    return zarr.open_group(self.path / 'traces.zarr', mode='a', zarr_format=2)
+
+  def _fit_arrays(self):
+    """Grows all arrays, and the copy of the coordinates, to the extent."""
+    group = self._group()
+    sizes = dict(zip(tables.DIMS, tables.sizes(self.extent), strict=True))
+    for name, array in group.arrays():
+      if name not in tables.DIMS:
+        dims = zip(array.attrs['_ARRAY_DIMENSIONS'], array.shape, strict=True)
+        shape = tuple(max(sizes.get(dim, 0), old) for dim, old in dims)
+        array.resize(shape)
+    coordinates = tables.dataset_of({}, self._identity, self.extent).coords
+    for name in tables.DIMS:
+      values = coordinates[name].values
+      # xarray takes values equal to the fill value, 0 by default, as missing.
+      fill = {} if values.dtype.kind == 'U' else {'fill_value': -1}
+      array = group.create_array(
+        name, shape=values.shape, dtype=values.dtype, overwrite=True, **fill
+      )
+      array.attrs['_ARRAY_DIMENSIONS'] = [name]
+      array[:] = values
+
+  def _array(self, name, dims, extra):
+    """An array of the group, made on first use."""
+    group = self._group()
+    if name in group:
+      return group[name]
+    shape = (*tables.sizes(self.extent)[: len(dims)], *extra)
+    chunks = [*shape[2:], *extra][: len(shape) - 2]
+    if len(dims) == len(tables.DIMS):
+      chunks[2] = min(chunks[2], _CHUNK_DRAWS)
+    array = group.create_array(
+      name,
+      shape=shape,
+      chunks=(1, 1, *chunks),
+      dtype='float32',
+      fill_value=float('nan'),
+    )
+    own = tables.own_dims(name, len(extra))
+    array.attrs['_ARRAY_DIMENSIONS'] = [*dims, *own]
+    return array
+
+  def _place(self, row: types.Row) -> tuple[int, int]:
+    checkpoint, dataset = row
+    held = self.extent
+    return held.checkpoints.index(checkpoint), held.datasets.index(dataset)
+
+  def _mark(self, row: types.Row, refinement: str) -> pathlib.Path:
+    quoted = [parse.quote(str(part), safe='') for part in (*row, refinement)]
+    return self.path.joinpath('marks', *quoted[:2], quoted[2] + '.npz')
+
+  def _counts(self, row, refinement) -> np.ndarray:
+    return marks.read_counts(
+      self._mark(row, refinement), self.extent.num_chains
+    )
+
+  def _write_marks(self, row, columns, count, states):
+    for name in dict.fromkeys(name for name, _ in columns):
+      places = [n for n, column in enumerate(columns) if column[0] == name]
+      marks.write(
+        self._mark(row, name),
+        self.extent.num_chains,
+        [columns[n][1] for n in places],
+        count,
+        [leaf[places] for leaf in states],
+      )
+
+
+def _load_run(path: pathlib.Path):
+  try:
+    run = json.loads(path.read_text())
+    extent = run['extent']
+    lists = (tuple(extent[name]) for name in types.Extent._fields[:3])
+    counts = (extent[name] for name in types.Extent._fields[3:])
+    return run['identity'], types.Extent(*lists, *counts)
+  except (json.JSONDecodeError, KeyError, TypeError) as error:
+    raise tables.StoreError(
+      f'{path} must be what this library wrote, an identity and an extent; got '
+      f'{type(error).__name__}: {error}.'
+    ) from error

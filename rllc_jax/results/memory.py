@@ -1,0 +1,66 @@
+"""A store in memory: for one run without a directory."""
+
+from typing import Any
+
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.results import traces as tables
+
+
+class MemoryStore:
+  """A `types.Store` that is gone with its process."""
+
+  def begin(self, identity, extent):
+    self._identity: dict[str, Any] = dict(identity)
+    self._extent = extent
+    recorded = np.zeros(tables.sizes(extent)[:4], np.int32)
+    self._arrays: dict[str, np.ndarray] = {'recorded': recorded}
+
+  def confirm(self, identity):
+    self._identity, _ = tables.merge_identity(self._identity, identity)
+
+  def recorded(self, rows, columns):
+    recorded = self._arrays['recorded']
+    return np.array(
+      [[recorded[self._cell(row, c)] for c in columns] for row in rows]
+    )
+
+  def states(self, rows, columns):
+    raise tables.StoreError('Chains go on from a store on disk alone.')
+
+  def write(self, rows, columns, first, traces, states):
+    del states
+    stop = first + next(iter(traces.values())).shape[2]
+    for name, trace in traces.items():
+      array = self._array(name, 5, trace.shape[3:])
+      for k, row in enumerate(rows):
+        for n, column in enumerate(columns):
+          array[self._cell(row, column)][first:stop] = trace[k, n]
+          self._arrays['recorded'][self._cell(row, column)] = stop
+
+  def write_baseline(self, rows, refinements, losses):
+    array = self._array('baseline_loss', 3, losses.shape[1:])
+    for row, values in zip(rows, losses, strict=True):
+      for name in refinements:
+        array[self._cell(row, (name, 0))[:3]] = values
+
+  def read(self, extent=None):
+    whole = tables.dataset_of(self._arrays, self._identity, self._extent)
+    return whole if extent is None else tables.select(whole, extent)
+
+  def _array(self, name, num_dims, extra):
+    shape = (*tables.sizes(self._extent)[:num_dims], *extra)
+    if name not in self._arrays:
+      self._arrays[name] = np.full(shape, np.nan, np.float32)
+    return self._arrays[name]
+
+  def _cell(self, row: types.Row, column: types.Column):
+    """Where a row and a column meet: indices of the first four dims."""
+    (checkpoint, dataset), (refinement, chain) = row, column
+    return (
+      self._extent.checkpoints.index(checkpoint),
+      self._extent.datasets.index(dataset),
+      self._extent.refinements.index(refinement),
+      chain,
+    )

@@ -1,0 +1,127 @@
+"""Traces as an xarray data set: names, coordinates, identity and extent.
+
+The identity says what the numbers are; a store never mixes two. The extent says
+how many there are; it may grow in every direction, in any order.
+"""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from rllc_jax import types
+
+DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
+# Parts of an identity that have an entry a coordinate, and grow with them.
+_GROWING = ('params', 'windows', 'num_coordinates')
+
+
+class StoreError(ValueError):
+  """A store that cannot be used as asked; nothing in it was changed."""
+
+
+def sizes(extent: types.Extent) -> tuple[int, ...]:
+  """The lengths of `DIMS`."""
+  return (*map(len, extent[:3]), *extent[3:])
+
+
+def own_dims(name: str, count: int) -> list[str]:
+  """Names of the axes that a variable has besides those of `DIMS`."""
+  if name == 'baseline_loss':
+    return ['baseline_batch']
+  return [f'{name}_{i}' for i in range(count)]
+
+
+def dataset_of(
+  arrays: Mapping[str, np.ndarray],
+  identity: Mapping[str, Any],
+  extent: types.Extent,
+) -> xr.Dataset:
+  """Arrays over an extent as a data set with coordinates and attributes.
+
+  Args:
+    arrays: `recorded` [checkpoint, dataset, refinement, chain], `baseline_loss`
+      [checkpoint, dataset, refinement, M], the others with all of `DIMS` first.
+    identity: what the numbers are; its settings become attributes.
+    extent: the coordinates.
+  """
+  shared_dims = {'recorded': DIMS[:4], 'baseline_loss': DIMS[:3]}
+  variables = {}
+  for name, array in arrays.items():
+    dims = shared_dims.get(name, DIMS)
+    own = (
+      own_dims(name, array.ndim - len(dims)) if array.ndim > len(dims) else []
+    )
+    variables[name] = ((*dims, *own), array)
+  spacing = identity['num_steps_between_draws']
+  moving = [identity['num_coordinates'][name] for name in extent.refinements]
+  coordinates = {
+    'checkpoint': np.array(extent.checkpoints, np.int64),
+    'dataset': np.array(extent.datasets, str),
+    'refinement': np.array(extent.refinements, str),
+    'chain': np.arange(extent.num_chains),
+    'draw': np.arange(extent.num_draws) * spacing,
+    'num_coordinates': ('refinement', np.array(moving, np.int64)),
+  }
+  settings = ('nbeta', 'localization', 'step_size', 'num_steps_between_draws')
+  attributes = {name: identity[name] for name in settings}
+  attributes['identity'] = json.dumps(identity)
+  return xr.Dataset(variables, coordinates, attributes)
+
+
+def select(traces: xr.Dataset, extent: types.Extent) -> xr.Dataset:
+  """The part of traces that an extent asks for, in its order."""
+  return traces.sel(
+    checkpoint=list(extent.checkpoints),
+    dataset=list(extent.datasets),
+    refinement=list(extent.refinements),
+  ).isel(chain=slice(extent.num_chains), draw=slice(extent.num_draws))
+
+
+def grown(old: types.Extent, new: types.Extent) -> types.Extent:
+  """The smallest extent that holds both; what is new comes after.
+
+  Examples:
+    >>> old = types.Extent((0, 8), ('train',), ('0:0',), 4, 100)
+    >>> new = types.Extent((0, 4), ('train',), ('0:1',), 2, 200)
+    >>> grown(old, new).checkpoints, grown(old, new).num_draws
+    ((0, 8, 4), 200)
+  """
+  lists = (
+    tuple(dict.fromkeys([*a, *b]))
+    for a, b in zip(old[:3], new[:3], strict=True)
+  )
+  counts = (max(a, b) for a, b in zip(old[3:], new[3:], strict=True))
+  return types.Extent(*lists, *counts)
+
+
+def merge_identity(
+  old: Mapping[str, Any], new: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+  """Both identities together, and their first difference in words, or ''.
+
+  Examples:
+    >>> merge_identity({'nbeta': 30}, {'nbeta': 10})[1]
+    'nbeta = 30, and this run has 10'
+    >>> merge_identity({'params': {'0': 'a'}}, {'params': {'8': 'b'}})
+    ({'params': {'0': 'a', '8': 'b'}}, '')
+  """
+  merged, difference = dict(old), ''
+  for name, value in json.loads(json.dumps(new)).items():
+    known = merged.setdefault(name, value)
+    if name in _GROWING:
+      merged[name] = {**value, **known}
+      known, value = merged[name], {**known, **value}
+    if known != value:
+      difference = difference or _first_difference(name, known, value)
+  return merged, difference
+
+
+def _first_difference(name, old, new) -> str:
+  if isinstance(old, dict) and isinstance(new, dict):
+    for key in sorted({*old, *new}):
+      if old.get(key) != new.get(key):
+        return _first_difference(f'{name}.{key}', old.get(key), new.get(key))
+  return f'{name} = {old}, and this run has {new}'

@@ -1,0 +1,298 @@
+"""Trains a model, and keeps its trajectory.
+
+In the directory of a run:
+
+  checkpoints/STEP   weights after STEP updates, at the steps asked for
+  resume/STEP        the one state that a killed run goes on from
+
+A run that was killed and resumed gives the numbers of one that was not, bit for
+bit, on the same devices: the batch of a step is a function of the step, and
+everything else is in the state.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import os
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+import optax
+import xarray as xr
+
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.training import checkpoints
+from rllc_jax.training import records
+from rllc_jax.training import runs
+from rllc_jax.training import updates
+
+Progress = Callable[[int, int, str], None]
+
+# Longest segment, in steps, and its aim in time: short enough to watch.
+_SEGMENT_STEPS = 256
+_SEGMENT_SECONDS = 1.0
+
+
+class _State(NamedTuple):
+  """What the next step needs, and the losses [steps] of those before it."""
+
+  params: types.Params
+  optimizer: types.PyTree
+  losses: np.ndarray
+
+
+class _Run(NamedTuple):
+  """What stays the same from the first step to the last."""
+
+  directory: pathlib.Path
+  identity: dict[str, Any]
+  checkpoint_steps: tuple[int, ...]
+  resume_every: int
+  sequences: Callable[[int, int], np.ndarray]  # first, count -> [count, B]
+  advance: Callable[..., tuple[types.Params, types.PyTree, types.Array]]
+  evaluate: Callable[[types.Params], dict[str, float]]
+  progress: Progress
+
+
+def train(
+  loss_fn: types.LossFn,
+  params: types.Params,
+  optimizer: optax.GradientTransformation,
+  tokens: np.ndarray,
+  window: types.Window,
+  *,
+  seed: int,
+  batch_size: int,
+  num_steps: int,
+  checkpoint_steps: Sequence[int],
+  directory: str | os.PathLike[str],
+  evaluation: Mapping[str, np.ndarray] | None = None,
+  settings: Mapping[str, Any] | None = None,
+  resume_every: int = 500,
+  devices: Sequence[jax.Device] | None = None,
+  progress: Progress = lambda done, total, message: None,
+) -> xr.Dataset:
+  """Trains from `params`, or goes on where the run in `directory` stopped.
+
+  A finished run is not done again: its record is read. The optimizer is a pair
+  of functions and cannot be compared; its numbers belong into `settings`.
+
+  Args:
+    loss_fn: `loss_fn(params, batch [B, T] int32) -> []`, a mean over sequences.
+    params: weights to begin with, float32.
+    optimizer: for example `updates.adamw`.
+    tokens: [N, T] integers, whole on every device.
+    window: the rows to train on.
+    seed: of the order of the data.
+    batch_size: B, a multiple of the number of devices.
+    num_steps: updates in all.
+    checkpoint_steps: updates before each checkpoint, 0 for `params` themselves.
+    directory: of the run; made if need be.
+    evaluation: name -> rows of `tokens` [any] whose mean loss is measured at
+      every checkpoint.
+    settings: whatever else defines the run, JSON values; compared on resuming
+      and kept in every checkpoint's metadata.
+    resume_every: steps between two states to resume from, the most that a kill
+      costs.
+    devices: those to divide a batch over; by default all.
+    progress: `progress(steps done, num_steps, message)`, at the beginning and
+      about once a second.
+
+  Returns:
+    The losses; see `records.training_record`.
+
+  Raises:
+    ValueError: if arguments do not fit together.
+    runs.TrainingError: if the run in `directory` is another one, or a loss is
+      not finite; what was reached before is kept.
+    checkpoints.CheckpointError: if the disk fails, or what it holds is damaged.
+  """
+  evaluation = dict(evaluation or {})
+  runs.check(
+    len(tokens),
+    window,
+    batch_size,
+    num_steps,
+    checkpoint_steps,
+    resume_every,
+    evaluation,
+  )
+  mesh = updates.data_mesh(devices or jax.devices(), batch_size)
+  whole = updates.replicated(mesh)
+  evaluation = {name: np.asarray(rows) for name, rows in evaluation.items()}
+  identity = runs.identity(
+    seed=seed,
+    batch_size=batch_size,
+    num_steps=num_steps,
+    checkpoint_steps=sorted({int(step) for step in checkpoint_steps}),
+    window=[int(window.start), int(window.length)],
+    settings=dict(settings or {}),
+    tokens=trees.content_hash(tokens),
+    evaluation=trees.content_hash(evaluation),
+    initial_weights=trees.content_hash(params),
+  )
+  resident = jax.device_put(tokens, whole)
+  advance = updates.update_steps(loss_fn, optimizer, mesh)
+
+  def sequences(first, count):
+    length = int(window.length)
+    return window.start + updates.epoch_batches(
+      seed, length, batch_size, first, count
+    )
+
+  run = _Run(
+    directory=pathlib.Path(directory),
+    identity=identity,
+    checkpoint_steps=tuple(identity['checkpoint_steps']),
+    resume_every=resume_every,
+    sequences=sequences,
+    advance=lambda params, state, *rest: advance(
+      params, state, resident, *rest
+    ),
+    evaluate=_evaluation(loss_fn, mesh, resident, evaluation, batch_size),
+    progress=progress,
+  )
+  params = jax.device_put(params, whole)
+  fresh = _State(
+    params, optimizer.init(params), np.zeros(num_steps, np.float32)
+  )
+  state, step = _begin_or_resume(run, fresh)
+  state = state._replace(
+    params=jax.device_put(state.params, whole),
+    optimizer=jax.device_put(state.optimizer, whole),
+  )
+  return _record(run, _go_on(run, state, step))
+
+
+def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
+  resume, kept = run.directory / 'resume', run.directory / 'checkpoints'
+  found = checkpoints.steps(kept) if kept.exists() else ()
+  if not (resume.exists() and checkpoints.steps(resume)):
+    if found:
+      raise runs.TrainingError(
+        f'A state to resume from was expected in {resume}, because {kept} '
+        f'has checkpoints up to step {found[-1]}; got none. Use another '
+        'directory.'
+      )
+    # Before any checkpoint, so that these are never without a state.
+    checkpoints.save_resume(resume, fresh, 0, run.identity)
+    return fresh, 0
+  runs.check_same(checkpoints.metadata(resume), run.identity, run.directory)
+  state, step = checkpoints.load_resume(resume, fresh)
+  for missing in sorted(set(run.checkpoint_steps) - set(found)):
+    if missing < step:
+      checkpoints.metadata(kept, missing)  # Says that it is not there.
+  for late in found:
+    if late > step:  # Saved after the state; they are made again.
+      checkpoints.delete(kept, late)
+  return state._replace(losses=state.losses.copy()), step
+
+
+def _go_on(run: _Run, state: _State, step: int) -> _State:
+  """Runs from `step` to the end, in segments."""
+  num_steps = len(state.losses)
+  resume, resumed_from = run.directory / 'resume', step
+  run.progress(step, num_steps, 'compiling')
+  pace = 1
+  while True:
+    _keep_checkpoint(run, state, step)
+    due = step % run.resume_every == 0 or step == num_steps
+    if due and step != resumed_from:
+      checkpoints.save_resume(resume, state, step, run.identity)
+      resumed_from = step
+    if step == num_steps:
+      return state
+    stop = min(step + pace, _next_stop(run, step, num_steps))
+    began = time.perf_counter()
+    after, losses = _segment(run, state, step, stop)
+    if not np.isfinite(losses).all():
+      if step != resumed_from:
+        checkpoints.save_resume(resume, state, step, run.identity)
+      raise runs.TrainingError(_divergence(losses, step, run.directory))
+    seconds = time.perf_counter() - began
+    pace = int((stop - step) * _SEGMENT_SECONDS / seconds)
+    pace = min(max(pace, 1), _SEGMENT_STEPS)
+    # Only now: up to here the state must be one to resume from.
+    state.losses[step:stop] = losses
+    state, step = after, stop
+    run.progress(step, num_steps, f'loss {losses[-1]:.4f}')
+
+
+def _segment(
+  run: _Run, state: _State, step: int, stop: int
+) -> tuple[_State, np.ndarray]:
+  """The state after the steps from `step` to `stop`, and their losses."""
+  count = stop - step
+  sequences = run.sequences(step, count)
+  # One shape for every segment, so that there is one program.
+  padding = ((0, _SEGMENT_STEPS - count), (0, 0))
+  padded = np.pad(sequences, padding, mode='edge').astype(np.int32)
+  params, optimizer, losses = run.advance(
+    state.params, state.optimizer, padded, np.int32(count)
+  )
+  return _State(params, optimizer, state.losses), np.asarray(losses)[:count]
+
+
+def _divergence(losses, step, directory) -> str:
+  i = int(np.argmin(np.isfinite(losses)))
+  return (
+    f'A finite loss was expected at step {step + i}, because training cannot '
+    f'go on from another; got {losses[i]}. What was reached by step {step} is '
+    f'kept in {directory}.'
+  )
+
+
+def _next_stop(run: _Run, step: int, num_steps: int) -> int:
+  resume = step - step % run.resume_every + run.resume_every
+  later = [s for s in run.checkpoint_steps if s > step]
+  return min([num_steps, resume, *later])
+
+
+def _keep_checkpoint(run: _Run, state: _State, step: int) -> None:
+  kept = run.directory / 'checkpoints'
+  if step not in run.checkpoint_steps or (kept / str(step)).exists():
+    return
+  metadata = {
+    'settings': run.identity['settings'],
+    'losses': run.evaluate(state.params),
+  }
+  checkpoints.save(kept, step, state.params, metadata)
+
+
+def _evaluation(loss_fn, mesh, resident, evaluation, batch_size):
+  """Returns `evaluate(params) -> {name: loss}`."""
+  program = updates.mean_loss(loss_fn, mesh)
+  most = max((len(rows) for rows in evaluation.values()), default=0)
+  size = -(-most // batch_size) * batch_size
+  padded = {
+    name: np.pad(rows, (0, size - len(rows)), mode='edge')
+    .astype(np.int32)
+    .reshape(-1, batch_size)
+    for name, rows in evaluation.items()
+  }
+
+  def evaluate(params):
+    return {
+      name: float(
+        program(params, resident, rows, np.int32(len(evaluation[name])))
+      )
+      for name, rows in padded.items()
+    }
+
+  return evaluate
+
+
+def _record(run: _Run, state: _State) -> xr.Dataset:
+  measured = [
+    checkpoints.metadata(run.directory / 'checkpoints', step)['losses']
+    for step in run.checkpoint_steps
+  ]
+  names = measured[0] if measured else ()
+  evaluation = {name: [losses[name] for losses in measured] for name in names}
+  return records.training_record(
+    state.losses, run.checkpoint_steps, evaluation, run.identity
+  )

@@ -1,0 +1,131 @@
+"""Trees of arrays on disk: the one module that imports Orbax.
+
+Here Orbax is made to speak once: no log lines, and one exception with a text of
+one line in place of its own zoo. What it lets through in silence (zeroed data,
+other shapes, other dtypes) is for `training.checkpoints` to notice.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import contextlib
+import gc
+import logging
+import pathlib
+import shutil
+import sys
+import time
+from typing import Any, TypeVar
+import warnings
+
+from orbax.checkpoint import v1 as ocp
+
+from rllc_jax import types
+
+_Result = TypeVar('_Result')
+_UNFINISHED = '.orbax-checkpoint-tmp'
+_SETTLING_SECONDS = 0.1
+
+
+class OrbaxError(OSError):
+  """Orbax could not do it; the text is its reason, with the kind of error."""
+
+
+def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
+  """Writes numpy arrays and a JSON value to a new directory, all or nothing.
+
+  Args:
+    path: the directory, which must not exist.
+    arrays: a tree of numpy arrays.
+    record: any JSON value.
+
+  Raises:
+    OSError: if the disk does not take it.
+  """
+  # Orbax, told to write where it cannot, leaves threads that wait minutes.
+  path.parent.mkdir(parents=True, exist_ok=True)
+  clear_unfinished(path.parent)
+  try:
+    _quietly(lambda: ocp.save(path, arrays, custom_metadata=record))
+  except OrbaxError:
+    clear_unfinished(path.parent)
+    raise
+
+
+def read(path: pathlib.Path, template: types.PyTree | None) -> types.PyTree:
+  """Reads the arrays back, in the structure of `template` if there is one."""
+  return _quietly(lambda: ocp.load(path, template))
+
+
+def read_record(path: pathlib.Path) -> Any:
+  """Reads the JSON value back; None if it is gone."""
+  return _quietly(lambda: ocp.metadata(path).custom_metadata)
+
+
+def delete(path: pathlib.Path) -> None:
+  """Removes what `write` wrote; killed halfway, it counts as unfinished."""
+  grave = path.with_name(f'{path.name}.deleted{_UNFINISHED}')
+  path.rename(grave)
+  shutil.rmtree(grave)
+
+
+def clear_unfinished(directory: pathlib.Path) -> None:
+  """Removes what killed writes and deletions left behind in a directory."""
+  for path in directory.glob(f'*{_UNFINISHED}'):
+    shutil.rmtree(path, ignore_errors=True)
+
+
+def _quietly(function: Callable[[], _Result]) -> _Result:
+  options = ocp.Context()
+  options.array.saving.use_compression = False  # Weights do not compress.
+  options.asynchronous.create_directories_asynchronously = False
+  with _silence():
+    try:
+      with options:
+        return function()
+    except Exception as error:  # The zoo.
+      reason = f'{type(error).__name__}: {error}'
+    # What was abandoned complains when it ends or is collected: let it do so
+    # here, where nobody listens.
+    time.sleep(_SETTLING_SECONDS)
+    gc.collect()
+  raise OrbaxError(reason)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+  with (
+    _filtered('absl', lambda record: 'orbax' not in record.pathname),
+    _filtered('asyncio', lambda record: False),
+    warnings.catch_warnings(),
+    _without_closed_loops(),
+  ):
+    warnings.simplefilter('ignore')
+    yield
+
+
+@contextlib.contextmanager
+def _without_closed_loops() -> Iterator[None]:
+  """Drops the protest of a read that ends after Orbax gave up on its fellow."""
+  before = sys.unraisablehook
+
+  def hook(unraisable):
+    if 'Event loop is closed' not in str(unraisable.exc_value):
+      before(unraisable)
+
+  sys.unraisablehook = hook
+  try:
+    yield
+  finally:
+    sys.unraisablehook = before
+
+
+@contextlib.contextmanager
+def _filtered(
+  name: str, keep: Callable[[logging.LogRecord], bool]
+) -> Iterator[None]:
+  logger = logging.getLogger(name)
+  logger.addFilter(keep)
+  try:
+    yield
+  finally:
+    logger.removeFilter(keep)

@@ -1,0 +1,82 @@
+"""What training leaves behind besides weights: losses, in xarray and Zarr."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import json
+import os
+import pathlib
+import shutil
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+
+def training_record(
+  losses: np.ndarray,
+  checkpoint_steps: Sequence[int],
+  evaluation: Mapping[str, Sequence[float]],
+  identity: Mapping[str, Any],
+) -> xr.Dataset:
+  """Names the axes of what was measured during training.
+
+  Args:
+    losses: [steps], that of each step's batch, before its update.
+    checkpoint_steps: [checkpoints], steps made before each checkpoint.
+    evaluation: name -> [checkpoints], losses on fixed sequences.
+    identity: what defines the run; JSON values.
+
+  Returns:
+    `loss` (step) and `NAME_loss` (checkpoint), float32, mean nats per predicted
+    token. Entry s of `loss` and the checkpoint of step s are of the same
+    weights. The identity is the attribute 'identity', as JSON text.
+
+  Examples:
+    >>> record = training_record(np.ones(3), [0, 3], {'train': [2, 1]}, {})
+    >>> sorted(record), dict(record.sizes)
+    (['loss', 'train_loss'], {'step': 3, 'checkpoint': 2})
+  """
+  units = {'units': 'nats per predicted token'}
+  variables = {'loss': ('step', np.asarray(losses, np.float32), units)}
+  for name, values in evaluation.items():
+    values = np.asarray(values, np.float32)
+    variables[f'{name}_loss'] = ('checkpoint', values, units)
+  coordinates = {
+    'step': np.arange(len(losses)),
+    'checkpoint': np.array(checkpoint_steps, np.int64),
+  }
+  attributes = {'identity': json.dumps(identity)}
+  return xr.Dataset(variables, coordinates, attributes)
+
+
+def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
+  """Writes a record as a Zarr directory that is there whole or not at all.
+
+  Raises:
+    ValueError: if there is something at `path` already.
+  """
+  path = pathlib.Path(path)
+  if path.exists():
+    raise ValueError(
+      f'A new directory was expected at {path}, because a record is written '
+      'once; got one that exists.'
+    )
+  beside = path.with_name(f'{path.name}.unfinished')
+  shutil.rmtree(beside, ignore_errors=True)
+  record.to_zarr(beside, mode='w', consolidated=False, zarr_format=3)
+  beside.rename(path)
+
+
+def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
+  """Reads what `save_record` wrote, into memory.
+
+  Raises:
+    ValueError: if there is no record at `path`.
+  """
+  if not pathlib.Path(path).is_dir():
+    raise ValueError(
+      f'A record of training was expected at {path}, because a finished run '
+      'writes one; got no such directory.'
+    )
+  with xr.open_zarr(path, consolidated=False) as record:
+    return record.load()

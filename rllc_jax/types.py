@@ -1,0 +1,206 @@
+"""The types that the stages of the pipeline hand to one another.
+
+Dimension key, used by every docstring:
+
+  K  rows: checkpoints x data sets     N  columns: refinements x chains
+  R  refinements                       C  chains
+  D  draws: recorded steps of a chain  d  coordinates that move
+  B  sequences per minibatch           T  tokens per sequence
+  H  heads per layer                   V  vocabulary
+
+A loss is a mean over predicted tokens, in nats. `nbeta` is a number of samples.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol, TYPE_CHECKING
+
+import jax
+import numpy as np
+
+if TYPE_CHECKING:
+  import xarray as xr
+
+Array = jax.Array
+Key = jax.Array  # A typed key, from `jax.random.key`, of shape [].
+PyTree = Any
+Params = PyTree  # Every weight of the model, w.
+Position = PyTree  # The weights that move, u.
+Index = PyTree  # Which refinement of a family: traced.
+Batch = PyTree  # Leaves share a leading axis [B].
+Context = PyTree  # What no chain can change, given weights and a minibatch.
+
+LossFn = Callable[[Params, Batch], Array]
+Potential = Callable[[Position], tuple[Array, Array]]  # u -> (U, loss), [].
+Draw = Callable[[Key, Array, PyTree, PyTree], Batch]  # key, step, data, window.
+Observe = Callable[[Position, Context], Mapping[str, Array]]
+
+
+class Lens(NamedTuple):
+  """A family of weight refinements of one shape.
+
+  Attributes:
+    extract: `extract(params, index) -> position`.
+    insert: `insert(position, params, index) -> params`; what lies outside the
+      refinement comes from the second argument, untouched.
+  """
+
+  extract: Callable[[Params, Index], Position]
+  insert: Callable[[Position, Params, Index], Params]
+
+
+class RefinedLoss(NamedTuple):
+  """A loss in two halves.
+
+  Attributes:
+    context: `context(params, batch) -> (context, center_loss [])`: what no
+      chain can change, and the loss at the checkpoint from the same pass.
+    loss: `loss(position, context, index) -> []`: what the moving weights do.
+  """
+
+  context: Callable[[Params, Batch], tuple[Context, Array]]
+  loss: Callable[[Position, Context, Index], Array]
+
+
+class Refinements(NamedTuple):
+  """The refinements of one family: one block program.
+
+  Attributes:
+    names: R canonical names; coordinates of the results, addresses of noise.
+    lens: the lens that they share.
+    indices: leaves [R, ...], the index of each.
+    loss: the two-half loss that they share.
+  """
+
+  names: tuple[str, ...]
+  lens: Lens
+  indices: Index
+  loss: RefinedLoss
+
+
+class Window(NamedTuple):
+  """A data set: consecutive sequences of the resident array.
+
+  Attributes:
+    start: [], the first sequence.
+    length: [], how many.
+  """
+
+  start: Array | int
+  length: Array | int
+
+
+class Minibatches(NamedTuple):
+  """Data, and how a minibatch is drawn from it.
+
+  Attributes:
+    data: resident arrays; they enter compiled code as arguments.
+    draw: `draw(rng_key, step, data, window) -> batch`. The key is consumed.
+  """
+
+  data: PyTree
+  draw: Draw
+
+
+class Sampler(NamedTuple):
+  """A Markov kernel. It sees one step's potential: no batch, no model.
+
+  Attributes:
+    init: `init(position) -> state`; a state has the field `position`.
+    step: `step(rng_key, state, potential, step_size) -> (state, info)`. The key
+      is consumed. `info` has the fields `loss` [] and `gradient` (of the
+      potential, like the position), both at the position *before* the step.
+  """
+
+  init: Callable[[Position], Any]
+  step: Callable[[Key, Any, Potential, Array], tuple[Any, Any]]
+
+
+class Posterior(NamedTuple):
+  r"""The localized tempered posterior, up to its loss and its center.
+
+  Attributes:
+    nbeta: :math:`n\beta`, samples times inverse temperature. Traced.
+    localization: :math:`\gamma`, precision of the Gaussian around the
+      checkpoint, in 1 / weight^2. Traced.
+  """
+
+  nbeta: Array | float
+  localization: Array | float
+
+
+class Trajectory(NamedTuple):
+  """The checkpoints of a training run.
+
+  Attributes:
+    steps: training steps, ascending.
+    load: `load(steps) -> params` with a leading axis, one entry a step.
+  """
+
+  steps: Sequence[int]
+  load: Callable[[Sequence[int]], Params]
+
+
+class Extent(NamedTuple):
+  """The coordinates of a run: what may grow while its identity stays.
+
+  Attributes:
+    checkpoints: training steps.
+    datasets: names.
+    refinements: names.
+    num_chains: C.
+    num_draws: D, recorded steps from the checkpoint on, burn-in included.
+  """
+
+  checkpoints: tuple[int, ...]
+  datasets: tuple[str, ...]
+  refinements: tuple[str, ...]
+  num_chains: int
+  num_draws: int
+
+
+Row = tuple[int, str]  # A checkpoint's training step, a data set's name.
+Column = tuple[str, int]  # A refinement's name, a chain's number.
+
+
+class Store(Protocol):
+  """Where the traces of a run are kept, block by block.
+
+  Rows and columns are given by their coordinates. Traces are
+  {name: [K, N, draws, ...]}, states lists of leaves [K, N, ...].
+  """
+
+  def begin(self, identity: Mapping[str, Any], extent: Extent) -> None:
+    """Says what is to be stored; raises if it is not what is there."""
+
+  def confirm(self, identity: Mapping[str, Any]) -> None:
+    """Adds to the identity; raises if it is not what is there."""
+
+  def recorded(
+    self, rows: Sequence[Row], columns: Sequence[Column]
+  ) -> np.ndarray:
+    """How many draws each cell has, [K, N]."""
+
+  def states(
+    self, rows: Sequence[Row], columns: Sequence[Column]
+  ) -> list[np.ndarray]:
+    """The chains as they were after their recorded draws."""
+
+  def write(
+    self,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    first: int,
+    traces: Mapping[str, np.ndarray],
+    states: Sequence[np.ndarray],
+  ) -> None:
+    """Keeps draws from `first` on, and the chains after them."""
+
+  def write_baseline(
+    self, rows: Sequence[Row], refinements: Sequence[str], losses: np.ndarray
+  ) -> None:
+    """Keeps losses at the checkpoints, [K, M], the same for refinements."""
+
+  def read(self, extent: Extent | None = None) -> 'xr.Dataset':
+    """The traces of an extent (everything by default), NaN where missing."""

@@ -1,0 +1,146 @@
+"""Packages are read as data: pinned, never imported, in a scattered order."""
+
+import gzip
+import json
+import sys
+
+import pytest
+
+from rllc_jax.data import documents
+from rllc_jax.data import mini_pile
+
+LONG = 'And God said, Let there be light: and there [was] light.\n' * 200
+
+FILES = {  # requirement: {path: content}
+  mini_pile.WIKI: {
+    'w/summaries_en-us.json': json.dumps(
+      {'a': {'title': 'Moth', 'extract': 'An insect.', 'topic': 'Biology'}}
+    ),
+    'w/summaries_fr-fr.json': json.dumps(
+      {'a': {'title': 'Mite', 'extract': 'Un insecte.', 'topic': 'Biologie'}}
+    ),
+  },
+  mini_pile.GCIDE: {
+    'd/words_B.json': json.dumps(
+      {
+        'bait': {
+          'entry': 'bait',
+          'pos': [
+            {
+              'etymology': '[Icel. beita]',
+              'definitions': [
+                {
+                  'text': 'A lure. [1913 Webster]',
+                  'examples': [
+                    'Take it [sic]. [Webster 1913 Suppl. +PJC]',
+                    'So said Webster. Shak.1913 Webster]',
+                    None,
+                  ],
+                },
+                {'text': None, 'examples': None},
+              ],
+            }
+          ],
+        }
+      }
+    )
+  },
+  mini_pile.KJV: {
+    'k/plain_text_readers_bible.py': (
+      f'raise SystemExit("imported")\nbible = Bible(1, """{LONG}""", [(0, 1)])'
+    )
+  },
+  mini_pile.LEGAL: {
+    'l/mit.LICENSE': '---\nkey: mit\n---\n\nPermission --- granted.',
+    'l/mit.RULE': 'not this one',
+  },
+  mini_pile.BOTOCORE: {
+    'b/s3/service-2.json.gz': gzip.compress(
+      json.dumps(
+        {
+          'documentation': '<p>Stores\n  &lt;objects&gt;.</p>',
+          'shapes': [{'documentation': {'documentation': 'Nested.'}}, 'other'],
+        }
+      ).encode()
+    )
+  },
+}
+
+EXPECTED = {
+  'wiki_en': ['Moth\n\nAn insect.'],
+  'wiki_fr': ['Mite\n\nUn insecte.'],
+  'gcide': ['bait\nA lure.\nTake it [sic].\nSo said Webster. Shak.'],
+  'legal': ['\nPermission --- granted.'],
+  'botocore_docs': ['Stores <objects>.', 'Nested.'],
+}
+
+
+def install(root, requirement, files, version=None):
+  """Lays out a distribution the way pip does."""
+  name, pinned = requirement.split('==')
+  info = f'{name.replace("-", "_")}-{pinned}.dist-info'
+  files = {
+    **files,
+    f'{info}/METADATA': f'Name: {name}\nVersion: {version or pinned}\n',
+  }
+  files[f'{info}/RECORD'] = ''.join(f'{path},,\n' for path in files)
+  for path, content in files.items():
+    (root / path).parent.mkdir(parents=True, exist_ok=True)
+    content = content if isinstance(content, bytes) else content.encode()
+    (root / path).write_bytes(content)
+
+
+@pytest.fixture
+def packages(tmp_path, monkeypatch):
+  for requirement, files in FILES.items():
+    install(tmp_path, requirement, files)
+  monkeypatch.syspath_prepend(str(tmp_path))
+
+
+@pytest.mark.parametrize('name', EXPECTED)
+def test_what_a_source_makes_of_its_package(packages, name):
+  assert list(mini_pile.source(name).read()) == EXPECTED[name]
+
+
+def test_kjv_is_cut_into_passages_and_never_imported(packages):
+  found = list(mini_pile.source('kjv').read())
+  text = LONG.replace('[', '').replace(']', '')
+  assert len(found) == 1 + len(text) // 4_000
+  assert sorted(''.join(found)) == sorted(text)
+  assert 'k' not in sys.modules
+
+
+@pytest.mark.parametrize(
+  'name', sorted(set(mini_pile.SOURCES) - {'stdlib_code'})
+)
+def test_another_version_is_as_good_as_missing(tmp_path, monkeypatch, name):
+  pin = mini_pile.source(name).requires
+  install(tmp_path, pin, FILES[pin], version='9.9')
+  monkeypatch.syspath_prepend(str(tmp_path))
+  with pytest.raises(
+    documents.MissingSource, match=f'pip install {pin}.*9.9 is installed'
+  ):
+    list(mini_pile.source(name).read())
+
+
+def test_a_package_that_is_not_installed():
+  with pytest.raises(documents.MissingSource, match='not installed'):
+    mini_pile.installed_files('no-such-package-here==1.0', '.json')
+
+
+def test_a_package_without_the_file(packages):
+  with pytest.raises(documents.MissingSource, match='lists no file'):
+    mini_pile.installed_files(mini_pile.WIKI, 'summaries_xx.json')
+
+
+def test_an_unknown_source_is_told_which_there_are():
+  with pytest.raises(ValueError, match="botocore_docs, gcide.*got 'wiki_de'"):
+    mini_pile.source('wiki_de')
+
+
+def test_the_standard_library_is_always_there():
+  found = list(mini_pile.source('stdlib_code').read())
+  assert any('class JSONDecoder' in text for text in found)
+  assert not any('def test_main' in text for text in found)
+  assert max(map(len, found)) <= 40_000
+  assert found == list(mini_pile.source('stdlib_code').read())

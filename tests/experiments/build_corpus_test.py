@@ -1,0 +1,259 @@
+"""From files to packed tokens, in one process and from the command line."""
+
+import json
+import os
+import pathlib
+import re
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import build_corpus
+from experiments import commands
+from rllc_jax.data import documents
+from rllc_jax.data import mini_pile
+from rllc_jax.data import packing
+from rllc_jax.data import tokenizers
+
+ROOT = pathlib.Path(build_corpus.__file__).parents[1]
+
+
+def text(domain, number):
+  return f'<{domain}:{number}> ' + f'{domain} speaks of {number} things. ' * 5
+
+
+@pytest.fixture(scope='module')
+def files(tmp_path_factory):
+  root = tmp_path_factory.mktemp('files')
+  paths = []
+  for domain, count in (('sea', 80), ('land', 60)):
+    path = root / f'{domain}.jsonl'
+    lines = [json.dumps({'body': text(domain, i)}) for i in range(count)]
+    path.write_text('\n'.join(lines))
+    paths.append(str(path))
+  return tuple(paths)
+
+
+def config(paths, **changes):
+  return ml_collections.config_dict.create(
+    corpus=dict(
+      sources=(),
+      further=(),
+      files=paths,
+      text_field='body',
+      cap_mb=1.0,
+      held_out_fraction=0.25,
+      vocab_size=300,
+      context_length=16,
+    )
+    | changes
+  )
+
+
+@pytest.fixture(scope='module')
+def workdir(files, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp('run')
+  build_corpus.run(config(files), workdir)
+  return workdir
+
+
+def marks(corpus, tokenizer, window):
+  start, length = corpus.windows[window]
+  rows = corpus.tokens[start : start + length, 1:]
+  return set(
+    re.findall('<[a-z]+:[0-9]+>', tokenizers.decode(tokenizer, rows.ravel()))
+  )
+
+
+@pytest.mark.parametrize('domain, count', [('sea', 80), ('land', 60)])
+def test_every_document_is_in_the_window_that_its_text_decides(
+  workdir, domain, count
+):
+  corpus = packing.load_corpus(workdir / 'corpus')
+  tokenizer = tokenizers.load(workdir / 'corpus' / 'tokenizer.json')
+  sides = {'train': set(), 'held_out': set()}
+  for number in range(count):
+    key = documents.content_key(documents.clean(text(domain, number)))
+    split = 'held_out' if documents.is_held_out(key, 0.25) else 'train'
+    sides[split].add(f'<{domain}:{number}>')
+  for split, expected in sides.items():
+    assert expected
+    assert marks(corpus, tokenizer, f'{split}/{domain}') == expected
+    assert marks(corpus, tokenizer, split) >= expected
+
+
+def test_the_tokenizer_learns_from_training_documents_alone(tmp_path):
+  words = {'train': 'wvjwvj', 'held_out': 'qzxqzx'}
+  lines = []
+  for number in range(400):
+    for split, word in words.items():
+      line = f'{number} ' + f'{word} ' * 10
+      key = documents.content_key(documents.clean(line))
+      if documents.is_held_out(key, 0.25) == (split == 'held_out'):
+        lines.append(json.dumps({'body': line}))
+  (tmp_path / 'a.jsonl').write_text('\n'.join(lines))
+  corpus = build_corpus.run(
+    config((str(tmp_path / 'a.jsonl'),)), tmp_path / 'run'
+  )
+  tokenizer = tokenizers.load(tmp_path / 'run' / 'corpus' / 'tokenizer.json')
+  learned = ''.join(
+    tokenizers.decode(tokenizer, [i]) for i in range(256, corpus.eos_id)
+  )
+  assert words['train'] in learned
+  assert 'qz' not in learned and 'zx' not in learned
+
+
+def test_sizes_and_the_special_token(workdir):
+  corpus = packing.load_corpus(workdir / 'corpus')
+  assert corpus.tokens.shape[1] == 16
+  assert corpus.tokens.dtype == np.uint16
+  assert (corpus.vocab_size, corpus.eos_id) == (300, 299)
+  assert corpus.tokens.max() == 299
+  np.testing.assert_array_equal(corpus.tokens[:, 0], 299)
+
+
+def test_the_record_says_where_the_text_came_from(workdir):
+  record = packing.load_record(workdir / 'corpus')['provenance']
+  assert record['python'] == '.'.join(map(str, sys.version_info[:3]))
+  sea = record['domains']['sea']
+  assert (sea['documents'], sea['further']) == (80, False)
+  assert sea['bytes'] == sum(len(text('sea', i)) - 1 for i in range(80))
+  assert record['settings']['vocab_size'] == 300
+  assert (workdir / 'corpus' / record['documents']).is_dir()
+
+
+def test_a_second_run_reads_what_the_first_one_wrote(workdir, files):
+  path = workdir / 'corpus' / 'tokens.npy'
+  before = path.stat().st_mtime_ns
+  corpus = build_corpus.run(config(files), workdir)
+  assert path.stat().st_mtime_ns == before
+  assert corpus.windows == packing.load_corpus(workdir / 'corpus').windows
+
+
+def test_two_runs_give_the_same_tokens(workdir, files, tmp_path):
+  again = build_corpus.run(config(files), tmp_path)
+  first = packing.load_corpus(workdir / 'corpus')
+  np.testing.assert_array_equal(again.tokens, first.tokens)
+  assert again[1:] == first[1:]
+
+
+def test_a_run_that_was_cut_short_is_made_good(workdir, files, tmp_path):
+  build_corpus.run(config(files), tmp_path)
+  for name in 'corpus.json', 'tokens.npy', 'tokenizer.json':
+    (tmp_path / 'corpus' / name).unlink()
+  again = build_corpus.run(config(files), tmp_path)
+  first = packing.load_corpus(workdir / 'corpus')
+  np.testing.assert_array_equal(again.tokens, first.tokens)
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [dict(vocab_size=301), dict(cap_mb=2.0), dict(further=('wiki_fr',))],
+)
+def test_other_settings_are_refused_by_name(workdir, files, changes):
+  [name] = changes
+  with pytest.raises(ValueError, match=f'{name}=.*; got one with {name}='):
+    build_corpus.run(config(files, **changes), workdir)
+
+
+@pytest.mark.parametrize(
+  'changes, message',
+  [
+    (dict(sources=('wiki_de',)), "among botocore_docs.*got 'wiki_de'"),
+    (dict(further=('kvj',)), "among botocore_docs.*got 'kvj'"),
+    (dict(text_field='text'), r'sea\.jsonl:1: .*the fields body'),
+    (dict(vocab_size=100), 'at least 257'),
+    (dict(context_length=1), 'at least 2'),
+    (dict(context_length=100_000), 'one row of 100000 tokens'),
+    (dict(held_out_fraction=1.5), 'strictly between'),
+    (dict(capmb=1), 'have fields among.*got capmb'),
+    (dict(files=()), 'got 0 documents'),
+    (dict(tfds_directory='/nowhere'), 'expected a prepared TFDS data set'),
+  ],
+)
+def test_bad_settings(files, tmp_path, changes, message):
+  with pytest.raises(ValueError, match=message):
+    build_corpus.run(config(files, **changes), tmp_path)
+  assert not (tmp_path / 'corpus' / 'corpus.json').exists()
+
+
+def test_a_missing_package_is_passed_over(files, tmp_path, monkeypatch):
+  gone = documents.Source(
+    'gone',
+    'none',
+    'no-such-package==1',
+    lambda: iter(mini_pile.installed_files('no-such-package==1', '.json')),
+  )
+  monkeypatch.setitem(mini_pile.SOURCES, 'gone', gone)
+  build_corpus.run(config(files, sources=('gone',)), tmp_path)
+  record = packing.load_record(tmp_path / 'corpus')['provenance']
+  assert 'pip install no-such-package==1' in record['skipped']['gone']
+  assert set(record['domains']) == {'sea', 'land'}
+
+
+def test_a_prepared_data_set_joins_the_mix(workdir, files, tmp_path):
+  record = packing.load_record(workdir / 'corpus')['provenance']
+  data_set = str(workdir / 'corpus' / record['documents'])
+  found = build_corpus.run(
+    config(files[:1], tfds_directory=data_set, tfds_split='held_out'), tmp_path
+  )
+  # Of its documents, those of `sea` are duplicates, and the same side stays.
+  assert 'held_out/corpus' in found.windows
+  assert 'train/corpus' not in found.windows
+
+
+def call(tmp_path, *arguments):
+  path = tmp_path / 'config.py'
+  path.write_text(
+    'import ml_collections\n'
+    'def get_config():\n'
+    "  return ml_collections.ConfigDict({'corpus': {'sources': (), "
+    "'further': (), 'files': ('absent.jsonl',), 'cap_mb': 1.0}})\n"
+  )
+  command = [sys.executable, '-m', 'experiments.build_corpus']
+  command += [f'--config={path}', f'--workdir={tmp_path / "w"}', *arguments]
+  return subprocess.run(
+    command,
+    capture_output=True,
+    text=True,
+    check=False,
+    cwd=ROOT,
+    env=os.environ | {'PYTHONPATH': str(ROOT)},
+  )
+
+
+def test_from_the_command_line_a_bad_input_is_one_line(tmp_path):
+  done = call(tmp_path)
+  assert (done.returncode, done.stdout) == (1, '')
+  [line] = done.stderr.splitlines()
+  assert line.startswith('build_corpus: error: ')
+  assert 'absent.jsonl' in line
+
+
+def test_from_the_command_line_a_mistyped_flag_is_told(tmp_path):
+  done = call(tmp_path, '--config.corpus.cap_bm=2')
+  assert done.returncode != 0
+  assert 'cap_mb' in done.stderr
+
+
+@pytest.mark.parametrize('error', [KeyboardInterrupt, KeyError, TypeError])
+def test_what_the_user_cannot_mend_keeps_its_traceback(error):
+  def main(argv):
+    raise error(*argv)
+
+  with pytest.raises(error):
+    commands.fail_with_one_line(main)(['x'])
+
+
+@pytest.mark.parametrize('error', [ValueError, OSError, FileNotFoundError])
+def test_what_the_user_can_mend_is_one_line(error, capsys):
+  def main(argv):
+    raise error(*argv)
+
+  with pytest.raises(SystemExit) as stop:
+    commands.fail_with_one_line(main)(['two\n  lines'])
+  assert stop.value.code == 1
+  assert capsys.readouterr().err.endswith(': error: two lines\n')

@@ -1,0 +1,291 @@
+"""A checkpoint comes back bit for bit, or not at all."""
+
+import logging
+import math
+import resource
+import shutil
+
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from rllc_jax.training import checkpoints
+
+
+def weights(scale=1.0):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: scale * rng.normal(size=shape).astype(np.float32)
+  block = {'W_Q': draw(2, 8, 4), 'b_Q': draw(2, 4)}
+  return {'blocks_0': block, 'embed': draw(400, 8), 'scale': draw()}
+
+
+def assert_same_bits(came, expected):
+  assert jax.tree.structure(came) == jax.tree.structure(expected)
+  for a, b in zip(
+    jax.tree.leaves(came), jax.tree.leaves(expected), strict=True
+  ):
+    assert isinstance(a, np.ndarray)
+    assert a.dtype == b.dtype
+    np.testing.assert_array_equal(a, np.asarray(b))
+
+
+def one_line(error):
+  assert '\n' not in str(error.value)
+  return str(error.value)
+
+
+def files_of(path):
+  return sorted(p for p in path.rglob('*') if p.is_file())
+
+
+def test_round_trip_keeps_bits_structure_and_metadata(tmp_path):
+  metadata = {'model': {'num_layers': 2}, 'loss': 0.1, 'steps': [1, 2]}
+  checkpoints.save(tmp_path, 5, weights(), metadata)
+  assert_same_bits(checkpoints.load(tmp_path, 5), weights())
+  like = jax.eval_shape(weights)
+  assert_same_bits(checkpoints.load(tmp_path, 5, like), weights())
+  assert checkpoints.metadata(tmp_path, 5) == metadata
+  assert checkpoints.metadata(tmp_path) == metadata
+
+
+@pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'int32', 'uint16'])
+def test_other_dtypes_come_back_as_they_were(tmp_path, dtype):
+  tree = {'a': np.arange(5).astype(jnp.dtype(dtype))}
+  checkpoints.save(tmp_path, 0, tree)
+  assert_same_bits(checkpoints.load(tmp_path, 0), tree)
+
+
+def test_jax_arrays_on_two_devices_come_back_whole(tmp_path):
+  mesh = jax.make_mesh((2,), ('data',))
+  spec = jax.sharding.PartitionSpec('data')
+  sharding = jax.sharding.NamedSharding(mesh, spec)
+  x = jax.device_put(jnp.arange(6.0), sharding)
+  checkpoints.save(tmp_path, 0, {'x': x})
+  assert_same_bits(checkpoints.load(tmp_path, 0), {'x': np.asarray(x)})
+
+
+def test_trajectory_stacks_the_steps_asked_for_in_their_order(tmp_path):
+  for step in (10, 0, 2):
+    checkpoints.save(tmp_path, step, weights(step + 1.0))
+  trajectory = checkpoints.trajectory(tmp_path)
+  assert trajectory.steps == (0, 2, 10)
+  stack = trajectory.load([10, 0])
+  for i, scale in enumerate((11.0, 1.0)):
+    row = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), stack)
+    assert_same_bits(row, weights(scale))
+  assert checkpoints.trajectory(tmp_path, [2, 0]).steps == (0, 2)
+  with pytest.raises(checkpoints.CheckpointError, match=r'step 3 .*0, 2, 10'):
+    checkpoints.trajectory(tmp_path, steps=[0, 3])
+
+
+@pytest.mark.parametrize(
+  ('like', 'message'),
+  [
+    ({'a': np.zeros(3, np.float32)}, r"\['a'\] float32\[3\]; got float32\[2\]"),
+    ({'a': np.zeros(2, np.int32)}, r"\['a'\] int32\[2\]; got float32\[2\]"),
+    ({'b': np.zeros(2, np.float32)}, r"\['a'\] no such leaf; got float32\[2\]"),
+    ({}, r"\['a'\] no such leaf"),
+  ],
+)
+def test_what_is_not_like_the_file_is_refused(tmp_path, like, message):
+  checkpoints.save(tmp_path, 3, {'a': np.zeros(2, np.float32)})
+  with pytest.raises(checkpoints.CheckpointError, match=message) as error:
+    checkpoints.load(tmp_path, 3, like)
+  assert f'step 3 at {tmp_path / "3"}' in one_line(error)
+
+
+class DamageTest(parameterized.TestCase):
+  """No damage to any file of a checkpoint goes unnoticed or gets through."""
+
+  @pytest.fixture(autouse=True)
+  def _with_fixtures(self, tmp_path, capfd):
+    self.path, self.capfd = tmp_path, capfd
+
+  @parameterized.parameters('zeroed', 'halved', 'removed', 'one_bit')
+  def test_any_file_damaged(self, kind):
+    checkpoints.save(self.path, 7, weights(), {'x': 1})
+    whole = self.path / 'whole'
+    shutil.copytree(self.path / '7', whole)
+    noticed = 0
+    for file in files_of(self.path / '7'):
+      data = file.read_bytes()
+      middle = len(data) // 2
+      if kind == 'zeroed':
+        width = min(2048, middle)
+        file.write_bytes(
+          data[: middle - width // 2]
+          + bytes(width)
+          + data[middle + width - width // 2 :]
+        )
+      elif kind == 'halved':
+        file.write_bytes(data[:middle])
+      elif kind == 'removed':
+        file.unlink()
+      elif data:
+        flipped = bytes([data[middle] ^ 1])
+        file.write_bytes(data[:middle] + flipped + data[middle + 1 :])
+      try:
+        # Some files are not needed to read; then the numbers must be right.
+        assert_same_bits(checkpoints.load(self.path, 7), weights())
+      except checkpoints.CheckpointError as error:
+        noticed += 1
+        self.assertNotIn('\n', str(error))
+        self.assertIn('step 7 at', str(error))
+      shutil.rmtree(self.path / '7')
+      shutil.copytree(whole, self.path / '7')
+    self.assertGreater(noticed, 2)
+    self.assertEqual(self.capfd.readouterr().err, '')
+
+  def test_zeroes_in_the_weights_name_the_leaf(self):
+    checkpoints.save(self.path, 7, weights())
+    file = max(files_of(self.path / '7'), key=lambda f: f.stat().st_size)
+    data = bytearray(file.read_bytes())
+    data[5000:9000] = bytes(4000)
+    file.write_bytes(data)
+    with pytest.raises(checkpoints.CheckpointError, match=r"\['embed'\]"):
+      checkpoints.load(self.path, 7)
+
+  def test_a_checkpoint_under_another_name_is_refused(self):
+    checkpoints.save(self.path, 7, weights())
+    (self.path / '7').rename(self.path / '8')
+    with pytest.raises(checkpoints.CheckpointError, match='got step 7'):
+      checkpoints.load(self.path, 8)
+
+
+def test_missing_things_are_named(tmp_path):
+  with pytest.raises(checkpoints.CheckpointError, match='step 4 .*no such'):
+    checkpoints.load(tmp_path, 4)
+  with pytest.raises(checkpoints.CheckpointError, match='no such directory'):
+    checkpoints.steps(tmp_path / 'absent')
+  with pytest.raises(checkpoints.CheckpointError, match='got none'):
+    checkpoints.metadata(tmp_path)
+  (tmp_path / '4').mkdir()
+  with pytest.raises(checkpoints.CheckpointError, match='step 4 .*undamaged'):
+    checkpoints.load(tmp_path, 4)
+
+
+@pytest.mark.parametrize('bad', [math.nan, math.inf])
+def test_weights_that_are_not_finite_are_refused(tmp_path, bad):
+  tree = {'good': np.ones(2), 'bad': np.array([1.0, bad, bad])}
+  with pytest.raises(checkpoints.CheckpointError, match=r"\['bad'\].* 2 of 3"):
+    checkpoints.save(tmp_path, 1, tree)
+  assert checkpoints.steps(tmp_path) == ()
+
+
+def test_no_checkpoint_is_overwritten(tmp_path):
+  checkpoints.save(tmp_path, 1, weights())
+  with pytest.raises(checkpoints.CheckpointError, match='none is overwritten'):
+    checkpoints.save(tmp_path, 1, weights(2.0))
+  assert_same_bits(checkpoints.load(tmp_path, 1), weights())
+
+
+def test_a_directory_that_cannot_be_is_one_line(tmp_path, capfd):
+  (tmp_path / 'file').touch()
+  with pytest.raises(checkpoints.CheckpointError, match='room to write') as e:
+    checkpoints.save(tmp_path / 'file' / 'run', 1, weights())
+  one_line(e)
+  assert capfd.readouterr().err == ''
+
+
+def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path, capfd):
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
+  try:
+    with pytest.raises(checkpoints.CheckpointError, match='room to') as error:
+      checkpoints.save(tmp_path, 1, weights())
+  finally:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+  one_line(error)
+  assert list(tmp_path.iterdir()) == []
+  assert capfd.readouterr().err == ''
+
+
+def test_metadata_that_is_no_json_is_refused(tmp_path):
+  with pytest.raises(checkpoints.CheckpointError, match='JSON'):
+    checkpoints.save(tmp_path, 1, weights(), {'x': object()})
+
+
+def test_what_a_killed_save_left_is_neither_listed_nor_kept(tmp_path):
+  left = tmp_path / '3.orbax-checkpoint-tmp' / 'state'
+  left.mkdir(parents=True)
+  (left / 'data').write_bytes(b'half')
+  (tmp_path / 'notes').mkdir()
+  assert checkpoints.steps(tmp_path) == ()
+  checkpoints.save(tmp_path, 3, weights())
+  assert sorted(p.name for p in tmp_path.iterdir()) == ['3', 'notes']
+
+
+def test_orbax_is_quiet_and_others_are_not(tmp_path, caplog):
+  with caplog.at_level(logging.INFO, logger='absl'):
+    checkpoints.save(tmp_path, 1, weights())
+    checkpoints.load(tmp_path, 1)
+    assert caplog.records == []
+    logging.getLogger('absl').info('still heard')
+  assert [record.message for record in caplog.records] == ['still heard']
+
+
+def resume_state(scale):
+  params = jax.tree.map(jnp.asarray, weights(scale))
+  return {'params': params, 'optimizer': optax.adamw(1e-3).init(params)}
+
+
+def test_resume_state_keeps_the_last_alone_and_its_structure(tmp_path):
+  like = jax.eval_shape(lambda: resume_state(0.0))
+  assert checkpoints.load_resume(tmp_path / 'absent', like) is None
+  for step in (3, 12):
+    checkpoints.save_resume(tmp_path, resume_state(step), step)
+  assert checkpoints.steps(tmp_path) == (12,)
+  state, step = checkpoints.load_resume(tmp_path, like)
+  assert step == 12
+  assert_same_bits(state, resume_state(12))
+
+
+def test_a_kill_between_new_and_old_leaves_the_new(tmp_path, monkeypatch):
+  checkpoints.save_resume(tmp_path, {'x': np.zeros(2)}, 1)
+
+  def die(*args):
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(checkpoints, 'delete', die)
+    with pytest.raises(KeyboardInterrupt):
+      checkpoints.save_resume(tmp_path, {'x': np.ones(2)}, 2)
+  state, step = checkpoints.load_resume(tmp_path, {'x': np.zeros(2)})
+  assert step == 2
+  np.testing.assert_array_equal(state['x'], [1.0, 1.0])
+  checkpoints.save_resume(tmp_path, {'x': np.ones(2)}, 3)
+  assert [p.name for p in tmp_path.iterdir()] == ['3']
+
+
+def test_a_damaged_newest_state_is_an_error_not_a_restart(tmp_path):
+  checkpoints.save(tmp_path, 1, {'x': np.zeros(2)})
+  checkpoints.save(tmp_path, 2, {'x': np.zeros(2)})
+  for file in files_of(tmp_path / '2'):
+    file.write_bytes(bytes(file.stat().st_size))
+  with pytest.raises(checkpoints.CheckpointError, match='step 2 at'):
+    checkpoints.load_resume(tmp_path, {'x': np.zeros(2)})
+
+
+def test_log_spaced_steps_are_distinct_and_as_many_as_asked():
+  for last in range(1, 70):
+    for count in range(2, 75):
+      spaced = checkpoints.log_spaced_steps(last, count)
+      assert (spaced[0], spaced[-1]) == (0, last)
+      assert list(spaced) == sorted(set(spaced))
+      assert len(spaced) == min(count, last + 1)
+
+
+def test_log_spaced_steps_have_one_ratio_where_steps_are_fine_enough():
+  spaced = np.array(checkpoints.log_spaced_steps(50_000, 20), float)
+  ratios = spaced[8:] / spaced[7:-1]
+  # Rounding moves a step past 50 by half a step, so a ratio by 2 %.
+  np.testing.assert_allclose(ratios, 50_000 ** (1 / 18), rtol=0.02)
+
+
+@pytest.mark.parametrize(('last', 'count'), [(0, 2), (5, 1), (-1, 3)])
+def test_log_spaced_steps_need_two_ends(last, count):
+  with pytest.raises(ValueError, match='at least'):
+    checkpoints.log_spaced_steps(last, count)
