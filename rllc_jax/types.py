@@ -107,12 +107,14 @@ class Sampler(NamedTuple):
   """A Markov kernel. It sees one step's potential: no batch, no model.
 
   Attributes:
+    name: with its settings; part of what makes a run's numbers what they are.
     init: `init(position) -> state`; a state has the field `position`.
     step: `step(rng_key, state, potential, step_size) -> (state, info)`. The key
       is consumed. `info` has the fields `loss` [] and `gradient` (of the
       potential, like the position), both at the position *before* the step.
   """
 
+  name: str
   init: Callable[[Position], Any]
   step: Callable[[Key, Any, Potential, Array], tuple[Any, Any]]
 

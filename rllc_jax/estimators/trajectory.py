@@ -115,7 +115,7 @@ def estimate_trajectory(
   store.begin(
     {
       'provenance': dict(provenance or {}),
-      'sampler': f'{sampler.step.__module__}.{sampler.step.__qualname__}',
+      'sampler': sampler.name,
       'nbeta': float(posterior.nbeta),
       'localization': float(posterior.localization),
       'step_size': float(step_size),

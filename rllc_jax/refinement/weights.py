@@ -189,7 +189,7 @@ class _Part(NamedTuple):
   """One term of a name, ordered as terms are sorted."""
 
   path: tuple[str, ...]
-  head: int | None
+  head: int  # -1: no single head.
   name: str
 
 
@@ -255,7 +255,7 @@ def families(
 def _refinements(family, group, loss_fn, factored):
   lenses = [_lens(part) for part in group[0]]
   heads = np.array(
-    [[part.head or 0 for part in parts] for parts in group], np.int32
+    [[part.head for part in parts] for parts in group], np.int32
   )
   indices = tuple(jnp.asarray(column) for column in heads.T)
   lens = lenses[0] if len(lenses) == 1 else union(*lenses)
@@ -270,13 +270,13 @@ def _refinements(family, group, loss_fn, factored):
 def _lens(part: _Part) -> types.Lens:
   if part.name == 'all':
     return all_weights()
-  if part.head is None:
+  if part.head < 0:
     return subtree(*part.path)
   return attention_head(int(part.name.split(':')[0]))
 
 
 def _family(part: _Part) -> str:
-  return part.name if part.head is None else part.name.split(':')[0] + ':*'
+  return part.name if part.head < 0 else part.name.split(':')[0] + ':*'
 
 
 def _parse(name: str, params: types.Params) -> tuple[_Part, ...]:
@@ -295,14 +295,14 @@ def _part(term: str, params: types.Params) -> _Part:
   term = term.strip()
   whole = {'all': (), 'embed': ('embed',), 'unembed': ('unembed',)}
   if term in whole:
-    return _Part(whole[term], None, term)
+    return _Part(whole[term], -1, term)
   match = re.fullmatch(r'(\d+)(?::(attn|\d+))?', term)
   if match and int(match[1]) < _num_layers(params):
     layer, block = int(match[1]), f'blocks_{int(match[1])}'
     if match[2] is None:
-      return _Part((block,), None, f'{layer}')
+      return _Part((block,), -1, f'{layer}')
     if match[2] == 'attn':
-      return _Part((block, 'attn'), None, f'{layer}:attn')
+      return _Part((block, 'attn'), -1, f'{layer}:attn')
     if int(match[2]) < _num_heads(params, layer):
       head = int(match[2])
       return _Part((block, 'attn'), head, f'{layer}:{head}')
@@ -318,7 +318,7 @@ def _overlap(a: _Part, b: _Part) -> bool:
   shared = min(len(a.path), len(b.path))
   if a.path[:shared] != b.path[:shared]:
     return False
-  return a.head is None or b.head is None or a.head == b.head
+  return a.head < 0 or b.head < 0 or a.head == b.head
 
 
 def _num_layers(params: types.Params) -> int:

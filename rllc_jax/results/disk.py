@@ -163,10 +163,13 @@ class DiskStore:
     coordinates = tables.dataset_of({}, self._identity, self.extent).coords
     for name in tables.DIMS:
       values = coordinates[name].values
-      # xarray takes values equal to the fill value, 0 by default, as missing.
-      fill = {} if values.dtype.kind == 'U' else {'fill_value': -1}
+      # Without fill value: xarray takes values equal to it as missing.
       array = group.create_array(
-        name, shape=values.shape, dtype=values.dtype, overwrite=True, **fill
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        fill_value=None,
+        overwrite=True,
       )
       array.attrs['_ARRAY_DIMENSIONS'] = [name]
       array[:] = values

@@ -40,16 +40,20 @@ class SGLDInfo(NamedTuple):
 
 
 @functools.cache
-def sgld() -> types.Sampler:
+def sgld(noise_scale: float = 1.0) -> types.Sampler:
   r"""Builds the SGLD kernel for the density :math:`e^{-U}`.
 
   .. math::
-    u' = u - \tfrac{\epsilon}{2}\nabla\hat U(u) + \sqrt{\epsilon}\,\xi,
+    u' = u - \tfrac{\epsilon}{2}\nabla\hat U(u) + s\sqrt{\epsilon}\,\xi,
     \qquad \xi \sim \mathcal{N}(0, I)
 
   Along a direction of curvature :math:`a` the chain is an autoregression of
   variance :math:`1 / (a (1 - \epsilon a / 4))`: too wide by the factor
   :math:`1 / (1 - \epsilon a / 4)`, and divergent from :math:`\epsilon a = 4`.
+
+  Args:
+    noise_scale: s. Anything but 1 samples another density; 0 is gradient
+      descent on U at step :math:`\epsilon / 2`.
 
   Returns:
     A sampler of `SGLDState` and `SGLDInfo`; its step takes :math:`\epsilon`,
@@ -65,16 +69,19 @@ def sgld() -> types.Sampler:
     1.0 [1. 1.]
   """
 
+  name = 'sgld' if noise_scale == 1 else f'sgld(noise_scale={noise_scale})'
+
   def step(rng_key, state, potential, step_size):
     potential_and_gradient = jax.value_and_grad(potential, has_aux=True)
     (_, loss), gradient = potential_and_gradient(state.position)
     noise = trees.normal_like(rng_key, state.position)
+    noise_size = noise_scale * jnp.sqrt(step_size)
     position = jax.tree.map(
-      lambda u, g, xi: u - step_size / 2 * g + jnp.sqrt(step_size) * xi,
+      lambda u, g, xi: u - step_size / 2 * g + noise_size * xi,
       state.position,
       gradient,
       noise,
     )
     return SGLDState(position), SGLDInfo(loss, gradient)
 
-  return types.Sampler(SGLDState, step)
+  return types.Sampler(name, SGLDState, step)

@@ -101,5 +101,4 @@ def _shape(leaf: Any) -> str:
 
 
 def _checksum(leaf: np.ndarray) -> int:
-  # As bytes, because a bfloat16 array has no buffer of its own.
-  return zlib.crc32(np.ascontiguousarray(leaf).reshape(-1).view(np.uint8))
+  return zlib.crc32(leaf.tobytes())

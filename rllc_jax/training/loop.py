@@ -139,9 +139,8 @@ def train(
   advance = updates.update_steps(loss_fn, optimizer, mesh)
 
   def sequences(first, count):
-    length = int(window.length)
-    return window.start + updates.epoch_batches(
-      seed, length, batch_size, first, count
+    return int(window.start) + updates.epoch_batches(
+      seed, int(window.length), batch_size, first, count
     )
 
   run = _Run(
@@ -171,7 +170,10 @@ def train(
 def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
   resume, kept = run.directory / 'resume', run.directory / 'checkpoints'
   found = checkpoints.steps(kept) if kept.exists() else ()
-  if not (resume.exists() and checkpoints.steps(resume)):
+  if resume.exists() and checkpoints.steps(resume):
+    runs.check_same(checkpoints.metadata(resume), run.identity, run.directory)
+  saved = checkpoints.load_resume(resume, fresh)
+  if saved is None:
     if found:
       raise runs.TrainingError(
         f'A state to resume from was expected in {resume}, because {kept} '
@@ -181,8 +183,7 @@ def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
     # Before any checkpoint, so that these are never without a state.
     checkpoints.save_resume(resume, fresh, 0, run.identity)
     return fresh, 0
-  runs.check_same(checkpoints.metadata(resume), run.identity, run.directory)
-  state, step = checkpoints.load_resume(resume, fresh)
+  state, step = saved
   for missing in sorted(set(run.checkpoint_steps) - set(found)):
     if missing < step:
       checkpoints.metadata(kept, missing)  # Says that it is not there.

@@ -45,7 +45,7 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
   path.parent.mkdir(parents=True, exist_ok=True)
   clear_unfinished(path.parent)
   try:
-    _quietly(lambda: ocp.save(path, arrays, custom_metadata=record))
+    _quietly(lambda: ocp.save(str(path), arrays, custom_metadata=record))
   except OrbaxError:
     clear_unfinished(path.parent)
     raise
@@ -53,12 +53,12 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
 
 def read(path: pathlib.Path, template: types.PyTree | None) -> types.PyTree:
   """Reads the arrays back, in the structure of `template` if there is one."""
-  return _quietly(lambda: ocp.load(path, template))
+  return _quietly(lambda: ocp.load(str(path), template))
 
 
 def read_record(path: pathlib.Path) -> Any:
   """Reads the JSON value back; None if it is gone."""
-  return _quietly(lambda: ocp.metadata(path).custom_metadata)
+  return _quietly(lambda: ocp.metadata(str(path)).custom_metadata)
 
 
 def delete(path: pathlib.Path) -> None:
@@ -78,7 +78,7 @@ def _quietly(function: Callable[[], _Result]) -> _Result:
   options = ocp.Context()
   options.array.saving.use_compression = False  # Weights do not compress.
   options.asynchronous.create_directories_asynchronously = False
-  with _silence():
+  with silence():
     try:
       with options:
         return function()
@@ -92,7 +92,8 @@ def _quietly(function: Callable[[], _Result]) -> _Result:
 
 
 @contextlib.contextmanager
-def _silence() -> Iterator[None]:
+def silence() -> Iterator[None]:
+  """Keeps Orbax, and what it leaves behind, from logging; others are heard."""
   with (
     _filtered('absl', lambda record: 'orbax' not in record.pathname),
     _filtered('asyncio', lambda record: False),

@@ -22,9 +22,9 @@ def evenly_spaced(window: types.Window, count: int) -> np.ndarray:
     >>> print(evenly_spaced(types.Window(10, 6), 3))
     [10 12 14]
   """
-  length = int(window.length)
+  start, length = int(window.start), int(window.length)
   count = min(count, length)
-  return window.start + np.arange(count) * length // count
+  return start + np.arange(count) * length // count
 
 
 def identity(**entries: Any) -> dict[str, Any]:

@@ -13,6 +13,7 @@ import optax
 import pytest
 
 from rllc_jax.training import checkpoints
+from rllc_jax.training import orbax_files
 
 
 def weights(scale=1.0):
@@ -72,8 +73,8 @@ def test_trajectory_stacks_the_steps_asked_for_in_their_order(tmp_path):
     checkpoints.save(tmp_path, step, weights(step + 1.0))
   trajectory = checkpoints.trajectory(tmp_path)
   assert trajectory.steps == (0, 2, 10)
-  stack = trajectory.load([10, 0])
-  for i, scale in enumerate((11.0, 1.0)):
+  stack = trajectory.load([10, 0, 2])
+  for i, scale in enumerate((11.0, 1.0, 3.0)):
     row = jax.tree.map(lambda leaf, i=i: np.asarray(leaf[i]), stack)
     assert_same_bits(row, weights(scale))
   assert checkpoints.trajectory(tmp_path, [2, 0]).steps == (0, 2)
@@ -101,8 +102,8 @@ class DamageTest(parameterized.TestCase):
   """No damage to any file of a checkpoint goes unnoticed or gets through."""
 
   @pytest.fixture(autouse=True)
-  def _with_fixtures(self, tmp_path, capfd):
-    self.path, self.capfd = tmp_path, capfd
+  def _with_fixtures(self, tmp_path, capfd, caplog):
+    self.path, self.capfd, self.caplog = tmp_path, capfd, caplog
 
   @parameterized.parameters('zeroed', 'halved', 'removed', 'one_bit')
   def test_any_file_damaged(self, kind):
@@ -138,6 +139,7 @@ class DamageTest(parameterized.TestCase):
       shutil.copytree(whole, self.path / '7')
     self.assertGreater(noticed, 2)
     self.assertEqual(self.capfd.readouterr().err, '')
+    self.assertEmpty(self.caplog.records)
 
   def test_zeroes_in_the_weights_name_the_leaf(self):
     checkpoints.save(self.path, 7, weights())
@@ -209,9 +211,10 @@ def test_metadata_that_is_no_json_is_refused(tmp_path):
 
 
 def test_what_a_killed_save_left_is_neither_listed_nor_kept(tmp_path):
-  left = tmp_path / '3.orbax-checkpoint-tmp' / 'state'
-  left.mkdir(parents=True)
-  (left / 'data').write_bytes(b'half')
+  for name in ('2', '3', '1.deleted'):
+    left = tmp_path / f'{name}.orbax-checkpoint-tmp' / 'state'
+    left.mkdir(parents=True)
+    (left / 'data').write_bytes(b'half')
   (tmp_path / 'notes').mkdir()
   assert checkpoints.steps(tmp_path) == ()
   checkpoints.save(tmp_path, 3, weights())
@@ -223,8 +226,11 @@ def test_orbax_is_quiet_and_others_are_not(tmp_path, caplog):
     checkpoints.save(tmp_path, 1, weights())
     checkpoints.load(tmp_path, 1)
     assert caplog.records == []
-    logging.getLogger('absl').info('still heard')
-  assert [record.message for record in caplog.records] == ['still heard']
+    with orbax_files.silence():
+      logging.getLogger('absl').info('heard meanwhile')
+    logging.getLogger('asyncio').warning('heard after')
+  messages = [record.message for record in caplog.records]
+  assert messages == ['heard meanwhile', 'heard after']
 
 
 def resume_state(scale):
@@ -258,6 +264,22 @@ def test_a_kill_between_new_and_old_leaves_the_new(tmp_path, monkeypatch):
   np.testing.assert_array_equal(state['x'], [1.0, 1.0])
   checkpoints.save_resume(tmp_path, {'x': np.ones(2)}, 3)
   assert [p.name for p in tmp_path.iterdir()] == ['3']
+
+
+def test_a_deletion_killed_halfway_leaves_nothing_listed(tmp_path, monkeypatch):
+  checkpoints.save(tmp_path, 1, weights())
+
+  def die(path, **kwargs):
+    files_of(path)[0].unlink()
+    raise KeyboardInterrupt
+
+  with monkeypatch.context() as patch:
+    patch.setattr(shutil, 'rmtree', die)
+    with pytest.raises(KeyboardInterrupt):
+      checkpoints.delete(tmp_path, 1)
+  assert checkpoints.steps(tmp_path) == ()
+  checkpoints.save(tmp_path, 1, weights())
+  assert [p.name for p in tmp_path.iterdir()] == ['1']
 
 
 def test_a_damaged_newest_state_is_an_error_not_a_restart(tmp_path):

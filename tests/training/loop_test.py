@@ -221,6 +221,18 @@ def stop_at(step):
   return progress
 
 
+def test_checkpoints_ahead_of_the_state_are_made_again(whole, tmp_path):
+  reference, record = whole
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, progress=stop_at(5))
+  assert checkpoints.steps(tmp_path / 'resume') == (0,)
+  # Step 4 as other devices, with other rounding, might have left it.
+  checkpoints.delete(tmp_path / 'checkpoints', 4)
+  checkpoints.save(tmp_path / 'checkpoints', 4, initial())
+  assert run(tmp_path).identical(record)
+  assert_same_run(tmp_path, reference)
+
+
 @pytest.fixture(scope='module')
 def interrupted_once(tmp_path_factory):
   directory = tmp_path_factory.mktemp('interrupted')
@@ -272,6 +284,7 @@ def test_a_lost_checkpoint_is_named_before_the_work(interrupted):
   checkpoints.delete(interrupted / 'checkpoints', 4)
   with pytest.raises(checkpoints.CheckpointError, match='step 4 at'):
     run(interrupted)
+  assert checkpoints.steps(interrupted / 'resume') == (18,)
 
 
 def test_a_loss_that_is_not_finite_stops_and_keeps_the_rest(tmp_path):

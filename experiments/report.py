@@ -1,0 +1,206 @@
+"""Draws the figures and writes the report, from saved results alone.
+
+  python -m experiments.report --config=FILE --workdir=DIR
+
+reads `DIR/corpus/corpus.json`, `DIR/train/training.zarr` and the traces in
+`DIR/rllc`, which experiments.build_corpus, experiments.train and
+experiments.estimate_rllc wrote, and the section `report` of the config. It
+writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of an unfinished
+run are reported too, and what is missing is named.
+"""
+
+from importlib import metadata
+import json
+import pathlib
+import platform
+from typing import Any, NamedTuple
+
+from absl import logging
+from matplotlib import figure
+import ml_collections
+import numpy as np
+import xarray as xr
+
+from experiments import commands
+from rllc_jax.data import packing
+from rllc_jax.estimators import errors
+from rllc_jax.estimators import llc
+from rllc_jax.plots import heads
+from rllc_jax.plots import spread
+from rllc_jax.plots import style
+from rllc_jax.plots import traces as trace_plots
+from rllc_jax.plots import training as training_plots
+from rllc_jax.report import page
+from rllc_jax.report import separation
+from rllc_jax.results import disk
+from rllc_jax.results import names
+from rllc_jax.training import records
+
+_PACKAGES = ('rllc_jax', 'jax', 'numpy', 'scipy', 'xarray', 'arviz-stats')
+
+
+class Settings(NamedTuple):
+  """The section `report` of a config.
+
+  Attributes:
+    burn_in: steps of each chain left out; None for that of `llc_from_traces`.
+  """
+
+  burn_in: int | None = None
+
+
+class _Saved(NamedTuple):
+  """What the other binaries left."""
+
+  corpus: dict[str, Any]
+  training: xr.Dataset
+  traces: xr.Dataset
+
+
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Writes the figures and the report.
+
+  Args:
+    config: its section `report` has fields of `Settings`; all of it is kept as
+      provenance.
+    workdir: of the run.
+
+  Returns:
+    Where the report is.
+
+  Raises:
+    ValueError: something to be read is not there (the binary that makes it is
+      named), or the burn-in leaves too few draws.
+  """
+  workdir = pathlib.Path(workdir)
+  settings = _read_settings(config)
+  saved = _read(workdir)
+  burn_in = settings.burn_in
+  if burn_in is None:
+    attributes = saved.traces.attrs
+    burn_in = errors.default_burn_in(
+      attributes['step_size'], attributes['localization']
+    )
+  estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
+  drawn = draw(saved.training, saved.traces, estimates, burn_in)
+  for name, image in drawn.items():
+    path = workdir / 'figures' / f'{name}.png'
+    page.write_whole(path, style.image(image, 'png'))
+    logging.info('%s', path)
+  svg = {name: style.image(image, 'svg') for name, image in drawn.items()}
+  path = page.write_report(
+    workdir / 'report.html',
+    estimates=estimates,
+    traces=saved.traces,
+    training=saved.training,
+    corpus=saved.corpus,
+    figures=page.Figures(**svg),
+    burn_in=burn_in,
+    provenance=_provenance(config, saved),
+  )
+  logging.info('%s: complete', path)
+  return path
+
+
+def draw(
+  training: xr.Dataset, traces: xr.Dataset, estimates: xr.Dataset, burn_in: int
+) -> dict[str, figure.Figure]:
+  """Draws every figure of the report, by name.
+
+  Args:
+    training: the record of training.
+    traces: of the chains.
+    estimates: from `llc_from_traces` of these.
+    burn_in: steps that the estimates leave out.
+  """
+  steps = sorted(traces.checkpoint.values.tolist())
+  middle = [steps[len(steps) // 2]] if len(steps) > 2 else []
+  dataset = str(traces.dataset.values[0])
+  return {
+    'llc': heads.llc_curves(estimates),
+    'loss': training_plots.loss_curves(training),
+    'spread': spread.head_spread(separation.spreads(estimates)),
+    'traces': trace_plots.chain_traces(
+      traces,
+      estimates,
+      burn_in=burn_in,
+      dataset=dataset,
+      refinements=_lowest_and_highest(estimates.sel(dataset=dataset)),
+      checkpoints=list(dict.fromkeys([steps[0], *middle, steps[-1]])),
+    ),
+  }
+
+
+def _lowest_and_highest(estimates: xr.Dataset) -> list[str]:
+  """The heads of the extreme last estimates, or what there is."""
+  found = [str(name) for name in estimates.refinement.values]
+  by_layer = names.heads_by_layer(found)
+  parts = [name for layer in by_layer.values() for name in layer] or found
+  last = estimates.llc.sortby('checkpoint').isel(checkpoint=-1)
+  values = last.sel(refinement=parts).values
+  if np.isnan(values).all():
+    return parts[:1]
+  extremes = (parts[np.nanargmin(values)], parts[np.nanargmax(values)])
+  return list(dict.fromkeys(extremes))
+
+
+def _read_settings(config: ml_collections.ConfigDict) -> Settings:
+  given = dict(config.get('report', {}))
+  unknown = sorted(set(given).difference(Settings._fields))
+  if unknown:
+    raise ValueError(
+      f'config.report must have fields among {", ".join(Settings._fields)}, '
+      f'because no other is read; got {", ".join(unknown)}.'
+    )
+  return Settings(**given)
+
+
+def _read(workdir: pathlib.Path) -> _Saved:
+  for part, binary in (
+    ('corpus/corpus.json', 'build_corpus'),
+    ('train/training.zarr', 'train'),
+    ('rllc/run.json', 'estimate_rllc'),
+  ):
+    if not (workdir / part).exists():
+      raise ValueError(
+        f'{workdir / part} was expected, because the report is made of saved '
+        f'results; got no such file. Run experiments.{binary} first.'
+      )
+  return _Saved(
+    packing.load_record(workdir / 'corpus'),
+    records.load_record(workdir / 'train' / 'training.zarr'),
+    disk.open_store(workdir / 'rllc').read().load(),
+  )
+
+
+def _provenance(
+  config: ml_collections.ConfigDict, saved: _Saved
+) -> dict[str, Any]:
+  """What the numbers come from, in words and hashes."""
+  identity = json.loads(saved.traces.attrs['identity'])
+  sampled = ('sampler', 'data', 'rng_key', 'matmul_precision')
+  return {
+    'config': config.to_dict(),
+    'corpus': {'tokens hash': saved.corpus['tokens_hash']},
+    'estimates': {
+      **{name: identity[name] for name in sampled if name in identity},
+      **identity.get('provenance', {}),
+    },
+    'report made with': {
+      'python': platform.python_version(),
+      **{name: _version(name) for name in _PACKAGES},
+    },
+  }
+
+
+def _version(package: str) -> str:
+  try:
+    return metadata.version(package)
+  except metadata.PackageNotFoundError:
+    return 'not installed as a package'
+
+
+if __name__ == '__main__':
+  commands.start(run)

@@ -1,0 +1,275 @@
+"""How every figure looks: colors, the axis of training steps, labels, files.
+
+Figures are `matplotlib.figure.Figure` objects without pyplot: no display and
+nothing to close. Functions that draw are wrapped in `matplotlib.rc_context`.
+"""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+import io
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib import axes
+from matplotlib import colors
+from matplotlib import figure
+from matplotlib import ticker
+import numpy as np
+
+# A family of hues a layer, light to dark: neighbors differ in hue and in
+# lightness, so that they also differ in gray and to color-blind readers.
+_FAMILIES = (
+  ('#5cc8c2', '#1f83c4', '#14255f'),
+  ('#f6b042', '#e0561f', '#7b1021'),
+  ('#a9c94a', '#3f9142', '#123f22'),
+  ('#d69be0', '#8f4fbf', '#3b165f'),
+)
+GRAY = '#6b7280'
+SETTINGS = {
+  'font.size': 9,
+  'axes.titlesize': 10,
+  'axes.titleweight': 'bold',
+  'axes.titlelocation': 'left',
+  'axes.spines.top': False,
+  'axes.spines.right': False,
+  'axes.edgecolor': '#9ca3af',
+  'axes.linewidth': 0.8,
+  'axes.grid': True,
+  'grid.color': '#e5e7eb',
+  'grid.linewidth': 0.6,
+  'axes.axisbelow': True,
+  'xtick.color': '#374151',
+  'ytick.color': '#374151',
+  'axes.labelcolor': '#111827',
+  'lines.solid_capstyle': 'round',
+  'legend.frameon': False,
+  'svg.fonttype': 'path',  # Text looks alike wherever the file is opened.
+  'svg.hashsalt': 'rllc_jax',  # The same figure is the same file.
+}
+
+
+class Label(NamedTuple):
+  """What is written at the end of a line.
+
+  Attributes:
+    text: the words.
+    x: where the line ends, in data.
+    y: where the line ends, in data.
+    color: of the line.
+  """
+
+  text: str
+  x: float
+  y: float
+  color: Any
+
+
+def shades(layer: int, count: int) -> list[tuple[float, float, float, float]]:
+  """Colors of the heads of a layer, light to dark; one is the middle."""
+  family = _FAMILIES[layer % len(_FAMILIES)]
+  scale = colors.LinearSegmentedColormap.from_list('layer', family)
+  return [scale(x) for x in (np.linspace(0, 1, count) if count > 1 else [0.5])]
+
+
+def new_figure(
+  rows: int, columns: int, panel: tuple[float, float], **options: Any
+) -> tuple[figure.Figure, np.ndarray]:
+  """An empty grid of panels.
+
+  Args:
+    rows: of panels.
+    columns: of panels.
+    panel: width and height of one, in inches.
+    **options: for `Figure.subplots`, such as `sharey`.
+
+  Returns:
+    The figure and its axes, [rows, columns].
+  """
+  size = (panel[0] * columns, panel[1] * rows)
+  drawn = figure.Figure(figsize=size, layout='constrained', dpi=100)
+  return drawn, drawn.subplots(rows, columns, squeeze=False, **options)
+
+
+def image(drawn: figure.Figure, kind: str) -> bytes:
+  """A figure as the bytes of a file, the same for the same figure.
+
+  Args:
+    drawn: the figure.
+    kind: 'svg', or 'png' at twice the resolution of a screen.
+  """
+  buffer = io.BytesIO()
+  metadata = {'svg': {'Date': None}, 'png': {'Software': None}}[kind]
+  with matplotlib.rc_context(SETTINGS):
+    drawn.savefig(
+      buffer, format=kind, dpi=200, metadata=metadata, bbox_inches='tight'
+    )
+  return buffer.getvalue()
+
+
+def step_axis(ax: axes.Axes, steps: Sequence[int], label: str) -> None:
+  """Makes x logarithmic in the step, with a place for step 0 if it is there.
+
+  Step 0 stands left of the first positive step, behind a mark in the axis.
+
+  Args:
+    ax: the panel.
+    steps: those that are drawn, in any order.
+    label: of the axis; '' leaves it out.
+  """
+  ax.set_xlabel(label)
+  steps = np.unique(np.asarray(steps))
+  positive = steps[steps > 0]
+  if not len(positive):
+    ax.set_xticks(steps)
+    return
+  first, last = float(positive[0]), float(positive[-1])
+  ratio = max(last / first, 1.5)
+  if steps[0] == 0:
+    ax.set_xscale('symlog', linthresh=first, linscale=0.5)
+    # Steps, so in the linear part of the scale: a little left of 0.
+    ax.set_xlim(-0.2 * first, last * ratio**0.03)
+    _mark_gap(ax, first / 2)
+  else:
+    ax.set_xscale('log')
+    ax.set_xlim(first / ratio**0.04, last * ratio**0.03)
+  ticks, small = _step_ticks(first, last)
+  zero = [0.0] if steps[0] == 0 else []
+  ax.xaxis.set_major_locator(ticker.FixedLocator(zero + ticks))
+  ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:,.0f}'))
+  ax.xaxis.set_minor_locator(ticker.FixedLocator(small))
+  ax.xaxis.set_minor_formatter(ticker.NullFormatter())
+
+
+def _mark_gap(ax, x):
+  """Two strokes across the axis where the scale jumps to 0."""
+  for shift in (-1.5, 1.5):
+    ax.annotate(
+      '/',
+      (x, 0),
+      (shift, 0),
+      xycoords=('data', 'axes fraction'),
+      textcoords='offset points',
+      ha='center',
+      va='center',
+      fontsize=8,
+      color=GRAY,
+    )
+
+
+def _step_ticks(first: float, last: float) -> tuple[list[float], list[float]]:
+  """Labelled and unlabelled ticks within [first, last]."""
+  decades = range(int(np.floor(np.log10(first))), int(np.log10(last)) + 1)
+  inside = lambda digits: [
+    digit * 10.0**power
+    for power in decades
+    for digit in digits
+    if first <= digit * 10.0**power <= last
+  ]
+  few = (1,) if last / first >= 100 else (1, 2, 5)
+  labelled = inside(few) or [first]
+  return labelled, [x for x in inside(range(1, 10)) if x not in labelled]
+
+
+def spread_apart(
+  positions: Sequence[float], gap: float, low: float, high: float
+) -> np.ndarray:
+  """Moves positions as little as needed to be a gap apart and within bounds.
+
+  Least squares: subtract the gaps, pool neighbors that are out of order,
+  clip, add the gaps back. Where they do not fit, the gap is what fits.
+
+  Args:
+    positions: [n], in any order; the order is kept.
+    gap: least distance between neighbors.
+    low: the lowest place.
+    high: the highest place.
+
+  Returns:
+    [n], in the order of `positions`.
+
+  Examples:
+    >>> print(spread_apart([5.0, 5.0, 9.0], 2.0, 0.0, 10.0))
+    [4. 6. 9.]
+  """
+  positions = np.asarray(positions, float)
+  if not len(positions):
+    return positions
+  gap = min(gap, (high - low) / max(len(positions) - 1, 1))
+  order = np.argsort(positions, kind='stable')
+  shifts = gap * np.arange(len(positions))
+  pools: list[list[float]] = []  # Sum and size of each.
+  for value in positions[order] - shifts:
+    pools.append([value, 1])
+    while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
+      total, size = pools.pop()
+      pools[-1] = [pools[-1][0] + total, pools[-1][1] + size]
+  pooled = np.repeat([_mean(p) for p in pools], [int(p[1]) for p in pools])
+  placed = np.empty_like(positions)
+  placed[order] = np.clip(pooled, low, high - shifts[-1]) + shifts
+  return placed
+
+
+def _mean(pool):
+  return pool[0] / pool[1]
+
+
+def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
+  """Writes names right of a panel, each led to the end of its line.
+
+  The limits of y are frozen, for the places hang on them.
+
+  Args:
+    ax: the panel, with everything drawn.
+    labels: the names.
+  """
+  limits = ax.get_ylim()
+  ax.set_ylim(limits)
+  height = ax.get_position().height * ax.figure.get_figheight()  # Inches.
+  size = min(8.0, 72 * height / max(1.25 * len(labels), 1))
+  to_axes = ax.transData + ax.transAxes.inverted()
+  ends = [to_axes.transform((label.x, label.y)) for label in labels]
+  places = spread_apart(
+    [end[1] for end in ends], 1.25 * size / (72 * height), 0.01, 0.99
+  )
+  for label, place in zip(labels, places, strict=True):
+    ax.annotate(
+      label.text,
+      (label.x, label.y),
+      (1.03, place),
+      textcoords='axes fraction',
+      va='center',
+      fontsize=size,
+      color=label.color,
+      annotation_clip=False,
+      arrowprops={
+        'arrowstyle': '-',
+        'color': label.color,
+        'linewidth': 0.6,
+        'alpha': 0.6,
+        'shrinkA': 1,
+        'shrinkB': 3,
+        'relpos': (0, 0.5),
+      },
+    )
+
+
+def footnote(drawn: figure.Figure, *parts: str) -> None:
+  """Writes what a reader must know in small print below the panels."""
+  text = ' · '.join(part for part in parts if part)
+  drawn.supxlabel(text, fontsize=7.5, color=GRAY, x=0.01, ha='left')
+
+
+def settings_text(attributes: Mapping[str, Any]) -> str:
+  """The settings that an estimate hangs on, for a footnote.
+
+  Examples:
+    >>> print(settings_text({'nbeta': 30.0, 'localization': 200.0,
+    ...                      'step_size': 1e-3}))
+    nβ = 30, γ = 200, ε = 0.001
+  """
+  symbols = {'nbeta': 'nβ', 'localization': 'γ', 'step_size': 'ε'}
+  return ', '.join(
+    f'{symbol} = {float(attributes[name]):.6g}'
+    for name, symbol in symbols.items()
+    if name in attributes
+  )

@@ -1,0 +1,158 @@
+"""Pieces of HTML. All text is escaped here, and nowhere else."""
+
+import base64
+from collections.abc import Iterable
+from collections.abc import Mapping
+import html
+from typing import Any
+
+from rllc_jax.report import tables
+
+STYLE = """
+:root { color-scheme: light; --ink: #1a202c; --soft: #5b6472; --line: #d9dee5;
+  --accent: #14255f; --mark: #fff1d6; }
+* { box-sizing: border-box; }
+body { margin: 0; background: #fdfdfc; color: var(--ink);
+  font: 16px/1.6 Charter, 'Bitstream Charter', Cambria, Georgia, serif; }
+main { max-width: 1000px; margin: 0 auto; padding: 56px 32px 96px; }
+h1, h2, h3, nav, table, figcaption, .kicker { font-family: system-ui,
+  -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }
+h1 { font-size: 32px; line-height: 1.2; margin: 4px 0 16px; color: var(--accent);
+  letter-spacing: -0.01em; }
+h2 { font-size: 22px; margin: 56px 0 12px; padding-top: 20px;
+  border-top: 1px solid var(--line); color: var(--accent); }
+h3 { font-size: 16px; margin: 28px 0 8px; }
+p, ul { max-width: 760px; margin: 0 0 14px; }
+.kicker { color: var(--soft); font-size: 14px; margin: 0; }
+.headline { font-size: 20px; line-height: 1.5; max-width: 860px; }
+nav { font-size: 14px; margin: 20px 0 0; }
+nav a { color: var(--accent); margin-right: 18px; }
+figure { margin: 24px 0 28px; }
+figure img { width: 100%; height: auto; display: block; }
+figure.narrow img { max-width: 760px; }
+figcaption { font-size: 13.5px; line-height: 1.5; color: var(--soft);
+  max-width: 860px; margin-top: 8px; }
+.scroll { overflow-x: auto; margin: 12px 0 8px; }
+table { border-collapse: collapse; font-size: 13.5px; line-height: 1.35;
+  font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: 6px 14px 6px 0; vertical-align: top; }
+th:first-child, td:first-child, table.words td, table.words th {
+  text-align: left; }
+thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600;
+  vertical-align: bottom; }
+tbody tr { border-bottom: 1px solid var(--line); }
+td { overflow-wrap: anywhere; }
+table.words td:first-child { color: var(--soft); white-space: nowrap; }
+.marked { background: var(--mark); box-shadow: inset 0 -2px #d98a00; }
+.note { font-size: 14px; color: var(--soft); }
+@media print { main { padding: 0; } h2, figure { break-inside: avoid; } }
+"""
+
+
+def text(value: Any) -> str:
+  """Anything as text that means itself in HTML.
+
+  Examples:
+    >>> text('a < b & "c"')
+    'a &lt; b &amp; &quot;c&quot;'
+  """
+  return html.escape(str(value), quote=True)
+
+
+def tag(name: str, content: Any, kind: str = '') -> str:
+  """An element with text in it, escaped.
+
+  Examples:
+    >>> tag('p', '1 < 2', 'note')
+    '<p class="note">1 &lt; 2</p>'
+  """
+  attribute = f' class="{text(kind)}"' if kind else ''
+  return f'<{name}{attribute}>{text(content)}</{name}>'
+
+
+def bullets(lines: Iterable[Any]) -> str:
+  """A list, a line an entry."""
+  return f'<ul>{"".join(tag("li", line) for line in lines)}</ul>'
+
+
+def table(content: tables.Table, kind: str = '') -> str:
+  """A table; marked cells have a color, and are underlined."""
+  header = ''.join(tag('th', word) for word in content.header)
+  rows = ''.join(
+    '<tr>'
+    + ''.join(
+      tag('td', cell.text, 'marked' if cell.marked else '') for cell in row
+    )
+    + '</tr>'
+    for row in content.rows
+  )
+  attribute = f' class="{text(kind)}"' if kind else ''
+  return (
+    f'<div class="scroll"><table{attribute}><thead><tr>{header}</tr></thead>'
+    f'<tbody>{rows}</tbody></table></div>'
+  )
+
+
+def facts(values: Mapping[str, Any]) -> str:
+  """Names and values as a table of words; nested names are joined by dots."""
+  rows = [
+    (tables.Cell(name), tables.Cell(_shown(value)))
+    for name, value in flatten(values).items()
+  ]
+  return table(tables.Table(('', ''), rows), 'words').replace(
+    '<thead><tr><th></th><th></th></tr></thead>', ''
+  )
+
+
+def _shown(value: Any) -> str:
+  if isinstance(value, float):
+    return f'{value:.6g}'
+  if isinstance(value, list | tuple):
+    return ', '.join(_shown(part) for part in value)
+  return f'{value:,}' if type(value) is int else str(value)
+
+
+def flatten(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
+  """Nested mappings as one.
+
+  Examples:
+    >>> flatten({'model': {'num_heads': 4}, 'seed': 0})
+    {'model.num_heads': 4, 'seed': 0}
+  """
+  flat = {}
+  for name, value in values.items():
+    if isinstance(value, Mapping):
+      flat.update(flatten(value, f'{prefix}{name}.'))
+    else:
+      flat[f'{prefix}{name}'] = value
+  return flat
+
+
+def picture(svg: bytes, words: str, caption: str, kind: str = '') -> str:
+  """A figure inside the page itself.
+
+  Args:
+    svg: its file.
+    words: what it shows, for those who do not see it.
+    caption: below it.
+    kind: 'narrow' or nothing.
+  """
+  data = base64.b64encode(svg).decode('ascii')
+  attribute = f' class="{text(kind)}"' if kind else ''
+  return (
+    f'<figure{attribute}><img alt="{text(words)}" '
+    f'src="data:image/svg+xml;base64,{data}">'
+    f'{tag("figcaption", caption)}</figure>'
+  )
+
+
+def page(title: str, body: Iterable[str]) -> str:
+  """A whole document; it asks for nothing from anywhere."""
+  return (
+    '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+    '<meta name="viewport" content="width=device-width, initial-scale=1">'
+    f'<link rel="icon" href="data:,"><title>{text(title)}</title>'
+    f'<style>{STYLE}</style></head>\n<body><main>\n'
+    + '\n'.join(body)
+    + '\n</main></body></html>\n'
+  )

@@ -1,0 +1,97 @@
+"""The report: one HTML file, from saved results alone, readable offline."""
+
+from collections.abc import Mapping
+import os
+import pathlib
+from typing import Any, NamedTuple
+
+import xarray as xr
+
+from rllc_jax.report import losses
+from rllc_jax.report import markup
+from rllc_jax.report import sections
+from rllc_jax.report import separation
+
+_TITLE = 'Refined learning coefficients of attention heads'
+_SECTIONS = {
+  'trained': 'What was trained',
+  'heads': 'The heads',
+  'trust': 'Can the numbers be trusted?',
+  'provenance': 'Provenance',
+}
+
+
+class Figures(NamedTuple):
+  """SVG files of the figures.
+
+  Attributes:
+    llc: refined LLCs over training.
+    loss: losses over training.
+    spread: spread between heads over training.
+    traces: chains of some cells.
+  """
+
+  llc: bytes
+  loss: bytes
+  spread: bytes
+  traces: bytes
+
+
+def write_report(
+  path: str | os.PathLike,
+  *,
+  estimates: xr.Dataset,
+  traces: xr.Dataset,
+  training: xr.Dataset,
+  corpus: Mapping[str, Any],
+  figures: Figures,
+  burn_in: int,
+  provenance: Mapping[str, Any],
+) -> pathlib.Path:
+  """Writes the report; one that is there is replaced, whole or not at all.
+
+  Every statement about the run is computed from the arguments; what they lack
+  is named as missing.
+
+  Args:
+    path: of the HTML file.
+    estimates: from `llc_from_traces`.
+    traces: those that the estimates are of.
+    training: the record of training.
+    corpus: the content of `corpus.json`.
+    figures: drawn from the same.
+    burn_in: steps that the estimates leave out.
+    provenance: anything else to be kept: versions, device, command, times.
+
+  Returns:
+    The path.
+  """
+  spreads = separation.spreads(estimates)
+  verdicts = separation.verdicts(spreads)
+  loss = losses.against_unigram(training)
+  bodies = {
+    'trained': sections.trained(training, corpus, loss, figures.loss),
+    'heads': sections.heads(estimates, verdicts, figures.spread),
+    'trust': sections.trust(estimates, traces, burn_in, figures.traces),
+    'provenance': [markup.facts(provenance)],
+  }
+  body = sections.opening(estimates, verdicts, loss, figures.llc, _TITLE)
+  links = ''.join(
+    f'<a href="#{name}">{markup.text(words)}</a>'
+    for name, words in _SECTIONS.items()
+  )
+  body.append(f'<nav>{links}</nav>')
+  for name, words in _SECTIONS.items():
+    body.append(f'<h2 id="{name}">{markup.text(words)}</h2>')
+    body += bodies[name]
+  path = pathlib.Path(path)
+  write_whole(path, markup.page(_TITLE, body).encode('utf-8'))
+  return path
+
+
+def write_whole(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file beside its place and moves it there; makes the directory."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(f'{path.name}.unfinished')
+  beside.write_bytes(content)
+  os.replace(beside, path)

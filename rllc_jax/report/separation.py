@@ -1,0 +1,200 @@
+"""Do the heads of a layer start alike and separate? Numbers, then a sentence.
+
+Heads differ in an estimate for two reasons: they differ, and estimates err. A
+layer's heads count as different where the second alone would rarely do it.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from scipy import stats
+import xarray as xr
+
+from rllc_jax.results import names
+
+LEVEL = 0.01  # Chance at which equal heads would be called different.
+_GROWTH = 2.0  # Heads that differ from the start must spread at least so much.
+
+
+class Spread(NamedTuple):
+  r"""How the heads of a layer differ at one checkpoint.
+
+  Attributes:
+    step: the checkpoint.
+    num_heads: H, heads with an estimate and a positive error.
+    spread: standard deviation of the estimates between heads (H - 1).
+    standard_error: root mean square of their standard errors: the spread to be
+      expected of equal heads.
+    chi_square: :math:`\sum_h ((\hat\lambda_h - \bar\lambda)/s_h)^2` around the
+      mean weighted by :math:`1/s_h^2`.
+    p_value: of that on H - 1 degrees of freedom.
+    excess: the spread that errors do not explain,
+      :math:`\sqrt{\max(0, spread^2 - error^2)}`.
+  """
+
+  step: int
+  num_heads: int
+  spread: float
+  standard_error: float
+  chi_square: float
+  p_value: float
+  excess: float
+
+
+class Verdict(NamedTuple):
+  """What can be said about a layer.
+
+  Attributes:
+    layer: which.
+    dataset: on what data.
+    separated: None where it cannot be said.
+    first: the spread at the first checkpoint, None if it has not two heads.
+    last: the same at the last one.
+    sentence: all this in words.
+  """
+
+  layer: int
+  dataset: str
+  separated: bool | None
+  first: Spread | None
+  last: Spread | None
+  sentence: str
+
+
+def spread_of(llc: np.ndarray, standard_error: np.ndarray, step: int) -> Spread:
+  """Compares a spread between heads with their errors.
+
+  Errors are taken as independent. Heads that share minibatches have errors that
+  rise and fall together, which leaves less of them between heads: the test then
+  calls too few heads different, not too many.
+
+  Args:
+    llc: [H], NaN where missing.
+    standard_error: [H]; a head whose error is not positive is left out.
+    step: the checkpoint.
+
+  Examples:
+    >>> found = spread_of(np.array([1.0, 3.0]), np.array([1.0, 1.0]), 0)
+    >>> print(f'{found.chi_square:.1f} {found.p_value:.3f} {found.excess:.1f}')
+    2.0 0.157 1.0
+  """
+  usable = np.isfinite(llc) & (np.nan_to_num(standard_error) > 0)
+  x, s = llc[usable], standard_error[usable]
+  if len(x) < 2:
+    return Spread(step, len(x), *[np.nan] * 5)
+  mean = np.average(x, weights=s**-2)
+  chi_square = float(np.sum(((x - mean) / s) ** 2))
+  spread, error = float(x.std(ddof=1)), float(np.sqrt(np.mean(s**2)))
+  return Spread(
+    step,
+    len(x),
+    spread,
+    error,
+    chi_square,
+    float(stats.chi2.sf(chi_square, len(x) - 1)),
+    max(0.0, spread**2 - error**2) ** 0.5,
+  )
+
+
+def spreads(estimates: xr.Dataset) -> xr.Dataset:
+  """Compares heads within each layer, at all checkpoints and data sets.
+
+  Args:
+    estimates: `llc` and `standard_error` over (checkpoint, dataset, refinement).
+
+  Returns:
+    The fields of `Spread` over (checkpoint, dataset, layer), checkpoints
+    ascending; NaN where fewer than two heads have estimates.
+  """
+  estimates = estimates.sortby('checkpoint')
+  layers = names.heads_by_layer(estimates.refinement.values)
+  shape = (estimates.sizes['checkpoint'], estimates.sizes['dataset'])
+  fields = Spread._fields[1:]
+  values = np.full((*shape, len(layers), len(fields)), np.nan)
+  for k, d, place in np.ndindex(values.shape[:3]):
+    heads = list(layers.values())[place]
+    cell = estimates.isel(checkpoint=k, dataset=d).sel(refinement=heads)
+    found = spread_of(cell.llc.values, cell.standard_error.values, 0)
+    values[k, d, place] = found[1:]
+  dims = ('checkpoint', 'dataset', 'layer')
+  return xr.Dataset(
+    {name: (dims, values[..., i]) for i, name in enumerate(fields)},
+    {
+      'checkpoint': estimates.checkpoint.values,
+      'dataset': estimates.dataset.values,
+      'layer': np.array(list(layers), np.int64),
+    },
+  )
+
+
+def verdicts(found: xr.Dataset) -> list[Verdict]:
+  """Says of every data set and layer whether its heads separated.
+
+  They did if they differ at the last checkpoint (`LEVEL`), and did not at the
+  first, or by at most half of that. It cannot be said where the errors at the
+  first would have hidden all the excess of the last.
+
+  Args:
+    found: from `spreads`.
+  """
+  return [
+    _verdict(found.sel(dataset=dataset, layer=layer))
+    for dataset in found.dataset.values
+    for layer in found.layer.values
+  ]
+
+
+def _verdict(layer: xr.Dataset) -> Verdict:
+  first, last = _at(layer, 0), _at(layer, -1)
+  separated, sentence = _judge(int(layer.layer), first, last)
+  return Verdict(
+    int(layer.layer), str(layer.dataset.values), separated, first, last, sentence
+  )
+
+
+def _at(layer: xr.Dataset, place: int) -> Spread | None:
+  cell = layer.isel(checkpoint=place)
+  if not cell.num_heads >= 2:
+    return None
+  values = [float(cell[name]) for name in Spread._fields[2:]]
+  return Spread(int(cell.checkpoint), int(cell.num_heads), *values)
+
+
+def _judge(
+  layer: int, first: Spread | None, last: Spread | None
+) -> tuple[bool | None, str]:
+  heads = f'Heads of layer {layer}'
+  if first is None or last is None or first.step == last.step:
+    return None, (
+      f'{heads}: whether they separate cannot be said, because it takes two '
+      'heads with estimates at both the first and the last checkpoint.'
+    )
+  differ_first, differ_last = (s.p_value < LEVEL for s in (first, last))
+  evidence = f'{_words(first)}; {_words(last)}.'
+  if not differ_last:
+    why = 'at the end they differ no more than their errors explain'
+    return False, f'{heads} did not separate: {why}. {evidence}'
+  if not differ_first and last.excess <= first.standard_error:
+    why = (
+      'they differ at the end, by no more than the errors at the start, so '
+      'whether they started alike'
+    )
+    return None, f'{heads}: {why} cannot be said. {evidence}'
+  if not differ_first:
+    why = 'alike at the start within their errors, different at the end'
+    return True, f'{heads} start alike and separate: {why}. {evidence}'
+  if last.excess >= _GROWTH * first.excess:
+    why = 'different from the start, and spread further'
+    return True, f'{heads} separate: {why}. {evidence}'
+  why = f'different from the start, and not {_GROWTH:g} times as much at the end'
+  return False, f'{heads} did not separate: {why}. {evidence}'
+
+
+def _words(s: Spread) -> str:
+  chance = f'p = {s.p_value:.2g}' if s.p_value >= 1e-4 else 'p < 0.0001'
+  return (
+    f'At step {s.step:,} the standard deviation between {s.num_heads} heads is '
+    f'{s.spread:.3g} where errors alone would give about '
+    f'{s.standard_error:.3g} (chi-square {s.chi_square:.3g} on '
+    f'{s.num_heads - 1}, {chance}; excess spread {s.excess:.3g})'
+  )

@@ -1,0 +1,153 @@
+"""Every two-half loss has the loss and the gradient of the plain model."""
+
+import functools
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax import losses
+from rllc_jax import trees
+from rllc_jax.models import attention_only
+from rllc_jax.models import factored
+from rllc_jax.refinement import weights
+from tests.models import attention_only_test
+
+MODELS = {
+  f'{num_layers}_layers': attention_only.AttentionOnly(
+    num_layers=num_layers,
+    num_heads=3,
+    d_model=16,
+    d_head=4,
+    context_length=12,
+    vocab_size=50,
+  )
+  for num_layers in (1, 2, 3)
+}
+OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
+
+
+def plain_loss(model):
+  return losses.next_token_loss(functools.partial(attention_only.apply, model))
+
+
+def both_halves(family, params, batch, index):
+  """Loss at w* by the context, and loss and gradient there by the chain."""
+  context, center_loss = family.loss.context(params, batch)
+  position = family.lens.extract(params, index)
+  loss = jax.value_and_grad(family.loss.loss)
+  return center_loss, *loss(position, context, index)
+
+
+def relative_error(found, expected):
+  difference = trees.norm(trees.subtract(found, expected))
+  return float(difference / trees.norm(expected))
+
+
+class GradientIdentityTest(parameterized.TestCase):
+  """Over all leaves of a refinement together: b_K alone has no gradient."""
+
+  @parameterized.product(model=tuple(MODELS), share_logits=(True, False))
+  def test_heads(self, model, share_logits):
+    model = MODELS[model]
+    fast = factored.head_losses(model, share_logits=share_logits)
+    params = attention_only_test.random_params(model)
+    names = weights.head_names(params)
+    self.assertLen(names, 3 * model.num_layers)
+    self.check(model, weights.families(names, params, plain_loss(model), fast))
+
+  def test_every_other_lens(self):
+    model = MODELS['2_layers']
+    params = attention_only_test.random_params(model)
+    names = (
+      *OTHER_NAMES,
+      '0:1+1:2',
+      'embed+unembed',
+      *weights.head_names(params),
+    )
+    self.check(model, weights.families(names, params, plain_loss(model)))
+
+  def check(self, model, families):
+    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
+    params = attention_only_test.random_params(model)
+    plain = jax.jit(jax.value_and_grad(plain_loss(model)))
+    with jax.default_matmul_precision('highest'):
+      loss, gradient = plain(params, batch)
+    for family in families:
+      halves = jax.jit(functools.partial(both_halves, family))
+      for place, name in enumerate(family.names):
+        index = jax.tree.map(lambda leaf, i=place: leaf[i], family.indices)
+        with jax.default_matmul_precision('highest'):
+          center_loss, value, found = halves(params, batch, index)
+        expected = family.lens.extract(gradient, index)
+        with self.subTest(name):
+          self.assertLessEqual(relative_error(found, expected), 1e-5)
+          np.testing.assert_allclose(center_loss, loss, rtol=1e-6)
+          # At w* both halves say the same: a paired difference of rounding.
+          np.testing.assert_allclose(value, center_loss, rtol=3e-7)
+
+  @parameterized.parameters(0, 1)
+  def test_far_from_the_checkpoint_too(self, layer):
+    """The low-rank update is exact, not a linearization."""
+    model = MODELS['2_layers']
+    params = attention_only_test.random_params(model)
+    other = attention_only_test.random_params(model, seed=9)
+    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
+    lens = weights.attention_head(layer)
+    moved = lens.insert(lens.extract(other, 2), params, 2)
+    loss = factored.head_losses(model)[f'{layer}:*']
+    with jax.default_matmul_precision('highest'):
+      context, center_loss = jax.jit(loss.context)(params, batch)
+      found, gradient = jax.jit(jax.value_and_grad(loss.loss))(
+        lens.extract(other, 2), context, 2
+      )
+      expected, all_gradients = jax.jit(jax.value_and_grad(plain_loss(model)))(
+        moved, batch
+      )
+    self.assertGreater(abs(float(expected - center_loss)), 0.01)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    expected_gradient = lens.extract(all_gradients, 2)
+    self.assertLessEqual(relative_error(gradient, expected_gradient), 1e-5)
+
+  @parameterized.parameters(0, 1)
+  def test_key_biases_have_no_gradient(self, layer):
+    """b_K adds the same to all scores of a row, which softmax ignores."""
+    model = MODELS['2_layers']
+    params = attention_only_test.random_params(model)
+    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
+    lens, loss = weights.attention_head(layer), factored.head_losses(model)
+    with jax.default_matmul_precision('highest'):
+      context, _ = jax.jit(loss[f'{layer}:*'].context)(params, batch)
+      position = lens.extract(params, 1)
+      gradient = jax.jit(jax.grad(loss[f'{layer}:*'].loss))(
+        position, context, 1
+      )
+    self.assertLess(trees.norm(gradient['b_K']), 1e-6 * trees.norm(gradient))
+    self.assertGreater(trees.norm(gradient['b_Q']), 1e-4)
+
+  def test_the_streaming_head_loss_holds_no_logits(self):
+    """The widest thing it makes is [chunk, V], not [B, T, V]."""
+    model = attention_only.AttentionOnly(
+      num_layers=2,
+      num_heads=2,
+      d_model=8,
+      d_head=4,
+      context_length=65,
+      vocab_size=3000,
+    )
+    params = attention_only_test.random_params(model)
+    batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
+    loss, lens = factored.head_loss(model, 0), weights.attention_head(0)
+    context = jax.eval_shape(loss.context, params, batch)[0]
+    position = lens.extract(params, 0)
+    compiled = (
+      jax.jit(jax.grad(loss.loss)).lower(position, context, 0).compile()
+    )
+    logits = 4 * 2048 * 3000
+    self.assertLess(compiled.memory_analysis().temp_size_in_bytes, logits)
+
+
+if __name__ == '__main__':
+  absltest.main()
