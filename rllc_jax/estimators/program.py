@@ -328,10 +328,10 @@ def traces_by_column(
   stands beside each column's own. Observations keep their names.
   """
   shared, own = jax.device_get(reports)
-  own = {**own, **own.pop('observed', {})}
+  observed = own.pop('observed', {})
   traces = {
     name: np.moveaxis(trace[:, :count, :num_columns], 1, 2)
-    for name, trace in own.items()
+    for name, trace in (own | observed).items()
   }
   for name, trace in shared.items():
     shape = traces['loss'].shape

@@ -12,7 +12,11 @@ import xarray as xr
 from rllc_jax.plots import style
 from rllc_jax.results import names
 
-_COLUMNS = 3  # Panels side by side at most.
+_WIDTHS = (
+  6.4,
+  4.3,
+  3.3,
+)  # Of a panel, in inches, by how many are side by side.
 _CROWDED = 40  # Checkpoints beyond which points are not marked one by one.
 
 
@@ -39,11 +43,11 @@ def llc_curves(estimates: xr.Dataset) -> figure.Figure:
   """
   estimates = estimates.sortby('checkpoint')
   groups = _groups(estimates)
-  columns = min(len(groups), _COLUMNS)
+  columns = min(len(groups), len(_WIDTHS))
   rows_each = -(-len(groups) // columns)
   datasets = [str(name) for name in estimates.dataset.values]
   drawn, panels = style.new_figure(
-    rows_each * len(datasets), columns, (4.3, 3.1)
+    rows_each * len(datasets), columns, (_WIDTHS[columns - 1], 3.0)
   )
   heads = []
   for number, dataset in enumerate(datasets):
@@ -88,7 +92,7 @@ def _curves(ax: axes.Axes, estimates: xr.Dataset, group: _Group) -> None:
     shown = marked & ~failed
     ax.scatter(steps[shown], llc[shown], lw=0, **points)
     shown = failed & np.isfinite(llc)
-    hollow = {**points, 's': 26, 'facecolor': 'white', 'lw': 1.2}
+    hollow = {**points, 's': 26, 'facecolor': 'white', 'lw': 1.2, 'zorder': 6}
     ax.scatter(steps[shown], llc[shown], **hollow)
     shown = failed & ~np.isfinite(llc)
     ax.scatter(

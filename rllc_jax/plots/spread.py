@@ -24,7 +24,7 @@ def head_spread(spreads: xr.Dataset) -> figure.Figure:
   spreads = spreads.sortby('checkpoint')
   count = spreads.sizes['dataset']
   drawn, panels = style.new_figure(
-    1, max(count, 1), (5.6 if count == 1 else 4.6, 3.3), sharey='all'
+    1, max(count, 1), (7.4 if count == 1 else 4.6, 3.3), sharey='all'
   )
   for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=True):
     chosen = spreads.sel(dataset=dataset)
@@ -32,12 +32,18 @@ def head_spread(spreads: xr.Dataset) -> figure.Figure:
     style.step_axis(ax, chosen.checkpoint.values, 'training step')
     ax.set_title(str(dataset) if count > 1 else '')
     if not labels:
-      ax.text(0.5, 0.5, 'no layer with two heads', transform=ax.transAxes,
-              ha='center', color=style.GRAY)
+      ax.text(
+        0.5,
+        0.5,
+        'no layer with two heads',
+        transform=ax.transAxes,
+        ha='center',
+        color=style.GRAY,
+      )
   _logarithmic(panels[0, 0], spreads)
   for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=True):
     style.label_ends(ax, _ends(spreads.sel(dataset=dataset)))
-  panels[0, 0].set_ylabel('wrLLC')
+  panels[0, 0].set_ylabel('standard deviation of wrLLC')
   style.footnote(
     drawn,
     'solid: standard deviation between the heads of a layer',
@@ -66,7 +72,10 @@ def _lines(ax: axes.Axes, spreads: xr.Dataset) -> bool:
 def _ends(spreads: xr.Dataset) -> list[style.Label]:
   labels = []
   for layer in spreads.layer.values:
-    for name, word in (('spread', 'between heads'), ('standard_error', 'error')):
+    for name, word in (
+      ('spread', 'between heads'),
+      ('standard_error', 'error'),
+    ):
       line = spreads[name].sel(layer=layer)
       line = line.where(line > 0).dropna('checkpoint')
       if line.size:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import matplotlib
 from matplotlib import axes
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 import xarray as xr
 
@@ -52,13 +53,14 @@ def chain_traces(
     for ax, step in zip(row, checkpoints, strict=True):
       cell = {**where, 'checkpoint': step}
       ranges += _cell(ax, traces.sel(cell), estimates.sel(cell), burn_in)
-      ax.set_title(f'{name} at step {step:,}', fontsize=9)
+      ax.set_title(f'{_called(name)}, step {step:,}', fontsize=9)
     if ranges:
       low, high = min(ranges), max(ranges)
       row[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     row[0].set_ylabel('nβ (loss − loss*)')
   for ax in panels[-1]:
     ax.set_xlabel('steps from the checkpoint')
+    ax.xaxis.set_major_formatter(ticker.StrMethodFormatter('{x:,.0f}'))
   if burn_in:
     _name_burn_in(panels[0, 0], burn_in)
   window = -(-traces.sizes['draw'] // _WINDOWS)
@@ -85,10 +87,11 @@ def _cell(
   ax.axhline(0, color=style.GRAY, lw=0.6, zorder=1)
   if failed.any():
     _write(ax, f'{failed.sum()} of {len(failed)} chains failed')
-  color, dark = _colors(str(estimates.refinement.values))
+  colors, dark = _colors(str(estimates.refinement.values), len(scaled))
   kept = scaled[~failed]
-  for chain in kept:
-    ax.plot(draws, chain, color=color, lw=0.4, alpha=0.45, rasterized=True)
+  for chain, color in zip(scaled, colors, strict=True):
+    # A chain that failed is drawn as far as it is finite.
+    ax.plot(draws, chain, color=color, lw=0.4, alpha=0.5, rasterized=True)
   centers, means = window_means(draws, kept, _WINDOWS)
   if not np.isfinite(means).any():
     _write(ax, 'no draws' if not failed.any() else 'all chains failed')
@@ -101,12 +104,17 @@ def _cell(
   return [*sides, np.nanmin(means), np.nanmax(means), 0.0]
 
 
-def _colors(name: str):
-  """A middle and a dark shade of the layer's family."""
+def _colors(name: str, count: int):
+  """Lighter shades of the layer's family, one a chain, and its darkest."""
   layer = next(iter(names.heads_by_layer([name])), None)
   if layer is None:
-    return '0.6', '0.2'
-  return style.shades(layer, 3)[1:]
+    return ['0.6'] * count, '0.2'
+  *lighter, dark = style.shades(layer, 2 * count + 1)
+  return lighter[:count], dark
+
+
+def _called(name: str) -> str:
+  return f'head {name}' if names.heads_by_layer([name]) else name
 
 
 def _write(ax, text):

@@ -33,8 +33,11 @@ def loss_curves(training: xr.Dataset) -> figure.Figure:
     *_checkpoints(ax, training, 'train_loss', 'training', _TRAIN),
     *_checkpoints(ax, training, 'held_out_loss', 'held out', _HELD_OUT),
   ]
-  steps = [training[name].values for name in ('step', 'checkpoint')
-           if name in training.coords]
+  steps = [
+    training[name].values
+    for name in ('step', 'checkpoint')
+    if name in training.coords
+  ]
   steps = np.concatenate(steps)
   style.step_axis(ax, steps, 'training step')
   labels += _entropies(ax, training, float(steps.max()))

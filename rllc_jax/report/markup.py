@@ -12,13 +12,13 @@ STYLE = """
 :root { color-scheme: light; --ink: #1a202c; --soft: #5b6472; --line: #d9dee5;
   --accent: #14255f; --mark: #fff1d6; }
 * { box-sizing: border-box; }
-body { margin: 0; background: #fdfdfc; color: var(--ink);
+body { margin: 0; background: #ffffff; color: var(--ink);
   font: 16px/1.6 Charter, 'Bitstream Charter', Cambria, Georgia, serif; }
 main { max-width: 1000px; margin: 0 auto; padding: 56px 32px 96px; }
-h1, h2, h3, nav, table, figcaption, .kicker { font-family: system-ui,
+h1, h2, h3, nav, table, dl, figcaption, .kicker { font-family: system-ui,
   -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', Arial, sans-serif; }
-h1 { font-size: 32px; line-height: 1.2; margin: 4px 0 16px; color: var(--accent);
-  letter-spacing: -0.01em; }
+h1 { font-size: 32px; line-height: 1.2; margin: 4px 0 16px;
+  color: var(--accent); letter-spacing: -0.01em; }
 h2 { font-size: 22px; margin: 56px 0 12px; padding-top: 20px;
   border-top: 1px solid var(--line); color: var(--accent); }
 h3 { font-size: 16px; margin: 28px 0 8px; }
@@ -36,13 +36,21 @@ figcaption { font-size: 13.5px; line-height: 1.5; color: var(--soft);
 table { border-collapse: collapse; font-size: 13.5px; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 14px 6px 0; vertical-align: top; }
-th:first-child, td:first-child, table.words td, table.words th {
-  text-align: left; }
+.words { text-align: left; }
 thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600;
   vertical-align: bottom; }
 tbody tr { border-bottom: 1px solid var(--line); }
 td { overflow-wrap: anywhere; }
-table.words td:first-child { color: var(--soft); white-space: nowrap; }
+dl { display: grid; gap: 0 28px; margin: 8px 0 16px; font-size: 13.5px;
+  grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); }
+dl div { display: flex; justify-content: space-between; gap: 16px;
+  padding: 4px 0; border-bottom: 1px solid var(--line); }
+dt { color: var(--soft); }
+dd { margin: 0; text-align: right; overflow-wrap: anywhere;
+  flex: 0 0 auto; max-width: 70%;
+  font-variant-numeric: tabular-nums; }
+details { margin: 0 0 14px; }
+summary { cursor: pointer; font-size: 14px; }
 .marked { background: var(--mark); box-shadow: inset 0 -2px #d98a00; }
 .note { font-size: 14px; color: var(--soft); }
 @media print { main { padding: 0; } h2, figure { break-inside: avoid; } }
@@ -75,33 +83,37 @@ def bullets(lines: Iterable[Any]) -> str:
   return f'<ul>{"".join(tag("li", line) for line in lines)}</ul>'
 
 
-def table(content: tables.Table, kind: str = '') -> str:
+def folded(summary: str, content: str) -> str:
+  """Markup that a reader may open."""
+  return f'<details>{tag("summary", summary)}{content}</details>'
+
+
+def table(content: tables.Table) -> str:
   """A table; marked cells have a color, and are underlined."""
-  header = ''.join(tag('th', word) for word in content.header)
-  rows = ''.join(
-    '<tr>'
-    + ''.join(
-      tag('td', cell.text, 'marked' if cell.marked else '') for cell in row
-    )
-    + '</tr>'
-    for row in content.rows
-  )
-  attribute = f' class="{text(kind)}"' if kind else ''
+  header = _row('th', [tables.Cell(x) for x in content.header], content)
+  rows = ''.join(_row('td', row, content) for row in content.rows)
   return (
-    f'<div class="scroll"><table{attribute}><thead><tr>{header}</tr></thead>'
+    f'<div class="scroll"><table><thead>{header}</thead>'
     f'<tbody>{rows}</tbody></table></div>'
   )
 
 
+def _row(name: str, cells: Iterable[tables.Cell], content: tables.Table) -> str:
+  parts = []
+  for place, cell in enumerate(cells):
+    kinds = ['words'] if place < content.num_words else []
+    kinds += ['marked'] if cell.marked else []
+    parts.append(tag(name, cell.text, ' '.join(kinds)))
+  return f'<tr>{"".join(parts)}</tr>'
+
+
 def facts(values: Mapping[str, Any]) -> str:
-  """Names and values as a table of words; nested names are joined by dots."""
-  rows = [
-    (tables.Cell(name), tables.Cell(_shown(value)))
+  """Names and values, several side by side; nested names are joined by dots."""
+  pairs = ''.join(
+    f'<div>{tag("dt", name)}{tag("dd", _shown(value))}</div>'
     for name, value in flatten(values).items()
-  ]
-  return table(tables.Table(('', ''), rows), 'words').replace(
-    '<thead><tr><th></th><th></th></tr></thead>', ''
   )
+  return f'<dl>{pairs}</dl>'
 
 
 def _shown(value: Any) -> str:

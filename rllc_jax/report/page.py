@@ -9,6 +9,7 @@ import xarray as xr
 
 from rllc_jax.report import losses
 from rllc_jax.report import markup
+from rllc_jax.report import opening
 from rllc_jax.report import sections
 from rllc_jax.report import separation
 
@@ -75,7 +76,7 @@ def write_report(
     'trust': sections.trust(estimates, traces, burn_in, figures.traces),
     'provenance': [markup.facts(provenance)],
   }
-  body = sections.opening(estimates, verdicts, loss, figures.llc, _TITLE)
+  body = opening.opening(estimates, verdicts, loss, figures.llc, _TITLE)
   links = ''.join(
     f'<a href="#{name}">{markup.text(words)}</a>'
     for name, words in _SECTIONS.items()

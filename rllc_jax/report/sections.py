@@ -1,4 +1,4 @@
-"""What the report says, section by section; every number is from the data."""
+"""What the report says below its opening; every number is from the data."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -25,100 +25,20 @@ _FINGERPRINTS = {
   'window',
   'windows',
 }
+_MARKED = (
+  f'Marked: an equilibrium ratio off 1 by more than {tables.RATIO_LIMIT:g} and '
+  f'two errors, R-hat above {tables.RHAT_LIMIT:g}, an effective sample size '
+  f'(ESS) under {tables.ESS_LIMIT:g}, failed chains.'
+)
 _NOT_COVERED = (
-  'Cold start: chains begin at the checkpoint itself. A burn-in is left out, and '
+  'Cold start: chains begin at the checkpoint itself. A burn-in is left out; '
   'an equilibrium ratio below 1 says that they were still spreading after it.',
-  'Step size: Langevin dynamics in steps samples a slightly different posterior; '
-  'that bias does not shrink with more draws.',
+  'Step size: Langevin dynamics in steps samples a slightly different '
+  'posterior; that bias does not shrink with more draws.',
   'The corpus is finite, and training was run once: other text or another '
   'training seed would give other numbers.',
   'Failed chains are left out of everything else, which biases what is left.',
 )
-
-
-def headline(
-  verdicts: Sequence[separation.Verdict], loss: losses.LossVerdict
-) -> str:
-  """The findings in a sentence or two.
-
-  Args:
-    verdicts: those of the first data set are told.
-    loss: about the held-out loss.
-  """
-  words = {
-    True: 'separate over training',
-    False: 'did not separate',
-    None: 'cannot be judged',
-  }
-  told = [v for v in verdicts if v.dataset == verdicts[0].dataset]
-  parts = []
-  for outcome, claim in words.items():
-    layers = [str(v.layer) for v in told if v.separated is outcome]
-    if layers:
-      plural = 's' if len(layers) > 1 else ''
-      parts.append(f'heads of layer{plural} {_listed(layers)} {claim}')
-  sentence = '; '.join(parts) or 'no attention heads were estimated'
-  sentence = sentence[0].upper() + sentence[1:] + '.'
-  ends = {
-    True: ' The held-out loss ends below the unigram entropy.',
-    False: ' The held-out loss does not end below the unigram entropy.',
-    None: '',
-  }
-  return sentence + ends[loss.below]
-
-
-def _listed(items: Sequence[str]) -> str:
-  """Joins words by commas and a last 'and'."""
-  head, last = items[:-1], items[-1]
-  return f'{", ".join(head)} and {last}' if head else last
-
-
-def opening(
-  estimates: xr.Dataset,
-  verdicts: Sequence[separation.Verdict],
-  loss: losses.LossVerdict,
-  figure: bytes,
-  title: str,
-) -> list[str]:
-  """Title, finding, main figure, and what is missing."""
-  sizes = estimates.sizes
-  kicker = ', '.join(
-    _counted(sizes[dim], word)
-    for dim, word in (
-      ('checkpoint', 'checkpoint'),
-      ('refinement', 'refinement'),
-      ('dataset', 'data set'),
-    )
-  )
-  caption = (
-    'Weight-refined local learning coefficient (wrLLC) of every head against '
-    'training step: the loss that a head loses, times nβ, when noise moves it '
-    'alone. Larger: the loss holds more of its weights in place. Bands are 95 % '
-    'intervals. These are estimates at the settings below, not the '
-    'asymptotic learning coefficient.'
-  )
-  shown = markup.picture(figure, 'Refined LLC against training step', caption)
-  return [
-    markup.tag('p', kicker, 'kicker'),
-    markup.tag('h1', title),
-    markup.tag('p', headline(verdicts, loss), 'headline'),
-    shown,
-    *_missing(estimates),
-  ]
-
-
-def _counted(number: int, word: str) -> str:
-  return f'{number} {word}{"s" if number != 1 else ""}'
-
-
-def _missing(estimates: xr.Dataset) -> list[str]:
-  lines = tables.missing_cells(estimates)
-  if not lines:
-    return []
-  count = int(estimates.llc.isnull().sum())
-  words = f'Incomplete: {count} of {estimates.llc.size} cells have no estimate'
-  why = 'not sampled to the end, or all their chains failed.'
-  return [markup.tag('p', f'{words}, {why}', 'note'), markup.bullets(lines)]
 
 
 def trained(
@@ -153,15 +73,19 @@ def _readable(attributes: Mapping[str, Any]) -> dict[str, Any]:
 
 def _corpus(corpus: Mapping[str, Any]) -> list[str]:
   provenance = corpus.get('provenance', {})
+  rows, length = corpus.get('shape', (tables.MISSING, tables.MISSING))
   sizes = {
     'vocabulary': corpus.get('vocab_size', tables.MISSING),
-    'sequences and their length': corpus.get('shape', tables.MISSING),
+    'sequences': rows,
+    'tokens a sequence': length,
   }
   parts = [markup.facts(sizes)]
   if domains := provenance.get('domains', {}):
     parts.append(markup.table(_domains_table(domains)))
   else:
-    parts.append(markup.tag('p', 'What it was made of is not recorded.', 'note'))
+    parts.append(
+      markup.tag('p', 'What it was made of is not recorded.', 'note')
+    )
   if skipped := provenance.get('skipped', {}):
     parts.append(markup.tag('p', 'Sources that were skipped:', 'note'))
     parts.append(markup.bullets(f'{k}: it {why}' for k, why in skipped.items()))
@@ -169,7 +93,7 @@ def _corpus(corpus: Mapping[str, Any]) -> list[str]:
 
 
 def _domains_table(domains: Mapping[str, Mapping[str, Any]]) -> tables.Table:
-  header = ('domain', 'documents', 'MB', 'training tokens', 'held-out tokens')
+  header = ('domain', 'license', 'package', 'documents', 'MB')
   rows = []
   for name, record in domains.items():
     count = lambda key, record=record: (
@@ -178,24 +102,23 @@ def _domains_table(domains: Mapping[str, Mapping[str, Any]]) -> tables.Table:
     size = f'{record["bytes"] / 1e6:.2f}' if 'bytes' in record else '–'
     license_ = record.get('license', tables.MISSING)
     source = record.get('requires') or tables.MISSING
-    words = (name, count('documents'), size, count('train_tokens'))
-    words += (count('held_out_tokens'), license_, source)
+    words = (name, license_, source, count('documents'), size)
+    words += (count('train_tokens'), count('held_out_tokens'))
     rows.append(tuple(tables.Cell(str(word)) for word in words))
-  return tables.Table((*header, 'license', 'package'), rows)
+  header = (*header, 'training tokens', 'held-out tokens')
+  return tables.Table(header, rows, num_words=3)
 
 
 def heads(
-  estimates: xr.Dataset,
-  verdicts: Sequence[separation.Verdict],
-  figure: bytes,
+  estimates: xr.Dataset, verdicts: Sequence[separation.Verdict], figure: bytes
 ) -> list[str]:
   """Whether heads separate, and the last estimate of each."""
   several = estimates.sizes['dataset'] > 1
   say = lambda v: f'On {v.dataset}: {v.sentence}' if several else v.sentence
   caption = (
     'Standard deviation between the heads of a layer, beside the root mean '
-    'square of their standard errors. Where the first is well above the second, '
-    'heads differ.'
+    'square of their standard errors. Where the first is well above the '
+    'second, heads differ.'
   )
   rule = (
     'Heads of a layer count as different where equal heads would show so large '
@@ -205,19 +128,20 @@ def heads(
   )
   parts = [
     markup.bullets(map(say, verdicts)),
-    markup.picture(figure, 'Spread between heads', caption, 'narrow'),
+    markup.picture(
+      figure, 'Spread between heads', caption, '' if several else 'narrow'
+    ),
     markup.tag('p', rule, 'note'),
   ]
   last = int(estimates.checkpoint.max())
   for dataset in map(str, estimates.dataset.values):
     where = f' on {dataset}' if several else ''
-    parts.append(markup.tag('h3', f'At the last checkpoint, {last:,}{where}'))
+    title = f'Estimates{where} at the last checkpoint, step {last:,}'
+    parts.append(markup.tag('h3', title))
     parts.append(markup.table(tables.refinements_table(estimates, dataset)))
   legend = (
     'wrLLC ± standard error. The error of a change adds two errors as '
-    'if they were independent. Marked: equilibrium ratio off 1 by more than '
-    f'{tables.RATIO_LIMIT:g} and two errors, R-hat above {tables.RHAT_LIMIT:g}, '
-    f'effective sample size (ESS) under {tables.ESS_LIMIT:g}, failed chains.'
+    f'if they were independent. {_MARKED}'
   )
   return [*parts, markup.tag('p', legend, 'note')]
 
@@ -237,8 +161,9 @@ def trust(
   meaning = (
     'The equilibrium ratio is 1, within its error, for chains in equilibrium, '
     'and below 1 while they still spread. R-hat near 1 says that chains agree '
-    'with one another; it is taken of the loss differences, which are noisy, and '
-    'of the squared distance from the checkpoint, which is slow.'
+    'with one another; it is taken of the loss differences, which are noisy, '
+    'and of the squared distance from the checkpoint, which is slow. A cell is '
+    f'one refinement at one checkpoint on one data set. {_MARKED}'
   )
   return [
     markup.tag(
@@ -254,8 +179,8 @@ def trust(
     markup.tag('h3', 'What the errors do not cover'),
     markup.tag(
       'p',
-      'Intervals cover the noise of sampling: the autocorrelation of chains and '
-      'their shared minibatches. They do not cover:',
+      'Intervals cover the noise of sampling: the autocorrelation of chains '
+      'and their shared minibatches. They do not cover:',
     ),
     markup.bullets(_NOT_COVERED),
   ]
@@ -265,7 +190,7 @@ def _sampling_settings(
   estimates: xr.Dataset, traces: xr.Dataset, burn_in: int
 ) -> dict[str, Any]:
   names = {
-    'nbeta': 'nβ, samples times inverse temperature',
+    'nbeta': 'nβ, in samples',
     'localization': 'localization γ',
     'step_size': 'step size ε',
     'num_steps_between_draws': 'steps between draws',

@@ -100,7 +100,7 @@ def spreads(estimates: xr.Dataset) -> xr.Dataset:
   """Compares heads within each layer, at all checkpoints and data sets.
 
   Args:
-    estimates: `llc` and `standard_error` over (checkpoint, dataset, refinement).
+    estimates: `llc`, `standard_error` (checkpoint, dataset, refinement).
 
   Returns:
     The fields of `Spread` over (checkpoint, dataset, layer), checkpoints
@@ -148,7 +148,12 @@ def _verdict(layer: xr.Dataset) -> Verdict:
   first, last = _at(layer, 0), _at(layer, -1)
   separated, sentence = _judge(int(layer.layer), first, last)
   return Verdict(
-    int(layer.layer), str(layer.dataset.values), separated, first, last, sentence
+    int(layer.layer),
+    str(layer.dataset.values),
+    separated,
+    first,
+    last,
+    sentence,
   )
 
 
@@ -170,7 +175,7 @@ def _judge(
       'heads with estimates at both the first and the last checkpoint.'
     )
   differ_first, differ_last = (s.p_value < LEVEL for s in (first, last))
-  evidence = f'{_words(first)}; {_words(last)}.'
+  evidence = f'{_words(first)}. {_words(last)}.'
   if not differ_last:
     why = 'at the end they differ no more than their errors explain'
     return False, f'{heads} did not separate: {why}. {evidence}'
@@ -186,15 +191,28 @@ def _judge(
   if last.excess >= _GROWTH * first.excess:
     why = 'different from the start, and spread further'
     return True, f'{heads} separate: {why}. {evidence}'
-  why = f'different from the start, and not {_GROWTH:g} times as much at the end'
+  why = (
+    f'different from the start, and not {_GROWTH:g} times as much at the end'
+  )
   return False, f'{heads} did not separate: {why}. {evidence}'
 
 
 def _words(s: Spread) -> str:
-  chance = f'p = {s.p_value:.2g}' if s.p_value >= 1e-4 else 'p < 0.0001'
+  chance = (
+    f'p\u00a0=\u00a0{s.p_value:.2g}'
+    if s.p_value >= 1e-4
+    else 'p\u00a0<\u00a00.0001'
+  )
+  chi_square = (
+    f'{s.chi_square:.1f}' if s.chi_square < 100 else (f'{s.chi_square:,.0f}')
+  )
   return (
     f'At step {s.step:,} the standard deviation between {s.num_heads} heads is '
-    f'{s.spread:.3g} where errors alone would give about '
-    f'{s.standard_error:.3g} (chi-square {s.chi_square:.3g} on '
-    f'{s.num_heads - 1}, {chance}; excess spread {s.excess:.3g})'
+    f'{s.spread:.3g}, where errors alone would give about '
+    f'{s.standard_error:.2g}: an excess of {s.excess:.3g} (chi-square '
+    f'{chi_square} on {_degrees(s.num_heads - 1)}, {chance})'
   )
+
+
+def _degrees(number: int) -> str:
+  return f'{number} degree{"s" if number > 1 else ""} of freedom'

@@ -1,6 +1,5 @@
 """Tables of the report: estimates of heads, diagnostics of all cells."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -11,6 +10,13 @@ RHAT_LIMIT = 1.05
 ESS_LIMIT = 100.0
 RATIO_LIMIT = 0.05  # From 1, and beyond two standard errors.
 MISSING = '–'
+_DIAGNOSTICS = {
+  'equilibrium_ratio': 'equilibrium ratio',
+  'rhat': 'R-hat, loss difference',
+  'rhat_distance': 'R-hat, squared distance',
+  'ess': 'ESS, loss difference',
+  'ess_distance': 'ESS, squared distance',
+}
 
 
 class Cell(NamedTuple):
@@ -26,15 +32,17 @@ class Cell(NamedTuple):
 
 
 class Table(NamedTuple):
-  """Rows under a header; the first column names the row.
+  """Rows under a header.
 
   Attributes:
     header: a word a column.
     rows: as wide as the header.
+    num_words: how many columns, from the left, are words and not numbers.
   """
 
   header: tuple[str, ...]
   rows: list[tuple[Cell, ...]]
+  num_words: int = 1
 
 
 def with_error(value: float, error: float) -> str:
@@ -50,8 +58,15 @@ def with_error(value: float, error: float) -> str:
     return MISSING
   if not np.isfinite(error) or error <= 0:
     return f'{value:.4g}'
-  decimals = int(np.clip(1 - np.floor(np.log10(error)), 0, 8))
+  decimals = _decimals(error)
   return f'{value:.{decimals}f} ± {error:.{decimals}f}'
+
+
+def _decimals(error: float) -> int:
+  """Digits after the point that show two digits of an error."""
+  if not np.isfinite(error) or error <= 0:
+    return 2
+  return int(np.clip(1 - np.floor(np.log10(error)), 0, 8))
 
 
 def refinements_table(estimates: xr.Dataset, dataset: str) -> Table:
@@ -71,7 +86,7 @@ def refinements_table(estimates: xr.Dataset, dataset: str) -> Table:
     before, after = first.sel(refinement=name), last.sel(refinement=name)
     rows.append((Cell(name), *_row(before, after)))
   since = f'change since step {int(first.checkpoint):,}'
-  header = ('part', 'wrLLC', '95 % interval', since, 'equilibrium ratio')
+  header = ('refinement', 'wrLLC', '95 % interval', since, 'equilibrium ratio')
   return Table((*header, 'R-hat', 'ESS', 'failed chains'), rows)
 
 
@@ -81,7 +96,8 @@ def _row(before: xr.Dataset, after: xr.Dataset) -> tuple[Cell, ...]:
   error = np.hypot(value('standard_error'), float(before.standard_error))
   interval = MISSING
   if np.isfinite(value('low')) and np.isfinite(value('high')):
-    interval = f'{value("low"):.4g} to {value("high"):.4g}'
+    decimals = _decimals(value('standard_error'))
+    interval = f'{value("low"):.{decimals}f} to {value("high"):.{decimals}f}'
   ratio, ratio_error = value('equilibrium_ratio'), 0.0
   if 'equilibrium_ratio_error' in after:
     ratio_error = value('equilibrium_ratio_error')
@@ -106,56 +122,72 @@ def _off_balance(ratio, error):
   return (distance > RATIO_LIMIT) & (distance > 2 * np.nan_to_num(error))
 
 
+def marks(estimates: xr.Dataset) -> dict[str, xr.DataArray]:
+  """Which cells a reader should look at twice, by diagnostic.
+
+  Args:
+    estimates: from `llc_from_traces`; diagnostics that it lacks are left out.
+
+  Returns:
+    Name of the diagnostic -> booleans over (checkpoint, dataset, refinement).
+    What is NaN is not marked.
+  """
+  error = estimates.get('equilibrium_ratio_error', xr.DataArray(0.0))
+  found = {}
+  for name in _DIAGNOSTICS:
+    if name in estimates:
+      x = estimates[name]
+      if name == 'equilibrium_ratio':
+        found[name] = _off_balance(x, error)
+      else:
+        found[name] = x < ESS_LIMIT if 'ess' in name else x > RHAT_LIMIT
+  return {**found, 'num_failed': estimates.num_failed > 0}
+
+
+def num_marked(estimates: xr.Dataset) -> int:
+  """How many cells with an estimate have any mark."""
+  marked = xr.concat(list(marks(estimates).values()), 'diagnostic')
+  return int((marked.any('diagnostic') & estimates.llc.notnull()).sum())
+
+
 def diagnostics_table(estimates: xr.Dataset) -> Table:
   """The diagnostics over all cells: middle, worst, where, and how many marked.
 
   Args:
     estimates: from `llc_from_traces`.
   """
-  too_high, too_low = (lambda x: x > RHAT_LIMIT), (lambda x: x < ESS_LIMIT)
-  error = estimates.get('equilibrium_ratio_error', xr.DataArray(0.0))
-  off = lambda x: _off_balance(x, error)
+  marked = marks(estimates)
   rows = [
-    _summary(estimates, 'equilibrium_ratio', 'equilibrium ratio', '.3f',
-             lambda x: np.abs(x - 1), off),
-    _summary(estimates, 'rhat', 'R-hat, loss difference', '.3f',
-             lambda x: x, too_high),
-    _summary(estimates, 'rhat_distance', 'R-hat, squared distance', '.3f',
-             lambda x: x, too_high),
-    _summary(estimates, 'ess', 'ESS, loss difference', ',.0f',
-             lambda x: -x, too_low),
-    _summary(estimates, 'ess_distance', 'ESS, squared distance', ',.0f',
-             lambda x: -x, too_low),
+    _summary(estimates[name], words, marked[name])
+    for name, words in _DIAGNOSTICS.items()
+    if name in estimates and bool(estimates[name].notnull().any())
   ]
-  header = ('diagnostic', 'median', 'worst', 'where', 'marked')
-  return Table(header, [row for row in rows if row])
+  header = ('diagnostic', 'where the worst is', 'median', 'worst', 'marked')
+  return Table(header, rows, num_words=2)
 
 
 def _summary(
-  estimates: xr.Dataset,
-  name: str,
-  words: str,
-  form: str,
-  badness: Callable[[xr.DataArray], xr.DataArray],
-  is_marked: Callable[[xr.DataArray], xr.DataArray],
+  values: xr.DataArray, words: str, marked: xr.DataArray
 ) -> tuple[Cell, ...]:
-  """A row for one diagnostic; none if there is no value of it."""
-  if name not in estimates or not bool(estimates[name].notnull().any()):
-    return ()
-  values = estimates[name]
-  where = badness(values).argmax(dim=values.dims)
-  worst = values.isel(where)
-  marked = int((is_marked(values) & values.notnull()).sum())
+  """A row for one diagnostic."""
+  name, form = str(values.name), '.3f'
+  badness = abs(values - 1)
+  if 'ess' in name:
+    badness, form = -values, ',.0f'
+  elif 'rhat' in name:
+    badness = values
+  worst = values.isel(badness.argmax(dim=values.dims))
   place = (
     f'{worst.refinement.item()} at step {worst.checkpoint.item():,}, '
     f'{worst.dataset.item()}'
   )
+  count = int(marked.sum())
   return (
     Cell(words),
-    Cell(format(float(values.median()), form)),
-    Cell(format(float(worst), form), marked > 0),
     Cell(place),
-    Cell(f'{marked} of {int(values.notnull().sum())}', marked > 0),
+    Cell(format(float(values.median()), form)),
+    Cell(format(float(worst), form), count > 0),
+    Cell(f'{count} of {int(values.notnull().sum())}', count > 0),
   )
 
 

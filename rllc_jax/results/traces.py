@@ -113,7 +113,7 @@ def merge_identity(
     known = merged.setdefault(name, value)
     if name in _GROWING:
       merged[name] = {**value, **known}
-      known, value = merged[name], {**known, **value}
+      known = {key: known.get(key, value[key]) for key in value}
     if known != value:
       difference = difference or _first_difference(name, known, value)
   return merged, difference

@@ -1,0 +1,173 @@
+"""From hand-made traces to the numbers that they must give."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import llc
+from rllc_jax.estimators import rllc
+from rllc_jax.results import traces as tables
+from tests.estimators import toy
+
+EXTENT = types.Extent((0, 8), ('text',), ('0:0', '0:1', '0:2'), 2, 40)
+IDENTITY = {
+  'nbeta': 30.0,
+  'localization': 200.0,
+  'step_size': 1e-3,
+  'num_steps_between_draws': 1,
+  'num_coordinates': {'0:0': 7, '0:1': 7, '0:2': 7},
+}
+
+
+def hand_made():
+  """Losses over [checkpoint 2, data 1, refinement 3, chain 2, draw 40]."""
+  rng = np.random.default_rng(0)
+  sizes = tables.sizes(EXTENT)
+  center = np.broadcast_to(rng.normal(size=sizes[-1]), sizes)
+  arrays = {
+    'loss': center + 0.1 * rng.normal(size=sizes),
+    'center_loss': center,
+    'squared_distance': rng.uniform(size=sizes) / 1e3,
+    'displacement_gradient': 7 + rng.normal(size=sizes),
+    'squared_gradient': 100 + rng.normal(size=sizes),
+    'recorded': np.full(sizes[:4], 40, np.int32),
+    'baseline_loss': rng.normal(size=(*sizes[:3], 16)),
+  }
+  return tables.dataset_of(arrays, IDENTITY, EXTENT)
+
+
+class LlcTest(parameterized.TestCase):
+  def test_axes_factor_and_burn_in(self):
+    """A shape test: every cell against its own mean, no two alike."""
+    traces = hand_made()
+    found = llc.llc_from_traces(traces, burn_in=10)
+    expected = 30 * (traces.loss - traces.center_loss).isel(
+      draw=slice(10, None)
+    )
+    expected = expected.mean(('chain', 'draw'))
+    np.testing.assert_allclose(found.llc, expected, rtol=1e-6)
+    self.assertEqual(found.llc.dims, ('checkpoint', 'dataset', 'refinement'))
+    self.assertLen(np.unique(found.llc), 6)
+
+  def test_equilibrium_ratio(self):
+    traces = hand_made()
+    found = llc.llc_from_traces(traces, burn_in=10).equilibrium_ratio
+    terms = traces.displacement_gradient - 1e-3 / 4 * traces.squared_gradient
+    expected = terms.isel(draw=slice(10, None)).mean(('chain', 'draw')) / 7
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+  def test_burn_in_counts_steps_not_draws(self):
+    traces = hand_made()
+    apart = traces.assign_coords(draw=traces.draw * 5)
+    a = llc.llc_from_traces(traces, burn_in=4)
+    b = llc.llc_from_traces(apart, burn_in=20)
+    np.testing.assert_array_equal(a.llc, b.llc)
+
+  def test_the_default_burn_in_must_leave_enough(self):
+    with self.assertRaisesRegex(ValueError, 'At least 24 draws.*got 0'):
+      llc.llc_from_traces(hand_made())  # 10 / (1e-3 x 200) = 50 steps.
+
+  def test_corpus_baseline(self):
+    """Another reference, and its error in quadrature."""
+    traces = hand_made()
+    found = llc.llc_from_traces(traces, baseline='corpus', burn_in=0)
+    loss = traces.loss.mean(('chain', 'draw'))
+    expected = 30 * (loss - traces.baseline_loss.mean('baseline_batch'))
+    np.testing.assert_allclose(found.llc, expected, rtol=1e-5)
+    own = 30 * traces.baseline_loss.std('baseline_batch', ddof=1) / 4
+    series = 30 * traces.loss.mean('chain').values
+    alone = llc.errors.mean_with_error(series).standard_error
+    np.testing.assert_allclose(
+      found.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
+    )
+
+  def test_an_unknown_baseline_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "one of .*'paired'.*got 'init'"):
+      llc.llc_from_traces(hand_made(), baseline='init', burn_in=0)
+
+  def test_failed_chains_are_named_and_left_out(self):
+    traces = hand_made()
+    traces.loss[1, 0, 2, 1, 33] = np.nan
+    found = llc.llc_from_traces(traces, burn_in=0)
+    self.assertEqual(int(found.num_failed.sum()), 1)
+    self.assertTrue(found.failed[1, 0, 2, 1])
+    left = 30 * (traces.loss - traces.center_loss)[1, 0, 2, 0].mean()
+    np.testing.assert_allclose(found.llc[1, 0, 2], left, rtol=1e-6)
+    self.assertTrue(np.isfinite(found.llc).all())
+
+  def test_what_is_not_done_is_missing_not_failed(self):
+    traces = hand_made()
+    traces.recorded[0, 0, 1, 0] = 12
+    traces.loss[0, 0, 1, 0, 12:] = np.nan
+    found = llc.llc_from_traces(traces, burn_in=0)
+    np.testing.assert_array_equal(
+      np.argwhere(np.isnan(found.llc.values)), [[0, 0, 1]]
+    )
+    self.assertEqual(int(found.num_failed.sum()), 0)
+
+  def test_nbeta_0_needs_a_factor(self):
+    traces = hand_made().assign_attrs(nbeta=0.0)
+    with self.assertRaisesRegex(ValueError, 'estimator_nbeta must be given'):
+      llc.llc_from_traces(traces, burn_in=0)
+    found = llc.llc_from_traces(traces, burn_in=0, estimator_nbeta=30.0)
+    expected = llc.llc_from_traces(hand_made(), burn_in=0)
+    np.testing.assert_array_equal(found.llc, expected.llc)
+
+  def test_mixing_is_seen(self):
+    """Chains that sit at different heights do not mix."""
+    traces = hand_made()
+    apart = np.arange(2.0)[:, None]
+    traces['loss'] = traces.loss.copy(data=traces.loss.values + apart)
+    found = llc.llc_from_traces(traces, burn_in=0)
+    self.assertGreater(float(found.rhat.min()), 1.5)
+    self.assertLess(float(found.rhat_distance.max()), 1.2)
+
+
+class ContrastTest(absltest.TestCase):
+  def test_what_two_sides_share_cancels(self):
+    traces = hand_made()
+    shared = 5 * np.random.default_rng(1).normal(size=40)
+    traces['loss'] = traces.loss.copy(data=traces.loss.values + shared)
+    found = llc.contrast(
+      traces, {'refinement': '0:2'}, {'refinement': '0:1'}, burn_in=0
+    )
+    each = llc.llc_from_traces(traces, burn_in=0)
+    expected = each.llc.sel(refinement='0:2') - each.llc.sel(refinement='0:1')
+    np.testing.assert_allclose(found.llc, expected, rtol=1e-4)
+    self.assertLess(
+      float(found.standard_error.max()), 0.1 * float(each.standard_error.min())
+    )
+
+  def test_sides_must_choose_in_the_same_dims(self):
+    with self.assertRaisesRegex(ValueError, 'same dims'):
+      llc.contrast(hand_made(), {'refinement': '0:0'}, {'checkpoint': 0})
+
+
+class RoutesTest(absltest.TestCase):
+  def test_one_checkpoint_alone_is_the_trajectory_read(self):
+    """estimate_rllc and estimate_trajectory share program and errors."""
+    traces = toy.run(
+      trajectory=toy.trajectory((0,)), datasets={'data': types.Window(0, 64)}
+    )
+    read = llc.llc_from_traces(traces, burn_in=6).isel(checkpoint=0, dataset=0)
+    found = rllc.estimate_rllc(
+      jax.random.key(0),
+      toy.family(0, 1, 2),
+      toy.checkpoint(0),
+      minibatches.uniform(toy.data(), 4),
+      posterior=types.Posterior(30.0, 50.0),
+      step_size=1e-3,
+      num_chains=2,
+      num_draws=24,
+      burn_in=6,
+    )
+    for name in ('llc', 'standard_error', 'low', 'high', 'equilibrium_ratio'):
+      np.testing.assert_allclose(getattr(found, name), read[name], rtol=1e-4)
+    self.assertFalse(found.failed.any())
+
+
+if __name__ == '__main__':
+  absltest.main()

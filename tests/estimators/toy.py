@@ -1,0 +1,87 @@
+"""A toy with everything that a run needs: three heads, two data sets."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.refinement import weights
+
+STEPS = (0, 10, 20, 40, 80, 160, 320)
+DATASETS = {'text': types.Window(0, 40), 'code': types.Window(40, 24)}
+
+
+def loss_fn(params, batch):
+  """tanh regression through three 'heads' that add up; batch [B, 3]."""
+  x, y = batch[:, :2], batch[:, 2]
+  heads = jnp.tanh(jnp.einsum('bi,hij->hbj', x, params['W']))
+  return jnp.mean((jnp.einsum('hbj,hj->b', heads, params['v']) - y) ** 2)
+
+
+def _insert(position, params, head):
+  return {name: params[name].at[head].set(position[name]) for name in params}
+
+
+LENS = types.Lens(
+  lambda params, head: jax.tree.map(lambda leaf: leaf[head], params), _insert
+)
+LOSS = weights.refine(loss_fn, LENS)
+
+
+def family(*heads):
+  names = tuple(f'0:{head}' for head in heads)
+  return types.Refinements(names, LENS, jnp.array(heads, jnp.int32), LOSS)
+
+
+def checkpoint(step):
+  rng = np.random.default_rng(step)
+  normal = lambda *shape: rng.normal(size=shape).astype(np.float32)
+  return {'W': normal(3, 2, 4), 'v': normal(3, 4)}
+
+
+def trajectory(steps=STEPS[:3]):
+  load = lambda steps: trees.stack([checkpoint(step) for step in steps])
+  return types.Trajectory(tuple(steps), load)
+
+
+def data():
+  rng = np.random.default_rng(0)
+  return jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
+
+
+def run(**changes):
+  """Traces of a small run, with what is said otherwise."""
+  options = {
+    'refinements': [family(0, 1, 2)],
+    'trajectory': trajectory(),
+    'datasets': DATASETS,
+    'minibatches': minibatches.uniform(data(), 4),
+    'posterior': types.Posterior(30.0, 50.0),
+    'step_size': 1e-3,
+    'num_chains': 2,
+    'num_draws': 24,
+    'burn_in': 6,
+    'num_baseline_batches': 4,
+  } | changes
+  first = [options.pop(name) for name in ('refinements', 'trajectory')]
+  rest = [options.pop(name) for name in ('datasets', 'minibatches')]
+  key = options.pop('rng_key', jax.random.key(0))
+  return trajectories.estimate_trajectory(key, *first, *rest, **options)
+
+
+def compile_counter():
+  """A Counter of compiled programs by name, from here on."""
+  import collections
+
+  counts = collections.Counter()
+
+  def listen(event, duration, fun_name='', **_):
+    del duration
+    if 'backend_compile' in event:
+      counts[fun_name] += 1
+
+  jax.monitoring.register_event_duration_secs_listener(listen)
+  return counts

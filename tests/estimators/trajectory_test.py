@@ -1,0 +1,399 @@
+"""Whatever surrounds a cell of the grid, the cell is the same."""
+
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import rllc_jax
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import program
+from rllc_jax.samplers import sgld
+from tests.estimators import toy
+
+COMPILED = toy.compile_counter()
+TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
+
+
+def assert_same_traces(found, expected, rtol=1e-5):
+  for name in TRACES:
+    scale = np.abs(expected[name].values).max()
+    np.testing.assert_allclose(
+      found[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
+    )
+
+
+def directory():
+  return pathlib.Path(tempfile.mkdtemp())
+
+
+class InvarianceTest(parameterized.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.whole = toy.run(mesh=layout.make_mesh(1, 1))
+
+  @parameterized.parameters(
+    {'chunk_size': 3},
+    {'chunk_size': 6},
+    {'chunk_size': 4},  # Does not divide 6 columns: padded.
+    {'segment': 7},
+    {'segment': 30},
+    {'rows_per_block': 6},
+    {'rows_per_block': 4},  # Does not divide 6 rows: padded.
+  )
+  def test_chunk_segment_and_block_change_nothing(self, **layout_options):
+    options = {'mesh': layout.make_mesh(1, 1)} | layout_options
+    assert_same_traces(toy.run(**options), self.whole)
+
+  @parameterized.parameters((2, 1), (1, 2))
+  def test_two_devices_change_nothing(self, rows, columns):
+    found = toy.run(mesh=layout.make_mesh(rows, columns))
+    assert_same_traces(found, self.whole)
+
+  def test_a_segment_changes_no_bit(self):
+    options = {'mesh': layout.make_mesh(1, 1)}
+    for segment in (1, 7, 30):
+      found = toy.run(segment=segment, **options)
+      for name in TRACES:
+        np.testing.assert_array_equal(found[name], self.whole[name])
+
+  def test_a_longer_run_begins_with_the_shorter(self):
+    longer = toy.run(num_draws=60).isel(draw=slice(30))
+    assert_same_traces(longer, self.whole)
+
+  def test_more_of_anything_repeats_the_fewer(self):
+    more = toy.run(
+      num_chains=5,
+      trajectory=toy.trajectory(toy.STEPS[:5]),
+      datasets={'more': types.Window(0, 3), **toy.DATASETS},
+    )
+    whole = self.whole
+    part = more.sel(dataset=whole.dataset, checkpoint=whole.checkpoint)
+    assert_same_traces(part.isel(chain=slice(2)), whole)
+
+  def test_the_order_of_a_list_is_not_an_address(self):
+    found = toy.run(
+      refinements=[toy.family(2, 0)],
+      datasets=dict(reversed(toy.DATASETS.items())),
+    )
+    part = self.whole.sel(refinement=found.refinement, dataset=found.dataset)
+    assert_same_traces(found, part)
+
+  def test_families_of_their_own_change_nothing(self):
+    found = toy.run(refinements=[toy.family(1), toy.family(0, 2)])
+    assert_same_traces(found, self.whole.sel(refinement=found.refinement))
+
+  def test_chains_heads_checkpoints_and_data_sets_differ(self):
+    """Or else the equalities above could be those of constants."""
+    loss = self.whole.loss.isel(draw=5)
+    for dim in ('chain', 'refinement', 'checkpoint', 'dataset'):
+      self.assertGreater(float(np.abs(loss.diff(dim)).min()), 0)
+
+  def test_all_columns_share_the_minibatch_of_a_step(self):
+    center = self.whole.center_loss
+    for dim in ('chain', 'refinement'):
+      self.assertEqual(float(np.abs(center.diff(dim)).max()), 0)
+    self.assertGreater(float(center.std('draw').min()), 0)
+
+  def test_batches_of_their_own_differ_and_repeat(self):
+    own = toy.run(share_batches=False)
+    # Two minibatches of 4 out of 24 are the same in 1 of 14,000 draws.
+    different = own.center_loss.diff('chain') != 0
+    self.assertGreater(float(different.mean()), 0.99)
+    again = toy.run(share_batches=False, num_chains=3, chunk_size=3)
+    assert_same_traces(again.isel(chain=slice(2)), own)
+
+  def test_the_first_draw_is_the_checkpoint(self):
+    first = self.whole.isel(draw=0)
+    np.testing.assert_allclose(first.loss, first.center_loss, rtol=3e-7)
+    self.assertEqual(float(first.squared_distance.max()), 0)
+
+  def test_draws_are_every_so_many_steps(self):
+    """Of one and the same chain."""
+    apart = toy.run(num_steps_between_draws=3, num_draws=24, burn_in=0)
+    every = toy.run(num_draws=72, burn_in=0)
+    np.testing.assert_array_equal(apart.draw, every.draw[::3])
+    assert_same_traces(apart, every.isel(draw=slice(None, None, 3)))
+
+  def test_observations_are_recorded_at_draws(self):
+    def observe(position, context):
+      del context
+      return {'v': position['v'], 'length': jnp.sum(position['W'] ** 2)}
+
+    found = toy.run(observe=observe)
+    self.assertEqual(found.v.shape, (3, 2, 3, 2, 30, 4))
+    for step in found.checkpoint.values:
+      at_start = found.v.sel(checkpoint=step).isel(draw=0)[0, :, 0]
+      np.testing.assert_array_equal(at_start, toy.checkpoint(step)['v'])
+    assert_same_traces(found, self.whole)
+
+
+class OneAmongManyTest(absltest.TestCase):
+  def test_chain_alone_and_among_64(self):
+    """The same minibatches and noise bit for bit, losses to 1e-5 in 200 steps.
+
+    Without loss and localization a position is the sum of its noise, so the
+    noise is compared bit for bit through what is observed.
+    """
+    options = {
+      'refinements': [toy.family(1)],
+      'trajectory': toy.trajectory(toy.STEPS[1:2]),
+      'datasets': {'text': toy.DATASETS['text']},
+      'burn_in': 0,
+      'num_draws': 200,
+    }
+    observe = lambda position, context: {
+      'v': position['v'],
+      'batch': context[1],
+    }
+    with self.subTest('losses'):
+      alone = toy.run(num_chains=1, **options)
+      many = toy.run(num_chains=64, **options)
+      np.testing.assert_allclose(
+        many.loss.isel(chain=slice(1)), alone.loss, rtol=1e-5
+      )
+    with self.subTest('bits'):
+      options |= {'posterior': types.Posterior(0.0, 0.0), 'observe': observe}
+      alone = toy.run(num_chains=1, **options)
+      many = toy.run(num_chains=64, **options).isel(chain=slice(1))
+      np.testing.assert_array_equal(many.v, alone.v)
+      np.testing.assert_array_equal(many.batch, alone.batch)
+      self.assertGreater(float(many.v.std('draw').min()), 0)
+
+
+class CompilationTest(absltest.TestCase):
+  def test_one_block_program_a_family_whatever_the_rows(self):
+    for num_checkpoints in (3, 7):
+      jax.clear_caches()
+      program.block_program.cache_clear()
+      COMPILED.clear()
+      toy.run(
+        refinements=[toy.family(0, 1), toy.family(2)],
+        trajectory=toy.trajectory(toy.STEPS[:num_checkpoints]),
+        segment=7,
+      )
+      self.assertEqual(COMPILED['jit(run)'], 2)
+      self.assertEqual(COMPILED['jit(init)'], 2)
+
+  def test_a_sweep_compiles_nothing(self):
+    toy.run()
+    COMPILED.clear()
+    toy.run(posterior=types.Posterior(10.0, 100.0), step_size=1e-4, burn_in=6)
+    self.assertEqual(COMPILED['jit(run)'], 0)
+
+  def test_no_collective_in_the_program(self):
+    mesh = layout.make_mesh(2, 1)
+    batches = minibatches.uniform(toy.data(), 4)
+    family = toy.family(0, 1)
+    built = program.block_program(
+      family.lens,
+      family.loss,
+      sgld.sgld(),
+      batches.draw,
+      mesh=mesh,
+      chunk_size=2,
+      max_draws=10,
+    )
+    trajectory = toy.trajectory()
+    rows = program.make_rows(
+      jax.random.key(0),
+      trajectory.load(trajectory.steps[:2]),
+      [(0, 'text'), (10, 'code')],
+      list(toy.DATASETS.values()),
+    )
+    columns = program.make_columns(family, [(0, 0), (1, 0)])
+    states, _ = built.init(rows, columns, batches.data)
+    args = built.place(
+      rows,
+      columns,
+      states,
+      jnp.int32(0),
+      jnp.int32(10),
+      program.make_settings(types.Posterior(30.0, 50.0), 1e-3),
+      batches.data,
+    )
+    text = built.run.lower(*args).compile().as_text()
+    self.assertIn('while', text)
+    for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
+      self.assertNotIn(word, text)
+
+
+class StoreTest(parameterized.TestCase):
+  def test_a_store_holds_what_memory_holds(self):
+    path = directory() / 'store'
+    expected = toy.run()
+    found = toy.run(store=rllc_jax.open_store(path))
+    assert_same_traces(found, expected, rtol=0)
+    read = rllc_jax.open_store(path).read()
+    self.assertEqual(set(read.variables), set(expected.variables))
+    for name in expected.variables:
+      np.testing.assert_array_equal(read[name], expected[name], err_msg=name)
+
+  def test_a_run_that_stopped_goes_on_bit_for_bit(self):
+    """After every number of segments."""
+    expected = toy.run()
+    for last in (1, 4, 8):
+      path = directory() / 'store'
+
+      class Stop(Exception):
+        pass
+
+      calls = []
+
+      def stop(done, total, last=last, calls=calls, Stop=Stop):
+        calls.append(done)
+        if len(calls) == last:
+          raise Stop
+
+      with self.assertRaises(Stop):
+        toy.run(store=rllc_jax.open_store(path), segment=8, progress=stop)
+      kept = rllc_jax.open_store(path).read()
+      self.assertEqual(int(kept.recorded.sum()), calls[-1])
+      found = toy.run(store=rllc_jax.open_store(path), segment=8)
+      for name in TRACES:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+  @parameterized.parameters(
+    {'num_chains': 1},
+    {'num_draws': 30, 'burn_in': 0},
+    {'trajectory': toy.trajectory((0, 20))},
+    {'datasets': {'code': toy.DATASETS['code']}},
+    {'refinements': [toy.family(2)]},
+    {
+      'num_chains': 1,
+      'num_draws': 24,
+      'burn_in': 0,
+      'trajectory': toy.trajectory((20,)),
+      'refinements': [toy.family(1)],
+    },
+  )
+  def test_a_run_grows_in_every_direction(self, **first):
+    path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path), **first)
+    found = toy.run(store=rllc_jax.open_store(path))
+    assert_same_traces(found, toy.run())
+    read = rllc_jax.open_store(path).read()
+    self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])
+
+  def test_what_is_there_is_not_done_again(self):
+    path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    calls = []
+    toy.run(
+      store=rllc_jax.open_store(path),
+      num_chains=3,
+      progress=lambda done, total: calls.append((done, total)),
+    )
+    cells, draws = 3 * 2 * 3, 30
+    self.assertEqual(calls[-1], (cells * 3 * draws, cells * 3 * draws))
+    self.assertGreater(calls[0][0], cells * 2 * draws)
+
+  @parameterized.parameters(
+    ({'step_size': 2e-3}, 'step_size = 0.001, and this run has 0.002'),
+    ({'posterior': types.Posterior(10.0, 50.0)}, 'nbeta = 30.0'),
+    ({'rng_key': jax.random.key(1)}, 'rng_key'),
+    ({'minibatches': minibatches.uniform(toy.data(), 8)}, 'batch'),
+    ({'minibatches': minibatches.uniform(1 + toy.data(), 4)}, 'data = '),
+    ({'datasets': {'text': types.Window(0, 39)}}, r'windows.text = \[0, 40\]'),
+    ({'provenance': {'loss': 'other'}}, 'provenance.loss'),
+    ({'sampler': sgld.sgld(noise_scale=0.5)}, 'noise_scale=0.5'),
+    (
+      {
+        'trajectory': types.Trajectory(
+          (0,), lambda steps: toy.trajectory().load([9] * len(steps))
+        )
+      },
+      'params.0',
+    ),
+  )
+  def test_another_run_is_refused_with_the_first_difference(self, other, said):
+    path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    before = rllc_jax.open_store(path).read()
+    options = {'num_draws': 30} | other
+    with self.assertRaisesRegex(ValueError, said):
+      toy.run(store=rllc_jax.open_store(path), **options)
+    after = rllc_jax.open_store(path).read()
+    np.testing.assert_array_equal(before.loss, after.loss.isel(draw=slice(30)))
+
+  def test_a_killed_process_loses_one_segment_at_most(self):
+    """A real process, a real SIGKILL, bit-equal in the end."""
+    path = directory() / 'store'
+    code = (
+      'import jax; jax.config.update("jax_num_cpu_devices", 2);'
+      'import rllc_jax, sys; from tests.estimators import toy;'
+      'say = lambda done, total: print(done, flush=True);'
+      'toy.run(store=rllc_jax.open_store(sys.argv[1]), segment=3, progress=say)'
+    )
+    process = subprocess.Popen(
+      [sys.executable, '-c', code, str(path)],
+      stdout=subprocess.PIPE,
+      env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    )
+    for _ in range(5):
+      process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = int(rllc_jax.open_store(path).read().recorded.sum())
+    self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
+    found = toy.run(store=rllc_jax.open_store(path), segment=3)
+    for name in TRACES:
+      np.testing.assert_array_equal(found[name], toy.run()[name])
+
+
+class DoorTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({'posterior': types.Posterior(-1.0, 50.0)}, 'nbeta must be at least 0'),
+    ({'posterior': types.Posterior(30.0, -1.0)}, 'localization must be'),
+    ({'step_size': 0.0}, 'step_size must be positive'),
+    ({'step_size': float('nan')}, 'step_size must be positive'),
+    ({'step_size': 0.1}, 'must be under 4'),
+    ({'num_draws': 23}, 'At least 24 draws.*got 23'),
+    ({'num_chains': 0}, 'num_chains must be positive'),
+    ({'rng_key': jax.random.PRNGKey(0)}, 'typed threefry key'),
+    ({'rng_key': jax.random.key(0, impl='rbg')}, 'threefry2x32'),
+    ({'datasets': {}}, 'datasets must hold'),
+    ({'trajectory': toy.trajectory((0, 0))}, 'checkpoints must differ.*0'),
+    ({'refinements': [toy.family(0), toy.family(0)]}, "'0:0' more than once"),
+    (
+      {'posterior': types.Posterior(30.0, 0.0), 'burn_in': None},
+      'burn_in must',
+    ),
+    ({'rows_per_block': 3}, 'multiple of the mesh rows, 2'),
+  )
+  def test_said_before_anything_is_compiled(self, options, message):
+    with self.assertRaisesRegex(ValueError, message):
+      toy.run(**options)
+
+  def test_a_checkpoint_with_nan_is_named_and_loses_nothing(self):
+    path = directory() / 'store'
+
+    def load(steps):
+      params = toy.trajectory().load(steps)
+      params['v'][np.array(steps) == 20] = np.nan
+      return params
+
+    with self.assertRaisesRegex(ValueError, r"12 values .*'v'.* step 20"):
+      toy.run(
+        trajectory=types.Trajectory((0, 10, 20), load),
+        store=rllc_jax.open_store(path),
+      )
+    kept = rllc_jax.open_store(path).read()
+    recorded = kept.recorded.sum(('dataset', 'refinement', 'chain'))
+    self.assertEqual(recorded.values.tolist(), [360, 360, 0])
+
+
+if __name__ == '__main__':
+  absltest.main()
