@@ -80,7 +80,7 @@ def run(
     ValueError: a setting makes no sense, an input is not what it is said to
       be, or the corpus there was made from other settings.
   """
-  settings = read_settings(config)
+  settings = commands.read_section(config, 'corpus', Settings)
   directory = pathlib.Path(workdir) / 'corpus'
   if (directory / 'corpus.json').exists():
     check_same(settings, directory)
@@ -99,18 +99,6 @@ def run(
       )
   logging.info('%s: complete\n%s', directory, table(record['domains']))
   return corpus
-
-
-def read_settings(config: ml_collections.ConfigDict) -> Settings:
-  """Reads `config.corpus`; what it leaves out has the default."""
-  given = dict(config.get('corpus', {}))
-  unknown = sorted(set(given).difference(Settings._fields))
-  if unknown:
-    raise ValueError(
-      f'expected config.corpus to have fields among '
-      f'{", ".join(Settings._fields)}; got {", ".join(unknown)}'
-    )
-  return Settings(**given)
 
 
 def check_same(settings: Settings, directory: pathlib.Path) -> None:

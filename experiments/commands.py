@@ -12,6 +12,7 @@ from typing import Any
 from absl import app
 from absl import flags
 from absl import logging
+import jax
 from ml_collections import config_flags
 
 _HERE = pathlib.Path(__file__).parent
@@ -45,15 +46,45 @@ def _is_ours_or_serious(record: Any) -> bool:
   return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
 
 
-def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
-  """Parses flags and calls `run(config, workdir)`."""
+def read_section(config: Any, section: str, kind: Any) -> Any:
+  """A section of a config as a named tuple; missing fields have defaults.
+
+  Raises:
+    ValueError: if the section has a field that `kind` does not know.
+  """
+  given = dict(config.get(section, {}))
+  unknown = sorted(set(given).difference(kind._fields))
+  if unknown:
+    raise ValueError(
+      f'config.{section} must have fields among {", ".join(kind._fields)}, '
+      f'because no other is read; got {", ".join(unknown)}.'
+    )
+  return kind(**given)
+
+
+def start(
+  run: Callable[[Any, pathlib.Path], Any],
+  config: Callable[[], Any] | None = None,
+) -> None:
+  """Parses flags and calls `run(config, workdir)`.
+
+  Args:
+    run: what the binary does.
+    config: makes the config; by default it is that of the flag --config.
+  """
 
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    run(CONFIG.value, pathlib.Path(str(WORKDIR.value)))
+    workdir = pathlib.Path(str(WORKDIR.value))
+    # Compiled programs are found again by the next run of the same command.
+    cache = workdir / 'compilation_cache'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
+    run(config() if config else CONFIG.value, workdir)
 
   # Data libraries log every file they touch; what matters is said here.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
-  flags.mark_flags_as_required(['config', 'workdir'])
+  flags.mark_flag_as_required('workdir')
+  if not config:
+    flags.mark_flag_as_required('config')
   app.run(fail_with_one_line(main))

@@ -10,7 +10,7 @@ the same command goes on from after a kill; and, last, `training.zarr`.
 
 import functools
 import pathlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -77,8 +77,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """
   corpus = packing.load_corpus(pathlib.Path(workdir) / 'corpus')
   directory = pathlib.Path(workdir) / 'train'
-  settings = _read(config, 'training', TrainingSettings)
-  model = build_model(_read(config, 'model', ModelSettings), corpus)
+  settings = commands.read_section(config, 'training', TrainingSettings)
+  model = build_model(
+    commands.read_section(config, 'model', ModelSettings), corpus
+  )
   complete = (directory / 'training.zarr').exists()
   record = _train(model, settings, config.get('seed', 0), corpus, directory)
   if complete:
@@ -129,18 +131,6 @@ def table(record: xr.Dataset) -> str:
   for name in ('unigram_entropy', 'bigram_entropy'):
     lines.append(f'{name} of the training window: {record.attrs[name]:.4f}')
   return '\n'.join(lines)
-
-
-def _read(config: ml_collections.ConfigDict, section: str, kind: Any) -> Any:
-  """A section of a config as a tuple of settings."""
-  given = dict(config.get(section, {}))
-  unknown = sorted(set(given).difference(kind._fields))
-  if unknown:
-    raise ValueError(
-      f'config.{section} must have fields among {", ".join(kind._fields)}, '
-      f'because no other is read; got {", ".join(unknown)}.'
-    )
-  return kind(**given)
 
 
 def _train(

@@ -89,6 +89,8 @@ def _curves(ax: axes.Axes, estimates: xr.Dataset, group: _Group) -> None:
     lonely = np.isfinite(llc) & ~_beside(np.isfinite(llc))
     marked = np.isfinite(llc) if len(steps) <= _CROWDED else lonely
     points = {'color': color, 's': 9, 'zorder': 4}
+    # A band needs a neighbor.
+    ax.vlines(steps[lonely], cell.low[lonely], cell.high[lonely], color=color)
     shown = marked & ~failed
     ax.scatter(steps[shown], llc[shown], lw=0, **points)
     shown = failed & np.isfinite(llc)
@@ -102,6 +104,9 @@ def _curves(ax: axes.Axes, estimates: xr.Dataset, group: _Group) -> None:
       transform=ax.get_xaxis_transform(),
       **{**points, 's': 20},
     )
+
+  if not bool(estimates.llc.sel(refinement=group.names).notnull().any()):
+    style.write_middle(ax, 'no estimates')
 
 
 def _beside(present: np.ndarray) -> np.ndarray:

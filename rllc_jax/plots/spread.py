@@ -23,27 +23,24 @@ def head_spread(spreads: xr.Dataset) -> figure.Figure:
   """
   spreads = spreads.sortby('checkpoint')
   count = spreads.sizes['dataset']
+  columns = min(count, 2)
   drawn, panels = style.new_figure(
-    1, max(count, 1), (7.4 if count == 1 else 4.6, 3.3), sharey='all'
+    -(-count // columns), columns, (7.4 / columns**0.7, 3.3), sharey='all'
   )
-  for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=True):
+  for ax in panels.flat[count:]:
+    ax.remove()
+  for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=False):
     chosen = spreads.sel(dataset=dataset)
     labels = _lines(ax, chosen)
     style.step_axis(ax, chosen.checkpoint.values, 'training step')
     ax.set_title(str(dataset) if count > 1 else '')
     if not labels:
-      ax.text(
-        0.5,
-        0.5,
-        'no layer with two heads',
-        transform=ax.transAxes,
-        ha='center',
-        color=style.GRAY,
-      )
+      style.write_middle(ax, 'no layer with two heads')
   _logarithmic(panels[0, 0], spreads)
-  for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=True):
+  for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=False):
     style.label_ends(ax, _ends(spreads.sel(dataset=dataset)))
-  panels[0, 0].set_ylabel('standard deviation of wrLLC')
+  for ax in panels[:, 0]:
+    ax.set_ylabel('standard deviation of wrLLC')
   style.footnote(
     drawn,
     'solid: standard deviation between the heads of a layer',

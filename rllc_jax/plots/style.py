@@ -132,7 +132,7 @@ def step_axis(ax: axes.Axes, steps: Sequence[int], label: str) -> None:
   else:
     ax.set_xscale('log')
     ax.set_xlim(first / ratio**0.04, last * ratio**0.03)
-  ticks, small = _step_ticks(first, last)
+  ticks, small = _step_ticks(positive.astype(float))
   zero = [0.0] if steps[0] == 0 else []
   ax.xaxis.set_major_locator(ticker.FixedLocator(zero + ticks))
   ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:,.0f}'))
@@ -156,8 +156,12 @@ def _mark_gap(ax, x):
     )
 
 
-def _step_ticks(first: float, last: float) -> tuple[list[float], list[float]]:
-  """Labelled and unlabelled ticks within [first, last]."""
+def _step_ticks(steps: np.ndarray) -> tuple[list[float], list[float]]:
+  """Labelled and unlabelled ticks: the steps if few, or else round numbers."""
+  first, last = steps[0], steps[-1]
+  gaps = steps[1:] / steps[:-1]
+  if len(steps) <= 4 and (gaps > (last / first) ** 0.1).all():
+    return steps.tolist(), []
   decades = range(int(np.floor(np.log10(first))), int(np.log10(last)) + 1)
   inside = lambda digits: [
     digit * 10.0**power
@@ -251,6 +255,12 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
         'relpos': (0, 0.5),
       },
     )
+
+
+def write_middle(ax: axes.Axes, text: str) -> None:
+  """Says in a panel why it is empty, and takes its meaningless y ticks away."""
+  ax.text(0.5, 0.5, text, transform=ax.transAxes, ha='center', color=GRAY)
+  ax.tick_params(axis='y', labelleft=False)
 
 
 def footnote(drawn: figure.Figure, *parts: str) -> None:

@@ -1,0 +1,18 @@
+"""The demo: two layers of four heads on real text, ten minutes on two cores.
+
+python -m experiments.demo --preset=demo --workdir=runs/demo
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  return ml_collections.config_dict.create(
+    seed=0,
+    corpus=dict(cap_mb=4.0, vocab_size=2000, context_length=64),
+    model=dict(num_layers=2, num_heads=4, d_model=128, d_head=32),
+    training=dict(
+      learning_rate=1e-3, batch_size=32, num_steps=2000, num_checkpoints=12
+    ),
+    estimation=dict(batch_size=8, num_chains=4, num_draws=100),
+  )

@@ -1,0 +1,26 @@
+"""The settings of Wang et al. (2410.02984) on a corpus of one's own.
+
+  python -m experiments.demo --preset=paper --workdir=runs/paper
+
+The text packages hold some 25 million tokens; the paper trained on 5 billion.
+Name more text in `corpus.files` or `corpus.tfds_directory`. For accelerators:
+count on days on a CPU.
+"""
+
+import ml_collections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  return ml_collections.config_dict.create(
+    seed=0,
+    corpus=dict(cap_mb=1000.0, vocab_size=5000, context_length=1024),
+    model=dict(num_layers=2, num_heads=8, d_model=256, d_head=32),
+    training=dict(
+      learning_rate=1e-3,
+      weight_decay=0.05,
+      batch_size=100,
+      num_steps=50_000,
+      num_checkpoints=107,
+    ),
+    estimation=dict(batch_size=32, num_chains=4, num_draws=200, burn_in=0),
+  )

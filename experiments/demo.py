@@ -1,0 +1,57 @@
+"""From text to report, in order: corpus, training, estimates, figures.
+
+  python -m experiments.demo --preset=smoke|demo|paper --workdir=DIR
+
+Each step goes on with what is there, so the same command continues a run that
+was stopped and says quickly what is complete.
+"""
+
+from collections.abc import Callable
+import importlib
+import pathlib
+import time
+from typing import Any
+
+from absl import flags
+from absl import logging
+import ml_collections
+
+from experiments import build_corpus
+from experiments import commands
+from experiments import estimate_rllc
+from experiments import report
+from experiments import train
+
+PRESETS = ('smoke', 'demo', 'paper')
+_PRESET = flags.DEFINE_enum(
+  'preset', 'demo', PRESETS, 'Which of experiments/configs to use.'
+)
+STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
+  ('corpus', build_corpus.run),
+  ('training', train.run),
+  ('estimates', estimate_rllc.run),
+  ('report', report.run),
+)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Runs every step; what the last one returns is the report's path."""
+  began, seconds, path = time.perf_counter(), {}, None
+  for name, step in STEPS:
+    start = time.perf_counter()
+    logging.info('%s ...', name)
+    path = step(config, workdir)
+    seconds[name] = time.perf_counter() - start
+  times = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
+  logging.info('%.0f s in all: %s', time.perf_counter() - began, times)
+  print(f'The report is at {path}')
+
+
+def preset_config() -> ml_collections.ConfigDict:
+  """The config of the preset that the flag names."""
+  module = importlib.import_module(f'experiments.configs.{_PRESET.value}')
+  return module.get_config()
+
+
+if __name__ == '__main__':
+  commands.start(run, preset_config)

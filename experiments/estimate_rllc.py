@@ -1,0 +1,185 @@
+"""The main job: the refined LLC of every head at every checkpoint.
+
+  python -m experiments.estimate_rllc --config=FILE --workdir=DIR
+
+reads `DIR/corpus` and `DIR/train/checkpoints`, which experiments.build_corpus
+and experiments.train wrote, and the section `estimation` and the number `seed`
+of the config. It writes the store `DIR/rllc`; a run that was stopped goes on,
+and one that is done can be asked for more of anything.
+"""
+
+from collections.abc import Sequence
+import functools
+import pathlib
+import time
+from typing import NamedTuple
+
+from absl import logging
+import jax
+import ml_collections
+import numpy as np
+import tqdm
+import xarray as xr
+
+from experiments import commands
+from rllc_jax import losses
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.data import packing
+from rllc_jax.estimators import llc
+from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.models import attention_only
+from rllc_jax.models import factored
+from rllc_jax.refinement import weights
+from rllc_jax.results import disk
+from rllc_jax.training import checkpoints
+
+
+class Settings(NamedTuple):
+  """The section `estimation` of a config.
+
+  Attributes:
+    refinements: names, see `refinement.weights`; 'heads' stands for all heads.
+    datasets: names of windows of the corpus, such as 'train', 'held_out' or
+      'held_out/wiki_fr'.
+    checkpoints: training steps; all that were kept by default.
+    nbeta: n beta, in samples.
+    localization: gamma, in 1 / weight^2.
+    step_size: epsilon, in weight^2.
+    batch_size: sequences a minibatch.
+    num_chains: chains a refinement.
+    num_draws: draws after the burn-in.
+    burn_in: steps before them; None for 10 / (step_size localization).
+    num_steps_between_draws: steps from one draw to the next.
+    share_batches: whether refinements and chains see the same minibatches.
+    share_logits: whether the last layer keeps the logits at the checkpoint.
+    chunk_size: columns of a device in parallel; None for what fits.
+  """
+
+  refinements: tuple[str, ...] = ('heads',)
+  datasets: tuple[str, ...] = ('train',)
+  checkpoints: tuple[int, ...] = ()
+  nbeta: float = 30.0
+  localization: float = 200.0
+  step_size: float = 1e-3
+  batch_size: int = 32
+  num_chains: int = 4
+  num_draws: int = 200
+  burn_in: int | None = None
+  num_steps_between_draws: int = 1
+  share_batches: bool = True
+  share_logits: bool = True
+  chunk_size: int | None = None
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
+  """Estimates, goes on with what was begun, or reads what is complete.
+
+  Args:
+    config: `estimation` has fields of `Settings`; `seed` is that of minibatches
+      and noise.
+    workdir: with the subdirectories `corpus` and `train`.
+
+  Returns:
+    The traces.
+
+  Raises:
+    ValueError: a setting makes no sense, a name does not exist, or the store
+      there is of another run.
+  """
+  settings = commands.read_section(config, 'estimation', Settings)
+  corpus = packing.load_corpus(workdir / 'corpus')
+  kept = workdir / 'train' / 'checkpoints'
+  trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
+  model = attention_only.AttentionOnly(
+    **checkpoints.metadata(kept)['settings']['model']
+  )
+  with tqdm.tqdm(
+    desc='estimating', unit='draw', unit_scale=True, disable=None
+  ) as bar:
+    traces = trajectories.estimate_trajectory(
+      jax.random.key(config.get('seed', 0), impl='threefry2x32'),
+      families(settings.refinements, model, settings.share_logits),
+      trajectory,
+      windows(settings.datasets, corpus),
+      minibatches.uniform(corpus.tokens, settings.batch_size),
+      posterior=types.Posterior(settings.nbeta, settings.localization),
+      step_size=settings.step_size,
+      num_chains=settings.num_chains,
+      num_draws=settings.num_draws,
+      burn_in=settings.burn_in,
+      num_steps_between_draws=settings.num_steps_between_draws,
+      share_batches=settings.share_batches,
+      chunk_size=settings.chunk_size,
+      store=disk.open_store(workdir / 'rllc'),
+      provenance={'loss': 'next token', 'model': model_sizes(model)},
+      progress=functools.partial(_show, bar, time.perf_counter()),
+    )
+  logging.info('%s: complete\n%s', workdir / 'rllc', table(traces, settings))
+  return traces
+
+
+def families(
+  names: Sequence[str], model: attention_only.AttentionOnly, share_logits: bool
+) -> tuple[types.Refinements, ...]:
+  """Refinements of the shipped model, with its fast losses for heads."""
+  shapes = attention_only.params_shapes(model)
+  heads = weights.head_names(shapes)
+  expanded = [
+    part for name in names for part in (heads if name == 'heads' else [name])
+  ]
+  apply = functools.partial(attention_only.apply, model)
+  return weights.families(
+    expanded,
+    shapes,
+    losses.next_token_loss(apply),
+    factored.head_losses(model, share_logits=share_logits),
+  )
+
+
+def windows(
+  names: Sequence[str], corpus: packing.Corpus
+) -> dict[str, types.Window]:
+  """The windows of a corpus by name."""
+  for name in names:
+    if name not in corpus.windows:
+      raise ValueError(
+        'config.estimation.datasets must name windows of the corpus, '
+        f'{", ".join(corpus.windows)}; got {name!r}.'
+      )
+  return {name: corpus.windows[name] for name in names}
+
+
+def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
+  """The sizes of a model by name."""
+  names = ('num_layers', 'num_heads', 'd_model', 'd_head')
+  names += ('context_length', 'vocab_size')
+  return {name: getattr(model, name) for name in names}
+
+
+def table(traces: xr.Dataset, settings: Settings) -> str:
+  """A line a refinement: estimate and standard error, first and last step."""
+  found = llc.llc_from_traces(traces, burn_in=settings.burn_in)
+  lines = []
+  for dataset in found.dataset.values:
+    ends = found.sel(dataset=dataset).isel(checkpoint=[0, -1])
+    first, last = ends.checkpoint.values
+    lines.append(f'{dataset:>16}{f"step {first}":>20}{f"step {last}":>20}')
+    for name in found.refinement.values:
+      cells = ends.sel(refinement=name)
+      values = zip(cells.llc.values, cells.standard_error.values, strict=True)
+      texts = [f'{value:.2f} ± {error:.2f}' for value, error in values]
+      lines.append(f'{name:>16}{texts[0]:>20}{texts[1]:>20}')
+  failed = int(np.sum(found.num_failed))
+  lines.append(f'failed chains: {failed}')
+  return '\n'.join(lines)
+
+
+def _show(bar: tqdm.tqdm, began: float, done: int, total: int) -> None:
+  if not bar.total:
+    bar.total, bar.start_t = total, began
+  bar.update(done - bar.n)
+
+
+if __name__ == '__main__':
+  commands.start(run)
