@@ -98,7 +98,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
     traces = trajectories.estimate_trajectory(
-      jax.random.key(config.get('seed', 0), impl='threefry2x32'),
+      jax.random.key(config.seed, impl='threefry2x32'),
       families(settings.refinements, model, settings.share_logits),
       trajectory,
       windows(settings.datasets, corpus),

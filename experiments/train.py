@@ -82,7 +82,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     commands.read_section(config, 'model', ModelSettings), corpus
   )
   complete = (directory / 'training.zarr').exists()
-  record = _train(model, settings, config.get('seed', 0), corpus, directory)
+  record = _train(model, settings, config.seed, corpus, directory)
   if complete:
     logging.info('%s: already complete', directory)
     return records.load_record(directory / 'training.zarr')

@@ -18,6 +18,7 @@ import numpy as np
 from rllc_jax import types
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
+from rllc_jax.results import store as stores
 
 _SEGMENT_SECONDS = 10.0
 _FIRST_SEGMENT = 4  # Draws, to learn how long one takes.
@@ -27,19 +28,19 @@ class Work(NamedTuple):
   """A block by its coordinates: cells that miss the draws from `first` on."""
 
   family: types.Refinements
-  rows: list[types.Row]
-  columns: list[types.Column]
+  rows: list[stores.Row]
+  columns: list[stores.Column]
   first: int
 
 
 # run_block(work, params [K, ...], store): stores a segment, yields its draws.
-RunBlock = Callable[[Work, types.Params, types.Store], Iterator[int]]
+RunBlock = Callable[[Work, types.Params, stores.Store], Iterator[int]]
 
 
 def plan(
-  store: types.Store,
+  store: stores.Store,
   refinements: Sequence[types.Refinements],
-  extent: types.Extent,
+  extent: stores.Extent,
   rows_per_block: int,
 ) -> list[Work]:
   """What a store lacks of an extent, family by family."""

@@ -33,7 +33,7 @@ def failed_chains(
   # A NaN distance compares as false, hence as failed; so does an infinite one.
   near = traces['squared_distance'] <= limit[..., None, None]
   near &= np.isfinite(traces['squared_distance'])
-  return ~(finite & near).all(axis=-1)
+  return np.asarray(~(finite & near).all(axis=-1))
 
 
 def squared_distance_limit(

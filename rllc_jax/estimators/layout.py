@@ -49,6 +49,16 @@ def default_mesh(num_rows: int) -> jax.sharding.Mesh:
   return make_mesh(count, 1) if num_rows >= count else make_mesh(1, count)
 
 
+def check_rows_per_block(rows_per_block: int, mesh: jax.sharding.Mesh) -> None:
+  """Raises unless a block's rows can be dealt evenly to the devices."""
+  if rows_per_block < 1 or rows_per_block % mesh.shape['row']:
+    raise ValueError(
+      'rows_per_block must be a positive multiple of the mesh rows, '
+      f'{mesh.shape["row"]}, so that every device has the same work; got '
+      f'{rows_per_block}.'
+    )
+
+
 def default_chunk_size(
   num_columns: int, bytes_per_column: Callable[[], int], device: jax.Device
 ) -> int:

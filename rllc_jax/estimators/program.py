@@ -73,7 +73,7 @@ class BlockProgram(NamedTuple):
   """
 
   init: Callable[..., Any]
-  run: Callable[..., Any]
+  run: Any  # From `jax.jit`: it can be lowered and compiled ahead of time.
   place: Callable[..., Any]
 
 
@@ -124,7 +124,7 @@ def make_columns(
   refinements: types.Refinements, columns: Sequence[tuple[int, int]]
 ) -> Columns:
   """Columns, from N pairs of a refinement's place in the family and a chain."""
-  places, numbers = (jnp.asarray(x, jnp.int32) for x in zip(*columns, strict=1))
+  places, numbers = (jnp.asarray(x, jnp.int32) for x in np.array(columns).T)
   addresses = np.array([address(name) for name in refinements.names])
   return Columns(
     index=jax.tree.map(lambda leaf: leaf[places], refinements.indices),
@@ -198,7 +198,7 @@ def block_program(
 
       def advance(column, state, step, context):
         path = (column.address, column.chain, step)
-        report = {}
+        report: dict[str, Any] = {}
         if not share_batches:
           own_key = functools.reduce(fold, path, row.batch_key)
           context, report = context_at(row, own_key, step)
@@ -214,7 +214,10 @@ def block_program(
         )
         report |= _report(state.position, center, info)
         if observe:
-          report['observed'] = dict(observe(state.position, context))
+          report = {
+            **report,
+            'observed': dict(observe(state.position, context)),
+          }
         return new, report
 
       return chains.run_chains(
@@ -307,7 +310,7 @@ def choose_chunk_size(
   index = first_index(refinements)
 
   def step(row, data, index):
-    batch = minibatches.draw(row.batch_key, 0, data, row.window)
+    batch = minibatches.draw(row.batch_key, jnp.int32(0), data, row.window)
     context, _ = refinements.loss.context(row.params, batch)
     position = refinements.lens.extract(row.params, index)
     return jax.grad(refinements.loss.loss)(position, context, index)

@@ -231,8 +231,8 @@ def estimate_llc(
     >>> quartic = lambda w, batch: w**4
     >>> estimate = estimate_llc(
     ...     jax.random.key(0), quartic, jnp.zeros([]), jnp.zeros(1),
-    ...     nbeta=100.0, localization=0.0, step_size=1e-2, batch_size=1,
-    ...     num_chains=64, num_draws=2000, burn_in=200)
+    ...     nbeta=100.0, localization=0.0, step_size=1e-3, batch_size=1,
+    ...     num_chains=64, num_draws=5000, burn_in=2000, chunk_size=64)
     >>> bool(abs(estimate.llc - 0.25) < 4 * estimate.standard_error)
     True
   """

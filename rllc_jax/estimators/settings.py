@@ -80,29 +80,3 @@ def burn_in_draws(
       f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
     )
   return -(-burn_in // num_steps_between_draws)
-
-
-def check_extent(extent: types.Extent) -> None:
-  """Raises if a coordinate is missing or given twice."""
-  for name, values in zip(types.Extent._fields[:3], extent[:3], strict=True):
-    if not values:
-      raise ValueError(
-        f'{name} must hold at least one entry, or there is nothing to '
-        'estimate; got none.'
-      )
-    twice = sorted({value for value in values if values.count(value) > 1})
-    if twice:
-      raise ValueError(
-        f'{name} must differ, because they are coordinates of the results; got '
-        f'{twice[0]!r} more than once.'
-      )
-
-
-def check_rows_per_block(rows_per_block: int, mesh: jax.sharding.Mesh) -> None:
-  """Raises unless a block's rows can be dealt evenly to the devices."""
-  if rows_per_block < 1 or rows_per_block % mesh.shape['row']:
-    raise ValueError(
-      'rows_per_block must be a positive multiple of the mesh rows, '
-      f'{mesh.shape["row"]}, so that every device has the same work; got '
-      f'{rows_per_block}.'
-    )

@@ -24,6 +24,7 @@ from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
 from rllc_jax.results import memory
+from rllc_jax.results import store as stores
 from rllc_jax.samplers import sgld
 
 
@@ -47,7 +48,7 @@ def estimate_trajectory(
   rows_per_block: int | None = None,
   segment: int | None = None,
   mesh: jax.sharding.Mesh | None = None,
-  store: types.Store | None = None,
+  store: stores.Store | None = None,
   provenance: Mapping[str, Any] | None = None,
   observe: types.Observe | None = None,
   progress: Callable[[int, int], None] | None = None,
@@ -98,7 +99,7 @@ def estimate_trajectory(
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
-  extent = types.Extent(
+  extent = stores.Extent(
     checkpoints=tuple(int(step) for step in trajectory.steps),
     datasets=tuple(datasets),
     refinements=tuple(name for family in refinements for name in family.names),
@@ -106,10 +107,10 @@ def estimate_trajectory(
     num_draws=left_out + num_draws,
   )
   num_rows = len(extent.checkpoints) * len(extent.datasets)
-  settings.check_extent(extent)
+  stores.check_extent(extent)
   mesh = layout.default_mesh(num_rows) if mesh is None else mesh
   rows_per_block = rows_per_block or mesh.shape['row']
-  settings.check_rows_per_block(rows_per_block, mesh)
+  layout.check_rows_per_block(rows_per_block, mesh)
   sampler = sampler or sgld.sgld()
   store = memory.MemoryStore() if store is None else store
   store.begin(
@@ -222,8 +223,9 @@ def _identity_of_data(minibatches, datasets) -> dict[str, Any]:
 
 
 def _identity_of_numbers(rng_key) -> dict[str, Any]:
+  config: Any = jax.config  # Its values are made at run time.
   return {
     'rng_key': np.asarray(jax.random.key_data(rng_key)).tolist(),
-    'threefry_partitionable': jax.config.jax_threefry_partitionable,
-    'matmul_precision': jax.config.jax_default_matmul_precision or 'default',
+    'threefry_partitionable': config.jax_threefry_partitionable,
+    'matmul_precision': config.jax_default_matmul_precision or 'default',
   }

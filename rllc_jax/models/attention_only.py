@@ -13,6 +13,7 @@ The mathematics is pure functions of such dicts, which the faster losses in
 """
 
 import math
+from typing import cast
 
 from flax import linen as nn
 import jax
@@ -115,7 +116,7 @@ class Attention(nn.Module):
 
   num_heads: int
   d_head: int
-  init: nn.initializers.Initializer
+  initializer: nn.initializers.Initializer
 
   @nn.compact
   def __call__(self, x, positions):
@@ -125,7 +126,7 @@ class Attention(nn.Module):
     }
     biases = dict.fromkeys(('b_Q', 'b_K', 'b_V'), (H, E)) | {'b_O': (D,)}
     zeros = nn.initializers.zeros
-    weights = {n: self.param(n, self.init, s) for n, s in shapes.items()}
+    weights = {n: self.param(n, self.initializer, s) for n, s in shapes.items()}
     weights |= {n: self.param(n, zeros, s) for n, s in biases.items()}
     return attend(weights, x, positions)
 
@@ -135,11 +136,11 @@ class Block(nn.Module):
 
   num_heads: int
   d_head: int
-  init: nn.initializers.Initializer
+  initializer: nn.initializers.Initializer
 
   def setup(self):
     self.ln1 = LayerNorm()
-    self.attn = Attention(self.num_heads, self.d_head, self.init)
+    self.attn = Attention(self.num_heads, self.d_head, self.initializer)
 
   def __call__(self, residual, positions):
     return residual + self.attn(self.ln1(residual), positions)
@@ -150,22 +151,22 @@ class Table(nn.Module):
 
   name_of_array: str
   shape: tuple[int, int]
-  init: nn.initializers.Initializer
+  initializer: nn.initializers.Initializer
 
   @nn.compact
   def __call__(self):
-    return self.param(self.name_of_array, self.init, self.shape)
+    return self.param(self.name_of_array, self.initializer, self.shape)
 
 
 class Unembed(nn.Module):
   """Maps the residual stream to logits, with a bias."""
 
   vocab_size: int
-  init: nn.initializers.Initializer
+  initializer: nn.initializers.Initializer
 
   @nn.compact
   def __call__(self, x):
-    W_U = self.param('W_U', self.init, (x.shape[-1], self.vocab_size))
+    W_U = self.param('W_U', self.initializer, (x.shape[-1], self.vocab_size))
     b_U = self.param('b_U', nn.initializers.zeros, (self.vocab_size,))
     return linear(x, W_U, b_U)
 
@@ -239,4 +240,5 @@ def apply(
   model: AttentionOnly, params: types.Params, tokens: types.Array
 ) -> types.Array:
   """Maps tokens [B, T] to logits [B, T, V]: a pure function of weights."""
-  return model.apply({'params': params}, tokens)
+  logits = model.apply({'params': params}, tokens)
+  return cast(types.Array, logits)  # Not a pair: nothing is mutable here.

@@ -15,6 +15,7 @@ from matplotlib import colors
 from matplotlib import figure
 from matplotlib import ticker
 import numpy as np
+from numpy.typing import ArrayLike
 
 # A family of hues a layer, light to dark: neighbors differ in hue and in
 # lightness, so that they also differ in gray and to color-blind readers.
@@ -106,7 +107,7 @@ def image(drawn: figure.Figure, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def step_axis(ax: axes.Axes, steps: Sequence[int], label: str) -> None:
+def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
   """Makes x logarithmic in the step, with a place for step 0 if it is there.
 
   Step 0 stands left of the first positive step, behind a mark in the axis.
@@ -117,14 +118,14 @@ def step_axis(ax: axes.Axes, steps: Sequence[int], label: str) -> None:
     label: of the axis; '' leaves it out.
   """
   ax.set_xlabel(label)
-  steps = np.unique(np.asarray(steps))
-  positive = steps[steps > 0]
+  every = np.unique(np.asarray(steps))
+  positive = every[every > 0]
   if not len(positive):
-    ax.set_xticks(steps)
+    ax.set_xticks(every)
     return
   first, last = float(positive[0]), float(positive[-1])
   ratio = max(last / first, 1.5)
-  if steps[0] == 0:
+  if every[0] == 0:
     ax.set_xscale('symlog', linthresh=first, linscale=0.5)
     # Steps, so in the linear part of the scale: a little left of 0.
     ax.set_xlim(-0.2 * first, last * ratio**0.03)
@@ -133,7 +134,7 @@ def step_axis(ax: axes.Axes, steps: Sequence[int], label: str) -> None:
     ax.set_xscale('log')
     ax.set_xlim(first / ratio**0.04, last * ratio**0.03)
   ticks, small = _step_ticks(positive.astype(float))
-  zero = [0.0] if steps[0] == 0 else []
+  zero = [0.0] if every[0] == 0 else []
   ax.xaxis.set_major_locator(ticker.FixedLocator(zero + ticks))
   ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:,.0f}'))
   ax.xaxis.set_minor_locator(ticker.FixedLocator(small))
@@ -195,20 +196,20 @@ def spread_apart(
     >>> print(spread_apart([5.0, 5.0, 9.0], 2.0, 0.0, 10.0))
     [4. 6. 9.]
   """
-  positions = np.asarray(positions, float)
-  if not len(positions):
-    return positions
-  gap = min(gap, (high - low) / max(len(positions) - 1, 1))
-  order = np.argsort(positions, kind='stable')
-  shifts = gap * np.arange(len(positions))
+  wanted = np.asarray(positions, float)
+  if not len(wanted):
+    return wanted
+  gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
+  order = np.argsort(wanted, kind='stable')
+  shifts = gap * np.arange(len(wanted))
   pools: list[list[float]] = []  # Sum and size of each.
-  for value in positions[order] - shifts:
+  for value in wanted[order] - shifts:
     pools.append([value, 1])
     while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
       total, size = pools.pop()
       pools[-1] = [pools[-1][0] + total, pools[-1][1] + size]
   pooled = np.repeat([_mean(p) for p in pools], [int(p[1]) for p in pools])
-  placed = np.empty_like(positions)
+  placed = np.empty_like(wanted)
   placed[order] = np.clip(pooled, low, high - shifts[-1]) + shifts
   return placed
 
@@ -228,7 +229,7 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
   """
   limits = ax.get_ylim()
   ax.set_ylim(limits)
-  height = ax.get_position().height * ax.figure.get_figheight()  # Inches.
+  height = ax.get_window_extent().height / ax.figure.dpi  # Inches.
   size = min(8.0, 72 * height / max(1.25 * len(labels), 1))
   to_axes = ax.transData + ax.transAxes.inverted()
   ends = [to_axes.transform((label.x, label.y)) for label in labels]
@@ -259,7 +260,7 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
 
 def write_middle(ax: axes.Axes, text: str) -> None:
   """Says in a panel why it is empty, and takes its meaningless y ticks away."""
-  ax.text(0.5, 0.5, text, transform=ax.transAxes, ha='center', color=GRAY)
+  ax.text(0.5, 0.6, text, transform=ax.transAxes, ha='center', color=GRAY)
   ax.tick_params(axis='y', labelleft=False)
 
 

@@ -254,9 +254,7 @@ def families(
 
 def _refinements(family, group, loss_fn, factored):
   lenses = [_lens(part) for part in group[0]]
-  heads = np.array(
-    [[part.head for part in parts] for parts in group], np.int32
-  )
+  heads = np.array([[part.head for part in parts] for parts in group], np.int32)
   indices = tuple(jnp.asarray(column) for column in heads.T)
   lens = lenses[0] if len(lenses) == 1 else union(*lenses)
   return types.Refinements(

@@ -157,7 +157,8 @@ def trust(
     'shaded burn-in ends, and stay, are what the estimates assume.'
   )
   failed = int(estimates.num_failed.sum())
-  total = estimates.llc.size * traces.sizes['chain']
+  sampled = estimates.llc.notnull() | (estimates.num_failed > 0)
+  total = int(sampled.sum()) * traces.sizes['chain']
   meaning = (
     'The equilibrium ratio is 1, within its error, for chains in equilibrium, '
     'and below 1 while they still spread. R-hat near 1 says that chains agree '
@@ -173,7 +174,7 @@ def trust(
     ),
     markup.facts(_sampling_settings(estimates, traces, burn_in)),
     markup.tag('h3', 'Diagnostics over all cells'),
-    markup.tag('p', f'Chains that failed: {failed} of {total}. {meaning}'),
+    markup.tag('p', f'Chains that failed: {failed} of {total:,}. {meaning}'),
     markup.table(tables.diagnostics_table(estimates)),
     markup.picture(figure, 'Chains', caption),
     markup.tag('h3', 'What the errors do not cover'),
@@ -209,7 +210,7 @@ def _sampling_settings(
     'burn-in left out, in steps': burn_in,
     'baseline': estimates.attrs.get('baseline', tables.MISSING),
     'weights that move at once': moving,
-    'minibatches shared between chains': identity.get(
+    'chains and heads share minibatches': identity.get(
       'share_batches', tables.MISSING
     ),
   }

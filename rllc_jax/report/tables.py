@@ -1,5 +1,6 @@
 """Tables of the report: estimates of heads, diagnostics of all cells."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -41,7 +42,7 @@ class Table(NamedTuple):
   """
 
   header: tuple[str, ...]
-  rows: list[tuple[Cell, ...]]
+  rows: Sequence[tuple[Cell, ...]]
   num_words: int = 1
 
 

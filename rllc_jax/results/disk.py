@@ -15,8 +15,8 @@ from urllib import parse
 
 import numpy as np
 
-from rllc_jax import types
 from rllc_jax.results import marks
+from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
 
 # Draws of a chunk at most: few files, and small ones to rewrite.
@@ -43,17 +43,17 @@ def open_store(path: str | os.PathLike) -> 'DiskStore':
 
 
 class DiskStore:
-  """A `types.Store` in a directory; see `open_store`."""
+  """A `stores.Store` in a directory; see `open_store`."""
 
   def __init__(self, path: pathlib.Path):
     self.path = path
     self._identity: dict[str, Any] = {}
-    self._extent: types.Extent | None = None
+    self._extent: stores.Extent | None = None
     if (path / 'run.json').exists():
       self._identity, self._extent = _load_run(path / 'run.json')
 
   @property
-  def extent(self) -> types.Extent:
+  def extent(self) -> stores.Extent:
     """What the store holds, or will."""
     if self._extent is None:
       raise tables.StoreError(
@@ -113,7 +113,7 @@ class DiskStore:
   def read(self, extent=None):
     held = self.extent
     sizes = dict(zip(tables.DIMS, tables.sizes(held), strict=True))
-    arrays = {}
+    arrays: dict[str, np.ndarray] = {}
     for name, array in self._group().arrays():
       if name not in tables.DIMS:
         # After a kill between two changes an array may be longer than held.
@@ -145,7 +145,7 @@ class DiskStore:
     content = json.dumps(run, indent=1).encode()
     marks.replace_file(self.path / 'run.json', content)
 
-  def _group(self):
+  def _group(self) -> Any:
     # Not at the top: estimating in memory does not need Zarr.
     import zarr
 
@@ -174,7 +174,7 @@ class DiskStore:
       array.attrs['_ARRAY_DIMENSIONS'] = [name]
       array[:] = values
 
-  def _array(self, name, dims, extra):
+  def _array(self, name, dims, extra) -> Any:
     """An array of the group, made on first use."""
     group = self._group()
     if name in group:
@@ -194,12 +194,12 @@ class DiskStore:
     array.attrs['_ARRAY_DIMENSIONS'] = [*dims, *own]
     return array
 
-  def _place(self, row: types.Row) -> tuple[int, int]:
+  def _place(self, row: stores.Row) -> tuple[int, int]:
     checkpoint, dataset = row
     held = self.extent
     return held.checkpoints.index(checkpoint), held.datasets.index(dataset)
 
-  def _mark(self, row: types.Row, refinement: str) -> pathlib.Path:
+  def _mark(self, row: stores.Row, refinement: str) -> pathlib.Path:
     quoted = [parse.quote(str(part), safe='') for part in (*row, refinement)]
     return self.path.joinpath('marks', *quoted[:2], quoted[2] + '.npz')
 
@@ -220,13 +220,14 @@ class DiskStore:
       )
 
 
-def _load_run(path: pathlib.Path):
+def _load_run(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
   try:
     run = json.loads(path.read_text())
-    extent = run['extent']
-    lists = (tuple(extent[name]) for name in types.Extent._fields[:3])
-    counts = (extent[name] for name in types.Extent._fields[3:])
-    return run['identity'], types.Extent(*lists, *counts)
+    entries: dict[str, Any] = {
+      name: tuple(entry) if isinstance(entry, list) else entry
+      for name, entry in run['extent'].items()
+    }
+    return run['identity'], stores.Extent(**entries)
   except (json.JSONDecodeError, KeyError, TypeError) as error:
     raise tables.StoreError(
       f'{path} must be what this library wrote, an identity and an extent; got '

@@ -55,7 +55,7 @@ def write(
     leaves.append(leaf)
   content = io.BytesIO()
   named = {f'leaf_{i:04d}': leaf for i, leaf in enumerate(leaves)}
-  np.savez(content, recorded=counts, **named)
+  np.savez(content, allow_pickle=False, recorded=counts, **named)
   replace_file(path, content.getvalue())
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from rllc_jax import types
+from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
 
 
 class MemoryStore:
-  """A `types.Store` that is gone with its process."""
+  """A `stores.Store` that is gone with its process."""
 
   def begin(self, identity, extent):
     self._identity: dict[str, Any] = dict(identity)
@@ -55,7 +55,7 @@ class MemoryStore:
       self._arrays[name] = np.full(shape, np.nan, np.float32)
     return self._arrays[name]
 
-  def _cell(self, row: types.Row, column: types.Column):
+  def _cell(self, row: stores.Row, column: stores.Column):
     """Where a row and a column meet: indices of the first four dims."""
     (checkpoint, dataset), (refinement, chain) = row, column
     return (

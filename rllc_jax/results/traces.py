@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from rllc_jax import types
+from rllc_jax.results import store as stores
 
 DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
 # Parts of an identity that have an entry a coordinate, and grow with them.
@@ -22,7 +22,7 @@ class StoreError(ValueError):
   """A store that cannot be used as asked; nothing in it was changed."""
 
 
-def sizes(extent: types.Extent) -> tuple[int, ...]:
+def sizes(extent: stores.Extent) -> tuple[int, ...]:
   """The lengths of `DIMS`."""
   return (*map(len, extent[:3]), *extent[3:])
 
@@ -37,7 +37,7 @@ def own_dims(name: str, count: int) -> list[str]:
 def dataset_of(
   arrays: Mapping[str, np.ndarray],
   identity: Mapping[str, Any],
-  extent: types.Extent,
+  extent: stores.Extent,
 ) -> xr.Dataset:
   """Arrays over an extent as a data set with coordinates and attributes.
 
@@ -71,7 +71,7 @@ def dataset_of(
   return xr.Dataset(variables, coordinates, attributes)
 
 
-def select(traces: xr.Dataset, extent: types.Extent) -> xr.Dataset:
+def select(traces: xr.Dataset, extent: stores.Extent) -> xr.Dataset:
   """The part of traces that an extent asks for, in its order."""
   return traces.sel(
     checkpoint=list(extent.checkpoints),
@@ -80,21 +80,23 @@ def select(traces: xr.Dataset, extent: types.Extent) -> xr.Dataset:
   ).isel(chain=slice(extent.num_chains), draw=slice(extent.num_draws))
 
 
-def grown(old: types.Extent, new: types.Extent) -> types.Extent:
+def grown(old: stores.Extent, new: stores.Extent) -> stores.Extent:
   """The smallest extent that holds both; what is new comes after.
 
   Examples:
-    >>> old = types.Extent((0, 8), ('train',), ('0:0',), 4, 100)
-    >>> new = types.Extent((0, 4), ('train',), ('0:1',), 2, 200)
+    >>> old = stores.Extent((0, 8), ('train',), ('0:0',), 4, 100)
+    >>> new = stores.Extent((0, 4), ('train',), ('0:1',), 2, 200)
     >>> grown(old, new).checkpoints, grown(old, new).num_draws
     ((0, 8, 4), 200)
   """
-  lists = (
-    tuple(dict.fromkeys([*a, *b]))
-    for a, b in zip(old[:3], new[:3], strict=True)
+  union = lambda a, b: tuple(dict.fromkeys([*a, *b]))
+  return stores.Extent(
+    checkpoints=union(old.checkpoints, new.checkpoints),
+    datasets=union(old.datasets, new.datasets),
+    refinements=union(old.refinements, new.refinements),
+    num_chains=max(old.num_chains, new.num_chains),
+    num_draws=max(old.num_draws, new.num_draws),
   )
-  counts = (max(a, b) for a, b in zip(old[3:], new[3:], strict=True))
-  return types.Extent(*lists, *counts)
 
 
 def merge_identity(
@@ -112,7 +114,8 @@ def merge_identity(
   for name, value in json.loads(json.dumps(new)).items():
     known = merged.setdefault(name, value)
     if name in _GROWING:
-      merged[name] = {**value, **known}
+      added = {key: x for key, x in value.items() if key not in known}
+      merged[name] = {**known, **added}
       known = {key: known.get(key, value[key]) for key in value}
     if known != value:
       difference = difference or _first_difference(name, known, value)

@@ -86,7 +86,7 @@ def run_chains(
   def take_step(step, states):
     shared, shared_report = prepare(step)
     states, reports = chunked_map(
-      lambda column_and_state: advance(*column_and_state, step, shared),
+      lambda pair: advance(pair[0], pair[1], step, shared),
       (columns, states),
       chunk_size,
     )

@@ -68,7 +68,6 @@ def sgld(noise_scale: float = 1.0) -> types.Sampler:
     >>> print(info.loss, info.gradient)
     1.0 [1. 1.]
   """
-
   name = 'sgld' if noise_scale == 1 else f'sgld(noise_scale={noise_scale})'
 
   def step(rng_key, state, potential, step_size):

@@ -9,10 +9,11 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import rllc
+from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
 from tests.estimators import toy
 
-EXTENT = types.Extent((0, 8), ('text',), ('0:0', '0:1', '0:2'), 2, 40)
+EXTENT = stores.Extent((0, 8), ('text',), ('0:0', '0:1', '0:2'), 2, 40)
 IDENTITY = {
   'nbeta': 30.0,
   'localization': 200.0,

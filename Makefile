@@ -1,0 +1,35 @@
+# make demo               text to report on this machine, about ten minutes
+# make demo PRESET=smoke  the same in about a minute
+# make test               lint, formats, import contracts, types, tests, README
+# make test-long          the tests that take minutes
+
+PYTHON ?= python3
+VENV ?= .venv
+PRESET ?= demo
+WORKDIR ?= runs/$(PRESET)
+BIN := $(VENV)/bin
+
+.PHONY: demo test test-long clean
+
+demo: $(VENV)/.installed-corpus
+	$(BIN)/python -m experiments.demo --preset=$(PRESET) --workdir=$(WORKDIR)
+
+test: $(VENV)/.installed-test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/pyrefly check
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+
+test-long: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -q -m long
+
+# One stamp an extra, newer than what it was installed from.
+$(VENV)/.installed-%: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; got " + sys.version) if sys.version_info < (3, 11) else None'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs .cache

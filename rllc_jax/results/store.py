@@ -1,0 +1,88 @@
+"""What a store is: the coordinates of a run, and where its traces are kept."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+import xarray as xr
+
+
+class Extent(NamedTuple):
+  """The coordinates of a run: what may grow while its identity stays.
+
+  Attributes:
+    checkpoints: training steps.
+    datasets: names.
+    refinements: names.
+    num_chains: C.
+    num_draws: D, recorded steps from the checkpoint on, burn-in included.
+  """
+
+  checkpoints: tuple[int, ...]
+  datasets: tuple[str, ...]
+  refinements: tuple[str, ...]
+  num_chains: int
+  num_draws: int
+
+
+def check_extent(extent: Extent) -> None:
+  """Raises if a coordinate is missing or given twice."""
+  for name, values in zip(Extent._fields[:3], extent[:3], strict=True):
+    if not values:
+      raise ValueError(
+        f'{name} must hold at least one entry, or there is nothing to '
+        'estimate; got none.'
+      )
+    twice = sorted({value for value in values if values.count(value) > 1})
+    if twice:
+      raise ValueError(
+        f'{name} must differ, because they are coordinates of the results; got '
+        f'{twice[0]!r} more than once.'
+      )
+
+
+Row = tuple[int, str]  # A checkpoint's training step, a data set's name.
+Column = tuple[str, int]  # A refinement's name, a chain's number.
+
+
+class Store(Protocol):
+  """Where the traces of a run are kept, block by block.
+
+  Rows and columns are given by their coordinates. Traces are
+  {name: [K, N, draws, ...]}, states lists of leaves [K, N, ...].
+  """
+
+  def begin(self, identity: Mapping[str, Any], extent: Extent) -> None:
+    """Says what is to be stored; raises if it is not what is there."""
+
+  def confirm(self, identity: Mapping[str, Any]) -> None:
+    """Adds to the identity; raises if it is not what is there."""
+
+  def recorded(
+    self, rows: Sequence[Row], columns: Sequence[Column]
+  ) -> np.ndarray:
+    """How many draws each cell has, [K, N]."""
+
+  def states(
+    self, rows: Sequence[Row], columns: Sequence[Column]
+  ) -> list[np.ndarray]:
+    """The chains as they were after their recorded draws."""
+
+  def write(
+    self,
+    rows: Sequence[Row],
+    columns: Sequence[Column],
+    first: int,
+    traces: Mapping[str, np.ndarray],
+    states: Sequence[np.ndarray],
+  ) -> None:
+    """Keeps draws from `first` on, and the chains after them."""
+
+  def write_baseline(
+    self, rows: Sequence[Row], refinements: Sequence[str], losses: np.ndarray
+  ) -> None:
+    """Keeps losses at the checkpoints, [K, M], the same for refinements."""
+
+  def read(self, extent: Extent | None = None) -> xr.Dataset:
+    """The traces of an extent (everything by default), NaN where missing."""

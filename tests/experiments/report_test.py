@@ -1,0 +1,165 @@
+"""From the results on disk to a page."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+
+import ml_collections
+import numpy as np
+import pytest
+
+from experiments import report
+from rllc_jax.results import disk
+from rllc_jax.results import store as stores
+from rllc_jax.training import records
+
+ROOT = pathlib.Path(__file__).parents[2]
+STEPS = (0, 4, 16)
+HEADS = ('0:0', '0:1', '1:0', '1:1')
+NUM_DRAWS = 120
+
+
+def write_traces(directory):
+  """Four chains of 120 draws a cell; head 1:1 is missing at step 4."""
+  rng = np.random.default_rng(0)
+  identity = {
+    'provenance': {'model': 'tiny <model>'},
+    'sampler': 'sgld',
+    'nbeta': 30.0,
+    'localization': 200.0,
+    'step_size': 1e-3,
+    'num_steps_between_draws': 1,
+    'num_baseline_batches': 2,
+    'num_coordinates': dict.fromkeys(HEADS, 16),
+  }
+  store = disk.open_store(directory)
+  store.begin(identity, stores.Extent(STEPS, ('text',), HEADS, 4, NUM_DRAWS))
+  for step in STEPS:
+    for place, name in enumerate(HEADS):
+      if (step, name) == (4, '1:1'):
+        continue
+      level = 1 + step * place  # At step 16: 1, 17, 33, 49.
+      noise = lambda: rng.normal(size=(1, 4, NUM_DRAWS)).astype(np.float32)
+      draws = {
+        'center_loss': 2 + 0 * noise(),
+        'loss': 2 + (level + 0.1 * noise()) / 30,
+        'squared_distance': 0.08 + 0.001 * noise(),
+        'displacement_gradient': 17 + 0.1 * noise(),
+        'squared_gradient': 4000 + noise(),
+      }
+      columns = [(name, chain) for chain in range(4)]
+      state = [np.zeros((1, 4, 1), np.float32)]
+      store.write([(step, 'text')], columns, 0, draws, state)
+      store.write_baseline([(step, 'text')], [name], np.full((1, 2), 2.0))
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('run')
+  write_traces(path / 'rllc')
+  record = records.training_record(
+    np.linspace(7, 4, 16),
+    STEPS,
+    {'train': [7, 5, 4], 'held_out': [7, 5, 4.5]},
+    {'seed': 3, 'settings': {'model': {'num_layers': 2}}},
+  )
+  record.attrs.update(unigram_entropy=5.0, bigram_entropy=3.0)
+  (path / 'train').mkdir()
+  records.save_record(record, path / 'train' / 'training.zarr')
+  corpus = {
+    'shape': [9, 5],
+    'vocab_size': 11,
+    'eos_id': 10,
+    'windows': {},
+    'tokens_hash': 'abc',
+    'provenance': {},
+  }
+  (path / 'corpus').mkdir()
+  (path / 'corpus' / 'corpus.json').write_text(json.dumps(corpus))
+  return path
+
+
+def config(**section):
+  return ml_collections.ConfigDict({'seed': 3, 'report': section})
+
+
+def test_a_run_becomes_a_page_and_pictures(workdir):
+  path = report.run(config(burn_in=20), workdir)
+  html = path.read_text('utf-8')
+  assert path == workdir / 'report.html'
+  assert html.count('data:image/svg+xml') == 4
+  pictures = sorted((workdir / 'figures').iterdir())
+  assert [p.name for p in pictures] == [
+    'llc.png',
+    'loss.png',
+    'spread.png',
+    'traces.png',
+  ]
+  assert all(p.read_bytes().startswith(b'\x89PNG') for p in pictures)
+  for words in (
+    'Heads of layers 0 and 1 separate over training',
+    'The held-out loss ends below the unigram entropy',
+    '1 of 12 cells have no estimate',
+    'step 4, text: 1:1',
+    'tiny &lt;model&gt;',
+  ):
+    assert words in html
+  assert 'http://' not in html and 'https://' not in html
+
+
+def test_a_report_can_be_made_again_and_is_the_same(workdir):
+  first = report.run(config(burn_in=20), workdir).read_bytes()
+  assert report.run(config(burn_in=20), workdir).read_bytes() == first
+
+
+def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
+  saved = report._read(workdir)
+  estimates = report.llc.llc_from_traces(saved.traces, burn_in=20)
+  drawn = report.draw(saved.training, saved.traces, estimates, 20)['traces']
+  titles = [ax.get_title('left') for ax in drawn.axes]
+  assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
+
+
+@pytest.mark.parametrize(
+  ('part', 'binary'),
+  [
+    ('corpus/corpus.json', 'experiments.build_corpus'),
+    ('train/training.zarr', 'experiments.train'),
+    ('rllc', 'experiments.estimate_rllc'),
+  ],
+)
+def test_what_is_missing_is_told_with_the_command_that_makes_it(
+  workdir, tmp_path, part, binary
+):
+  shutil.copytree(workdir, tmp_path / 'run')
+  gone = tmp_path / 'run' / part
+  shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+  with pytest.raises(ValueError, match=binary):
+    report.run(config(burn_in=20), tmp_path / 'run')
+
+
+def test_a_setting_that_nobody_reads_is_refused(workdir):
+  with pytest.raises(ValueError, match='burn_in.*got burnin'):
+    report.run(config(burnin=3), workdir)
+
+
+def test_the_binary_fails_with_one_line(tmp_path):
+  path = tmp_path / 'config.py'
+  path.write_text(
+    'import ml_collections\n'
+    'def get_config():\n'
+    '  return ml_collections.ConfigDict()\n'
+  )
+  command = [sys.executable, '-m', 'experiments.report']
+  done = subprocess.run(
+    [*command, f'--config={path}', f'--workdir={tmp_path}'],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+  assert done.returncode == 1
+  assert done.stderr.startswith('report: error: ')
+  assert done.stderr.count('\n') == 1

@@ -1,0 +1,312 @@
+"""What the figures show, read back from their artists."""
+
+from matplotlib import text as text_artist
+import numpy as np
+import pytest
+import xarray as xr
+
+from rllc_jax.plots import heads
+from rllc_jax.plots import spread
+from rllc_jax.plots import style
+from rllc_jax.plots import traces
+from rllc_jax.plots import training
+
+DIMS = ('checkpoint', 'dataset', 'refinement')
+STEPS = (0, 1, 10, 100)
+HEADS = ('0:0', '0:1', '1:0', '1:1')
+
+
+def estimates(steps=STEPS, datasets=('text',), names=HEADS):
+  """Estimate k + 10 r at the k-th checkpoint of the r-th refinement."""
+  shape = (len(steps), len(datasets), len(names))
+  llc = np.zeros(shape) + np.arange(shape[0])[:, None, None]
+  llc += 10 * np.arange(shape[2])
+  failed = np.zeros((*shape, 3), bool)
+  values = {'llc': llc, 'low': llc - 1, 'high': llc + 1}
+  values['num_failed'] = failed.sum(axis=-1)
+  return xr.Dataset(
+    {name: (DIMS, x) for name, x in values.items()}
+    | {'failed': ((*DIMS, 'chain'), failed)},
+    dict(zip(DIMS, (list(steps), list(datasets), list(names)), strict=True)),
+    {'nbeta': 30.0, 'localization': 200.0, 'step_size': 1e-3},
+  )
+
+
+def lines(ax):
+  """The curves of a panel, by color: (x, y)."""
+  return [line.get_xydata() for line in ax.lines if len(line.get_xdata()) > 2]
+
+
+def words(ax):
+  return [text.get_text() for text in ax.texts]
+
+
+def test_every_head_is_drawn_and_named_in_the_panel_of_its_layer():
+  found = estimates()
+  drawn = heads.llc_curves(found)
+  titles = [ax.get_title('left') for ax in drawn.axes]
+  assert titles == ['Layer 0', 'Layer 1']
+  for layer, ax in enumerate(drawn.axes):
+    for head, line in enumerate(lines(ax)):
+      name = f'{layer}:{head}'
+      np.testing.assert_array_equal(line[:, 0], STEPS)
+      np.testing.assert_array_equal(
+        line[:, 1], found.llc.sel(refinement=name, dataset='text')
+      )
+      assert name in words(ax)
+
+
+def test_checkpoints_are_drawn_in_order_however_they_are_stored():
+  shuffled = estimates().isel(checkpoint=[2, 0, 3, 1])
+  for ax in heads.llc_curves(shuffled).axes:
+    for line in lines(ax):
+      np.testing.assert_array_equal(line[:, 0], STEPS)
+
+
+def test_heads_share_an_axis_and_other_refinements_have_their_own():
+  found = estimates(names=(*HEADS, 'all'))
+  found['llc'][..., -1] = 1e4
+  first, second, other = heads.llc_curves(found).axes
+  assert first.get_ylim() == second.get_ylim()
+  assert second.get_ylim()[1] < 100 < 5_000 < other.get_ylim()[1]
+
+
+def test_bands_are_the_intervals():
+  found = estimates(names=('0:0',))
+  (band,) = heads.llc_curves(found).axes[0].collections[:1]
+  corners = {tuple(point) for point in band.get_paths()[0].vertices}
+  for side in ('low', 'high'):
+    values = found[side].values[:, 0, 0]
+    assert set(zip(STEPS, values, strict=True)) <= corners
+
+
+def test_several_data_sets_are_small_multiples():
+  drawn = heads.llc_curves(estimates(datasets=('text', 'code')))
+  titles = [ax.get_title('left') for ax in drawn.axes]
+  assert titles[1:3] == ['Layer 1 · text', 'Layer 0 · code']
+
+
+def test_step_0_has_a_place_and_its_own_tick():
+  ax = heads.llc_curves(estimates(steps=(0, 1, 10, 100, 1000, 5000))).axes[0]
+  shown = [tick for tick in ax.get_xticks() if ax.get_xlim()[0] <= tick]
+  assert shown == [0, 1, 10, 100, 1000]
+  ax.figure.draw_without_rendering()
+  labels = [label.get_text() for label in ax.get_xticklabels()]
+  assert labels == ['0', '1', '10', '100', '1,000']
+  places = ax.transData.transform([(x, 0) for x in (0, 1, 10, 100)])[:, 0]
+  gaps = np.diff(places)
+  assert (gaps > 5).all()
+  np.testing.assert_allclose(gaps[1], gaps[2])  # Logarithmic from there on.
+
+
+def test_a_run_without_step_0_is_logarithmic_throughout():
+  ax = heads.llc_curves(estimates(steps=(10, 20, 40))).axes[0]
+  assert ax.get_xscale() == 'log'
+  assert list(ax.get_xticks()) == [10, 20, 40]
+
+
+def test_missing_estimates_break_lines_and_are_counted():
+  found = estimates()
+  found['llc'][1, 0, 0] = np.nan
+  drawn = heads.llc_curves(found)
+  assert np.isnan(lines(drawn.axes[0])[0][1, 1])
+  assert '1 of 16 cells without an estimate' in footnote_of(drawn)
+
+
+def test_failed_chains_are_marked_and_explained():
+  found = estimates()
+  found['num_failed'][1, 0, 0] = 1  # Of three: an estimate is left.
+  found['num_failed'][2, 0, 0] = 3
+  found['llc'][2, 0, 0] = np.nan
+  drawn = heads.llc_curves(found)
+  hollow = [
+    points
+    for points in drawn.axes[0].collections
+    if len(points.get_offsets()) == 1
+    and np.array_equal(points.get_facecolor(), [[1, 1, 1, 1]])
+  ]
+  assert [tuple(p.get_offsets()[0]) for p in hollow] == [(1, 1)]
+  crosses = [
+    tuple(points.get_offsets()[0])
+    for points in drawn.axes[0].collections
+    if len(points.get_offsets()) == 1 and points.get_offsets()[0, 0] == 10
+  ]
+  assert crosses == [(10, 0.03)]
+  assert 'hollow' in footnote_of(drawn)
+  assert 'hollow' not in footnote_of(heads.llc_curves(estimates()))
+
+
+def footnote_of(drawn):
+  return drawn.get_supxlabel()
+
+
+@pytest.mark.parametrize(
+  'found',
+  [
+    estimates(names=('0:0',)),
+    estimates(steps=(0,)),
+    estimates(steps=(500,)),
+    estimates(names=('all',)),
+    estimates().assign(llc=lambda found: found.llc - 100),
+    estimates().assign(llc=lambda found: found.llc * np.nan),
+    estimates(names=[f'{i}:{j}' for i in range(2) for j in range(8)]),
+    estimates(steps=range(110)),
+  ],
+  ids=['head', 'start', 'step', 'all', 'negative', 'nan', '16', '110'],
+)
+def test_any_shape_of_results_becomes_a_file(found):
+  drawn = heads.llc_curves(found)
+  assert style.image(drawn, 'svg').startswith(b'<?xml')
+  for ax in drawn.axes:
+    assert ax.get_xlabel() == 'training step'
+  assert 'LLC' in drawn.axes[0].get_ylabel()
+
+
+def test_the_same_figure_is_the_same_file():
+  first, again = (
+    style.image(heads.llc_curves(estimates()), kind) for kind in ('png', 'png')
+  )
+  assert first == again and first.startswith(b'\x89PNG')
+
+
+def test_end_labels_do_not_overlap():
+  found = estimates(names=[f'0:{i}' for i in range(8)])
+  found['llc'][...] = 5.0  # All lines end in one point.
+  drawn = heads.llc_curves(found)
+  drawn.draw_without_rendering()
+  # Without the line that leads to each.
+  extent = text_artist.Text.get_window_extent
+  boxes = [extent(text) for text in drawn.axes[0].texts[2:]]
+  boxes.sort(key=lambda box: box.y0)
+  assert len(boxes) == 8
+  for below, above in zip(boxes, boxes[1:], strict=False):
+    assert below.y1 <= above.y0
+
+
+def record(**changes):
+  losses = xr.Dataset(
+    {
+      'loss': ('step', np.linspace(7, 4, 50)),
+      'train_loss': ('checkpoint', [7.0, 5.0, 4.0]),
+      'held_out_loss': ('checkpoint', [7.1, 5.2, 4.25]),
+    },
+    {'step': np.arange(50), 'checkpoint': [0, 7, 50]},
+    {'unigram_entropy': 5.5, 'bigram_entropy': 3.5},
+  )
+  return losses.assign_attrs(changes)
+
+
+def test_entropies_and_last_losses_are_drawn_and_named():
+  ax = training.loss_curves(record()).axes[0]
+  assert {
+    'unigram entropy 5.50',
+    'bigram entropy 3.50',
+    'training 4.00',
+    'held out 4.25',
+  } <= set(words(ax))
+  flat = [line.get_ydata() for line in ax.lines if len(line.get_xdata()) == 2]
+  assert [list(y) for y in flat] == [[5.5, 5.5], [3.5, 3.5]]
+  assert ax.get_ylabel() == 'loss (nats per token)'
+
+
+@pytest.mark.parametrize(
+  'missing', [['train_loss', 'held_out_loss'], ['loss'], ['held_out_loss']]
+)
+def test_a_record_may_be_partial(missing):
+  partial = record().drop_vars(missing)
+  del partial.attrs['unigram_entropy']
+  style.image(training.loss_curves(partial), 'svg')
+
+
+def test_bins_keep_the_mean():
+  values = np.random.default_rng(0).normal(size=1000)
+  steps = np.arange(1000)
+  step, mean, low, high = training.bin_means(steps, values, 30)
+  assert len(step) <= 31 and (low <= mean).all() and (mean <= high).all()
+  edges = np.unique(np.round(np.geomspace(1, 1000, 31)))
+  counts = np.histogram(steps, [0, *edges])[0]
+  np.testing.assert_allclose(np.average(mean, weights=counts), values.mean())
+
+
+def chains(num_draws=100):
+  """Two chains whose scaled differences are 0.5 and 1.5, plus a failed one."""
+  dims = (*DIMS, 'chain', 'draw')
+  rise = np.broadcast_to(
+    np.array([0.5, 1.5, np.inf])[:, None] / 30, (4, 1, 4, 3, num_draws)
+  )
+  center = np.full(rise.shape, 2.0)
+  return xr.Dataset(
+    {'loss': (dims, center + rise), 'center_loss': (dims, center)},
+    {**estimates().coords, 'draw': np.arange(num_draws)},
+    {'nbeta': 30.0, 'localization': 200.0, 'step_size': 1e-3},
+  )
+
+
+def test_traces_are_scaled_paired_differences_without_failed_chains():
+  found = estimates()
+  found['failed'][..., 2] = True
+  drawn = traces.chain_traces(
+    chains(),
+    found,
+    burn_in=40,
+    dataset='text',
+    refinements=['0:1', '1:0'],
+    checkpoints=[0, 10, 100],
+  )
+  assert len(drawn.axes) == 6
+  ax = drawn.axes[0]
+  levels = {
+    float(np.median(line.get_ydata()))
+    for line in ax.lines
+    if len(line.get_xdata()) == 100 and np.isfinite(line.get_ydata()).all()
+  }
+  np.testing.assert_allclose(sorted(levels), [0.5, 1.5], rtol=1e-9)
+  (bold,) = [line for line in ax.lines if line.get_linewidth() == 1.8]
+  np.testing.assert_allclose(bold.get_ydata(), 1.0)
+  (dashed,) = [line for line in ax.lines if line.get_linestyle() == '--']
+  assert dashed.get_ydata()[0] == 10  # The estimate of 0:1 at step 0.
+  (shaded,) = ax.patches
+  assert shaded.get_x() == 0 and shaded.get_width() == 40
+  assert '1 of 3 chains failed' in words(ax) and 'burn-in' in words(ax)
+  assert ax.get_title('left') == 'head 0:1, step 0'
+
+
+def test_cells_without_draws_say_so():
+  empty = chains() * np.nan
+  empty.attrs = chains().attrs
+  drawn = traces.chain_traces(
+    empty,
+    estimates(),
+    burn_in=0,
+    dataset='text',
+    refinements=['0:0'],
+    checkpoints=[0],
+  )
+  assert 'no draws' in words(drawn.axes[0])
+  style.image(drawn, 'png')
+
+
+def spreads(between, errors):
+  dims = ('checkpoint', 'dataset', 'layer')
+  stack = lambda x: (dims, np.array(x, float)[:, None, None])
+  return xr.Dataset(
+    {'spread': stack(between), 'standard_error': stack(errors)},
+    {'checkpoint': [0, 1, 10], 'dataset': ['text'], 'layer': [1]},
+  )
+
+
+def test_spread_is_solid_and_error_is_dashed():
+  ax = spread.head_spread(spreads([0.2, 2, 20], [0.1, 0.2, 0.3])).axes[0]
+  solid, dashed = ax.lines
+  np.testing.assert_array_equal(solid.get_ydata(), [0.2, 2, 20])
+  np.testing.assert_array_equal(dashed.get_ydata(), [0.1, 0.2, 0.3])
+  assert dashed.get_linestyle() == '--' and solid.get_linestyle() == '-'
+  assert 'layer 1: between heads' in words(ax)
+  assert ax.get_yscale() == 'log'
+
+
+def test_a_layer_of_one_head_has_no_spread_and_the_figure_says_so():
+  nan = [np.nan] * 3
+  drawn = spread.head_spread(spreads(nan, nan))
+  assert 'no layer with two heads' in words(drawn.axes[0])
+  style.image(drawn, 'svg')
