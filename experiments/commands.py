@@ -5,6 +5,7 @@ if __name__ == '__main__':
 """
 
 from collections.abc import Callable
+import os
 import pathlib
 import sys
 from typing import Any
@@ -15,6 +16,7 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
+_MOST_CPU_DEVICES = 8
 _HERE = pathlib.Path(__file__).parent
 
 CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
@@ -80,6 +82,9 @@ def start(
     # Compiled programs are found again by the next run of the same command.
     cache = workdir / 'compilation_cache'
     jax.config.update('jax_compilation_cache_dir', str(cache))
+    # On a CPU two devices of one core each beat one of two cores.
+    cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
+    jax.config.update('jax_num_cpu_devices', cores)
     run(config() if config else CONFIG.value, workdir)
 
   # Data libraries log every file they touch; what matters is said here.

@@ -4,9 +4,9 @@
 
 reads `DIR/corpus/corpus.json`, `DIR/train/training.zarr` and the traces in
 `DIR/rllc`, which experiments.build_corpus, experiments.train and
-experiments.estimate_rllc wrote, and the section `report` of the config. It
-writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of an unfinished
-run are reported too, and what is missing is named.
+experiments.estimate_rllc wrote, and the burn-in of the section `estimation` of
+the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of
+an unfinished run are reported too, and what is missing is named.
 """
 
 from importlib import metadata
@@ -22,6 +22,7 @@ import numpy as np
 import xarray as xr
 
 from experiments import commands
+from experiments import estimate_rllc
 from rllc_jax.data import packing
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
@@ -39,16 +40,6 @@ from rllc_jax.training import records
 _PACKAGES = ('rllc_jax', 'jax', 'numpy', 'scipy', 'xarray', 'arviz-stats')
 
 
-class Settings(NamedTuple):
-  """The section `report` of a config.
-
-  Attributes:
-    burn_in: steps of each chain left out; None for that of `llc_from_traces`.
-  """
-
-  burn_in: int | None = None
-
-
 class _Saved(NamedTuple):
   """What the other binaries left."""
 
@@ -63,8 +54,8 @@ def run(
   """Writes the figures and the report.
 
   Args:
-    config: its section `report` has fields of `Settings`; all of it is kept as
-      provenance.
+    config: of the run; `estimation.burn_in` is left out of every chain, and
+      all of it is kept as provenance.
     workdir: of the run.
 
   Returns:
@@ -75,7 +66,7 @@ def run(
       named), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
-  settings = _read_settings(config)
+  settings = commands.read_section(config, 'estimation', estimate_rllc.Settings)
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:
@@ -144,17 +135,6 @@ def _lowest_and_highest(estimates: xr.Dataset) -> list[str]:
     return parts[:1]
   extremes = (parts[np.nanargmin(values)], parts[np.nanargmax(values)])
   return list(dict.fromkeys(extremes))
-
-
-def _read_settings(config: ml_collections.ConfigDict) -> Settings:
-  given = dict(config.get('report', {}))
-  unknown = sorted(set(given).difference(Settings._fields))
-  if unknown:
-    raise ValueError(
-      f'config.report must have fields among {", ".join(Settings._fields)}, '
-      f'because no other is read; got {", ".join(unknown)}.'
-    )
-  return Settings(**given)
 
 
 def _read(workdir: pathlib.Path) -> _Saved:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -130,3 +131,86 @@ def _chunk_loss(W_U, b_U, chunk_and_labels, gradient):
   # d loss / d x = sum_v p_v W_U[:, v] - W_U[:, target].
   dx = (odds @ W_U.T) / partition - W_U.T[target[:, 0]]
   return total, jnp.where(kept[:, None], dx, 0.0)
+
+
+class LowRankLogits(NamedTuple):
+  """Logits that differ from shared ones by a matrix of low rank, scaled.
+
+  logits = (base + frozen_left @ frozen_right + left @ right) * scale + bias
+
+  Attributes:
+    base: [N, V], shared.
+    frozen_left: [N, r], frozen.
+    frozen_right: [r, V], frozen.
+    bias: [V], frozen.
+    left: [N, s], moves.
+    right: [s, V], moves.
+    scale: [N, 1], moves.
+  """
+
+  base: types.Array
+  frozen_left: types.Array
+  frozen_right: types.Array
+  bias: types.Array
+  left: types.Array
+  right: types.Array
+  scale: types.Array
+
+
+@jax.custom_vjp
+def low_rank_cross_entropy(
+  logits: LowRankLogits, targets: types.Array
+) -> types.Array:
+  """`cross_entropy` of low-rank logits; value and gradient in one pass.
+
+  Differentiable, once, in what moves; the gradient of the rest is zero.
+
+  Args:
+    logits: the parts; N tokens.
+    targets: [N], integers.
+  """
+  return _low_rank_loss(logits, targets)[0]
+
+
+def _low_rank_loss(logits: LowRankLogits, targets):
+  """The mean loss, and what its gradient needs: product, odds, partition."""
+  left = jnp.concatenate([logits.frozen_left, logits.left], axis=1)
+  right = jnp.concatenate([logits.frozen_right, logits.right], axis=0)
+  product = logits.base + left @ right
+  scores = product * logits.scale + logits.bias[None]
+  peak = jnp.max(scores, axis=1, keepdims=True)
+  odds = jnp.exp(scores - peak)
+  partition = jnp.sum(odds, axis=1, keepdims=True)
+  chosen = jnp.take_along_axis(scores, targets[:, None], axis=1)
+  loss = jnp.mean(jnp.log(partition) + peak - chosen)
+  return loss, (product, odds, partition)
+
+
+def _low_rank_forward(logits: LowRankLogits, targets):
+  loss, (product, odds, partition) = _low_rank_loss(logits, targets)
+  # d loss / d scores = (softmax - onehot) / N; the target's part is taken from
+  # gathered rows, so that no second array [N, V] is made for it.
+  share = logits.scale / (partition * targets.size)
+  target_right = logits.right.T[targets]  # [N, s]
+  at_target = jnp.take_along_axis(product, targets[:, None], axis=1)
+  unit = logits.scale / targets.size
+  d_left = (odds @ logits.right.T) * share - target_right * unit
+  d_right = (logits.left * share).T @ odds
+  d_right = d_right.at[:, targets].add(-(logits.left * unit).T)
+  weighted = jnp.sum(odds * product, axis=1, keepdims=True) / partition
+  d_scale = (weighted - at_target) / targets.size
+  return loss, (logits, d_left, d_right, d_scale)
+
+
+def _low_rank_backward(residual, cotangent):
+  logits, d_left, d_right, d_scale = residual
+  frozen = jax.tree.map(jnp.zeros_like, logits)
+  moving = frozen._replace(
+    left=cotangent * d_left,
+    right=cotangent * d_right,
+    scale=cotangent * d_scale,
+  )
+  return moving, None
+
+
+low_rank_cross_entropy.defvjp(_low_rank_forward, _low_rank_backward)

@@ -123,12 +123,18 @@ def last_layer_head_loss(
 
   def loss(position, shared, head):
     values, residual = _rewritten(position, shared.head, head, layer)
+    flat = lambda x: x.reshape(-1, x.shape[-1])
     W_O = shared.head.params[f'blocks_{layer}']['attn']['W_O'][head]
-    # One product of rank 2 d_head: the head's new part less its old one.
-    parts = jnp.concatenate([values, -shared.head.values[head]], axis=-1)
-    writes = jnp.concatenate([position['W_O'], W_O]) @ shared.W_U
-    logits = _scaled(shared.base + parts @ writes, residual, shared.b_U)
-    return losses.cross_entropy(logits, shared.head.targets)
+    logits = losses.LowRankLogits(
+      base=flat(shared.base),
+      frozen_left=-flat(shared.head.values[head]),
+      frozen_right=W_O @ shared.W_U,
+      bias=shared.b_U,
+      left=flat(values),
+      right=position['W_O'] @ shared.W_U,
+      scale=1 / flat(attention_only.deviation(residual)),
+    )
+    return losses.low_rank_cross_entropy(logits, shared.head.targets.ravel())
 
   return types.RefinedLoss(context, loss)
 

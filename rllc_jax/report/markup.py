@@ -45,9 +45,9 @@ dl { display: grid; gap: 0 28px; margin: 8px 0 16px; font-size: 13.5px;
   grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); }
 dl div { display: flex; justify-content: space-between; gap: 16px;
   padding: 4px 0; border-bottom: 1px solid var(--line); }
-dt { color: var(--soft); }
+dt { color: var(--soft); flex: 0 1000 auto; }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere;
-  flex: 0 0 auto; max-width: 70%;
+  flex: 0 1 auto; min-width: 3em;
   font-variant-numeric: tabular-nums; }
 details { margin: 0 0 14px; }
 summary { cursor: pointer; font-size: 14px; }

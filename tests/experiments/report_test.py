@@ -82,7 +82,7 @@ def workdir(tmp_path_factory):
 
 
 def config(**section):
-  return ml_collections.ConfigDict({'seed': 3, 'report': section})
+  return ml_collections.ConfigDict({'seed': 3, 'estimation': section})
 
 
 def test_a_run_becomes_a_page_and_pictures(workdir):
