@@ -21,7 +21,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/pyrefly check
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test-long: $(VENV)/.installed-test
+test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
 	$(BIN)/python -m pytest -q -m long
 
 # One stamp an extra, newer than what it was installed from.

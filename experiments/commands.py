@@ -5,6 +5,7 @@ if __name__ == '__main__':
 """
 
 from collections.abc import Callable
+import logging as logging_of_python
 import os
 import pathlib
 import sys
@@ -89,6 +90,7 @@ def start(
 
   # Data libraries log every file they touch; what matters is said here.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
+  logging_of_python.getLogger('jax').setLevel('WARNING')
   flags.mark_flag_as_required('workdir')
   if not config:
     flags.mark_flag_as_required('config')

@@ -94,6 +94,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   model = attention_only.AttentionOnly(
     **checkpoints.metadata(kept)['settings']['model']
   )
+  check_fits(model, corpus)
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
@@ -117,6 +118,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     )
   logging.info('%s: complete\n%s', workdir / 'rllc', table(traces, settings))
   return traces
+
+
+def check_fits(
+  model: attention_only.AttentionOnly, corpus: packing.Corpus
+) -> None:
+  """Raises unless the model can read the corpus; JAX would clamp indices."""
+  largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
+  if largest >= model.vocab_size or length > model.context_length + 1:
+    raise ValueError(
+      f'The corpus must have tokens below {model.vocab_size} in sequences of '
+      f'at most {model.context_length + 1}, because the model was trained so; '
+      f'got token {largest} in sequences of {length}.'
+    )
 
 
 def families(

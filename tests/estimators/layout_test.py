@@ -1,0 +1,79 @@
+"""How work is cut up: nothing lost, nothing twice."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax.estimators import layout
+
+
+class FakeDevice:
+  """A device with so much memory."""
+
+  def __init__(self, platform, limit):
+    self.platform, self._limit = platform, limit
+
+  def memory_stats(self):
+    return {'bytes_limit': self._limit} if self._limit else None
+
+
+class ChunkTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ('cpu', 0, 32, 1),  # One chain fills the cores.
+    ('gpu', 0, 32, 1),  # A device that does not say what it has.
+    ('gpu', 1000, 32, 5),  # Half of it holds 5 of 100 bytes.
+    ('gpu', 64_000, 32, 32),
+    ('gpu', 10, 32, 1),  # Not even one fits: try.
+    ('tpu', 3000, 32, 11),  # 15 fit, but 3 equal chunks of 11 pad less.
+  )
+  def test_as_many_as_fit_in_equal_chunks(self, platform, limit, columns, size):
+    device = FakeDevice(platform, limit)
+    found = layout.default_chunk_size(columns, lambda: 100, device)
+    self.assertEqual(found, size)
+
+  def test_temporary_memory_grows_with_the_work(self):
+    work = lambda x: jnp.sum(jnp.exp(x @ x.T) @ x)
+    small = layout.temporary_bytes(work, jnp.ones((64, 8)))
+    large = layout.temporary_bytes(work, jnp.ones((256, 8)))
+    self.assertGreaterEqual(small, 4 * 64 * 64)
+    self.assertGreater(large, 8 * small)
+
+
+class PlanTest(absltest.TestCase):
+  def test_every_missing_draw_is_planned_once(self):
+    """For random states of a store."""
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+      shape = rng.integers(1, 7, size=2)
+      recorded = rng.choice([0, 3, 9], size=shape)
+      planned = recorded.copy()
+      per_block = int(rng.integers(1, 4))
+      for block in layout.plan_blocks(recorded, 9, per_block):
+        self.assertLessEqual(len(block.rows), per_block)
+        cells = np.ix_(block.rows, block.columns)
+        np.testing.assert_array_equal(planned[cells], block.first)
+        planned[cells] = 9
+      np.testing.assert_array_equal(planned, 9)
+
+  def test_what_is_done_is_not_planned(self):
+    self.assertEqual(layout.plan_blocks(np.full((3, 2), 9), 9, 2), [])
+
+
+class MeshTest(absltest.TestCase):
+  def test_rows_are_dealt_first(self):
+    self.assertEqual(
+      dict(layout.default_mesh(5).shape), {'row': 2, 'column': 1}
+    )
+    self.assertEqual(
+      dict(layout.default_mesh(1).shape), {'row': 1, 'column': 2}
+    )
+
+  def test_too_few_devices_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'needs 6 devices.*got 2'):
+      layout.make_mesh(3, 2, jax.devices())
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,124 @@
+"""A store says what is wrong with it, and keeps what it has."""
+
+import json
+import pathlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import textwrap
+
+from absl.testing import absltest
+import numpy as np
+import xarray as xr
+
+import rllc_jax
+from rllc_jax.results import traces as tables
+from tests.estimators import toy
+
+
+def small_run(path, **options):
+  return toy.run(
+    store=rllc_jax.open_store(path),
+    trajectory=toy.trajectory((0, 10)),
+    datasets={'text': toy.DATASETS['text']},
+    refinements=[toy.family(0, 1)],
+    **options,
+  )
+
+
+class DiskStoreTest(absltest.TestCase):
+  @classmethod
+  def setUpClass(cls):
+    super().setUpClass()
+    cls.done = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    cls.traces = small_run(cls.done)
+
+  def setUp(self):
+    super().setUp()
+    self.path = pathlib.Path(tempfile.mkdtemp()) / 'store'
+
+  def copy(self):
+    shutil.copytree(self.done, self.path)
+    return self.path
+
+  def test_others_read_it_with_xarray_alone(self):
+    found = xr.open_zarr(self.done / 'traces.zarr', consolidated=False)
+    self.assertEqual(found.loss.dims, tables.DIMS)
+    self.assertEqual(found.refinement.values.tolist(), ['0:0', '0:1'])
+    self.assertEqual(found.checkpoint.dtype, np.int64)
+    np.testing.assert_array_equal(found.loss, self.traces.loss)
+
+  def test_a_directory_of_something_else_is_refused(self):
+    self.path.mkdir()
+    (self.path / 'thesis.tex').touch()
+    with self.assertRaisesRegex(ValueError, 'must be a store.*not exist'):
+      rllc_jax.open_store(self.path)
+
+  def test_an_empty_store_has_nothing_to_read(self):
+    with self.assertRaisesRegex(ValueError, 'must hold results'):
+      rllc_jax.open_store(self.path).read()
+
+  def test_a_broken_run_file_is_named(self):
+    (self.copy() / 'run.json').write_text('{"identity": ')
+    with self.assertRaisesRegex(
+      ValueError, 'run.json must be.*JSONDecodeError'
+    ):
+      rllc_jax.open_store(self.path)
+
+  def test_a_broken_mark_is_named(self):
+    mark = next(self.copy().glob('marks/*/*/*.npz'))
+    mark.write_bytes(mark.read_bytes()[:100])
+    with self.assertRaisesRegex(ValueError, f'{mark.name} must be a mark'):
+      small_run(self.path, num_draws=40)
+
+  def test_a_mark_that_is_gone_is_done_again(self):
+    for mark in self.copy().glob('marks/10/*/*.npz'):
+      mark.unlink()
+    kept = rllc_jax.open_store(self.path).read()
+    counts = kept.recorded.sum(('dataset', 'refinement', 'chain')).values
+    self.assertEqual(counts.tolist(), [120, 0])
+    found = small_run(self.path)
+    np.testing.assert_array_equal(found.loss, self.traces.loss)
+
+  def test_a_full_disk_loses_nothing(self):
+    """A real process whose writes fail: files may not grow beyond a limit."""
+    code = textwrap.dedent("""
+      import resource, signal, sys
+      import rllc_jax
+      from tests.results import disk_test
+      store = rllc_jax.open_store(sys.argv[1])
+      signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+      resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+      disk_test.small_run(sys.argv[1], num_draws=400, segment=100)
+    """)
+    result = subprocess.run(
+      [sys.executable, '-c', code, str(self.copy())],
+      capture_output=True,
+      text=True,
+    )
+    self.assertNotEqual(result.returncode, 0)
+    self.assertIn('OSError', result.stderr.splitlines()[-1])
+    kept = rllc_jax.open_store(self.path).read()
+    np.testing.assert_array_equal(
+      kept.loss.isel(draw=slice(30)), self.traces.loss
+    )
+    more = small_run(self.path, num_draws=60)
+    np.testing.assert_array_equal(
+      more.loss.isel(draw=slice(30)), self.traces.loss
+    )
+
+  def test_a_place_that_cannot_be_written_is_an_error_of_the_system(self):
+    self.path.write_text('a file')
+    with self.assertRaises(OSError):
+      small_run(self.path / 'below')
+
+  def test_run_json_is_for_people_too(self):
+    run = json.loads((self.done / 'run.json').read_text())
+    self.assertEqual(run['identity']['step_size'], 1e-3)
+    self.assertEqual(run['extent']['num_draws'], 30)
+    self.assertCountEqual(run['identity']['params'], ['0', '10'])
+
+
+if __name__ == '__main__':
+  absltest.main()
