@@ -161,12 +161,14 @@ def _provenance(
   """What the numbers come from, in words and hashes."""
   identity = json.loads(saved.traces.attrs['identity'])
   sampled = ('sampler', 'data', 'rng_key', 'matmul_precision')
+  made_with = sorted(set(saved.traces.made_with.values.ravel()) - {''})
   return {
     'config': config.to_dict(),
     'corpus': {'tokens hash': saved.corpus['tokens_hash']},
     'estimates': {
       **{name: identity[name] for name in sampled if name in identity},
       **identity.get('provenance', {}),
+      'made with': '; '.join(made_with),
     },
     'report made with': {
       'python': platform.python_version(),

@@ -113,7 +113,9 @@ def make_rows(
   ]
   return Rows(
     params,
-    jax.tree.map(lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *windows),
+    jax.tree.map(
+      lambda *leaves: jnp.stack([*map(jnp.asarray, leaves)]), *windows
+    ),
     jnp.stack([key for key, _, _ in keys]),
     jnp.stack(noise),
     jnp.stack([key for _, _, key in keys]),

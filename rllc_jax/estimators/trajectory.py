@@ -128,6 +128,7 @@ def estimate_trajectory(
       **_identity_of_numbers(rng_key),
     },
     extent,
+    _made_with(mesh),
   )
   run_block = blocks.block_runner(
     rng_key,
@@ -220,6 +221,12 @@ def _identity_of_data(minibatches, datasets) -> dict[str, Any]:
       for name, window in datasets.items()
     },
   }
+
+
+def _made_with(mesh) -> str:
+  devices = mesh.devices.flatten()
+  kind = devices[0].device_kind
+  return f'jax {jax.__version__}, {devices.size} x {kind}'
 
 
 def _identity_of_numbers(rng_key) -> dict[str, Any]:

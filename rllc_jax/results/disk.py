@@ -49,6 +49,7 @@ class DiskStore:
     self.path = path
     self._identity: dict[str, Any] = {}
     self._extent: stores.Extent | None = None
+    self._made_with = ''
     if (path / 'run.json').exists():
       self._identity, self._extent = _load_run(path / 'run.json')
 
@@ -61,7 +62,8 @@ class DiskStore:
       )
     return self._extent
 
-  def begin(self, identity, extent):
+  def begin(self, identity, extent, made_with):
+    self._made_with = made_with
     self._identity = self._merged(identity)
     held = self._extent or extent
     self._extent = tables.grown(held, extent)
@@ -120,10 +122,15 @@ class DiskStore:
         dims = array.attrs['_ARRAY_DIMENSIONS']
         arrays[name] = array[tuple(slice(sizes.get(dim)) for dim in dims)]
     arrays['recorded'] = np.zeros(tables.sizes(held)[:4], np.int32)
+    made_with = np.full(tables.sizes(held)[:3], '', object)
     for k, step in enumerate(held.checkpoints):
       for s, dataset in enumerate(held.datasets):
         for r, name in enumerate(held.refinements):
-          arrays['recorded'][k, s, r] = self._counts((step, dataset), name)
+          mark = self._mark((step, dataset), name)
+          counts = marks.read_counts(mark, held.num_chains)
+          arrays['recorded'][k, s, r] = counts
+          made_with[k, s, r] = marks.read_made_with(mark)
+    arrays['made_with'] = made_with.astype(str)
     found = tables.dataset_of(arrays, self._identity, held)
     if extent is not None:
       return tables.select(found, extent)
@@ -217,6 +224,7 @@ class DiskStore:
         [columns[n][1] for n in places],
         count,
         [leaf[places] for leaf in states],
+        self._made_with,
       )
 
 

@@ -28,12 +28,18 @@ def read_states(path: pathlib.Path) -> list[np.ndarray]:
   return _read(path)
 
 
+def read_made_with(path: pathlib.Path) -> str:
+  """The software and devices that the last draws were made with."""
+  return ''.join(str(saved) for saved in _read(path, ['made_with']))
+
+
 def write(
   path: pathlib.Path,
   num_chains: int,
   chains: Sequence[int],
   count: int,
   states: Sequence[np.ndarray],
+  made_with: str,
 ) -> None:
   """Marks that some chains have `count` draws now; the others stay.
 
@@ -43,6 +49,7 @@ def write(
     chains: which of them.
     count: draws.
     states: leaves [len(chains), ...].
+    made_with: software and devices, for people.
   """
   counts = read_counts(path, num_chains)
   counts[list(chains)] = count
@@ -55,7 +62,8 @@ def write(
     leaves.append(leaf)
   content = io.BytesIO()
   named = {f'leaf_{i:04d}': leaf for i, leaf in enumerate(leaves)}
-  np.savez(content, allow_pickle=False, recorded=counts, **named)
+  named |= {'recorded': counts, 'made_with': np.array(made_with)}
+  np.savez(content, allow_pickle=False, **named)
   replace_file(path, content.getvalue())
 
 
@@ -68,13 +76,13 @@ def replace_file(path: pathlib.Path, content: bytes) -> None:
 
 
 def _read(path, names=None) -> list[np.ndarray]:
-  """The named arrays, or all but the counts in the order they were written."""
+  """The named arrays, or all leaves in the order they were written."""
   if not path.exists():
     return []
   try:
-    with np.load(path) as mark:
+    with open(path, 'rb') as file, np.load(file) as mark:
       if names is None:
-        names = sorted(name for name in mark.files if name != 'recorded')
+        names = sorted(name for name in mark.files if name[:4] == 'leaf')
       return [mark[name] for name in names]
   except Exception as error:
     raise traces.StoreError(

@@ -11,11 +11,14 @@ from rllc_jax.results import traces as tables
 class MemoryStore:
   """A `stores.Store` that is gone with its process."""
 
-  def begin(self, identity, extent):
+  def begin(self, identity, extent, made_with):
     self._identity: dict[str, Any] = dict(identity)
     self._extent = extent
     recorded = np.zeros(tables.sizes(extent)[:4], np.int32)
-    self._arrays: dict[str, np.ndarray] = {'recorded': recorded}
+    self._arrays: dict[str, np.ndarray] = {
+      'recorded': recorded,
+      'made_with': np.full(recorded.shape[:3], made_with),
+    }
 
   def confirm(self, identity):
     self._identity, _ = tables.merge_identity(self._identity, identity)

@@ -53,8 +53,10 @@ class Store(Protocol):
   {name: [K, N, draws, ...]}, states lists of leaves [K, N, ...].
   """
 
-  def begin(self, identity: Mapping[str, Any], extent: Extent) -> None:
-    """Says what is to be stored; raises if it is not what is there."""
+  def begin(
+    self, identity: Mapping[str, Any], extent: Extent, made_with: str
+  ) -> None:
+    """Says what is to be stored, and by what; raises if it does not fit."""
 
   def confirm(self, identity: Mapping[str, Any]) -> None:
     """Adds to the identity; raises if it is not what is there."""

@@ -42,12 +42,17 @@ def dataset_of(
   """Arrays over an extent as a data set with coordinates and attributes.
 
   Args:
-    arrays: `recorded` [checkpoint, dataset, refinement, chain], `baseline_loss`
-      [checkpoint, dataset, refinement, M], the others with all of `DIMS` first.
+    arrays: `recorded` [checkpoint, dataset, refinement, chain], `made_with`
+      without [chain], `baseline_loss` with [M] instead, the others with all of
+      `DIMS` first.
     identity: what the numbers are; its settings become attributes.
     extent: the coordinates.
   """
-  shared_dims = {'recorded': DIMS[:4], 'baseline_loss': DIMS[:3]}
+  shared_dims = {
+    'recorded': DIMS[:4],
+    'baseline_loss': DIMS[:3],
+    'made_with': DIMS[:3],
+  }
   variables = {}
   for name, array in arrays.items():
     dims = shared_dims.get(name, DIMS)

@@ -100,6 +100,12 @@ class InvarianceTest(parameterized.TestCase):
     for dim in ('chain', 'refinement', 'checkpoint', 'dataset'):
       self.assertGreater(float(np.abs(loss.diff(dim)).min()), 0)
 
+  def test_every_cell_has_noise_of_its_own(self):
+    """Without loss and localization the first step is noise alone."""
+    found = toy.run(posterior=types.Posterior(0.0, 0.0))
+    lengths = found.squared_distance.isel(draw=1).values.ravel()
+    self.assertLen(np.unique(lengths), 3 * 2 * 3 * 2)
+
   def test_all_columns_share_the_minibatch_of_a_step(self):
     center = self.whole.center_loss
     for dim in ('chain', 'refinement'):

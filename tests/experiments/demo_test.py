@@ -138,7 +138,7 @@ class DemoTest(absltest.TestCase):
         self.assertNotEqual(process.returncode, 0)
         self.assertIn(expected, said)
         if 'estimaton' not in flag:
-          self.assertRegex(said.splitlines()[-1], "^estimate_rllc: error: ")
+          self.assertRegex(said.splitlines()[-1], '^estimate_rllc: error: ')
           self.assertNotIn('Traceback', said)
     after = rllc_jax.open_store(self.workdir / 'rllc').read()
     np.testing.assert_array_equal(before.loss, after.loss)

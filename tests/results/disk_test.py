@@ -87,10 +87,10 @@ class DiskStoreTest(absltest.TestCase):
       import resource, signal, sys
       import rllc_jax
       from tests.results import disk_test
-      store = rllc_jax.open_store(sys.argv[1])
       signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-      resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-      disk_test.small_run(sys.argv[1], num_draws=400, segment=100)
+      fill = lambda done, total: resource.setrlimit(
+        resource.RLIMIT_FSIZE, (100, 100))
+      disk_test.small_run(sys.argv[1], num_draws=90, segment=20, progress=fill)
     """)
     result = subprocess.run(
       [sys.executable, '-c', code, str(self.copy())],
@@ -103,6 +103,7 @@ class DiskStoreTest(absltest.TestCase):
     np.testing.assert_array_equal(
       kept.loss.isel(draw=slice(30)), self.traces.loss
     )
+    self.assertGreater(int(kept.recorded.max()), 30)
     more = small_run(self.path, num_draws=60)
     np.testing.assert_array_equal(
       more.loss.isel(draw=slice(30)), self.traces.loss
