@@ -11,7 +11,6 @@ and one that is done can be asked for more of anything.
 from collections.abc import Sequence
 import functools
 import pathlib
-import time
 from typing import NamedTuple
 
 from absl import logging
@@ -114,7 +113,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       chunk_size=settings.chunk_size,
       store=disk.open_store(workdir / 'rllc'),
       provenance={'loss': 'next token', 'model': model_sizes(model)},
-      progress=functools.partial(_show, bar, time.perf_counter()),
+      progress=functools.partial(_show, bar),
     )
   logging.info('%s: complete\n%s', workdir / 'rllc', table(traces, settings))
   return traces
@@ -189,9 +188,9 @@ def table(traces: xr.Dataset, settings: Settings) -> str:
   return '\n'.join(lines)
 
 
-def _show(bar: tqdm.tqdm, began: float, done: int, total: int) -> None:
-  if not bar.total:
-    bar.total, bar.start_t = total, began
+def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
+  if bar.total is None:  # The rate is that of this process.
+    bar.total, bar.initial, bar.n = total, done, done
   bar.update(done - bar.n)
 
 

@@ -82,7 +82,8 @@ def estimate_trajectory(
     provenance: what else makes the numbers what they are (the loss, the model),
       JSON; a store refuses to go on with another.
     observe: `observe(position, context) -> {name: array}`, recorded at draws.
-    progress: `progress(done, total)` after each segment, in draws of a chain.
+    progress: `progress(done, total)` at first and after each segment, in draws of
+      a chain.
 
   Returns:
     Traces for `llc_from_traces`, dims (checkpoint, dataset, refinement, chain,
@@ -151,12 +152,13 @@ def estimate_trajectory(
   done = total - sum(
     _size(work, extent.num_draws - work.first) for work in works
   )
+  progress = progress or (lambda done, total: None)
+  progress(done, total)
   for work, params in _loaded_ahead(trajectory, works, rows_per_block):
     store.confirm({'params': _hashes(work, params)})
     for count in run_block(work, params, store):
       done += _size(work, count)
-      if progress:
-        progress(done, total)
+      progress(done, total)
   return store.read(extent)
 
 
