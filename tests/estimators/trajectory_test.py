@@ -1,11 +1,13 @@
 """Whatever surrounds a cell of the grid, the cell is the same."""
 
+import functools
 import os
 import pathlib
 import signal
 import subprocess
 import sys
 import tempfile
+import zlib
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -105,6 +107,21 @@ class InvarianceTest(parameterized.TestCase):
     found = toy.run(posterior=types.Posterior(0.0, 0.0))
     lengths = found.squared_distance.isel(draw=1).values.ravel()
     self.assertLen(np.unique(lengths), 3 * 2 * 3 * 2)
+
+  def test_noise_is_at_its_address(self):
+    """Run, stream 1, data set, step, refinement, chain, step; names by CRC."""
+    found = toy.run(
+      posterior=types.Posterior(0.0, 0.0),
+      observe=lambda position, context: {'v': position['v']},
+    )
+    crc = lambda name: np.uint32(zlib.crc32(name.encode()))
+    path = (1, crc('code'), 20, crc('0:2'), 1, 0)
+    key = functools.reduce(jax.random.fold_in, path, jax.random.key(0))
+    # The flat order is alphabetical: 8 numbers of W, then 4 of v.
+    noise = jax.random.normal(key, (12,))[8:]
+    cell = found.v.sel(checkpoint=20, dataset='code', refinement='0:2', chain=1)
+    moved = cell.isel(draw=1).values - cell.isel(draw=0).values
+    np.testing.assert_allclose(moved, np.sqrt(1e-3) * noise, atol=1e-6)
 
   def test_all_columns_share_the_minibatch_of_a_step(self):
     center = self.whole.center_loss
