@@ -12,7 +12,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test test-long clean
 
 demo: $(VENV)/.installed-corpus
-	$(BIN)/python -m experiments.demo --preset=$(PRESET) --workdir=$(WORKDIR)
+	$(BIN)/python -m experiments.demo --config=experiments/configs/$(PRESET).py --workdir=$(WORKDIR)
 
 test: $(VENV)/.installed-test
 	$(BIN)/ruff check .

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 import json
 import pathlib
 import platform
-from typing import Any, NamedTuple
+from typing import Any
 
 from absl import logging
 import ml_collections
@@ -20,6 +20,7 @@ import numpy as np
 import tqdm
 
 from experiments import commands
+from experiments import sections
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
 from rllc_jax.data import files
@@ -30,57 +31,20 @@ from rllc_jax.data import tokenizers
 _TOKENIZER_CHARACTERS = 2_000_000  # A domain; more changes few merges.
 
 
-class Settings(NamedTuple):
-  """The section `corpus` of a config.
-
-  Attributes:
-    sources: names of `mini_pile.SOURCES` that make the training mix.
-    further: names of those that are held out whole.
-    files: more of the mix, 'FILE' or 'NAME=FILE' (see `files.source`).
-    text_field: the field or column of `files` that holds the text.
-    tfds_directory: more of the mix, a prepared TFDS data set; '' for none.
-    tfds_text_feature: its feature that holds the text.
-    tfds_split: its split, in the notation of TFDS.
-    cap_mb: most text taken from a source, in 10^6 bytes.
-    held_out_fraction: share of the mix's documents that is held out.
-    vocab_size: ids, the special token included.
-    context_length: tokens a row, the special token at its start included.
-  """
-
-  sources: tuple[str, ...] = (
-    'wiki_en',
-    'gcide',
-    'kjv',
-    'legal',
-    'botocore_docs',
-    'stdlib_code',
-  )
-  further: tuple[str, ...] = ('wiki_fr', 'wiki_es')
-  files: tuple[str, ...] = ()
-  text_field: str = 'text'
-  tfds_directory: str = ''
-  tfds_text_feature: str = 'text'
-  tfds_split: str = 'train'
-  cap_mb: float = 5.0
-  held_out_fraction: float = 0.05
-  vocab_size: int = 2_000
-  context_length: int = 64
-
-
 def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> packing.Corpus:
   """Builds the corpus of `config.corpus`, or reads it where it is complete.
 
   Args:
-    config: its section `corpus` has fields of `Settings`.
+    config: its section `corpus` has fields of `sections.Corpus`.
     workdir: the corpus goes into its subdirectory `corpus`.
 
   Raises:
     ValueError: a setting makes no sense, an input is not what it is said to
       be, or the corpus there was made from other settings.
   """
-  settings = commands.read_section(config, 'corpus', Settings)
+  settings = sections.read(config, 'corpus')
   directory = pathlib.Path(workdir) / 'corpus'
   if (directory / 'corpus.json').exists():
     check_same(settings, directory)
@@ -101,7 +65,7 @@ def run(
   return corpus
 
 
-def check_same(settings: Settings, directory: pathlib.Path) -> None:
+def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
   """Refuses a corpus made from other settings, and names the first that is."""
   found = packing.load_record(directory)['provenance'].get('settings', {})
   for name, wanted in json.loads(json.dumps(settings._asdict())).items():
@@ -112,7 +76,7 @@ def check_same(settings: Settings, directory: pathlib.Path) -> None:
       )
 
 
-def collect(settings: Settings) -> documents.Collection:
+def collect(settings: sections.Corpus) -> documents.Collection:
   """Reads all documents; a source that is missing is named and passed over."""
   mix = [mini_pile.source(name) for name in settings.sources]
   mix += [files.source(path, settings.text_field) for path in settings.files]
@@ -149,7 +113,9 @@ def _counted(source: documents.Source, bar: tqdm.tqdm) -> documents.Source:
 
 
 def build(
-  settings: Settings, collection: documents.Collection, directory: pathlib.Path
+  settings: sections.Corpus,
+  collection: documents.Collection,
+  directory: pathlib.Path,
 ) -> tuple[packing.Corpus, dict[str, Any]]:
   """Stores the documents, trains the tokenizer, packs the tokens.
 

@@ -17,10 +17,17 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
+from experiments import sections
+
 _MOST_CPU_DEVICES = 8
 _HERE = pathlib.Path(__file__).parent
 
-CONFIG = config_flags.DEFINE_config_file('config', lock_config=True)
+CONFIG = config_flags.DEFINE_config_file(
+  'config',
+  lock_config=True,
+  help_string='File of settings, such as experiments/configs/demo.py; any is '
+  'changed by --config.SECTION.NAME=VALUE.',
+)
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory that the run writes to, and continues from.'
 )
@@ -37,8 +44,9 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
     try:
       main(argv)
     except (ValueError, OSError) as error:
-      name = pathlib.Path(sys.argv[0]).stem
-      print(f'{name}: error: {" ".join(str(error).split())}', file=sys.stderr)
+      print(
+        f'{_name()}: error: {" ".join(str(error).split())}', file=sys.stderr
+      )
       sys.exit(1)
 
   return guarded
@@ -49,32 +57,8 @@ def _is_ours_or_serious(record: Any) -> bool:
   return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
 
 
-def read_section(config: Any, section: str, kind: Any) -> Any:
-  """A section of a config as a named tuple; missing fields have defaults.
-
-  Raises:
-    ValueError: if the section has a field that `kind` does not know.
-  """
-  given = dict(config.get(section, {}))
-  unknown = sorted(set(given).difference(kind._fields))
-  if unknown:
-    raise ValueError(
-      f'config.{section} must have fields among {", ".join(kind._fields)}, '
-      f'because no other is read; got {", ".join(unknown)}.'
-    )
-  return kind(**given)
-
-
-def start(
-  run: Callable[[Any, pathlib.Path], Any],
-  config: Callable[[], Any] | None = None,
-) -> None:
-  """Parses flags and calls `run(config, workdir)`.
-
-  Args:
-    run: what the binary does.
-    config: makes the config; by default it is that of the flag --config.
-  """
+def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
+  """Parses flags and calls `run(config, workdir)`."""
 
   def main(argv):
     if len(argv) > 1:
@@ -86,12 +70,36 @@ def start(
     # On a CPU two devices of one core each beat one of two cores.
     cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
     jax.config.update('jax_num_cpu_devices', cores)
-    run(config() if config else CONFIG.value, workdir)
+    run(CONFIG.value, workdir)
 
   # Data libraries log every file they touch; what matters is said here.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
   logging_of_python.getLogger('jax').setLevel('WARNING')
-  flags.mark_flag_as_required('workdir')
-  if not config:
-    flags.mark_flag_as_required('config')
-  app.run(fail_with_one_line(main))
+  flags.mark_flags_as_required(['config', 'workdir'])
+  _describe_settings()
+  app.run(fail_with_one_line(main), flags_parser=_parse_flags)
+
+
+def _describe_settings() -> None:
+  """Makes --help say what can be set: the flags, and every setting."""
+  for name in ('config', 'workdir'):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  main: Any = sys.modules['__main__']
+  main.__doc__ = f'{main.__doc__}\n{sections.description()}'
+
+
+def _parse_flags(argv: list[str]) -> list[str]:
+  """Parses flags; a setting that does not exist is one line, too."""
+  try:
+    return flags.FLAGS(argv)
+  except (AttributeError, KeyError) as error:
+    reason = ' '.join(str(error.args[0]).split()).strip('"\'')
+    message = f'flag of a setting that does not exist: {reason}'
+  except (flags.Error, TypeError, ValueError, OSError) as error:
+    message = ' '.join(str(error).split())
+  print(f'{_name()}: error: {message} (see --help)', file=sys.stderr)
+  sys.exit(1)
+
+
+def _name() -> str:
+  return pathlib.Path(sys.argv[0]).stem

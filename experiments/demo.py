@@ -1,18 +1,16 @@
 """From text to report, in order: corpus, training, estimates, figures.
 
-  python -m experiments.demo --preset=smoke|demo|paper --workdir=DIR
+  python -m experiments.demo --config=experiments/configs/demo.py --workdir=DIR
 
 Each step goes on with what is there, so the same command continues a run that
 was stopped and says quickly what is complete.
 """
 
 from collections.abc import Callable
-import importlib
 import pathlib
 import time
 from typing import Any
 
-from absl import flags
 from absl import logging
 import ml_collections
 
@@ -22,10 +20,6 @@ from experiments import estimate_rllc
 from experiments import report
 from experiments import train
 
-PRESETS = ('smoke', 'demo', 'paper')
-_PRESET = flags.DEFINE_enum(
-  'preset', 'demo', PRESETS, 'Which of experiments/configs to use.'
-)
 STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
   ('corpus', build_corpus.run),
   ('training', train.run),
@@ -47,11 +41,5 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
   print(f'The report is at {path}')
 
 
-def preset_config() -> ml_collections.ConfigDict:
-  """The config of the preset that the flag names."""
-  module = importlib.import_module(f'experiments.configs.{_PRESET.value}')
-  return module.get_config()
-
-
 if __name__ == '__main__':
-  commands.start(run, preset_config)
+  commands.start(run)

@@ -11,7 +11,6 @@ and one that is done can be asked for more of anything.
 from collections.abc import Sequence
 import functools
 import pathlib
-from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -21,6 +20,7 @@ import tqdm
 import xarray as xr
 
 from experiments import commands
+from experiments import sections
 from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -34,48 +34,11 @@ from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 
 
-class Settings(NamedTuple):
-  """The section `estimation` of a config.
-
-  Attributes:
-    refinements: names, see `refinement.weights`; 'heads' stands for all heads.
-    datasets: names of windows of the corpus, such as 'train', 'held_out' or
-      'held_out/wiki_fr'.
-    checkpoints: training steps; all that were kept by default.
-    nbeta: n beta, in samples.
-    localization: gamma, in 1 / weight^2.
-    step_size: epsilon, in weight^2.
-    batch_size: sequences a minibatch.
-    num_chains: chains a refinement.
-    num_draws: draws after the burn-in.
-    burn_in: steps before them; None for 10 / (step_size localization).
-    num_steps_between_draws: steps from one draw to the next.
-    share_batches: whether refinements and chains see the same minibatches.
-    share_logits: whether the last layer keeps the logits at the checkpoint.
-    chunk_size: columns of a device in parallel; None for what fits.
-  """
-
-  refinements: tuple[str, ...] = ('heads',)
-  datasets: tuple[str, ...] = ('train',)
-  checkpoints: tuple[int, ...] = ()
-  nbeta: float = 30.0
-  localization: float = 200.0
-  step_size: float = 1e-3
-  batch_size: int = 32
-  num_chains: int = 4
-  num_draws: int = 200
-  burn_in: int | None = None
-  num_steps_between_draws: int = 1
-  share_batches: bool = True
-  share_logits: bool = True
-  chunk_size: int | None = None
-
-
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """Estimates, goes on with what was begun, or reads what is complete.
 
   Args:
-    config: `estimation` has fields of `Settings`; `seed` is that of minibatches
+    config: `estimation` has fields of `sections.Estimation`; `seed` is that of minibatches
       and noise.
     workdir: with the subdirectories `corpus` and `train`.
 
@@ -86,7 +49,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     ValueError: a setting makes no sense, a name does not exist, or the store
       there is of another run.
   """
-  settings = commands.read_section(config, 'estimation', Settings)
+  settings = sections.read(config, 'estimation')
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
@@ -170,7 +133,7 @@ def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
   return {name: getattr(model, name) for name in names}
 
 
-def table(traces: xr.Dataset, settings: Settings) -> str:
+def table(traces: xr.Dataset, settings: sections.Estimation) -> str:
   """A line a refinement: estimate and standard error, first and last step."""
   found = llc.llc_from_traces(traces, burn_in=settings.burn_in)
   lines = []

@@ -22,7 +22,7 @@ import numpy as np
 import xarray as xr
 
 from experiments import commands
-from experiments import estimate_rllc
+from experiments import sections
 from rllc_jax.data import packing
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
@@ -66,7 +66,7 @@ def run(
       named), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
-  settings = commands.read_section(config, 'estimation', estimate_rllc.Settings)
+  settings = sections.read(config, 'estimation')
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:

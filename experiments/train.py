@@ -10,7 +10,6 @@ the same command goes on from after a kill; and, last, `training.zarr`.
 
 import functools
 import pathlib
-from typing import NamedTuple
 
 from absl import logging
 import jax
@@ -19,6 +18,7 @@ import tqdm
 import xarray as xr
 
 from experiments import commands
+from experiments import sections
 from rllc_jax import losses
 from rllc_jax.data import packing
 from rllc_jax.models import attention_only
@@ -32,39 +32,12 @@ from rllc_jax.training import updates
 _EVALUATION_ROWS = 256
 
 
-class ModelSettings(NamedTuple):
-  """The section `model` of a config; see `attention_only.AttentionOnly`."""
-
-  num_layers: int = 2
-  num_heads: int = 4
-  d_model: int = 128
-  d_head: int = 32
-
-
-class TrainingSettings(NamedTuple):
-  """The section `training` of a config.
-
-  Attributes:
-    learning_rate: constant from the first step to the last.
-    weight_decay: of AdamW, on every weight.
-    batch_size: sequences a step, a multiple of the number of devices.
-    num_steps: updates in all.
-    num_checkpoints: log-spaced in the step, the first and the last included.
-  """
-
-  learning_rate: float = 1e-3
-  weight_decay: float = 0.05
-  batch_size: int = 32
-  num_steps: int = 10_000
-  num_checkpoints: int = 12
-
-
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """Trains, goes on with what was begun, or reads what is complete.
 
   Args:
-    config: `model` has fields of `ModelSettings`, `training` of
-      `TrainingSettings`; what they leave out has the default. `seed` is that
+    config: `model` has fields of `sections.Model`, `training` of
+      `sections.Training`; what they leave out has the default. `seed` is that
       of the weights and of the order of the data.
     workdir: the corpus is in its subdirectory `corpus`, the run in `train`.
 
@@ -77,10 +50,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """
   corpus = packing.load_corpus(pathlib.Path(workdir) / 'corpus')
   directory = pathlib.Path(workdir) / 'train'
-  settings = commands.read_section(config, 'training', TrainingSettings)
-  model = build_model(
-    commands.read_section(config, 'model', ModelSettings), corpus
-  )
+  settings = sections.read(config, 'training')
+  model = build_model(sections.read(config, 'model'), corpus)
   complete = (directory / 'training.zarr').exists()
   record = _train(model, settings, config.seed, corpus, directory)
   if complete:
@@ -93,7 +64,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
 
 
 def build_model(
-  settings: ModelSettings, corpus: packing.Corpus
+  settings: sections.Model, corpus: packing.Corpus
 ) -> attention_only.AttentionOnly:
   """The model of the settings, in the corpus's vocabulary and length.
 
@@ -135,13 +106,13 @@ def table(record: xr.Dataset) -> str:
 
 def _train(
   model: attention_only.AttentionOnly,
-  settings: TrainingSettings,
+  settings: sections.Training,
   seed: int,
   corpus: packing.Corpus,
   directory: pathlib.Path,
 ) -> xr.Dataset:
   windows = corpus.windows
-  fields = (*ModelSettings._fields, 'context_length', 'vocab_size')
+  fields = (*sections.Model._fields, 'context_length', 'vocab_size')
   with tqdm.tqdm(
     total=settings.num_steps, desc='training', unit='step', disable=None
   ) as bar:

@@ -1,13 +1,15 @@
 """The demo: two layers of four heads on real text, ten minutes on two cores.
 
-python -m experiments.demo --preset=demo --workdir=runs/demo
+python -m experiments.demo --config=experiments/configs/demo.py --workdir=runs/demo
 """
 
 import ml_collections
 
+from experiments import sections
+
 
 def get_config() -> ml_collections.ConfigDict:
-  return ml_collections.config_dict.create(
+  return sections.make_config(
     seed=0,
     corpus=dict(cap_mb=4.0, vocab_size=2000, context_length=64),
     model=dict(num_layers=2, num_heads=4, d_model=128, d_head=32),

@@ -1,6 +1,6 @@
 """The settings of Wang et al. (2410.02984) on a corpus of one's own.
 
-  python -m experiments.demo --preset=paper --workdir=runs/paper
+  python -m experiments.demo --config=experiments/configs/paper.py --workdir=runs/paper
 
 The text packages hold some 25 million tokens; the paper trained on 5 billion.
 Name more text in `corpus.files` or `corpus.tfds_directory`. For accelerators:
@@ -9,9 +9,11 @@ count on days on a CPU.
 
 import ml_collections
 
+from experiments import sections
+
 
 def get_config() -> ml_collections.ConfigDict:
-  return ml_collections.config_dict.create(
+  return sections.make_config(
     seed=0,
     corpus=dict(cap_mb=1000.0, vocab_size=5000, context_length=1024),
     model=dict(num_layers=2, num_heads=8, d_model=256, d_head=32),

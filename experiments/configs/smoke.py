@@ -1,13 +1,15 @@
 """The demo in about a minute: every step is real, none is long.
 
-python -m experiments.demo --preset=smoke --workdir=runs/smoke
+python -m experiments.demo --config=experiments/configs/smoke.py --workdir=runs/smoke
 """
 
 import ml_collections
 
+from experiments import sections
+
 
 def get_config() -> ml_collections.ConfigDict:
-  return ml_collections.config_dict.create(
+  return sections.make_config(
     seed=0,
     corpus=dict(cap_mb=0.5, vocab_size=500, context_length=32),
     model=dict(num_layers=2, num_heads=2, d_model=32, d_head=16),

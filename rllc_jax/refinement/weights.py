@@ -292,7 +292,7 @@ def _parse(name: str, params: types.Params) -> tuple[_Part, ...]:
 def _part(term: str, params: types.Params) -> _Part:
   term = term.strip()
   whole = {'all': (), 'embed': ('embed',), 'unembed': ('unembed',)}
-  if term in whole:
+  if term == 'all' or (term in whole and term in params):
     return _Part(whole[term], -1, term)
   match = re.fullmatch(r'(\d+)(?::(attn|\d+))?', term)
   if match and int(match[1]) < _num_layers(params):
@@ -305,10 +305,11 @@ def _part(term: str, params: types.Params) -> _Part:
       head = int(match[2])
       return _Part((block, 'attn'), head, f'{layer}:{head}')
   layers = [str(layer) for layer in range(_num_layers(params))]
-  known = [*whole, *layers, *(f'{layer}:attn' for layer in layers)]
+  known = [name for name in whole if name == 'all' or name in params]
+  known += [*layers, *(f'{layer}:attn' for layer in layers)]
   raise ValueError(
-    f'A refinement must name a part of the model, one of {", ".join(known)}, '
-    f'{", ".join(head_names(params))}, or a union like 0:0+0:1; got {term!r}.'
+    'A refinement must name a part of the model, one of '
+    f'{", ".join((*known, *head_names(params)))}, or a union like 0:0+0:1; got {term!r}.'
   )
 
 

@@ -18,6 +18,7 @@ from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.training import records
 
+CONFIG = '--config=experiments/configs/smoke.py'
 ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
@@ -46,7 +47,7 @@ class DemoTest(absltest.TestCase):
   def setUpClass(cls):
     super().setUpClass()
     cls.workdir = pathlib.Path(tempfile.mkdtemp()) / 'smoke'
-    process = command('demo', cls.workdir, '--preset=smoke')
+    process = command('demo', cls.workdir, CONFIG)
     cls.said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, cls.said
 
@@ -85,7 +86,7 @@ class DemoTest(absltest.TestCase):
 
   def test_a_second_call_changes_nothing(self):
     before = rllc_jax.open_store(self.workdir / 'rllc').read()
-    process = command('demo', self.workdir, '--preset=smoke')
+    process = command('demo', self.workdir, CONFIG)
     said = process.communicate(timeout=300)[0]
     self.assertEqual(process.returncode, 0, said)
     self.assertIn('already complete', said)
@@ -97,7 +98,7 @@ class DemoTest(absltest.TestCase):
     workdir = self.workdir.parent / 'killed'
     seconds, kills = 4.0, 0
     while True:
-      process = command('demo', workdir, '--preset=smoke')
+      process = command('demo', workdir, CONFIG)
       try:
         said = process.communicate(timeout=seconds)[0]
         break
@@ -119,7 +120,6 @@ class DemoTest(absltest.TestCase):
     np.testing.assert_array_equal(*(corpus.tokens for corpus in corpora))
 
   def test_bad_input_is_one_line_and_no_success(self):
-    config = '--config=experiments/configs/smoke.py'
     cases = {
       '--config.estimation.nbeta=-1.0': 'nbeta must be at least 0',
       '--config.estimation.step_size=0.0': 'step_size must be positive',
@@ -133,7 +133,7 @@ class DemoTest(absltest.TestCase):
     before = rllc_jax.open_store(self.workdir / 'rllc').read()
     for flag, expected in cases.items():
       with self.subTest(flag):
-        process = command('estimate_rllc', self.workdir, config, flag)
+        process = command('estimate_rllc', self.workdir, CONFIG, flag)
         said = process.communicate(timeout=120)[0]
         self.assertNotEqual(process.returncode, 0)
         self.assertIn(expected, said)

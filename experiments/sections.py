@@ -1,0 +1,174 @@
+"""Every setting there is, by section, with its default.
+
+A config is made of these by `make_config`, so any of them can be changed on the
+command line: --config.SECTION.NAME=VALUE, such as
+
+  --config.estimation.num_chains=8
+  --config.corpus.files="('my.jsonl','novels=my.parquet')"
+"""
+
+from collections.abc import Mapping
+import inspect
+from typing import Any, get_type_hints, NamedTuple
+
+import ml_collections
+
+
+class Corpus(NamedTuple):
+  """The section `corpus` of a config.
+
+  Attributes:
+    sources: names of `mini_pile.SOURCES` that make the training mix.
+    further: names of those that are held out whole.
+    files: more of the mix, 'FILE' or 'NAME=FILE' (see `files.source`).
+    text_field: the field or column of `files` that holds the text.
+    tfds_directory: more of the mix, a prepared TFDS data set; '' for none.
+    tfds_text_feature: its feature that holds the text.
+    tfds_split: its split, in the notation of TFDS.
+    cap_mb: most text taken from a source, in 10^6 bytes.
+    held_out_fraction: share of the mix's documents that is held out.
+    vocab_size: ids, the special token included.
+    context_length: tokens a row, the special token at its start included.
+  """
+
+  sources: tuple[str, ...] = (
+    'wiki_en',
+    'gcide',
+    'kjv',
+    'legal',
+    'botocore_docs',
+    'stdlib_code',
+  )
+  further: tuple[str, ...] = ('wiki_fr', 'wiki_es')
+  files: tuple[str, ...] = ()
+  text_field: str = 'text'
+  tfds_directory: str = ''
+  tfds_text_feature: str = 'text'
+  tfds_split: str = 'train'
+  cap_mb: float = 5.0
+  held_out_fraction: float = 0.05
+  vocab_size: int = 2_000
+  context_length: int = 64
+
+
+class Model(NamedTuple):
+  """The section `model` of a config; see `attention_only.AttentionOnly`."""
+
+  num_layers: int = 2
+  num_heads: int = 4
+  d_model: int = 128
+  d_head: int = 32
+
+
+class Training(NamedTuple):
+  """The section `training` of a config.
+
+  Attributes:
+    learning_rate: constant from the first step to the last.
+    weight_decay: of AdamW, on every weight.
+    batch_size: sequences a step, a multiple of the number of devices.
+    num_steps: updates in all.
+    num_checkpoints: log-spaced in the step, the first and the last included.
+  """
+
+  learning_rate: float = 1e-3
+  weight_decay: float = 0.05
+  batch_size: int = 32
+  num_steps: int = 10_000
+  num_checkpoints: int = 12
+
+
+class Estimation(NamedTuple):
+  """The section `estimation` of a config.
+
+  Attributes:
+    refinements: names, see `refinement.weights`; 'heads' stands for all heads.
+    datasets: names of windows of the corpus, such as 'train', 'held_out' or
+      'held_out/wiki_fr'.
+    checkpoints: training steps; all that were kept by default.
+    nbeta: n beta, in samples.
+    localization: gamma, in 1 / weight^2.
+    step_size: epsilon, in weight^2.
+    batch_size: sequences a minibatch.
+    num_chains: chains a refinement.
+    num_draws: draws after the burn-in.
+    burn_in: steps before them; None for 10 / (step_size localization).
+    num_steps_between_draws: steps from one draw to the next.
+    share_batches: whether refinements and chains see the same minibatches.
+    share_logits: whether the last layer keeps the logits at the checkpoint.
+    chunk_size: columns of a device in parallel; None for what fits.
+  """
+
+  refinements: tuple[str, ...] = ('heads',)
+  datasets: tuple[str, ...] = ('train',)
+  checkpoints: tuple[int, ...] = ()
+  nbeta: float = 30.0
+  localization: float = 200.0
+  step_size: float = 1e-3
+  batch_size: int = 32
+  num_chains: int = 4
+  num_draws: int = 200
+  burn_in: int | None = None
+  num_steps_between_draws: int = 1
+  share_batches: bool = True
+  share_logits: bool = True
+  chunk_size: int | None = None
+
+
+SECTIONS: Mapping[str, Any] = {
+  'corpus': Corpus,
+  'model': Model,
+  'training': Training,
+  'estimation': Estimation,
+}
+
+
+def make_config(
+  seed: int = 0, **changes: Mapping[str, Any]
+) -> ml_collections.ConfigDict:
+  """A config with every setting in it, defaults but for `changes`.
+
+  Args:
+    seed: of the weights, the order of the data, minibatches and noise.
+    **changes: {setting: value} by section.
+  """
+  config = ml_collections.ConfigDict({'seed': seed})
+  for section, kind in SECTIONS.items():
+    values = kind(**changes.get(section, {}))._asdict()
+    config[section] = {
+      name: _typed_none(kind, name) if value is None else value
+      for name, value in values.items()
+    }
+  return config
+
+
+def read(config: ml_collections.ConfigDict, section: str) -> Any:
+  """A section of a config as its tuple; what it leaves out has the default.
+
+  Raises:
+    ValueError: if it has a field that does not exist.
+  """
+  kind = SECTIONS[section]
+  given = dict(config.get(section, {}))
+  unknown = sorted(set(given).difference(kind._fields))
+  if unknown:
+    raise ValueError(
+      f'config.{section} must have fields among {", ".join(kind._fields)}, '
+      f'because no other is read; got {", ".join(unknown)}.'
+    )
+  return kind(**given)
+
+
+def description() -> str:
+  """Every section and setting, for --help."""
+  parts = ['settings, as --config.SECTION.NAME=VALUE:']
+  for section, kind in SECTIONS.items():
+    fields = inspect.cleandoc(kind.__doc__).split('Attributes:\n')[-1]
+    parts.append(f'{section}\n{fields}')
+  return '\n\n'.join(parts)
+
+
+def _typed_none(kind: Any, name: str) -> Any:
+  """None that takes values of the right type from the command line."""
+  kinds = get_type_hints(kind)[name].__args__  # Of X | None.
+  return ml_collections.config_dict.placeholder(kinds[0])
