@@ -9,7 +9,7 @@ import logging as logging_of_python
 import os
 import pathlib
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
 from absl import app
 from absl import flags
@@ -44,10 +44,7 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
     try:
       main(argv)
     except (ValueError, OSError) as error:
-      print(
-        f'{_name()}: error: {" ".join(str(error).split())}', file=sys.stderr
-      )
-      sys.exit(1)
+      _exit_with(str(error))
 
   return guarded
 
@@ -93,13 +90,15 @@ def _parse_flags(argv: list[str]) -> list[str]:
   try:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:
-    reason = ' '.join(str(error.args[0]).split()).strip('"\'')
+    reason = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
+    reason = ' '.join(reason.split()).strip('"\'')
     message = f'flag of a setting that does not exist: {reason}'
   except (flags.Error, TypeError, ValueError, OSError) as error:
-    message = ' '.join(str(error).split())
-  print(f'{_name()}: error: {message} (see --help)', file=sys.stderr)
+    message = str(error)
+  _exit_with(f'{message} (see --help)')
+
+
+def _exit_with(message: str) -> NoReturn:
+  name = pathlib.Path(sys.argv[0]).stem
+  print(f'{name}: error: {" ".join(message.split())}', file=sys.stderr)
   sys.exit(1)
-
-
-def _name() -> str:
-  return pathlib.Path(sys.argv[0]).stem

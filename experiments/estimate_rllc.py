@@ -38,8 +38,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """Estimates, goes on with what was begun, or reads what is complete.
 
   Args:
-    config: `estimation` has fields of `sections.Estimation`; `seed` is that of minibatches
-      and noise.
+    config: `estimation` has fields of `sections.Estimation`; `seed` is that of
+      minibatches and noise.
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:

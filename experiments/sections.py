@@ -52,7 +52,14 @@ class Corpus(NamedTuple):
 
 
 class Model(NamedTuple):
-  """The section `model` of a config; see `attention_only.AttentionOnly`."""
+  """The section `model` of a config; see `attention_only.AttentionOnly`.
+
+  Attributes:
+    num_layers: blocks, at least 1.
+    num_heads: attention heads a block.
+    d_model: width of the residual stream.
+    d_head: width of a head.
+  """
 
   num_layers: int = 2
   num_heads: int = 4
@@ -149,7 +156,7 @@ def read(config: ml_collections.ConfigDict, section: str) -> Any:
     ValueError: if it has a field that does not exist.
   """
   kind = SECTIONS[section]
-  given = dict(config.get(section, {}))
+  given = dict(config.get(section) or {})
   unknown = sorted(set(given).difference(kind._fields))
   if unknown:
     raise ValueError(
@@ -164,8 +171,10 @@ def description() -> str:
   parts = ['settings, as --config.SECTION.NAME=VALUE:']
   for section, kind in SECTIONS.items():
     fields = inspect.cleandoc(kind.__doc__).split('Attributes:\n')[-1]
+    for name, default in kind._field_defaults.items():
+      fields = fields.replace(f'  {name}: ', f'  {name} = {default!r}: ', 1)
     parts.append(f'{section}\n{fields}')
-  return '\n\n'.join(parts)
+  return '\n\n'.join([*parts, ''])
 
 
 def _typed_none(kind: Any, name: str) -> Any:

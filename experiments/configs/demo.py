@@ -1,6 +1,6 @@
 """The demo: two layers of four heads on real text, ten minutes on two cores.
 
-python -m experiments.demo --config=experiments/configs/demo.py --workdir=runs/demo
+make demo PRESET=demo
 """
 
 import ml_collections

@@ -1,6 +1,6 @@
 """The settings of Wang et al. (2410.02984) on a corpus of one's own.
 
-  python -m experiments.demo --config=experiments/configs/paper.py --workdir=runs/paper
+  make demo PRESET=paper
 
 The text packages hold some 25 million tokens; the paper trained on 5 billion.
 Name more text in `corpus.files` or `corpus.tfds_directory`. For accelerators:

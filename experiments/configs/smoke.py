@@ -1,6 +1,6 @@
 """The demo in about a minute: every step is real, none is long.
 
-python -m experiments.demo --config=experiments/configs/smoke.py --workdir=runs/smoke
+make demo PRESET=smoke
 """
 
 import ml_collections

@@ -82,8 +82,8 @@ def estimate_trajectory(
     provenance: what else makes the numbers what they are (the loss, the model),
       JSON; a store refuses to go on with another.
     observe: `observe(position, context) -> {name: array}`, recorded at draws.
-    progress: `progress(done, total)` at first and after each segment, in draws of
-      a chain.
+    progress: `progress(done, total)` at first and after each segment, in draws
+      of a chain.
 
   Returns:
     Traces for `llc_from_traces`, dims (checkpoint, dataset, refinement, chain,

@@ -309,7 +309,8 @@ def _part(term: str, params: types.Params) -> _Part:
   known += [*layers, *(f'{layer}:attn' for layer in layers)]
   raise ValueError(
     'A refinement must name a part of the model, one of '
-    f'{", ".join((*known, *head_names(params)))}, or a union like 0:0+0:1; got {term!r}.'
+    f'{", ".join((*known, *head_names(params)))}, or a union like 0:0+0:1; '
+    f'got {term!r}.'
   )
 
 
