@@ -91,7 +91,7 @@ def _parse_flags(argv: list[str]) -> list[str]:
     return flags.FLAGS(argv)
   except (AttributeError, KeyError) as error:
     reason = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
-    reason = ' '.join(reason.split()).strip('"\'')
+    reason = ' '.join(reason.replace("'", '').split()).strip('"')
     message = f'flag of a setting that does not exist: {reason}'
   except (flags.Error, TypeError, ValueError, OSError) as error:
     message = str(error)

@@ -50,6 +50,14 @@ class Estimate(NamedTuple):
   failed: np.ndarray
   traces: dict[str, np.ndarray]
 
+  def __repr__(self) -> str:
+    number = lambda x: np.array2string(np.asarray(x), precision=4)
+    return (
+      f'Estimate(llc={number(self.llc)} ± {number(self.standard_error)}, '
+      f'equilibrium_ratio={number(self.equilibrium_ratio)}, '
+      f'{int(self.failed.sum())} of {self.failed.size} chains failed)'
+    )
+
 
 def estimate_rllc(
   rng_key: types.Key,
@@ -109,12 +117,15 @@ def estimate_rllc(
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
+  window = window or data_minibatches.whole(minibatches.data)
+  settings.check_window('data', window, minibatches)
+  settings.check_family(refinements, params, window, minibatches)
   traces = sample_traces(
     rng_key,
     refinements,
     params,
     minibatches,
-    window or data_minibatches.whole(minibatches.data),
+    window,
     programs.make_settings(posterior, step_size),
     sampler or sgld.sgld(),
     num_chains=num_chains,

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import types
 from rllc_jax.estimators import errors
@@ -80,3 +81,72 @@ def burn_in_draws(
       f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
     )
   return -(-burn_in // num_steps_between_draws)
+
+
+def check_window(
+  name: str, window: types.PyTree, minibatches: types.Minibatches
+) -> None:
+  """Raises unless a window lies within the data: JAX would clamp indices."""
+  count = len(jax.tree.leaves(minibatches.data)[0])
+  if not isinstance(window, types.Window):
+    return
+  start, length = int(window.start), int(window.length)
+  if start < 0 or length < 1 or start + length > count:
+    raise ValueError(
+      f'The window of data set {name!r} must hold at least one of the {count} '
+      f'sequences and lie within them; got start {start}, length {length}.'
+    )
+
+
+def check_family(
+  family: types.Refinements,
+  params: types.Params,
+  window: types.PyTree,
+  minibatches: types.Minibatches,
+) -> None:
+  """Raises unless a family is a lens, and a loss, of these weights and data.
+
+  Tried on its first member: a lens that writes elsewhere than it reads would
+  give numbers, and wrong ones.
+  """
+  lens = family.lens
+  index = jax.tree.map(lambda leaf: leaf[0], family.indices)
+  position = lens.extract(params, index)
+  for leaf in jax.tree.leaves(position):
+    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+      raise ValueError(
+        f'Weights of {family.names[0]!r} must be real floating-point numbers, '
+        f'because chains move them by noise; got {jnp.result_type(leaf)}.'
+      )
+  moved = jax.tree.map(lambda leaf: leaf + 1, position)
+  if not (
+    _same(lens.insert(position, params, index), params)
+    and _same(lens.extract(lens.insert(moved, params, index), index), moved)
+  ):
+    raise ValueError(
+      f'The lens of {family.names[0]!r} must read what it writes and change '
+      'nothing else, or the chains would move other weights than they record; '
+      'got an insert and an extract that do not fit.'
+    )
+
+  def value(params, data, window):
+    key = jax.random.key(0)
+    batch = minibatches.draw(key, jnp.int32(0), data, window)
+    context, center_loss = family.loss.context(params, batch)
+    return center_loss, family.loss.loss(position, context, index)
+
+  for loss in jax.eval_shape(value, params, minibatches.data, window):
+    if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
+      raise ValueError(
+        'A loss must be one floating-point number, the mean over a minibatch; '
+        f'got {loss.dtype} of shape {list(loss.shape)}.'
+      )
+
+
+def _same(a: types.PyTree, b: types.PyTree) -> bool:
+  if jax.tree.structure(a) != jax.tree.structure(b):
+    return False
+  equal = jax.tree.map(
+    lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b
+  )
+  return all(jax.tree.leaves(equal))

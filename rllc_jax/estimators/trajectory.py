@@ -13,6 +13,7 @@ from concurrent import futures
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
@@ -30,7 +31,7 @@ from rllc_jax.samplers import sgld
 
 def estimate_trajectory(
   rng_key: types.Key,
-  refinements: Sequence[types.Refinements],
+  refinements: Sequence[types.Refinements] | types.Refinements,
   trajectory: types.Trajectory,
   datasets: Mapping[str, types.PyTree],
   minibatches: types.Minibatches,
@@ -59,7 +60,7 @@ def estimate_trajectory(
     rng_key: typed threefry key. Random numbers are addressed by training step,
       data set, refinement, chain and step: whatever else is asked for, the same
       cell repeats the same minibatches and noise.
-    refinements: families, see `refinement.weights.families`.
+    refinements: families, or one; see `refinement.weights.families`.
     trajectory: the checkpoints.
     datasets: windows by name.
     minibatches: what the windows look into, and how minibatches are drawn.
@@ -93,6 +94,8 @@ def estimate_trajectory(
     ValueError: if a setting is out of range, a name is given twice, a
       checkpoint is not finite, or a store is of another run.
   """
+  if isinstance(refinements, types.Refinements):
+    refinements = [refinements]
   settings.check(
     rng_key, posterior, step_size, num_chains, num_steps_between_draws, 1.0
   )
@@ -112,6 +115,12 @@ def estimate_trajectory(
   mesh = layout.default_mesh(num_rows) if mesh is None else mesh
   rows_per_block = rows_per_block or mesh.shape['row']
   layout.check_rows_per_block(rows_per_block, mesh)
+  for name, window in datasets.items():
+    settings.check_window(name, window, minibatches)
+  params = _first_params(trajectory)
+  for family in refinements:
+    window = next(iter(datasets.values()))
+    settings.check_family(family, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   store = memory.MemoryStore() if store is None else store
   store.begin(
@@ -124,7 +133,11 @@ def estimate_trajectory(
       'num_steps_between_draws': num_steps_between_draws,
       'share_batches': share_batches,
       'num_baseline_batches': num_baseline_batches,
-      'num_coordinates': _num_coordinates(refinements, trajectory),
+      'num_coordinates': {
+        name: programs.num_coordinates(family, params)
+        for family in refinements
+        for name in family.names
+      },
       **_identity_of_data(minibatches, datasets),
       **_identity_of_numbers(rng_key),
     },
@@ -183,15 +196,18 @@ def _loaded_ahead(
       yield work, params
 
 
-def _num_coordinates(refinements, trajectory) -> dict[str, int]:
-  """How many numbers move in each refinement, from the first checkpoint."""
-  stacked = trajectory.load(trajectory.steps[:1])
-  params = jax.tree.map(lambda leaf: leaf[0], stacked)
-  counts = {}
-  for family in refinements:
-    d = programs.num_coordinates(family, params)
-    counts |= dict.fromkeys(family.names, d)
-  return counts
+def _first_params(trajectory: types.Trajectory) -> types.Params:
+  """The first checkpoint; raises if `load` does not stack."""
+  step = trajectory.steps[0]
+  stacked = trajectory.load([step])
+  for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
+    if np.shape(leaf)[:1] != (1,):
+      raise ValueError(
+        'load(steps) must give leaves with a leading axis, one entry a step; '
+        f'got shape {list(np.shape(leaf))} for {jax.tree_util.keystr(path)} of '
+        f'load([{step}]).'
+      )
+  return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
 
 
 def _hashes(work, params) -> dict[str, str]:

@@ -395,10 +395,33 @@ class DoorTest(parameterized.TestCase):
       'burn_in must',
     ),
     ({'rows_per_block': 3}, 'multiple of the mesh rows, 2'),
+    ({'datasets': {'far': types.Window(60, 5)}}, "'far' must.*64 sequences"),
+    ({'datasets': {'none': types.Window(0, 0)}}, "'none' must hold at least"),
+    (
+      {'trajectory': types.Trajectory((0,), lambda s: toy.checkpoint(0))},
+      'leading axis, one entry a step',
+    ),
   )
   def test_said_before_anything_is_compiled(self, options, message):
     with self.assertRaisesRegex(ValueError, message):
       toy.run(**options)
+
+  @parameterized.parameters(
+    (lambda u, p, i: p, toy.loss_fn, 'must read what it writes'),
+    (
+      lambda u, p, i: toy.LENS.insert(u, p, (i + 1) % 3),
+      toy.loss_fn,
+      'must read what it writes',
+    ),
+    (lambda u, p, i: u, toy.loss_fn, 'must read what it writes'),
+    (toy.LENS.insert, lambda p, b: b[:, 0], r'one floating-point.*shape \[4\]'),
+  )
+  def test_a_wrong_lens_or_loss_is_refused(self, insert, loss_fn, message):
+    lens = types.Lens(toy.LENS.extract, insert)
+    loss = rllc_jax.refine(loss_fn, lens)
+    family = types.Refinements(('x',), lens, jnp.arange(1), loss)
+    with self.assertRaisesRegex(ValueError, message):
+      toy.run(refinements=family)
 
   def test_a_checkpoint_with_nan_is_named_and_loses_nothing(self):
     path = directory() / 'store'
