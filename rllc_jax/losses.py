@@ -48,6 +48,11 @@ def next_token_loss(
 
 def inputs_and_targets(batch: types.Batch) -> tuple[types.Array, types.Array]:
   """Splits sequences [B, T] into inputs and targets, both [B, T-1] int32."""
+  if batch.shape[1] < 2:
+    raise ValueError(
+      'Sequences must be at least 2 tokens long, because the first predicts '
+      f'the second; got {batch.shape[1]}.'
+    )
   tokens = batch.astype(jnp.int32)
   return tokens[:, :-1], tokens[:, 1:]
 

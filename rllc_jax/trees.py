@@ -69,5 +69,5 @@ def content_hash(tree: types.PyTree) -> str:
     leaf = np.asarray(leaf)
     name = f'{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}'
     digest.update(name.encode())
-    digest.update(np.ascontiguousarray(leaf).data)
+    digest.update(leaf.tobytes())  # Not a buffer: bfloat16 has none.
   return digest.hexdigest()

@@ -11,6 +11,7 @@ import numpy as np
 import optax
 
 import rllc_jax
+from rllc_jax.refinement import weights
 
 _BLOCKED = (
   'tensorflow_datasets',
@@ -99,6 +100,31 @@ class NnxTest(absltest.TestCase):
 
 
 class MaskTest(absltest.TestCase):
+  def test_a_mask_of_the_upper_part_frees_all_below(self):
+    params = {'a': {'u': jnp.zeros(3), 'v': jnp.zeros(4)}, 'b': jnp.zeros(2)}
+    found = weights.mask_index({'a': True, 'b': False}, params)
+    np.testing.assert_array_equal(found, np.arange(7))
+
+  def test_one_weight_alone_does_not_fail_by_chance(self):
+    """A chi-square of one degree of freedom passes 10 once in 600 draws."""
+    found = rllc_jax.estimate_llc(
+      jax.random.key(0),
+      lambda w, batch: 0.5 * jnp.sum(w**2),
+      jnp.zeros(1),
+      jnp.zeros(1),
+      nbeta=20.0,
+      localization=200.0,
+      step_size=1e-3,
+      batch_size=1,
+      num_chains=512,
+      num_draws=1000,
+      chunk_size=512,
+    )
+    self.assertFalse(found.failed.any())
+    # 1/2 nbeta / (a (1 - eps a / 4)) at a = 220.
+    expected = 0.5 * 20 / (220 * (1 - 0.22 / 4))
+    self.assertLess(abs(found.llc - expected), 4 * found.standard_error)
+
   def test_a_mask_freezes_the_rest(self):
     """Of a bowl in 4 weights, the 2 that move; by the bowl's closed form."""
     h, nbeta, gamma, eps = np.array([1.0, 2.0, 3.0, 4.0]), 50.0, 20.0, 1e-2

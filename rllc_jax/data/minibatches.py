@@ -12,7 +12,9 @@ from rllc_jax import types
 def _draw_uniformly(batch_size: int) -> types.Draw:
   def draw(rng_key, step, data, window):
     del step  # The key is this step's already.
-    rows = jax.random.randint(rng_key, (batch_size,), 0, window.length)
+    rows = jax.random.randint(
+      rng_key, (batch_size,), 0, window.length, np.int32
+    )
     return jax.tree.map(lambda leaf: leaf[window.start + rows], data)
 
   return draw

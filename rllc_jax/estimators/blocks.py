@@ -86,16 +86,19 @@ def block_runner(
     chunk_size: columns of a device in parallel, or None.
     **options: of `program.block_program`.
   """
-  compiled = {}
+  compiled, chosen = {}, {}
   data = minibatches.data
 
   def prepare(work, params):
     row_names = layout.padded(work.rows, rows_per_block)
     windows = [datasets[name] for _, name in row_names]
     rows = programs.make_rows(rng_key, params, row_names, windows)
-    chunk = chunk_size or programs.choose_chunk_size(
-      work.family, rows, minibatches, len(work.columns), mesh
-    )
+    chunk = chunk_size or chosen.get((work.family.loss, len(work.columns)))
+    if chunk is None:  # It compiles to measure, so once a family.
+      chunk = programs.choose_chunk_size(
+        work.family, rows, minibatches, len(work.columns), mesh
+      )
+      chosen[work.family.loss, len(work.columns)] = chunk
     pairs = [(work.family.names.index(name), c) for name, c in work.columns]
     pairs = layout.padded(pairs, chunk * mesh.shape['column'])
     program = programs.block_program(

@@ -4,8 +4,9 @@ Traces hold every recorded step from the checkpoint on, so burn-in and baseline
 are the reader's choice, made here, and made again at no cost.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from arviz_stats.base import array_stats
 import numpy as np
@@ -14,7 +15,15 @@ import xarray as xr
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
 
-_TRACE_DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
+_CELL_DIMS = ('checkpoint', 'dataset', 'refinement')
+_TRACE_DIMS = (*_CELL_DIMS, 'chain', 'draw')
+_TRACES = (
+  'loss',
+  'center_loss',
+  'squared_distance',
+  'displacement_gradient',
+  'squared_gradient',
+)
 BASELINES = ('paired', 'corpus')
 
 
@@ -33,6 +42,9 @@ def llc_from_traces(
   autocorrelation and shared minibatches. It does not cover a cold start, the
   step size's bias or the finite corpus.
 
+  A cell is read from the chains that have as many draws as any of its own, so
+  what is done stays readable while a store grows.
+
   Args:
     traces: from `estimate_trajectory` or a store.
     baseline: 'paired' takes the loss at the checkpoint on each draw's own
@@ -46,44 +58,46 @@ def llc_from_traces(
     `high` (95 %), `equilibrium_ratio` (1 in equilibrium) with its
     `equilibrium_ratio_error`, `rhat` and `ess` of the paired differences,
     `rhat_distance` and `ess_distance` of the squared distance from the
-    checkpoint, `num_failed`; over chains too: `failed`. Failed chains are left
-    out of everything else, which biases it. NaN where draws are missing.
+    checkpoint, `num_draws` that were read of each chain, `num_failed`; over
+    chains too: `failed`. Failed chains are left out of everything else, which
+    biases it. NaN where a cell has under 24 draws after the burn-in.
 
   Raises:
-    ValueError: if the baseline is unknown or too few draws are left.
+    ValueError: if the baseline is unknown or no cell can have enough draws.
   """
-  kept, failed, complete = _readable(traces, burn_in)
-  nbeta = _factor(traces, estimator_nbeta)
-  paired = diagnostics.cross_chain_mean(_paired(kept), failed)
-  if baseline == 'paired':
-    mean = errors.mean_with_error(nbeta * paired)
-  elif baseline == 'corpus':
-    mean = _unpaired(traces, kept['loss'], failed, nbeta)
-  else:
+  if baseline not in BASELINES:
     raise ValueError(f'baseline must be one of {BASELINES}; got {baseline!r}.')
-  d = traces.num_coordinates.values[:, None]
-  terms = diagnostics.equilibrium_terms(kept, traces.attrs['step_size'])
-  ratio = errors.mean_with_error(
-    diagnostics.cross_chain_mean(terms, failed) / d
-  )
-  values = {
-    'llc': mean.value,
-    'standard_error': mean.standard_error,
-    'low': mean.low,
-    'high': mean.high,
-    'equilibrium_ratio': ratio.value,
-    'equilibrium_ratio_error': ratio.standard_error,
-    **_mixing(_paired(kept), failed, ''),
-    **_mixing(kept['squared_distance'], failed, '_distance'),
-  }
-  dims = _TRACE_DIMS[:3]
+  traces = _with_all_dims(traces)
+  nbeta = _factor(traces, estimator_nbeta)
+  step_size = traces.attrs['step_size']
+
+  def read(cell: _Cell) -> dict[str, Any]:
+    paired = _paired(cell)
+    mean = errors.mean_with_error(nbeta * paired.mean(axis=0))
+    if baseline == 'corpus':
+      mean = _unpaired(cell, nbeta)
+    terms = diagnostics.equilibrium_terms(cell.kept, step_size).mean(axis=0)
+    ratio = errors.mean_with_error(terms / cell.num_coordinates)
+    return {
+      **mean._asdict(),
+      'equilibrium_ratio': ratio.value,
+      'equilibrium_ratio_error': ratio.standard_error,
+      **_mixing(paired, ''),
+      **_mixing(cell.kept['squared_distance'], '_distance'),
+    }
+
+  names = ('value', *errors.Mean._fields[1:], 'equilibrium_ratio')
+  names += ('equilibrium_ratio_error', 'rhat', 'ess')
+  names += ('rhat_distance', 'ess_distance')
+  values, failed, num_draws = _read_cells(traces, burn_in, names, read)
+  values['llc'] = values.pop('value')
   found = xr.Dataset(
-    {name: (dims, np.where(complete, x, np.nan)) for name, x in values.items()},
-    {name: traces[name] for name in dims},
+    {name: (_CELL_DIMS, value) for name, value in values.items()},
+    {name: traces[name] for name in _CELL_DIMS},
     {**traces.attrs, 'baseline': baseline},
   )
-  failed = failed & complete[..., None]
-  found['num_failed'] = (dims, failed.sum(axis=-1))
+  found['num_draws'] = (_CELL_DIMS, num_draws)
+  found['num_failed'] = (_CELL_DIMS, failed.sum(axis=-1))
   found['failed'] = (_TRACE_DIMS[:4], failed)
   return found
 
@@ -94,18 +108,20 @@ def contrast(
   b: Mapping[str, Any],
   *,
   burn_in: int | None = None,
+  estimator_nbeta: float | None = None,
 ) -> xr.Dataset:
   """The difference of two estimates, rLLC(a) - rLLC(b), with its own error.
 
   Minibatches are shared between refinements and checkpoints, so the error of a
   difference is less than its two errors suggest. It is taken from the
-  difference of the traces, draw by draw.
+  difference of the traces, draw by draw, over the draws that both have.
 
   Args:
     traces: from `estimate_trajectory` or a store.
     a: coordinates, such as {'refinement': '0:1'}; other dims are kept.
     b: coordinates of the same dims.
     burn_in: steps left out.
+    estimator_nbeta: the factor in front, if not the run's n beta.
 
   Returns:
     `llc`, `standard_error`, `low`, `high` over the dims that are left.
@@ -113,68 +129,128 @@ def contrast(
   Raises:
     ValueError: if `a` and `b` choose in different dims.
   """
-  if set(a) != set(b) or not set(a) <= set(_TRACE_DIMS[:3]):
+  if set(a) != set(b) or not set(a) <= set(_CELL_DIMS):
     raise ValueError(
       'A contrast must choose both sides in the same dims of '
-      f'{_TRACE_DIMS[:3]}, so that they can be subtracted; got {dict(a)} and '
+      f'{_CELL_DIMS}, so that they can be subtracted; got {dict(a)} and '
       f'{dict(b)}.'
     )
-  kept, failed, complete = _readable(traces, burn_in)
-  series = diagnostics.cross_chain_mean(_paired(kept), failed)
-  series = np.where(complete[..., None], series, np.nan)
-  dims = (*_TRACE_DIMS[:3], 'draw')
-  labels = {name: traces[name] for name in _TRACE_DIMS[:3]}
-  both = xr.DataArray(_factor(traces, None) * series, labels, dims)
-  sides = [
-    both.sel(side).drop_vars([*a, 'num_coordinates'], errors='ignore')
-    for side in (a, b)
-  ]
+  traces = _with_all_dims(traces)
+  nbeta = _factor(traces, estimator_nbeta)
+  series = np.full([traces.sizes[d] for d in (*_CELL_DIMS, 'draw')], np.nan)
+  for where, cell in _cells(traces, burn_in):
+    if cell.has_enough():
+      series[where][cell.draws] = nbeta * _paired(cell).mean(axis=0)
+  labels = {name: traces[name].values for name in _CELL_DIMS}
+  both = xr.DataArray(series, labels, (*_CELL_DIMS, 'draw'))
+  sides = [both.sel(side).drop_vars(list(a)) for side in (a, b)]
   difference = sides[0] - sides[1]
-  mean = errors.mean_with_error(difference.values)
-  left = difference.isel(draw=0)
-  return xr.Dataset(
-    {
-      name: left.copy(data=value)
-      for name, value in zip(
-        ('llc', 'standard_error', 'low', 'high'), mean, strict=True
-      )
-    }
-  )
+  left = difference.isel(draw=0, drop=True)
+  found = {
+    name: left.copy(data=np.full(left.shape, np.nan))
+    for name in errors.Mean._fields
+  }
+  for where in np.ndindex(left.shape):
+    values = difference.values[where]
+    values = values[np.isfinite(values)]
+    if len(values) >= errors.MIN_DRAWS:
+      for name, value in errors.mean_with_error(values)._asdict().items():
+        found[name][where] = value
+  return xr.Dataset({'llc': found.pop('value'), **found})
 
 
-def _readable(traces: xr.Dataset, burn_in: int | None):
-  """Traces after the burn-in, failed chains, complete cells; as arrays."""
+class _Cell(NamedTuple):
+  """What is known of one refinement at one checkpoint on one data set.
+
+  Attributes:
+    kept: {name: [C, D]}, draws after the burn-in of the chains read.
+    failed: [all chains], those that diverged.
+    draws: which draws were kept.
+    num_draws: how many draws each chain read has, the burn-in included.
+    num_coordinates: d.
+    baseline: [M], losses at the checkpoint.
+  """
+
+  kept: dict[str, np.ndarray]
+  failed: np.ndarray
+  draws: np.ndarray
+  num_draws: int
+  num_coordinates: int
+  baseline: np.ndarray
+
+  def has_enough(self) -> bool:
+    """Whether there are draws for an error bar, of chains that lived."""
+    chains, draws = self.kept['loss'].shape
+    return chains > 0 and draws >= errors.MIN_DRAWS
+
+
+def _cells(traces: xr.Dataset, burn_in: int | None):
+  """Every cell of the traces: its place, and what is known of it."""
   settings = traces.attrs
   if burn_in is None:
     burn_in = errors.default_burn_in(
       settings['step_size'], settings['localization']
     )
-  first = int(np.searchsorted(traces.draw.values, burn_in))
-  errors.check_num_draws(traces.sizes['draw'] - first)
-  names = (
-    'loss',
-    'center_loss',
-    'squared_distance',
-    'displacement_gradient',
-    'squared_gradient',
-  )
+  steps = traces.draw.values
+  errors.check_num_draws(int((steps >= burn_in).sum()))
   arrays = {
-    name: traces[name].transpose(*_TRACE_DIMS).values.astype(np.float64)
-    for name in names
+    name: traces[name].transpose(*_TRACE_DIMS).values for name in _TRACES
   }
   recorded = traces.recorded.transpose(*_TRACE_DIMS[:4]).values
-  complete = (recorded >= traces.sizes['draw']).all(axis=-1)
-  failed = diagnostics.failed_chains(
-    arrays,
-    traces.num_coordinates.values,
-    settings['localization'],
-    settings['step_size'],
-  )
-  return {n: x[..., first:] for n, x in arrays.items()}, failed, complete
+  # Of step numbers, so that traces may be a selection of draws.
+  recorded = recorded * settings['num_steps_between_draws']
+  baseline = np.zeros((*recorded.shape[:3], 0))
+  if 'baseline_loss' in traces:
+    baseline = traces.baseline_loss.transpose(*_CELL_DIMS, ...).values
+  sizes = np.atleast_1d(traces.num_coordinates.values)
+  for where in np.ndindex(recorded.shape[:3]):
+    longest = recorded[where].max()
+    chains = recorded[where] == longest
+    there = steps < longest
+    own = {name: x[where][chains][:, there] for name, x in arrays.items()}
+    size = int(sizes[where[2]])
+    lost = diagnostics.failed_chains(
+      own, size, settings['localization'], settings['step_size']
+    )
+    failed = np.zeros(len(chains), bool)
+    failed[chains] = lost
+    draws = np.flatnonzero(there & (steps >= burn_in))
+    late = steps[there] >= burn_in
+    kept = {
+      name: x[~lost][:, late].astype(np.float64) for name, x in own.items()
+    }
+    yield (
+      where,
+      _Cell(kept, failed, draws, int(there.sum()), size, baseline[where]),
+    )
 
 
-def _paired(kept):
-  return kept['loss'] - kept['center_loss']
+def _read_cells(
+  traces: xr.Dataset,
+  burn_in: int | None,
+  names: tuple[str, ...],
+  read: Callable[[_Cell], dict[str, Any]],
+):
+  """Applies `read` to every cell with enough draws; arrays over cells."""
+  shape = tuple(traces.sizes[name] for name in _TRACE_DIMS[:4])
+  values = {name: np.full(shape[:3], np.nan) for name in names}
+  failed, num_draws = np.zeros(shape, bool), np.zeros(shape[:3], int)
+  for where, cell in _cells(traces, burn_in):
+    failed[where], num_draws[where] = cell.failed, cell.num_draws
+    if cell.has_enough():
+      for name, value in read(cell).items():
+        values[name][where] = value
+  return values, failed, num_draws
+
+
+def _with_all_dims(traces: xr.Dataset) -> xr.Dataset:
+  """Puts back dims that a selection of one coordinate dropped."""
+  dropped = [name for name in _CELL_DIMS if name not in traces.dims]
+  return traces.expand_dims(dropped) if dropped else traces
+
+
+def _paired(cell: _Cell) -> np.ndarray:
+  return cell.kept['loss'] - cell.kept['center_loss']
 
 
 def _factor(traces, estimator_nbeta) -> float:
@@ -187,27 +263,26 @@ def _factor(traces, estimator_nbeta) -> float:
   return float(nbeta)
 
 
-def _unpaired(traces, loss, failed, nbeta) -> errors.Mean:
+def _unpaired(cell: _Cell, nbeta: float) -> errors.Mean:
   """Against the loss at the checkpoint on its own minibatches."""
-  losses = traces.baseline_loss.transpose(*_TRACE_DIMS[:3], ...).values
-  mean = errors.mean_with_error(
-    nbeta * diagnostics.cross_chain_mean(loss, failed)
-  )
-  baseline_error = nbeta * losses.std(axis=-1, ddof=1) / losses.shape[-1] ** 0.5
+  losses = cell.baseline.astype(np.float64)
+  if len(losses) < 2:
+    raise ValueError(
+      "baseline='corpus' needs at least 2 minibatches at each checkpoint, for "
+      f'a mean with an error (num_baseline_batches); got {len(losses)}.'
+    )
+  mean = errors.mean_with_error(nbeta * cell.kept['loss'].mean(axis=0))
+  own_error = nbeta * losses.std(ddof=1) / np.sqrt(len(losses))
   return errors.with_interval(
-    mean.value - nbeta * losses.mean(axis=-1),
-    np.hypot(mean.standard_error, baseline_error),
+    mean.value - nbeta * losses.mean(), np.hypot(mean.standard_error, own_error)
   )
 
 
-def _mixing(trace, failed, suffix):
-  """R-hat and effective sample size over the chains that did not fail."""
-  cells = trace.shape[:-2]
-  rhat, ess = np.full(cells, np.nan), np.full(cells, np.nan)
-  for cell in np.ndindex(cells):
-    chains = trace[cell][~failed[cell]]
-    if len(chains) and np.isfinite(chains).all() and np.ptp(chains) > 0:
-      ess[cell] = array_stats.ess(chains, chain_axis=0, draw_axis=1)
-    if np.isfinite(ess[cell]) and len(chains) > 1:
-      rhat[cell] = array_stats.rhat(chains, chain_axis=0, draw_axis=1)
+def _mixing(chains: np.ndarray, suffix: str) -> dict[str, float]:
+  """R-hat and effective sample size of chains [C, D]; NaN if they stand."""
+  rhat = ess = np.nan
+  if np.ptp(chains) > 0:
+    ess = array_stats.ess(chains, chain_axis=0, draw_axis=1)
+    if len(chains) > 1:
+      rhat = array_stats.rhat(chains, chain_axis=0, draw_axis=1)
   return {f'rhat{suffix}': rhat, f'ess{suffix}': ess}

@@ -27,6 +27,19 @@ from rllc_jax.samplers import chains
 
 # Streams of random numbers, folded into the key of a run.
 _BATCHES, _NOISE, _BASELINE = 0, 1, 2
+_TAKEN_NAMES = (
+  'checkpoint',
+  'dataset',
+  'refinement',
+  'chain',
+  'draw',
+  'center_loss',
+  'baseline_loss',
+  'baseline_batch',
+  'recorded',
+  'made_with',
+  'num_coordinates',
+)
 
 
 class Rows(NamedTuple):
@@ -216,10 +229,9 @@ def block_program(
         )
         report |= _report(state.position, center, info)
         if observe:
-          report = {
-            **report,
-            'observed': dict(observe(state.position, context)),
-          }
+          observed = dict(observe(state.position, context))
+          _check_names(observed, report)
+          report = {**report, 'observed': observed}
         return new, report
 
       return chains.run_chains(
@@ -237,6 +249,17 @@ def block_program(
     return jax.lax.map(run_row, (rows, states))
 
   return _sharded(init, run, mesh)
+
+
+def _check_names(observed, report):
+  """Raises, when traced, if an observation has a name that is taken."""
+  taken = {*report, *_TAKEN_NAMES}
+  for name in observed:
+    if name in taken or '/' in name:
+      raise ValueError(
+        'observe must name arrays otherwise than the traces and coordinates '
+        f'of a run, {", ".join(sorted(taken))}, and without /; got {name!r}.'
+      )
 
 
 def _report(position, center, info):

@@ -117,7 +117,8 @@ def estimate_rllc(
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
-  window = window or data_minibatches.whole(minibatches.data)
+  if window is None:
+    window = data_minibatches.whole(minibatches.data)
   settings.check_window('data', window, minibatches)
   settings.check_family(refinements, params, window, minibatches)
   traces = sample_traces(
@@ -171,18 +172,20 @@ def sample_traces(
     [(0, 'data')],
     [window],
   )
-  columns = programs.make_columns(refinements, pairs)
   mesh = layout.make_mesh(1, 1)
+  if chunk_size is None:
+    chunk_size = programs.choose_chunk_size(
+      refinements, rows, minibatches, len(pairs), mesh
+    )
+  padded = layout.padded(pairs, chunk_size)
+  columns = programs.make_columns(refinements, padded)
   program = programs.block_program(
     refinements.lens,
     refinements.loss,
     sampler,
     minibatches.draw,
     mesh=mesh,
-    chunk_size=chunk_size
-    or programs.choose_chunk_size(
-      refinements, rows, minibatches, len(pairs), mesh
-    ),
+    chunk_size=chunk_size,
     max_draws=num_draws,
     num_steps_between_draws=num_steps_between_draws,
     share_batches=share_batches,

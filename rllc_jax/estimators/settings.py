@@ -109,14 +109,22 @@ def check_family(
   Tried on its first member: a lens that writes elsewhere than it reads would
   give numbers, and wrong ones.
   """
+  for leaf in jax.tree.leaves(family.indices):
+    if len(leaf) != len(family.names):
+      raise ValueError(
+        f'A family must have one index a name; got {len(family.names)} names '
+        f'and {len(leaf)} indices.'
+      )
+  params = jax.tree.map(jnp.asarray, params)  # As compiled code sees them.
   lens = family.lens
   index = jax.tree.map(lambda leaf: leaf[0], family.indices)
   position = lens.extract(params, index)
   for leaf in jax.tree.leaves(position):
-    if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+    if jnp.result_type(leaf) not in (jnp.float32, jnp.float64):
       raise ValueError(
-        f'Weights of {family.names[0]!r} must be real floating-point numbers, '
-        f'because chains move them by noise; got {jnp.result_type(leaf)}.'
+        f'Weights of {family.names[0]!r} must be float32 or float64, because '
+        'steps are too small for less; got '
+        f'{jnp.result_type(leaf)}. Cast the weights that move.'
       )
   moved = jax.tree.map(lambda leaf: leaf + 1, position)
   if not (

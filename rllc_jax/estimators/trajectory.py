@@ -73,7 +73,7 @@ def estimate_trajectory(
     num_steps_between_draws: steps from one recorded step to the next.
     sampler: SGLD by default.
     share_batches: whether refinements and chains see the same minibatches.
-    num_baseline_batches: minibatches for the corpus baseline.
+    num_baseline_batches: minibatches for the corpus baseline; 0 for none.
     chunk_size: columns of a device in parallel; from its memory by default.
     rows_per_block: rows a call; one a device row of the mesh by default.
     segment: draws a call; by default what takes about ten seconds.
@@ -117,9 +117,12 @@ def estimate_trajectory(
   layout.check_rows_per_block(rows_per_block, mesh)
   for name, window in datasets.items():
     settings.check_window(name, window, minibatches)
-  params = _first_params(trajectory)
+  hashes = {}
+  for step in extent.checkpoints:
+    params = _checkpoint(trajectory, step)
+    hashes[str(step)] = trees.content_hash(params)
+  window = next(iter(datasets.values()))
   for family in refinements:
-    window = next(iter(datasets.values()))
     settings.check_family(family, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   store = memory.MemoryStore() if store is None else store
@@ -130,9 +133,10 @@ def estimate_trajectory(
       'nbeta': float(posterior.nbeta),
       'localization': float(posterior.localization),
       'step_size': float(step_size),
-      'num_steps_between_draws': num_steps_between_draws,
-      'share_batches': share_batches,
-      'num_baseline_batches': num_baseline_batches,
+      'num_steps_between_draws': int(num_steps_between_draws),
+      'share_batches': bool(share_batches),
+      'num_baseline_batches': int(num_baseline_batches),
+      'params': hashes,
       'num_coordinates': {
         name: programs.num_coordinates(family, params)
         for family in refinements
@@ -160,18 +164,20 @@ def estimate_trajectory(
     share_batches=share_batches,
     observe=observe,
   )
-  works = blocks.plan(store, refinements, extent, rows_per_block)
-  total = num_rows * len(extent.refinements) * num_chains * extent.num_draws
-  done = total - sum(
-    _size(work, extent.num_draws - work.first) for work in works
-  )
   progress = progress or (lambda done, total: None)
-  progress(done, total)
-  for work, params in _loaded_ahead(trajectory, works, rows_per_block):
-    store.confirm({'params': _hashes(work, params)})
-    for count in run_block(work, params, store):
-      done += _size(work, count)
-      progress(done, total)
+  try:
+    works = blocks.plan(store, refinements, extent, rows_per_block)
+    left = sum(_size(work, extent.num_draws - work.first) for work in works)
+    cells = num_rows * len(extent.refinements) * num_chains
+    total = cells * extent.num_draws
+    done = total - left
+    progress(done, total)
+    for work, stacked in _loaded_ahead(trajectory, works, rows_per_block):
+      for count in run_block(work, stacked, store):
+        done += _size(work, count)
+        progress(done, total)
+  finally:
+    store.end()
   return store.read(extent)
 
 
@@ -196,35 +202,23 @@ def _loaded_ahead(
       yield work, params
 
 
-def _first_params(trajectory: types.Trajectory) -> types.Params:
-  """The first checkpoint; raises if `load` does not stack."""
-  step = trajectory.steps[0]
+def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
+  """One checkpoint; raises if `load` does not stack or it is not finite."""
   stacked = trajectory.load([step])
   for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
+    name = jax.tree_util.keystr(path)
     if np.shape(leaf)[:1] != (1,):
       raise ValueError(
         'load(steps) must give leaves with a leading axis, one entry a step; '
-        f'got shape {list(np.shape(leaf))} for {jax.tree_util.keystr(path)} of '
-        f'load([{step}]).'
+        f'got shape {list(np.shape(leaf))} for {name} of load([{step}]).'
+      )
+    count = np.size(leaf) - np.isfinite(np.asarray(leaf, float)).sum()
+    if count:
+      raise ValueError(
+        'A checkpoint must be finite, because chains start from it; got '
+        f'{count} values that are not in {name} at step {step}.'
       )
   return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
-
-
-def _hashes(work, params) -> dict[str, str]:
-  """Hashes of a block's checkpoints; raises if one is not finite."""
-  hashes = {}
-  for k, (step, _) in enumerate(work.rows):
-    checkpoint = jax.tree.map(lambda leaf, k=k: np.asarray(leaf[k]), params)
-    for path, leaf in jax.tree_util.tree_leaves_with_path(checkpoint):
-      count = np.size(leaf) - np.isfinite(leaf).sum()
-      if count:
-        raise ValueError(
-          'A checkpoint must be finite, because chains start from it; got '
-          f'{count} values that are not in {jax.tree_util.keystr(path)} at '
-          f'step {step}.'
-        )
-    hashes[str(step)] = trees.content_hash(checkpoint)
-  return hashes
 
 
 def _identity_of_data(minibatches, datasets) -> dict[str, Any]:
@@ -252,5 +246,6 @@ def _identity_of_numbers(rng_key) -> dict[str, Any]:
   return {
     'rng_key': np.asarray(jax.random.key_data(rng_key)).tolist(),
     'threefry_partitionable': config.jax_threefry_partitionable,
+    'enable_x64': config.jax_enable_x64,
     'matmul_precision': config.jax_default_matmul_precision or 'default',
   }

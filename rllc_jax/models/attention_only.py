@@ -100,6 +100,20 @@ def attend(
   return write(attention, all_head_values(attention, x, positions))
 
 
+def first_positions(W_pos: types.Array, length: int) -> types.Array:
+  """The positions of a sequence, [T, D].
+
+  Raises:
+    ValueError: if the model has fewer.
+  """
+  if length > len(W_pos):
+    raise ValueError(
+      'Sequences must be at most context_length tokens long, as W_pos has '
+      f'{len(W_pos)} rows; got {length} tokens.'
+    )
+  return W_pos[:length]
+
+
 class LayerNorm(nn.Module):
   """Holds a gain and a bias."""
 
@@ -214,13 +228,8 @@ class AttentionOnly(nn.Module):
 
   def __call__(self, tokens):
     """Maps tokens [B, T] to logits [B, T, V]."""
-    if tokens.shape[-1] > self.context_length:
-      raise ValueError(
-        'Sequences must be at most context_length tokens long, as W_pos has '
-        f'{self.context_length} rows; got {tokens.shape[-1]} tokens.'
-      )
     residual = self.embed()[tokens]
-    positions = self.pos_embed()[: tokens.shape[-1]]
+    positions = first_positions(self.pos_embed(), tokens.shape[-1])
     for block in self.blocks:
       residual = block(residual, positions)
     return self.unembed(self.ln_final(residual))

@@ -176,4 +176,6 @@ def _run_blocks(model, params, residual, first, stop=None):
 
 
 def _positions(params, x):
-  return params['pos_embed']['W_pos'][: x.shape[1]]
+  return attention_only.first_positions(
+    params['pos_embed']['W_pos'], x.shape[1]
+  )

@@ -35,12 +35,13 @@ from rllc_jax import types
 HEAD_WEIGHTS = ('W_Q', 'W_K', 'W_V', 'W_O', 'b_Q', 'b_K', 'b_V')
 
 
-@functools.cache
+@functools.lru_cache(maxsize=64)
 def refine(loss_fn: types.LossFn, lens: types.Lens) -> types.RefinedLoss:
   """The two halves of any loss: nothing is shared but the loss at w*.
 
   Args:
-    loss_fn: `loss_fn(params, batch) -> []`.
+    loss_fn: `loss_fn(params, batch) -> []`. What else it reads, a global say,
+      is compiled in with its first value.
     lens: which weights move.
   """
 
@@ -143,8 +144,8 @@ def mask_index(mask: types.PyTree, params: types.Params) -> types.Array:
   """The index of `coordinates` that frees what `mask` marks, [d].
 
   Args:
-    mask: a tree like `params`, whose leaves broadcast to its leaves: 1 or True
-      where a weight moves, 0 or False where it does not.
+    mask: a tree like `params` or like its upper part, whose leaves broadcast to
+      the leaves there: 1 or True where a weight moves, 0 or False elsewhere.
     params: the weights.
 
   Raises:
@@ -156,8 +157,11 @@ def mask_index(mask: types.PyTree, params: types.Params) -> types.Array:
     >>> print(mask_index(mask, params))
     [3 4]
   """
+  spread = lambda m, leaf: np.broadcast_to(np.asarray(m), np.shape(leaf))
   full = jax.tree.map(
-    lambda m, p: np.broadcast_to(np.asarray(m), np.shape(p)), mask, params
+    lambda m, part: jax.tree.map(lambda leaf: spread(m, leaf), part),
+    mask,
+    params,
   )
   flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(full)])
   if not np.isin(flat, (0, 1)).all():

@@ -3,10 +3,13 @@
   traces.zarr   dims (checkpoint, dataset, refinement, chain, draw)
   run.json      the identity and the extent
   marks/        a file a (checkpoint, dataset, refinement), see `marks`
+  lock          held by the run that writes
 
-Values are written first and the mark last.
+Values are written first and the mark last; arrays grow before `run.json`.
 """
 
+import fcntl
+import hashlib
 import json
 import os
 import pathlib
@@ -34,7 +37,8 @@ def open_store(path: str | os.PathLike) -> 'DiskStore':
   """
   path = pathlib.Path(path)
   if path.exists() and not (path / 'run.json').exists():
-    if not path.is_dir() or any(path.iterdir()):
+    ours = {'lock', 'traces.zarr'}  # All there is before run.json.
+    if not path.is_dir() or any(x.name not in ours for x in path.iterdir()):
       raise tables.StoreError(
         f'{path} must be a store of rllc_jax or not exist, so that nothing '
         'else is overwritten; got something without run.json.'
@@ -50,8 +54,8 @@ class DiskStore:
     self._identity: dict[str, Any] = {}
     self._extent: stores.Extent | None = None
     self._made_with = ''
-    if (path / 'run.json').exists():
-      self._identity, self._extent = _load_run(path / 'run.json')
+    self._lock: Any = None
+    self._load()
 
   @property
   def extent(self) -> stores.Extent:
@@ -63,16 +67,23 @@ class DiskStore:
     return self._extent
 
   def begin(self, identity, extent, made_with):
-    self._made_with = made_with
-    self._identity = self._merged(identity)
-    held = self._extent or extent
-    self._extent = tables.grown(held, extent)
-    self._save_run()
-    self._fit_arrays()
+    self.path.mkdir(parents=True, exist_ok=True)
+    self._lock = _locked(self.path / 'lock')
+    try:
+      self._load()  # Somebody else may have added to it since.
+      self._identity = self._merged(identity)
+      self._extent = tables.grown(self._extent or extent, extent)
+      self._made_with = made_with
+      self._fit_arrays()
+      self._save_run()
+    except BaseException:
+      self.end()
+      raise
 
-  def confirm(self, identity):
-    self._identity = self._merged(identity)
-    self._save_run()
+  def end(self):
+    if self._lock is not None:
+      self._lock.close()
+      self._lock = None
 
   def recorded(self, rows, columns):
     count = lambda row, name, chain: self._counts(row, name)[chain]
@@ -96,7 +107,7 @@ class DiskStore:
     refinements = [self.extent.refinements.index(name) for name, _ in columns]
     chains = [chain for _, chain in columns]
     for name, trace in traces.items():
-      array = self._array(name, tables.DIMS, trace.shape[3:])
+      array = self._array(name, tables.DIMS, trace.shape[3:], trace.dtype)
       for k, row in enumerate(rows):
         at = (*self._place(row), slice(None), slice(None), slice(first, stop))
         part = array[at]
@@ -106,7 +117,9 @@ class DiskStore:
       self._write_marks(row, columns, stop, [leaf[k] for leaf in states])
 
   def write_baseline(self, rows, refinements, losses):
-    array = self._array('baseline_loss', tables.DIMS[:3], losses.shape[1:])
+    array = self._array(
+      'baseline_loss', tables.DIMS[:3], losses.shape[1:], losses.dtype
+    )
     for row, values in zip(rows, losses, strict=True):
       for name in refinements:
         refinement = self.extent.refinements.index(name)
@@ -136,6 +149,10 @@ class DiskStore:
       return tables.select(found, extent)
     longest = int(found.recorded.max())
     return found.sortby('checkpoint').isel(draw=slice(longest))
+
+  def _load(self):
+    if (self.path / 'run.json').exists():
+      self._identity, self._extent = _load_run(self.path / 'run.json')
 
   def _merged(self, identity):
     merged, difference = tables.merge_identity(self._identity, identity)
@@ -181,7 +198,7 @@ class DiskStore:
       array.attrs['_ARRAY_DIMENSIONS'] = [name]
       array[:] = values
 
-  def _array(self, name, dims, extra) -> Any:
+  def _array(self, name, dims, extra, dtype) -> Any:
     """An array of the group, made on first use."""
     group = self._group()
     if name in group:
@@ -194,7 +211,7 @@ class DiskStore:
       name,
       shape=shape,
       chunks=(1, 1, *chunks),
-      dtype='float32',
+      dtype=dtype,
       fill_value=float('nan'),
     )
     own = tables.own_dims(name, len(extra))
@@ -207,8 +224,8 @@ class DiskStore:
     return held.checkpoints.index(checkpoint), held.datasets.index(dataset)
 
   def _mark(self, row: stores.Row, refinement: str) -> pathlib.Path:
-    quoted = [parse.quote(str(part), safe='') for part in (*row, refinement)]
-    return self.path.joinpath('marks', *quoted[:2], quoted[2] + '.npz')
+    names = [_file_name(str(part)) for part in (*row, refinement)]
+    return self.path.joinpath('marks', *names[:2], names[2] + '.npz')
 
   def _counts(self, row, refinement) -> np.ndarray:
     return marks.read_counts(
@@ -241,3 +258,34 @@ def _load_run(path: pathlib.Path) -> tuple[dict[str, Any], Any]:
       f'{path} must be what this library wrote, an identity and an extent; got '
       f'{type(error).__name__}: {error}.'
     ) from error
+
+
+def _file_name(name: str) -> str:
+  """A name of a file that no other name has, whatever its length and letters.
+
+  Examples:
+    >>> _file_name('0:3')
+    '0%3A3-b13634a2'
+  """
+  digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+  return f'{parse.quote(name, safe="")[:80]}-{digest}'
+
+
+def _locked(path: pathlib.Path) -> Any:
+  """An open file that this process alone holds, until it is closed or ends.
+
+  Raises:
+    StoreError: if somebody else holds it.
+  """
+  file = open(path, 'wb')
+  try:
+    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+  except BlockingIOError as error:
+    file.close()
+    raise tables.StoreError(
+      f'{path.parent} must be written by one run at a time; got another that '
+      'is still going on. Wait for it, or use another directory.'
+    ) from error
+  except OSError:
+    pass  # A file system without locks: go on, as before there were any.
+  return file

@@ -12,7 +12,7 @@ class MemoryStore:
   """A `stores.Store` that is gone with its process."""
 
   def begin(self, identity, extent, made_with):
-    self._identity: dict[str, Any] = dict(identity)
+    self._identity: dict[str, Any] = tables.merge_identity({}, identity)[0]
     self._extent = extent
     recorded = np.zeros(tables.sizes(extent)[:4], np.int32)
     self._arrays: dict[str, np.ndarray] = {
@@ -20,8 +20,8 @@ class MemoryStore:
       'made_with': np.full(recorded.shape[:3], made_with),
     }
 
-  def confirm(self, identity):
-    self._identity, _ = tables.merge_identity(self._identity, identity)
+  def end(self):
+    pass  # Nobody else can have it.
 
   def recorded(self, rows, columns):
     recorded = self._arrays['recorded']
@@ -36,14 +36,14 @@ class MemoryStore:
     del states
     stop = first + next(iter(traces.values())).shape[2]
     for name, trace in traces.items():
-      array = self._array(name, 5, trace.shape[3:])
+      array = self._array(name, 5, trace.shape[3:], trace.dtype)
       for k, row in enumerate(rows):
         for n, column in enumerate(columns):
           array[self._cell(row, column)][first:stop] = trace[k, n]
           self._arrays['recorded'][self._cell(row, column)] = stop
 
   def write_baseline(self, rows, refinements, losses):
-    array = self._array('baseline_loss', 3, losses.shape[1:])
+    array = self._array('baseline_loss', 3, losses.shape[1:], losses.dtype)
     for row, values in zip(rows, losses, strict=True):
       for name in refinements:
         array[self._cell(row, (name, 0))[:3]] = values
@@ -52,10 +52,10 @@ class MemoryStore:
     whole = tables.dataset_of(self._arrays, self._identity, self._extent)
     return whole if extent is None else tables.select(whole, extent)
 
-  def _array(self, name, num_dims, extra):
+  def _array(self, name, num_dims, extra, dtype):
     shape = (*tables.sizes(self._extent)[:num_dims], *extra)
     if name not in self._arrays:
-      self._arrays[name] = np.full(shape, np.nan, np.float32)
+      self._arrays[name] = np.full(shape, np.nan, dtype)
     return self._arrays[name]
 
   def _cell(self, row: stores.Row, column: stores.Column):

@@ -27,7 +27,19 @@ class Extent(NamedTuple):
 
 
 def check_extent(extent: Extent) -> None:
-  """Raises if a coordinate is missing or given twice."""
+  """Raises if a coordinate is missing, given twice, or has no address."""
+  for step in extent.checkpoints:
+    if not 0 <= step < 2**32:
+      raise ValueError(
+        'checkpoints must be training steps from 0 to 2^32 - 1, because they '
+        f'address random numbers; got {step}.'
+      )
+  for name in (*extent.datasets, *extent.refinements):
+    if not isinstance(name, str) or not name:
+      raise ValueError(
+        'Data sets and refinements must have names, because they address '
+        f'random numbers; got {name!r}.'
+      )
   for name, values in zip(Extent._fields[:3], extent[:3], strict=True):
     if not values:
       raise ValueError(
@@ -58,8 +70,8 @@ class Store(Protocol):
   ) -> None:
     """Says what is to be stored, and by what; raises if it does not fit."""
 
-  def confirm(self, identity: Mapping[str, Any]) -> None:
-    """Adds to the identity; raises if it is not what is there."""
+  def end(self) -> None:
+    """Says that nothing more is stored: others may."""
 
   def recorded(
     self, rows: Sequence[Row], columns: Sequence[Column]

@@ -75,9 +75,9 @@ class DiagnosticsTest(absltest.TestCase):
     traces = self.traces()
     traces['loss'][0, 1, 2] = np.nan
     traces['squared_gradient'][1, 0, 3] = np.inf
-    # The limit is 10 d / (gamma (1 - eps gamma / 4)) = 50 / (5 x 0.875) = 11.4.
-    traces['squared_distance'][1, 2, 0] = 11.5
-    traces['squared_distance'][0, 0, 0] = 11.3
+    # (10 d + 50) / (gamma (1 - eps gamma / 4)) = 100 / (5 x 0.875) = 22.86.
+    traces['squared_distance'][1, 2, 0] = 22.9
+    traces['squared_distance'][0, 0, 0] = 22.8
     failed = diagnostics.failed_chains(traces, np.array([5, 5]), 5.0, 0.1)
     np.testing.assert_array_equal(
       failed, [[False, True, False], [True, False, True]]

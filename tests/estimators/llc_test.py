@@ -63,6 +63,7 @@ class LlcTest(parameterized.TestCase):
   def test_burn_in_counts_steps_not_draws(self):
     traces = hand_made()
     apart = traces.assign_coords(draw=traces.draw * 5)
+    apart.attrs['num_steps_between_draws'] = 5
     a = llc.llc_from_traces(traces, burn_in=4)
     b = llc.llc_from_traces(apart, burn_in=20)
     np.testing.assert_array_equal(a.llc, b.llc)
@@ -101,13 +102,40 @@ class LlcTest(parameterized.TestCase):
 
   def test_what_is_not_done_is_missing_not_failed(self):
     traces = hand_made()
-    traces.recorded[0, 0, 1, 0] = 12
-    traces.loss[0, 0, 1, 0, 12:] = np.nan
+    traces.recorded[0, 0, 1] = 12
+    traces.loss[0, 0, 1, :, 12:] = np.nan
     found = llc.llc_from_traces(traces, burn_in=0)
-    np.testing.assert_array_equal(
-      np.argwhere(np.isnan(found.llc.values)), [[0, 0, 1]]
+    missing = np.argwhere(np.isnan(found.llc.values))
+    np.testing.assert_array_equal(missing, [[0, 0, 1]])
+    self.assertEqual(int(found.num_failed.sum()), 0)
+    self.assertEqual(found.num_draws.values[0, 0].tolist(), [40, 12, 40])
+
+  def test_a_cell_is_read_from_its_longest_chains(self):
+    """While more chains, or more draws of some cells, are on their way."""
+    traces = hand_made()
+    traces.recorded[0, 0, 1] = [40, 3]
+    traces.loss[0, 0, 1, 1, 3:] = np.nan
+    traces.recorded[1, 0, 0] = 30
+    traces.loss[1, 0, 0, :, 30:] = np.nan
+    found = llc.llc_from_traces(traces, burn_in=0)
+    paired = 30 * (traces.loss - traces.center_loss)
+    np.testing.assert_allclose(
+      found.llc[0, 0, 1], paired[0, 0, 1, 0].mean(), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+      found.llc[1, 0, 0], paired[1, 0, 0, :, :30].mean(), rtol=1e-6
     )
     self.assertEqual(int(found.num_failed.sum()), 0)
+
+  def test_a_selection_of_draws_or_of_one_head_is_read(self):
+    traces = hand_made()
+    whole = llc.llc_from_traces(traces, burn_in=10)
+    late = llc.llc_from_traces(traces.isel(draw=slice(10, None)), burn_in=0)
+    np.testing.assert_array_equal(late.llc, whole.llc)
+    one = llc.llc_from_traces(traces.sel(refinement='0:1'), burn_in=10)
+    np.testing.assert_array_equal(
+      one.llc.squeeze(), whole.llc.sel(refinement='0:1').squeeze()
+    )
 
   def test_nbeta_0_needs_a_factor(self):
     traces = hand_made().assign_attrs(nbeta=0.0)

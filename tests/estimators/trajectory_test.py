@@ -350,6 +350,46 @@ class StoreTest(parameterized.TestCase):
     after = rllc_jax.open_store(path).read()
     np.testing.assert_array_equal(before.loss, after.loss.isel(draw=slice(30)))
 
+  def test_one_run_at_a_time_writes(self):
+    path = directory() / 'store'
+    store = rllc_jax.open_store(path)
+
+    def second(done, total):
+      del done, total
+      toy.run(store=rllc_jax.open_store(path))
+
+    with self.assertRaisesRegex(ValueError, 'one run at a time'):
+      toy.run(store=store, progress=second)
+    toy.run(store=rllc_jax.open_store(path))
+
+  def test_two_handles_see_what_each_other_wrote(self):
+    path = directory() / 'store'
+    handles = [rllc_jax.open_store(path), rllc_jax.open_store(path)]
+    for step, store in zip((0, 10, 20), [*handles, handles[0]], strict=True):
+      toy.run(store=store, trajectory=toy.trajectory((step,)))
+    assert_same_traces(toy.run(store=handles[1]), toy.run())
+
+  def test_a_complete_store_of_other_weights_is_refused(self):
+    path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    other = lambda steps: toy.trajectory().load([step + 1 for step in steps])
+    with self.assertRaisesRegex(ValueError, 'params.0'):
+      toy.run(
+        store=rllc_jax.open_store(path),
+        trajectory=types.Trajectory((0, 10, 20), other),
+        num_chains=3,
+      )
+    self.assertEqual(rllc_jax.open_store(path).read().sizes['chain'], 2)
+
+  def test_long_and_odd_names_are_names_of_files(self):
+    path = directory() / 'store'
+    window = types.Window(0, 9)
+    names = {'..': window, '.': window, 'x' * 400: window}
+    for num_draws in (24, 30):
+      store = rllc_jax.open_store(path)
+      found = toy.run(store=store, datasets=names, num_draws=num_draws)
+    assert_same_traces(found, toy.run(datasets=names, num_draws=30))
+
   def test_a_killed_process_loses_one_segment_at_most(self):
     """A real process, a real SIGKILL, bit-equal in the end."""
     path = directory() / 'store'
@@ -425,6 +465,8 @@ class DoorTest(parameterized.TestCase):
 
   def test_a_checkpoint_with_nan_is_named_and_loses_nothing(self):
     path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path), trajectory=toy.trajectory((0, 10)))
+    before = rllc_jax.open_store(path).read()
 
     def load(steps):
       params = toy.trajectory().load(steps)
@@ -436,9 +478,25 @@ class DoorTest(parameterized.TestCase):
         trajectory=types.Trajectory((0, 10, 20), load),
         store=rllc_jax.open_store(path),
       )
-    kept = rllc_jax.open_store(path).read()
-    recorded = kept.recorded.sum(('dataset', 'refinement', 'chain'))
-    self.assertEqual(recorded.values.tolist(), [360, 360, 0])
+    after = rllc_jax.open_store(path).read()
+    np.testing.assert_array_equal(before.loss, after.loss)
+
+  @parameterized.parameters('loss', 'recorded', 'draw', 'a/b')
+  def test_an_observation_cannot_take_a_name_of_the_run(self, name):
+    with self.assertRaisesRegex(ValueError, f'observe must.*{name}'):
+      toy.run(observe=lambda u, context: {name: jnp.float32(1)})
+
+  def test_names_and_indices_must_agree(self):
+    family = toy.family(0, 1)._replace(names=('0:0', '0:1', '0:2'))
+    with self.assertRaisesRegex(ValueError, '3 names and 2 indices'):
+      toy.run(refinements=family)
+
+  def test_half_precision_is_refused(self):
+    half = lambda steps: jax.tree.map(
+      lambda leaf: leaf.astype(jnp.bfloat16), toy.trajectory().load(steps)
+    )
+    with self.assertRaisesRegex(ValueError, 'float32 or float64.*bfloat16'):
+      toy.run(trajectory=types.Trajectory((0,), half))
 
 
 if __name__ == '__main__':
