@@ -54,8 +54,7 @@ def run(
   """Writes the figures and the report.
 
   Args:
-    config: of the run; `estimation.burn_in` is left out of every chain, and
-      all of it is kept as provenance.
+    config: its `estimation.burn_in` is left out of every chain.
     workdir: of the run.
 
   Returns:
@@ -89,7 +88,7 @@ def run(
     corpus=saved.corpus,
     figures=page.Figures(**svg),
     burn_in=burn_in,
-    provenance=_provenance(config, saved),
+    provenance=_provenance(saved),
   )
   logging.info('%s: complete', path)
   return path
@@ -155,19 +154,24 @@ def _read(workdir: pathlib.Path) -> _Saved:
   )
 
 
-def _provenance(
-  config: ml_collections.ConfigDict, saved: _Saved
-) -> dict[str, Any]:
-  """What the numbers come from, in words and hashes."""
-  identity = json.loads(saved.traces.attrs['identity'])
-  sampled = ('sampler', 'data', 'rng_key', 'matmul_precision')
+def _provenance(saved: _Saved) -> dict[str, Any]:
+  """What the numbers were made with, as it was saved beside them."""
+  trained = json.loads(saved.training.attrs['identity'])
+  sampled = json.loads(saved.traces.attrs['identity'])
   made_with = sorted(set(saved.traces.made_with.values.ravel()) - {''})
+  numbers = ('sampler', 'batch', 'data', 'rng_key', 'matmul_precision')
   return {
-    'config': config.to_dict(),
-    'corpus': {'tokens hash': saved.corpus['tokens_hash']},
+    'corpus': {
+      **saved.corpus['provenance'].get('settings', {}),
+      'tokens hash': saved.corpus['tokens_hash'],
+    },
+    'training': {
+      **{name: trained[name] for name in ('seed', 'batch_size', 'num_steps')},
+      **trained['settings'],
+    },
     'estimates': {
-      **{name: identity[name] for name in sampled if name in identity},
-      **identity.get('provenance', {}),
+      **{name: sampled[name] for name in numbers},
+      **sampled['provenance'],
       'made with': '; '.join(made_with),
     },
     'report made with': {

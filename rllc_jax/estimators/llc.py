@@ -280,7 +280,8 @@ def _unpaired(cell: _Cell, nbeta: float) -> errors.Mean:
 
 def _mixing(chains: np.ndarray, suffix: str) -> dict[str, float]:
   """R-hat and effective sample size of chains [C, D]; NaN if they stand."""
-  rhat = ess = np.nan
+  rhat: Any = np.nan
+  ess: Any = np.nan
   if np.ptp(chains) > 0:
     ess = array_stats.ess(chains, chain_axis=0, draw_axis=1)
     if len(chains) > 1:

@@ -117,10 +117,11 @@ def estimate_trajectory(
   layout.check_rows_per_block(rows_per_block, mesh)
   for name, window in datasets.items():
     settings.check_window(name, window, minibatches)
-  hashes = {}
-  for step in extent.checkpoints:
-    params = _checkpoint(trajectory, step)
-    hashes[str(step)] = trees.content_hash(params)
+  hashes = {
+    str(step): trees.content_hash(_checkpoint(trajectory, step))
+    for step in extent.checkpoints
+  }
+  params = _checkpoint(trajectory, extent.checkpoints[0])
   window = next(iter(datasets.values()))
   for family in refinements:
     settings.check_family(family, params, window, minibatches)

@@ -72,8 +72,9 @@ def opening(
   caption = (
     'Weight-refined local learning coefficient (wrLLC) of every head against '
     'training step: by how much the loss rises, times nβ, where sampling moves '
-    "that head's weights alone. Bands are 95 % intervals. These are estimates "
-    'at the settings below, not the asymptotic learning coefficient.'
+    "that head's weights alone. Negative: the loss falls, the checkpoint is no "
+    'minimum for that head. Bands are 95 % intervals. These are estimates at '
+    'the settings below, not the asymptotic learning coefficient.'
   )
   shown = markup.picture(figure, 'Refined LLC against training step', caption)
   return [

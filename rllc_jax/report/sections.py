@@ -205,8 +205,8 @@ def _sampling_settings(
   identity = json.loads(traces.attrs.get('identity', '{}'))
   return {
     **known,
-    'chains a cell': traces.sizes['chain'],
-    'draws a chain': traces.sizes['draw'],
+    'chains a refinement': traces.sizes['chain'],
+    'draws of a chain, burn-in included': traces.sizes['draw'],
     'burn-in left out, in steps': burn_in,
     'baseline': estimates.attrs.get('baseline', tables.MISSING),
     'weights that move at once': moving,

@@ -32,10 +32,15 @@ def write_traces(directory):
     'step_size': 1e-3,
     'num_steps_between_draws': 1,
     'num_baseline_batches': 2,
+    'batch': 'uint16[8, 32]',
+    'data': 'abc',
+    'rng_key': [0, 3],
+    'matmul_precision': 'default',
     'num_coordinates': dict.fromkeys(HEADS, 16),
   }
   store = disk.open_store(directory)
-  store.begin(identity, stores.Extent(STEPS, ('text',), HEADS, 4, NUM_DRAWS))
+  extent = stores.Extent(STEPS, ('text',), HEADS, 4, NUM_DRAWS)
+  store.begin(identity, extent, 'jax 0, 1 x toy')
   for step in STEPS:
     for place, name in enumerate(HEADS):
       if (step, name) == (4, '1:1'):
@@ -53,6 +58,7 @@ def write_traces(directory):
       state = [np.zeros((1, 4, 1), np.float32)]
       store.write([(step, 'text')], columns, 0, draws, state)
       store.write_baseline([(step, 'text')], [name], np.full((1, 2), 2.0))
+  store.end()
 
 
 @pytest.fixture(scope='module')
@@ -63,7 +69,12 @@ def workdir(tmp_path_factory):
     np.linspace(7, 4, 16),
     STEPS,
     {'train': [7, 5, 4], 'held_out': [7, 5, 4.5]},
-    {'seed': 3, 'settings': {'model': {'num_layers': 2}}},
+    {
+      'seed': 3,
+      'batch_size': 8,
+      'num_steps': 16,
+      'settings': {'model': {'num_layers': 2}},
+    },
   )
   record.attrs.update(unigram_entropy=5.0, bigram_entropy=3.0)
   (path / 'train').mkdir()
@@ -104,6 +115,7 @@ def test_a_run_becomes_a_page_and_pictures(workdir):
     '1 of 12 cells have no estimate',
     'step 4, text: 1:1',
     'tiny &lt;model&gt;',
+    'jax 0, 1 x toy',
   ):
     assert words in html
   assert 'http://' not in html and 'https://' not in html

@@ -1,0 +1,69 @@
+"""Every setting is in every config, and can be changed by a flag."""
+
+import importlib
+import pathlib
+import re
+import shlex
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+
+from experiments import sections
+
+ROOT = pathlib.Path(__file__).parents[2]
+PRESETS = ('demo', 'smoke', 'paper')
+
+
+def parsed(monkeypatch, *arguments):
+  """The config that a command line makes."""
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file(
+    'config', lock_config=True, flag_values=values
+  )
+  # ml_collections looks for overrides there, whatever is parsed.
+  monkeypatch.setattr('sys.argv', ['binary', *arguments])
+  values(['binary', *arguments])
+  return holder.value
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # ml_collections 1.1
+@pytest.mark.parametrize('preset', PRESETS)
+def test_any_setting_is_changed_by_a_flag(preset, monkeypatch):
+  path = ROOT / 'experiments' / 'configs' / f'{preset}.py'
+  examples = {int: '7', float: '0.5', bool: 'False', str: 'x', tuple: "('a',)"}
+  for section, kind in sections.SECTIONS.items():
+    for name, default in kind._field_defaults.items():
+      example = examples[int if default is None else type(default)]
+      flag = f'--config.{section}.{name}={example}'
+      config = parsed(monkeypatch, f'--config={path}', flag)
+      value = getattr(sections.read(config, section), name)
+      assert str(value) in (example, example.strip("'")), flag
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # ml_collections 1.1
+def test_the_flags_of_the_readme_are_flags(monkeypatch):
+  text = (ROOT / 'README.md').read_text().replace('\\\n', ' ')
+  lines = [x for x in text.splitlines() if x.startswith('.venv/bin/python')]
+  commands = [shlex.split(line) for line in lines]
+  assert len(commands) >= 3
+  for _, _, module, *rest in commands:
+    assert importlib.util.find_spec(module)
+    config = [x for x in rest if x.startswith('--config')]
+    config[0] = '--config=' + str(ROOT / config[0].split('=')[1])
+    parsed(monkeypatch, *config)
+
+
+def test_help_describes_every_setting():
+  text = sections.description()
+  for kind in sections.SECTIONS.values():
+    for name, default in kind._field_defaults.items():
+      assert re.search(rf'{name} = {re.escape(repr(default))}: \w', text), name
+
+
+def test_a_setting_that_nobody_reads_is_refused():
+  config = sections.make_config()
+  with config.unlocked():
+    config.estimation.nbta = 3
+  with pytest.raises(ValueError, match='nbeta.*got nbta'):
+    sections.read(config, 'estimation')
