@@ -198,11 +198,20 @@ class OneAmongManyTest(absltest.TestCase):
 class CompilationTest(absltest.TestCase):
   def test_one_block_program_a_family_whatever_the_rows(self):
     for num_checkpoints in (3, 7):
-      jax.clear_caches()
-      program.block_program.cache_clear()
+      # New functions, so that no program is found from before.
+      families = [
+        toy.family(*heads)._replace(
+          lens=types.Lens(*toy.LENS),
+          loss=types.RefinedLoss(
+            lambda params, batch: toy.LOSS.context(params, batch),
+            lambda u, context, index: toy.LOSS.loss(u, context, index),
+          ),
+        )
+        for heads in ((0, 1), (2,))
+      ]
       COMPILED.clear()
       toy.run(
-        refinements=[toy.family(0, 1), toy.family(2)],
+        refinements=families,
         trajectory=toy.trajectory(toy.STEPS[:num_checkpoints]),
         segment=7,
       )
