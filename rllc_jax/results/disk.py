@@ -37,7 +37,7 @@ def open_store(path: str | os.PathLike) -> 'DiskStore':
   """
   path = pathlib.Path(path)
   if path.exists() and not (path / 'run.json').exists():
-    ours = {'lock', 'traces.zarr'}  # All there is before run.json.
+    ours = {'lock', 'traces.zarr', 'run.json.new'}  # Before run.json is.
     if not path.is_dir() or any(x.name not in ours for x in path.iterdir()):
       raise tables.StoreError(
         f'{path} must be a store of rllc_jax or not exist, so that nothing '
