@@ -318,6 +318,24 @@ class StoreTest(parameterized.TestCase):
     read = rllc_jax.open_store(path).read()
     self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])
 
+  def test_what_is_done_stays_done_while_more_is_on_its_way(self):
+    path = directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    before = 3 * 2 * 3 * 2 * 30
+
+    def stop(done, total):
+      del total
+      if done > before:
+        raise InterruptedError
+
+    with self.assertRaises(InterruptedError):
+      toy.run(
+        store=rllc_jax.open_store(path), num_chains=3, segment=8, progress=stop
+      )
+    recorded = rllc_jax.open_store(path).read().recorded
+    self.assertTrue((recorded.isel(chain=slice(2)) == 30).all())
+    self.assertGreater(int(recorded.isel(chain=2).sum()), 0)
+
   def test_what_is_there_is_not_done_again(self):
     path = directory() / 'store'
     toy.run(store=rllc_jax.open_store(path))
