@@ -26,23 +26,20 @@ def localized_potential(
     posterior: :math:`n\beta` and :math:`\gamma`.
 
   Returns:
-    `potential(position) -> (U, loss)`, both of shape [].
+    The potential, in its parts.
 
   Examples:
     >>> import jax.numpy as jnp
     >>> potential = localized_potential(
     ...     lambda u: jnp.sum(u**2), jnp.zeros(2), types.Posterior(10.0, 4.0))
-    >>> U, loss = potential(jnp.ones(2))
-    >>> print(U, loss)
-    24.0 2.0
+    >>> u = jnp.ones(2)
+    >>> print(potential.nbeta * potential.loss(u) + potential.tether(u))
+    24.0
   """
 
-  def potential(position):
-    value = loss(position)
+  def tether(position):
     displacement = trees.subtract(position, center)
-    tether = (
-      0.5 * posterior.localization * trees.dot(displacement, displacement)
-    )
-    return posterior.nbeta * value + tether, value
+    square = trees.dot(displacement, displacement)
+    return 0.5 * posterior.localization * square
 
-  return potential
+  return types.Potential(loss, tether, posterior.nbeta)

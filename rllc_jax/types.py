@@ -28,7 +28,6 @@ Batch = PyTree  # Leaves share a leading axis [B].
 Context = PyTree  # What no chain can change, given weights and a minibatch.
 
 LossFn = Callable[[Params, Batch], Array]
-Potential = Callable[[Position], tuple[Array, Array]]  # u -> (U, loss), [].
 Draw = Callable[[Key, Array, PyTree, PyTree], Batch]  # key, step, data, window.
 Observe = Callable[[Position, Context], Mapping[str, Array]]
 
@@ -99,20 +98,57 @@ class Minibatches(NamedTuple):
   draw: Draw
 
 
+class Potential(NamedTuple):
+  r"""One step's potential, :math:`U(u) = n\beta\,\ell(u) + \tau(u)`.
+
+  In its parts, because some kernels scale themselves by the gradient of the
+  loss alone.
+
+  Attributes:
+    loss: `loss(position) -> []`, :math:`\ell` on this step's minibatch.
+    tether: `tether(position) -> []`, :math:`\tau`, what holds the chain; cheap.
+    nbeta: [], :math:`n\beta`.
+  """
+
+  loss: Callable[[Position], Array]
+  tether: Callable[[Position], Array]
+  nbeta: Array | float
+
+
+class SamplerInfo(NamedTuple):
+  r"""What a step reports, all of it at the position *before* the step.
+
+  Attributes:
+    loss: [], minibatch loss.
+    gradient: :math:`\nabla\hat U` of the minibatch, like the position.
+    correction: [], c, such that in equilibrium
+      :math:`E[(u - u^*) \cdot \nabla\hat U - c] = d`: the trace `virial`.
+    recorded: {name: []}, more to be kept as traces; {} by most kernels.
+  """
+
+  loss: Array
+  gradient: Position
+  correction: Array | float
+  recorded: Mapping[str, Array]
+
+
 class Sampler(NamedTuple):
   """A Markov kernel. It sees one step's potential: no batch, no model.
 
   Attributes:
     name: with its settings; part of what makes a run's numbers what they are.
     init: `init(position) -> state`; a state has the field `position`.
-    step: `step(rng_key, state, potential, step_size) -> (state, info)`. The key
-      is consumed. `info` has the fields `loss` [] and `gradient` (of the
-      potential, like the position), both at the position *before* the step.
+    step: `step(rng_key, state, potential, step_size) -> (state, info)`; `info`
+      is a `SamplerInfo`. The key is consumed.
+    bias: a sentence on what keeps its estimates from the exact value even as
+      the step size falls, said to whoever uses it for an estimate; '' if
+      nothing does.
   """
 
   name: str
   init: Callable[[Position], Any]
-  step: Callable[[Key, Any, Potential, Array], tuple[Any, Any]]
+  step: Callable[[Key, Any, Potential, Array], tuple[Any, SamplerInfo]]
+  bias: str = ''
 
 
 class Posterior(NamedTuple):

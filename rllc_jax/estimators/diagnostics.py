@@ -52,23 +52,6 @@ def squared_distance_limit(
   return (10 * d + 50) / (localization * (1 - step_size * localization / 4))
 
 
-def equilibrium_terms(traces: Traces, step_size: float) -> np.ndarray:
-  r"""Draws whose mean is d for SGLD in equilibrium, [..., C, D].
-
-  With fresh minibatches, :math:`\hat U` the minibatch potential and
-  :math:`\delta = u - u^*`, stationarity of :math:`\lVert\delta\rVert^2` says
-
-  .. math::
-    E[\delta \cdot \nabla\hat U]
-      - \tfrac{\epsilon}{4} E\lVert\nabla\hat U\rVert^2 = d
-
-  exactly, on any model, minibatch noise included. Their mean over d is the
-  *equilibrium ratio*: below 1 while the chain still spreads.
-  """
-  drift = traces['displacement_gradient']
-  return drift - step_size / 4 * traces['squared_gradient']
-
-
 def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
   """The mean over chains that did not fail, [..., C, D] -> [..., D].
 

@@ -21,7 +21,7 @@ _TRACES = (
   'loss',
   'center_loss',
   'squared_distance',
-  'displacement_gradient',
+  'virial',
   'squared_gradient',
 )
 BASELINES = ('paired', 'corpus')
@@ -69,15 +69,14 @@ def llc_from_traces(
     raise ValueError(f'baseline must be one of {BASELINES}; got {baseline!r}.')
   traces = _with_all_dims(traces)
   nbeta = _factor(traces, estimator_nbeta)
-  step_size = traces.attrs['step_size']
 
   def read(cell: _Cell) -> dict[str, Any]:
     paired = _paired(cell)
     mean = errors.mean_with_error(nbeta * paired.mean(axis=0))
     if baseline == 'corpus':
       mean = _unpaired(cell, nbeta)
-    terms = diagnostics.equilibrium_terms(cell.kept, step_size).mean(axis=0)
-    ratio = errors.mean_with_error(terms / cell.num_coordinates)
+    virial = cell.kept['virial'].mean(axis=0)
+    ratio = errors.mean_with_error(virial / cell.num_coordinates)
     return {
       **mean._asdict(),
       'equilibrium_ratio': ratio.value,

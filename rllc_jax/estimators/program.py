@@ -268,8 +268,9 @@ def _report(position, center, info):
   return {
     'loss': info.loss,
     'squared_distance': trees.dot(displacement, displacement),
-    'displacement_gradient': trees.dot(displacement, info.gradient),
+    'virial': trees.dot(displacement, info.gradient) - info.correction,
     'squared_gradient': trees.dot(info.gradient, info.gradient),
+    **info.recorded,
   }
 
 

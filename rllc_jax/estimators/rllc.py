@@ -121,6 +121,8 @@ def estimate_rllc(
     window = data_minibatches.whole(minibatches.data)
   settings.check_window('data', window, minibatches)
   settings.check_family(refinements, params, window, minibatches)
+  sampler = sampler or sgld.sgld()
+  settings.warn_of_bias(sampler)
   traces = sample_traces(
     rng_key,
     refinements,
@@ -128,7 +130,7 @@ def estimate_rllc(
     minibatches,
     window,
     programs.make_settings(posterior, step_size),
-    sampler or sgld.sgld(),
+    sampler,
     num_chains=num_chains,
     num_draws=left_out + num_draws,
     num_steps_between_draws=num_steps_between_draws,
@@ -143,8 +145,8 @@ def estimate_rllc(
   difference = kept['loss'] - kept['center_loss']
   paired = diagnostics.cross_chain_mean(difference, failed)
   mean = errors.mean_with_error(float(nbeta) * paired)
-  terms = diagnostics.equilibrium_terms(kept, step_size) / d
-  ratio = diagnostics.cross_chain_mean(terms, failed).mean(axis=-1)
+  virial = diagnostics.cross_chain_mean(kept['virial'], failed)
+  ratio = virial.mean(axis=-1) / d
   return Estimate(*mean, ratio, failed, traces)
 
 

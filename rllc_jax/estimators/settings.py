@@ -1,5 +1,7 @@
 """What a run asks for, checked at the door, before anything is compiled."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -65,6 +67,14 @@ def check_positive(name: str, value: float, reason: str) -> None:
   """Raises unless `value` > 0 (a NaN is not)."""
   if not value > 0:
     raise ValueError(f'{name} must be positive, because {reason}; got {value}.')
+
+
+def warn_of_bias(sampler: types.Sampler) -> None:
+  """Warns if a sampler's estimates miss the exact value at any step size."""
+  if sampler.bias:
+    warnings.warn(
+      f'Estimates by {sampler.name} are biased: {sampler.bias}.', stacklevel=3
+    )
 
 
 def burn_in_draws(

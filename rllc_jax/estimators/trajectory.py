@@ -126,6 +126,7 @@ def estimate_trajectory(
   for family in refinements:
     settings.check_family(family, params, window, minibatches)
   sampler = sampler or sgld.sgld()
+  settings.warn_of_bias(sampler)
   store = memory.MemoryStore() if store is None else store
   store.begin(
     {

@@ -8,13 +8,15 @@ takes half of this step size.
 """
 
 import functools
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from rllc_jax import trees
 from rllc_jax import types
+from rllc_jax.samplers import gradients
+from rllc_jax.samplers import preconditioners
 
 
 class SGLDState(NamedTuple):
@@ -22,45 +24,49 @@ class SGLDState(NamedTuple):
 
   Attributes:
     position: the weights that move.
+    memory: of the preconditioner.
   """
 
   position: types.Position
-
-
-class SGLDInfo(NamedTuple):
-  """What a step reports, at the position it started from.
-
-  Attributes:
-    loss: [], minibatch loss.
-    gradient: gradient of the minibatch potential, like the position.
-  """
-
-  loss: types.Array
-  gradient: types.Position
+  memory: Any
 
 
 @functools.cache
-def sgld(noise_scale: float = 1.0) -> types.Sampler:
+def sgld(
+  noise_scale: float = 1.0,
+  preconditioner: preconditioners.Preconditioner | None = None,
+) -> types.Sampler:
   r"""Builds the SGLD kernel for the density :math:`e^{-U}`.
 
   .. math::
-    u' = u - \tfrac{\epsilon}{2}\nabla\hat U(u) + s\sqrt{\epsilon}\,\xi,
+    u' = u - \tfrac{\epsilon}{2} G \nabla\hat U(u) + s\sqrt{\epsilon G}\,\xi,
     \qquad \xi \sim \mathcal{N}(0, I)
 
   Along a direction of curvature :math:`a` the chain is an autoregression of
-  variance :math:`1 / (a (1 - \epsilon a / 4))`: too wide by the factor
-  :math:`1 / (1 - \epsilon a / 4)`, and divergent from :math:`\epsilon a = 4`.
+  variance :math:`1 / (a (1 - \epsilon G a / 4))`: too wide by the factor
+  :math:`1 / (1 - \epsilon G a / 4)`, and divergent from
+  :math:`\epsilon G a = 4`.
+
+  With fresh minibatches and a fixed G, stationarity of
+  :math:`\delta^T G^{-1} \delta`, :math:`\delta = u - u^*`, says
+
+  .. math::
+    E[\delta \cdot \nabla\hat U]
+      - \tfrac{\epsilon}{4} E[\nabla\hat U^T G \nabla\hat U] = d
+
+  exactly, on any model, minibatch noise included: the equilibrium ratio.
 
   Args:
     noise_scale: s. Anything but 1 samples another density; 0 is gradient
       descent on U at step :math:`\epsilon / 2`.
+    preconditioner: G; 1 by default.
 
   Returns:
-    A sampler of `SGLDState` and `SGLDInfo`; its step takes :math:`\epsilon`,
-    traced, so that sweeping it does not recompile.
+    A sampler of `SGLDState`; its step takes :math:`\epsilon`, traced, so that
+    sweeping it does not recompile.
 
   Examples:
-    >>> bowl = lambda u: (0.5 * u @ u, 0.5 * u @ u)
+    >>> bowl = types.Potential(lambda u: 0.5 * u @ u, lambda u: 0.0 * u @ u, 1)
     >>> kernel = sgld()
     >>> state = kernel.init(jnp.ones(2))
     >>> key = jax.random.key(0)
@@ -68,19 +74,37 @@ def sgld(noise_scale: float = 1.0) -> types.Sampler:
     >>> print(info.loss, info.gradient)
     1.0 [1. 1.]
   """
-  name = 'sgld' if noise_scale == 1 else f'sgld(noise_scale={noise_scale})'
+  preconditioner = preconditioner or preconditioners.identity()
+
+  def init(position):
+    return SGLDState(position, preconditioner.init(position))
 
   def step(rng_key, state, potential, step_size):
-    potential_and_gradient = jax.value_and_grad(potential, has_aux=True)
-    (_, loss), gradient = potential_and_gradient(state.position)
+    here = gradients.gradients(potential, state.position)
+    memory, G = preconditioner.update(state.memory, here.of_loss)
+    drift = jax.tree.map(jnp.multiply, G, here.of_potential)
     noise = trees.normal_like(rng_key, state.position)
-    noise_size = noise_scale * jnp.sqrt(step_size)
     position = jax.tree.map(
-      lambda u, g, xi: u - step_size / 2 * g + noise_size * xi,
+      lambda u, v, g, xi: (
+        u - step_size / 2 * v + noise_scale * jnp.sqrt(step_size * g) * xi
+      ),
       state.position,
-      gradient,
+      drift,
+      G,
       noise,
     )
-    return SGLDState(position), SGLDInfo(loss, gradient)
+    correction = step_size / 4 * trees.dot(drift, here.of_potential)
+    info = types.SamplerInfo(here.loss, here.of_potential, correction, {})
+    return SGLDState(position, memory), info
 
-  return types.Sampler(name, SGLDState, step)
+  bias = preconditioner.bias
+  if noise_scale != 1:
+    bias = f'noise of scale {noise_scale} samples another density than exp(-U)'
+  name = _name(noise_scale, preconditioner)
+  return types.Sampler(name, init, step, bias)
+
+
+def _name(noise_scale, preconditioner):
+  settings = [preconditioner.name] if preconditioner.name else []
+  settings += [f'noise_scale={noise_scale}'] if noise_scale != 1 else []
+  return f'sgld({", ".join(settings)})' if settings else 'sgld'

@@ -32,7 +32,7 @@ def hand_made():
     'loss': center + 0.1 * rng.normal(size=sizes),
     'center_loss': center,
     'squared_distance': rng.uniform(size=sizes) / 1e3,
-    'displacement_gradient': 7 + rng.normal(size=sizes),
+    'virial': 7 + rng.normal(size=sizes),
     'squared_gradient': 100 + rng.normal(size=sizes),
     'recorded': np.full(sizes[:4], 40, np.int32),
     'baseline_loss': rng.normal(size=(*sizes[:3], 16)),
@@ -56,8 +56,9 @@ class LlcTest(parameterized.TestCase):
   def test_equilibrium_ratio(self):
     traces = hand_made()
     found = llc.llc_from_traces(traces, burn_in=10).equilibrium_ratio
-    terms = traces.displacement_gradient - 1e-3 / 4 * traces.squared_gradient
-    expected = terms.isel(draw=slice(10, None)).mean(('chain', 'draw')) / 7
+    expected = (
+      traces.virial.isel(draw=slice(10, None)).mean(('chain', 'draw')) / 7
+    )
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
   def test_burn_in_counts_steps_not_draws(self):

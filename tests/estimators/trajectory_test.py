@@ -14,6 +14,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import rllc_jax
 from rllc_jax import types
@@ -261,6 +262,7 @@ class CompilationTest(absltest.TestCase):
       self.assertNotIn(word, text)
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
 class StoreTest(parameterized.TestCase):
   def test_a_store_holds_what_memory_holds(self):
     path = directory() / 'store'

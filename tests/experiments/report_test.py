@@ -51,7 +51,7 @@ def write_traces(directory):
         'center_loss': 2 + 0 * noise(),
         'loss': 2 + (level + 0.1 * noise()) / 30,
         'squared_distance': 0.08 + 0.001 * noise(),
-        'displacement_gradient': 17 + 0.1 * noise(),
+        'virial': 17 + 0.1 * noise(),
         'squared_gradient': 4000 + noise(),
       }
       columns = [(name, chain) for chain in range(4)]

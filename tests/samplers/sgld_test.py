@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -93,6 +94,7 @@ class SamplerTest(parameterized.TestCase):
     self.assertLess(found.equilibrium_ratio, 0.1)
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
 class NoiseOffTest(absltest.TestCase):
   def test_a_chain_is_gradient_descent(self):
     """Step by step, in a float64 loop on a hand-differentiated regression.
