@@ -5,6 +5,7 @@ if __name__ == '__main__':
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import logging as logging_of_python
 import os
 import pathlib
@@ -18,6 +19,7 @@ import jax
 from ml_collections import config_flags
 
 from experiments import sections
+from experiments import targets
 
 _MOST_CPU_DEVICES = 8
 _HERE = pathlib.Path(__file__).parent
@@ -61,19 +63,54 @@ def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     workdir = pathlib.Path(str(WORKDIR.value))
-    # Compiled programs are found again by the next run of the same command.
-    cache = workdir / 'compilation_cache'
-    jax.config.update('jax_compilation_cache_dir', str(cache))
-    # On a CPU two devices of one core each beat one of two cores.
-    cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
-    jax.config.update('jax_num_cpu_devices', cores)
+    _set_up_jax(workdir)
     run(CONFIG.value, workdir)
 
+  _quiet_logs()
+  flags.mark_flags_as_required(['config', 'workdir'])
+  _describe_settings()
+  app.run(fail_with_one_line(main), flags_parser=_parse_flags)
+
+
+def _set_up_jax(workdir: pathlib.Path) -> None:
+  # Compiled programs are found again by the next run of the same command.
+  cache = workdir / 'compilation_cache'
+  jax.config.update('jax_compilation_cache_dir', str(cache))
+  # On a CPU two devices of one core each beat one of two cores.
+  cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
+  jax.config.update('jax_num_cpu_devices', cores)
+
+
+def _quiet_logs() -> None:
   # Data libraries log every file they touch; what matters is said here.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
   logging_of_python.getLogger('jax').setLevel('WARNING')
-  flags.mark_flags_as_required(['config', 'workdir'])
-  _describe_settings()
+
+
+def start_targets(
+  run: Callable[[pathlib.Path], Sequence[targets.Row]], workdir: str
+) -> None:
+  """Parses flags and ends with the table of `run(workdir)`.
+
+  For commands that need no config.
+
+  Args:
+    run: measures, and returns rows; what it keeps it writes below the
+      directory.
+    workdir: the directory if the command line names none.
+  """
+
+  def main(argv):
+    if len(argv) > 1:
+      raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
+    directory = pathlib.Path(str(WORKDIR.value))
+    _set_up_jax(directory)
+    targets.finish(run(directory))
+
+  flags.FLAGS.set_default('workdir', workdir)
+  for name in ('workdir', 'json'):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  _quiet_logs()
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 
