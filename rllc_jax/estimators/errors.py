@@ -60,9 +60,33 @@ def mean_with_error(series: np.ndarray) -> Mean:
   return with_interval(series.mean(axis=-1), error)
 
 
-def with_interval(value: np.ndarray, standard_error: np.ndarray) -> Mean:
-  """The 95 % Student-t interval of 7 degrees of freedom."""
-  half = special.stdtrit(NUM_BATCHES - 1, 0.975) * standard_error
+def mean_of_chains(means: np.ndarray) -> Mean:
+  """The mean of C means as if they were independent, with its error.
+
+  The naive spread between chains: too small where they share minibatches.
+
+  Args:
+    means: [C], one a chain.
+
+  Returns:
+    Leaves []. The interval has C - 1 degrees of freedom; NaN for one chain.
+
+  Examples:
+    >>> print(mean_of_chains(np.array([1.0, 3.0])).standard_error)
+    1.0
+  """
+  C = len(means)
+  error = means.std(ddof=1) / math.sqrt(C) if C > 1 else np.array(np.nan)
+  return with_interval(means.mean(), error, max(1, C - 1))
+
+
+def with_interval(
+  value: np.ndarray,
+  standard_error: np.ndarray,
+  degrees_of_freedom: int = NUM_BATCHES - 1,
+) -> Mean:
+  """The 95 % Student-t interval."""
+  half = special.stdtrit(degrees_of_freedom, 0.975) * standard_error
   return Mean(value, standard_error, value - half, value + half)
 
 

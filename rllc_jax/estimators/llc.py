@@ -24,7 +24,8 @@ _TRACES = (
   'virial',
   'squared_gradient',
 )
-BASELINES = ('paired', 'corpus')
+BASELINES = ('paired', 'corpus', 'devinterp')
+DEVINTERP_BASELINE_DRAWS = 32
 
 
 def llc_from_traces(
@@ -49,8 +50,16 @@ def llc_from_traces(
     traces: from `estimate_trajectory` or a store.
     baseline: 'paired' takes the loss at the checkpoint on each draw's own
       minibatch; 'corpus' takes its mean over separate minibatches, whose error
-      is added in quadrature: the same expectation, much wider.
-    burn_in: steps left out; 10 / (step_size localization) by default.
+      is added in quadrature: the same expectation, much wider. 'devinterp' is
+      the reduction of devinterp 2, for comparison with its numbers and nothing
+      else: the loss at the checkpoint is the mean over the minibatches of the
+      first 32 draws, every draw counts from the checkpoint on (in diagnostics,
+      too), and the error is the spread between chains, standard deviation over
+      the root of their number, with C - 1 degrees of freedom: NaN for one
+      chain, and too small where chains share minibatches. (devinterp reports
+      the standard deviation itself, with divisor C.)
+    burn_in: steps left out; 10 / (step_size localization) by default. Not to
+      be given with baseline 'devinterp', which leaves nothing out.
     estimator_nbeta: the factor in front, if not the run's n beta.
 
   Returns:
@@ -63,18 +72,22 @@ def llc_from_traces(
     biases it. NaN where a cell has under 24 draws after the burn-in.
 
   Raises:
-    ValueError: if the baseline is unknown or no cell can have enough draws.
+    ValueError: if the baseline is unknown, no cell can have enough draws, or
+      baseline 'devinterp' is asked for with a burn-in, of fewer than 32 draws,
+      or of draws that do not begin at the checkpoint.
   """
   if baseline not in BASELINES:
     raise ValueError(f'baseline must be one of {BASELINES}; got {baseline!r}.')
   traces = _with_all_dims(traces)
   nbeta = _factor(traces, estimator_nbeta)
+  if baseline == 'devinterp':
+    _check_devinterp(traces.draw.values, burn_in)
+    burn_in = 0
+  reduction = _REDUCTIONS[baseline]
 
   def read(cell: _Cell) -> dict[str, Any]:
     paired = _paired(cell)
-    mean = errors.mean_with_error(nbeta * paired.mean(axis=0))
-    if baseline == 'corpus':
-      mean = _unpaired(cell, nbeta)
+    mean = reduction(cell, nbeta)
     virial = cell.kept['virial'].mean(axis=0)
     ratio = errors.mean_with_error(virial / cell.num_coordinates)
     return {
@@ -262,7 +275,12 @@ def _factor(traces, estimator_nbeta) -> float:
   return float(nbeta)
 
 
-def _unpaired(cell: _Cell, nbeta: float) -> errors.Mean:
+def _from_pairs(cell: _Cell, nbeta: float) -> errors.Mean:
+  """Against the loss at the checkpoint on each draw's own minibatch."""
+  return errors.mean_with_error(nbeta * _paired(cell).mean(axis=0))
+
+
+def _from_corpus(cell: _Cell, nbeta: float) -> errors.Mean:
   """Against the loss at the checkpoint on its own minibatches."""
   losses = cell.baseline.astype(np.float64)
   if len(losses) < 2:
@@ -275,6 +293,43 @@ def _unpaired(cell: _Cell, nbeta: float) -> errors.Mean:
   return errors.with_interval(
     mean.value - nbeta * losses.mean(), np.hypot(mean.standard_error, own_error)
   )
+
+
+def _as_devinterp(cell: _Cell, nbeta: float) -> errors.Mean:
+  """Against the first 32 minibatches, with the spread between chains."""
+  losses, center_losses = cell.kept['loss'], cell.kept['center_loss']
+  if losses.shape[1] < DEVINTERP_BASELINE_DRAWS:
+    return errors.Mean(*[np.array(np.nan)] * 4)
+  baseline = center_losses[:, :DEVINTERP_BASELINE_DRAWS].mean()
+  return errors.mean_of_chains(nbeta * (losses.mean(axis=1) - baseline))
+
+
+def _check_devinterp(steps: np.ndarray, burn_in: int | None) -> None:
+  """Raises unless the draws are those that devinterp would average."""
+  if burn_in:
+    raise ValueError(
+      "burn_in must not be given with baseline='devinterp', because devinterp "
+      f'averages every step, its burn-in included; got {burn_in}.'
+    )
+  if len(steps) < DEVINTERP_BASELINE_DRAWS:
+    raise ValueError(
+      f"baseline='devinterp' needs at least {DEVINTERP_BASELINE_DRAWS} draws, "
+      'because their minibatches are those of the loss at the checkpoint; got '
+      f'{len(steps)}.'
+    )
+  if steps[0]:
+    raise ValueError(
+      "baseline='devinterp' needs draws from the checkpoint on, because "
+      'devinterp averages every step; got draws that begin at step '
+      f'{steps[0]}.'
+    )
+
+
+_REDUCTIONS = {
+  'paired': _from_pairs,
+  'corpus': _from_corpus,
+  'devinterp': _as_devinterp,
+}
 
 
 def _mixing(chains: np.ndarray, suffix: str) -> dict[str, float]:

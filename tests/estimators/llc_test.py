@@ -87,6 +87,62 @@ class LlcTest(parameterized.TestCase):
       found.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
     )
 
+  def test_devinterp_baseline(self):
+    """By loops: all 40 draws, the first 32 minibatches, the chains' spread."""
+    traces = hand_made()
+    # Minibatches of their own, too: then devinterp averages over chains.
+    own = np.random.default_rng(1).normal(size=traces.loss.shape)
+    traces['center_loss'] = traces.center_loss.copy(data=own)
+    found = llc.llc_from_traces(traces, baseline='devinterp')
+    for k in range(2):
+      for r in range(3):
+        loss, center = (
+          traces[name].values[k, 0, r] for name in ('loss', 'center_loss')
+        )
+        baseline = sum(center[c][i] for c in range(2) for i in range(32)) / 64
+        chains = [30 * (sum(loss[c]) / 40 - baseline) for c in range(2)]
+        mean, spread = sum(chains) / 2, abs(chains[0] - chains[1])
+        cell = found.isel(checkpoint=k, dataset=0, refinement=r)
+        np.testing.assert_allclose(cell.llc, mean, rtol=1e-12)
+        # Of two numbers: deviation |a - b| / sqrt 2 with divisor 1, over
+        # sqrt 2; Student's t at 97.5 % and 1 degree of freedom is 12.7062.
+        np.testing.assert_allclose(cell.standard_error, spread / 2, rtol=1e-12)
+        half = 12.7062 * spread / 2
+        np.testing.assert_allclose(cell.high - mean, half, rtol=1e-5)
+        np.testing.assert_allclose(mean - cell.low, half, rtol=1e-5)
+
+  def test_one_chain_has_no_spread_for_devinterp(self):
+    traces = hand_made().isel(chain=[0])
+    found = llc.llc_from_traces(traces, baseline='devinterp')
+    self.assertTrue(np.isfinite(found.llc).all())
+    self.assertTrue(np.isnan(found.standard_error).all())
+
+  def test_devinterp_leaves_out_failed_chains_not_their_rest(self):
+    """devinterp itself averages what a chain recorded before it failed."""
+    traces = hand_made()
+    traces.loss[1, 0, 2, 1, 33] = np.nan
+    found = llc.llc_from_traces(traces, baseline='devinterp')
+    alone = llc.llc_from_traces(traces.isel(chain=[0]), baseline='devinterp')
+    np.testing.assert_array_equal(found.llc[1, 0, 2], alone.llc[1, 0, 2])
+
+  @parameterized.parameters(
+    (slice(None), 10, 'burn_in must not be given.*got 10'),
+    (slice(31), None, 'at least 32 draws.*got 31'),
+    (slice(4, None), None, 'begin at step 4'),
+  )
+  def test_devinterp_reads_whole_runs_alone(self, draws, burn_in, message):
+    traces = hand_made().isel(draw=draws)
+    with self.assertRaisesRegex(ValueError, message):
+      llc.llc_from_traces(traces, baseline='devinterp', burn_in=burn_in)
+
+  def test_a_cell_too_short_for_devinterp_is_missing(self):
+    traces = hand_made()
+    traces.recorded[0, 0, 1] = 31
+    traces.loss[0, 0, 1, :, 31:] = np.nan
+    found = llc.llc_from_traces(traces, baseline='devinterp')
+    missing = np.argwhere(np.isnan(found.llc.values))
+    np.testing.assert_array_equal(missing, [[0, 0, 1]])
+
   def test_an_unknown_baseline_is_refused(self):
     with self.assertRaisesRegex(ValueError, "one of .*'paired'.*got 'init'"):
       llc.llc_from_traces(hand_made(), baseline='init', burn_in=0)
