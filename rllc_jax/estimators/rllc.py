@@ -5,6 +5,7 @@ same for anybody's loss and weights. Whole trajectories, several data sets,
 stores and meshes are in `estimators.trajectory`, on the same block program.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -123,20 +124,22 @@ def estimate_rllc(
   settings.check_family(refinements, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
-  traces = sample_traces(
+  run = chain_runner(
     rng_key,
     refinements,
     params,
     minibatches,
     window,
-    programs.make_settings(posterior, step_size),
     sampler,
     num_chains=num_chains,
-    num_draws=left_out + num_draws,
+    max_draws=left_out + num_draws,
     num_steps_between_draws=num_steps_between_draws,
     share_batches=share_batches,
     chunk_size=chunk_size,
+    mesh=layout.make_mesh(1, 1),
   )
+  run_settings = programs.make_settings(posterior, step_size)
+  traces = run(run_settings, left_out + num_draws)
   nbeta = posterior.nbeta if estimator_nbeta is None else estimator_nbeta
   d = programs.num_coordinates(refinements, params)
   gamma = float(posterior.localization)
@@ -150,22 +153,30 @@ def estimate_rllc(
   return Estimate(*mean, ratio, failed, traces)
 
 
-def sample_traces(
+# run(settings, num_draws) -> {name: [R, C, num_draws]}.
+RunChains = Callable[[programs.Settings, int], dict[str, np.ndarray]]
+
+
+def chain_runner(
   rng_key: types.Key,
   refinements: types.Refinements,
   params: types.Params,
   minibatches: types.Minibatches,
   window: types.PyTree,
-  run_settings: programs.Settings,
   sampler: types.Sampler,
   *,
   num_chains: int,
-  num_draws: int,
+  max_draws: int,
   num_steps_between_draws: int,
   share_batches: bool,
   chunk_size: int | None,
-) -> dict[str, np.ndarray]:
-  """Runs all chains of a family from one checkpoint: {name: [R, C, D]}."""
+  mesh: jax.sharding.Mesh,
+) -> RunChains:
+  """Prepares all chains of a family, to be run from one checkpoint.
+
+  What is run is one program, compiled on the first call, whatever the settings
+  and the number of draws, of which there are at most `max_draws`.
+  """
   R = len(refinements.names)
   pairs = [(r, chain) for r in range(R) for chain in range(num_chains)]
   rows = programs.make_rows(
@@ -174,12 +185,11 @@ def sample_traces(
     [(0, 'data')],
     [window],
   )
-  mesh = layout.make_mesh(1, 1)
   if chunk_size is None:
     chunk_size = programs.choose_chunk_size(
       refinements, rows, minibatches, len(pairs), mesh
     )
-  padded = layout.padded(pairs, chunk_size)
+  padded = layout.padded(pairs, chunk_size * mesh.shape['column'])
   columns = programs.make_columns(refinements, padded)
   program = programs.block_program(
     refinements.lens,
@@ -188,24 +198,22 @@ def sample_traces(
     minibatches.draw,
     mesh=mesh,
     chunk_size=chunk_size,
-    max_draws=num_draws,
+    max_draws=max_draws,
     num_steps_between_draws=num_steps_between_draws,
     share_batches=share_batches,
   )
-  states, _ = program.init(rows, columns, minibatches.data)
-  arguments = program.place(
-    rows,
-    columns,
-    states,
-    jnp.int32(0),
-    jnp.int32(num_draws),
-    run_settings,
-    minibatches.data,
-  )
-  _, reports = program.run(*arguments)
-  traces = programs.traces_by_column(reports, len(pairs), num_draws)
-  fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
-  return {name: fold(trace) for name, trace in traces.items()}
+  data = minibatches.data
+
+  def run(run_settings, num_draws):
+    states, _ = program.init(rows, columns, data)
+    span = jnp.int32(0), jnp.int32(num_draws)
+    arguments = program.place(rows, columns, states, *span, run_settings, data)
+    _, reports = program.run(*arguments)
+    traces = programs.traces_by_column(reports, len(pairs), num_draws)
+    fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
+    return {name: fold(trace) for name, trace in traces.items()}
+
+  return run
 
 
 def estimate_llc(
@@ -252,19 +260,9 @@ def estimate_llc(
     >>> bool(abs(estimate.llc - 0.25) < 4 * estimate.standard_error)
     True
   """
-  if mask is None:
-    lens, index = weights.all_weights(), jnp.int32(0)
-  else:
-    lens, index = weights.coordinates(), weights.mask_index(mask, params)
-  refinements = types.Refinements(
-    names=('all' if mask is None else 'mask',),
-    lens=lens,
-    indices=index[None],
-    loss=weights.refine(loss_fn, lens),
-  )
   estimate = estimate_rllc(
     rng_key,
-    refinements,
+    one_refinement(loss_fn, params, mask),
     params,
     data_minibatches.uniform(data, batch_size),
     posterior=types.Posterior(nbeta, localization),
@@ -272,3 +270,19 @@ def estimate_llc(
     **options,
   )
   return jax.tree.map(lambda leaf: leaf[0], estimate)
+
+
+def one_refinement(
+  loss_fn: types.LossFn, params: types.Params, mask: types.PyTree | None
+) -> types.Refinements:
+  """The family of one refinement: all weights, or those that a mask frees."""
+  if mask is None:
+    lens, index = weights.all_weights(), jnp.int32(0)
+  else:
+    lens, index = weights.coordinates(), weights.mask_index(mask, params)
+  return types.Refinements(
+    names=('all' if mask is None else 'mask',),
+    lens=lens,
+    indices=index[None],
+    loss=weights.refine(loss_fn, lens),
+  )
