@@ -4,7 +4,6 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
 
 
@@ -57,46 +56,20 @@ class MeanTest(parameterized.TestCase):
     with self.assertRaisesRegex(ValueError, 'At least 24 draws.*got 23'):
       errors.mean_with_error(np.zeros(23))
 
+  def test_chains_as_if_independent(self):
+    found = errors.mean_of_chains(np.array([1.0, 2.0, 6.0]))
+    self.assertEqual(found.value, 3.0)
+    # Deviation sqrt((4 + 1 + 9) / 2) over sqrt 3; t at 2 degrees is 4.30265.
+    np.testing.assert_allclose(found.standard_error, np.sqrt(7 / 3))
+    np.testing.assert_allclose(
+      found.high - 3, 4.30265 * np.sqrt(7 / 3), rtol=1e-5
+    )
+
   @parameterized.parameters(
     (1e-3, 200.0, 50), (1e-4, 1e2, 1000), (1e-3, 3, 3334)
   )
   def test_default_burn_in(self, step_size, localization, steps):
     self.assertEqual(errors.default_burn_in(step_size, localization), steps)
-
-
-class DiagnosticsTest(absltest.TestCase):
-  def traces(self):
-    """Two refinements of 3 chains and 4 draws, nothing wrong."""
-    ones = np.ones((2, 3, 4))
-    names = ('loss', 'squared_distance', 'squared_gradient')
-    return {name: ones.copy() for name in names}
-
-  def test_what_is_not_finite_or_far_has_failed(self):
-    traces = self.traces()
-    traces['loss'][0, 1, 2] = np.nan
-    traces['squared_gradient'][1, 0, 3] = np.inf
-    # (10 d + 50) / (gamma (1 - eps gamma / 4)) = 100 / (5 x 0.875) = 22.86.
-    traces['squared_distance'][1, 2, 0] = 22.9
-    traces['squared_distance'][0, 0, 0] = 22.8
-    failed = diagnostics.failed_chains(traces, np.array([5, 5]), 5.0, 0.1)
-    np.testing.assert_array_equal(
-      failed, [[False, True, False], [True, False, True]]
-    )
-
-  def test_without_localization_no_distance_is_too_far(self):
-    traces = self.traces()
-    traces['squared_distance'][:] = 1e9
-    traces['squared_distance'][0, 0, 0] = np.inf
-    failed = diagnostics.failed_chains(traces, np.array([5, 5]), 0.0, 0.1)
-    np.testing.assert_array_equal(np.argwhere(failed), [[0, 0]])
-
-  def test_the_mean_is_over_chains_that_did_not_fail(self):
-    trace = np.arange(6.0).reshape(3, 2)  # 3 chains, 2 draws.
-    failed = np.array([False, True, False])
-    found = diagnostics.cross_chain_mean(trace, failed)
-    np.testing.assert_array_equal(found, [2.0, 3.0])
-    none = diagnostics.cross_chain_mean(trace, np.ones(3, bool))
-    self.assertTrue(np.isnan(none).all())
 
 
 if __name__ == '__main__':

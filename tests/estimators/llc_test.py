@@ -1,5 +1,9 @@
 """From hand-made traces to the numbers that they must give."""
 
+import functools
+import pathlib
+import tempfile
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -9,8 +13,10 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import rllc
+from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
+from rllc_jax.samplers import sgld
 from tests.estimators import toy
 
 EXTENT = stores.Extent((0, 8), ('text',), ('0:0', '0:1', '0:2'), 2, 40)
@@ -202,6 +208,35 @@ class LlcTest(parameterized.TestCase):
     expected = llc.llc_from_traces(hand_made(), burn_in=0)
     np.testing.assert_array_equal(found.llc, expected.llc)
 
+  def test_counts(self):
+    traces = hand_made()
+    traces.recorded[0, 0, 1] = [40, 3]  # A second chain is on its way.
+    traces.recorded[0, 0, 2] = 0
+    traces.squared_distance[1, 0, 0, 0, 0] = 1e9  # In the burn-in, too.
+    found = llc.llc_from_traces(traces, burn_in=10)
+    count = lambda name: found[name].values[:, 0].tolist()
+    self.assertEqual(count('num_chains'), [[2, 1, 0], [2, 2, 2]])
+    self.assertEqual(count('num_draws'), [[40, 40, 0], [40, 40, 40]])
+    self.assertEqual(count('num_kept'), [[30, 30, 0], [30, 30, 30]])
+    self.assertEqual(count('num_failed'), [[0, 0, 0], [1, 0, 0]])
+
+  def test_diagnostics_are_of_kept_draws_of_each_cell(self):
+    traces = hand_made()
+    found = llc.llc_from_traces(traces, burn_in=10)
+    late = traces.isel(draw=slice(10, None))
+    both = ('chain', 'draw')
+    np.testing.assert_allclose(
+      found.distance, np.sqrt(late.squared_distance.mean(both)), rtol=1e-6
+    )
+    np.testing.assert_allclose(
+      found.drift_to_noise, 1e-3 * late.squared_gradient.mean(both) / 28
+    )
+    np.testing.assert_allclose(
+      found.negative_share, (late.loss < late.center_loss).mean(both)
+    )
+    self.assertTrue(np.isnan(found.halves_difference).all())  # 30 < 48 draws.
+    self.assertNotIn('mala_acceptance', found)
+
   def test_mixing_is_seen(self):
     """Chains that sit at different heights do not mix."""
     traces = hand_made()
@@ -253,6 +288,44 @@ class RoutesTest(absltest.TestCase):
     for name in ('llc', 'standard_error', 'low', 'high', 'equilibrium_ratio'):
       np.testing.assert_allclose(getattr(found, name), read[name], rtol=1e-4)
     self.assertFalse(found.failed.any())
+
+
+@functools.cache
+def recording_sgld():
+  """SGLD with something in the place of an acceptance."""
+  plain = sgld.sgld()
+
+  def step(rng_key, state, potential, step_size):
+    new, info = plain.step(rng_key, state, potential, step_size)
+    return new, info._replace(recorded={'mala_acceptance': 0.25 * info.loss})
+
+  return plain._replace(step=step)
+
+
+class RecordedTest(absltest.TestCase):
+  def test_what_a_kernel_records_is_stored_read_and_averaged(self):
+    """A run begun without goes on with it: missing at first, no NaN later."""
+    path = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    options = {
+      'trajectory': toy.trajectory((0,)),
+      'num_draws': 40,
+      'sampler': recording_sgld(),
+    }
+    whole = toy.run(**options)
+    toy.run(
+      **(options | {'sampler': None, 'num_draws': 24}),
+      store=disk.open_store(path),
+    )
+    toy.run(**options, store=disk.open_store(path))
+    grown = disk.open_store(path).read()
+    for name in ('mala_acceptance', 'loss'):
+      self.assertEqual(grown[name].dims, tables.DIMS)
+    self.assertTrue(np.isnan(grown.mala_acceptance[..., :30]).all())
+    np.testing.assert_array_equal(grown.loss, whole.loss)
+    for traces, first in ((whole, 6), (grown, 30)):
+      expected = 0.25 * traces.loss[..., first:].mean(('chain', 'draw'))
+      found = llc.llc_from_traces(traces, burn_in=6)
+      np.testing.assert_allclose(found.mala_acceptance, expected, rtol=1e-5)
 
 
 if __name__ == '__main__':

@@ -1,0 +1,112 @@
+"""Cells: what traces hold of one refinement, checkpoint and data set.
+
+A cell is read from the chains that have as many draws as any of its own, so
+what is done stays readable while a store grows.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from rllc_jax.estimators import diagnostics
+from rllc_jax.estimators import errors
+
+DIMS = ('checkpoint', 'dataset', 'refinement')
+TRACE_DIMS = (*DIMS, 'chain', 'draw')
+_TRACES = (
+  'loss',
+  'center_loss',
+  'squared_distance',
+  'virial',
+  'squared_gradient',
+)
+
+
+class Cell(NamedTuple):
+  """What is known of one refinement at one checkpoint on one data set.
+
+  Attributes:
+    kept: {name: [C, D]}, draws after the burn-in of the chains that lived.
+    read: [all chains], those that have as many draws as any.
+    failed: [all chains], those of them that diverged.
+    draws: which draws were kept.
+    num_draws: how many draws each chain read has, the burn-in included.
+    num_coordinates: d.
+    baseline: [M], losses at the checkpoint on minibatches of their own.
+  """
+
+  kept: dict[str, np.ndarray]
+  read: np.ndarray
+  failed: np.ndarray
+  draws: np.ndarray
+  num_draws: int
+  num_coordinates: int
+  baseline: np.ndarray
+
+  def has_enough(self) -> bool:
+    """Whether there are draws for an error bar, of chains that lived."""
+    chains, draws = self.kept['loss'].shape
+    return chains > 0 and draws >= errors.MIN_DRAWS
+
+  def paired(self) -> np.ndarray:
+    """The loss less that at the checkpoint on the same minibatch, [C, D]."""
+    return self.kept['loss'] - self.kept['center_loss']
+
+
+def cells(
+  traces: xr.Dataset, burn_in: int | None
+) -> Iterator[tuple[tuple[int, ...], Cell]]:
+  """Every cell of the traces: its place in `DIMS`, and what is known of it.
+
+  Args:
+    traces: with all of `TRACE_DIMS`, see `with_all_dims`.
+    burn_in: steps left out; 10 / (step_size localization) if None.
+
+  Raises:
+    ValueError: if no cell can have enough draws for an error bar.
+  """
+  settings = traces.attrs
+  if burn_in is None:
+    burn_in = errors.default_burn_in(
+      settings['step_size'], settings['localization']
+    )
+  steps = traces.draw.values
+  errors.check_num_draws(int((steps >= burn_in).sum()))
+  optional = [x for x in diagnostics.OPTIONAL_TRACES if x in traces]
+  arrays = {
+    name: traces[name].transpose(*TRACE_DIMS).values
+    for name in (*_TRACES, *optional)
+  }
+  recorded = traces.recorded.transpose(*TRACE_DIMS[:4]).values
+  # Of step numbers, so that traces may be a selection of draws.
+  recorded = recorded * settings['num_steps_between_draws']
+  baseline = np.zeros((*recorded.shape[:3], 0))
+  if 'baseline_loss' in traces:
+    baseline = traces.baseline_loss.transpose(*DIMS, ...).values
+  sizes = np.atleast_1d(traces.num_coordinates.values)
+  for where in np.ndindex(recorded.shape[:3]):
+    longest = recorded[where].max()
+    read = (recorded[where] == longest) & (longest > 0)
+    there = steps < longest
+    own = {name: x[where][read][:, there] for name, x in arrays.items()}
+    size = int(sizes[where[2]])
+    lost = diagnostics.failed_chains(
+      own, size, settings['localization'], settings['step_size']
+    )
+    failed = np.zeros(len(read), bool)
+    failed[read] = lost
+    late = steps[there] >= burn_in
+    kept = {
+      name: x[~lost][:, late].astype(np.float64) for name, x in own.items()
+    }
+    draws = np.flatnonzero(there & (steps >= burn_in))
+    count = int(there.sum())
+    yield where, Cell(kept, read, failed, draws, count, size, baseline[where])
+
+
+def with_all_dims(traces: xr.Dataset) -> xr.Dataset:
+  """Puts back dims that a selection of one coordinate dropped."""
+  dropped = [name for name in DIMS if name not in traces.dims]
+  return traces.expand_dims(dropped) if dropped else traces

@@ -1,0 +1,152 @@
+"""Failures and diagnostics: by hand, and on a bowl where all are known."""
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax.estimators import diagnostics
+from rllc_jax.estimators import rllc
+
+
+class FailureTest(absltest.TestCase):
+  def traces(self):
+    """Two refinements of 3 chains and 4 draws, nothing wrong."""
+    ones = np.ones((2, 3, 4))
+    names = ('loss', 'squared_distance', 'squared_gradient')
+    return {name: ones.copy() for name in names}
+
+  def test_what_is_not_finite_or_far_has_failed(self):
+    traces = self.traces()
+    traces['loss'][0, 1, 2] = np.nan
+    traces['squared_gradient'][1, 0, 3] = np.inf
+    # (10 d + 50) / (gamma (1 - eps gamma / 4)) = 100 / (5 x 0.875) = 22.86.
+    traces['squared_distance'][1, 2, 0] = 22.9
+    traces['squared_distance'][0, 0, 0] = 22.8
+    failed = diagnostics.failed_chains(traces, np.array([5, 5]), 5.0, 0.1)
+    np.testing.assert_array_equal(
+      failed, [[False, True, False], [True, False, True]]
+    )
+
+  def test_without_localization_no_distance_is_too_far(self):
+    traces = self.traces()
+    traces['squared_distance'][:] = 1e9
+    traces['squared_distance'][0, 0, 0] = np.inf
+    failed = diagnostics.failed_chains(traces, np.array([5, 5]), 0.0, 0.1)
+    np.testing.assert_array_equal(np.argwhere(failed), [[0, 0]])
+
+  def test_the_mean_is_over_chains_that_did_not_fail(self):
+    trace = np.arange(6.0).reshape(3, 2)  # 3 chains, 2 draws.
+    failed = np.array([False, True, False])
+    found = diagnostics.cross_chain_mean(trace, failed)
+    np.testing.assert_array_equal(found, [2.0, 3.0])
+    none = diagnostics.cross_chain_mean(trace, np.ones(3, bool))
+    self.assertTrue(np.isnan(none).all())
+
+
+def hand_made(**changes):
+  """A cell of two chains and 48 draws."""
+  rng = np.random.default_rng(0)
+  names = ('loss', 'center_loss', 'virial')
+  names += ('squared_distance', 'squared_gradient')
+  traces = {name: rng.normal(size=(2, 48)) ** 2 for name in names}
+  return {**traces, **changes}
+
+
+class CellTest(absltest.TestCase):
+  def test_by_hand(self):
+    loss = np.ones((2, 48))
+    loss[0, :6] = [3, 3, 3, 2, 2, 0]  # Less 2: one of 96 is 0, 91 are below.
+    found = diagnostics.of_cell(
+      hand_made(
+        loss=loss,
+        center_loss=np.full((2, 48), 2.0),
+        squared_distance=np.repeat([[4.0], [14.0]], 48, axis=1),
+        squared_gradient=np.repeat([[100.0], [300.0]], 48, axis=1),
+        virial=np.full((2, 48), 6.0),
+      ),
+      num_coordinates=5,
+      step_size=0.1,
+    )
+    self.assertEqual(found['negative_share'], 91 / 96)
+    self.assertEqual(found['distance'], 3)  # Root of the mean, 9.
+    self.assertAlmostEqual(found['drift_to_noise'], 0.1 * 200 / 20)
+    self.assertEqual(found['equilibrium_ratio'], 6 / 5)
+    self.assertEqual(found['equilibrium_ratio_error'], 0)
+
+  def test_halves_by_hand(self):
+    """Each half 8 batches of 3 that stand at 0, ..., 7; see errors_test."""
+    half = np.repeat(np.arange(8.0), 3)
+    error = np.sqrt((2 * 18 - np.var(half, ddof=1)) / 24)
+    middle = [1e9]  # Of an odd number of draws, in neither half.
+    series = np.concatenate([half + 10, middle, half])
+    found = diagnostics.halves_difference(series)
+    np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-12)
+    self.assertTrue(np.isnan(diagnostics.halves_difference(series[:47])))
+    # Of the cross-chain mean: what chains do not share averages out.
+    own = np.random.default_rng(0).normal(size=49)
+    cell = hand_made(
+      loss=np.stack([series + own, series - own]), center_loss=np.zeros((2, 49))
+    )
+    found = diagnostics.of_cell(cell, 5, 0.1)['halves_difference']
+    np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-7)
+
+  def test_a_bowl(self):
+    """d = 400 at nbeta + gamma = 2 and epsilon 0.5: epsilon a / 4 = 1 / 4.
+
+    Squares of one coordinate decorrelate by 1/4 a step, so their mean over 400
+    x 4 x 500 has a relative deviation of 0.0020; tolerances are four of those.
+    """
+    bowl = lambda w, batch: 0.5 * jnp.sum(w**2)
+    estimate = rllc.estimate_llc(
+      jax.random.key(0),
+      bowl,
+      jnp.zeros(400),
+      jnp.zeros(1),
+      nbeta=1.5,
+      localization=0.5,
+      step_size=0.5,
+      batch_size=1,
+      num_chains=4,
+      num_draws=500,
+    )
+    late = {name: trace[:, 40:] for name, trace in estimate.traces.items()}
+    found = diagnostics.of_cell(late, 400, 0.5)
+    np.testing.assert_allclose(found['drift_to_noise'], 1 / 3, rtol=0.008)
+    np.testing.assert_allclose(
+      found['distance'] ** 2, 400 / (2 * 0.75), rtol=0.008
+    )
+    np.testing.assert_allclose(
+      found['equilibrium_ratio'], 1, atol=4 * found['equilibrium_ratio_error']
+    )
+    self.assertLess(found['equilibrium_ratio_error'], 0.005)
+    self.assertEqual(found['negative_share'], 0)
+    self.assertLess(abs(found['halves_difference']), 3)
+    # 4 x 500 draws whose autocorrelations are 4^-k: times (1 - r) / (1 + r).
+    for name in ('ess', 'ess_distance'):
+      self.assertBetween(found[name] / 1200, 0.75, 1.25)  # 6 % at 1 deviation.
+    for name in ('rhat', 'rhat_distance'):
+      self.assertLess(found[name], 1.02)
+
+  def test_acceptance_is_read_where_it_was_recorded(self):
+    """NaN where a run had not yet begun to record it."""
+    self.assertNotIn(
+      'mala_acceptance', diagnostics.of_cell(hand_made(), 5, 0.1)
+    )
+    acceptance = np.full((2, 48), np.nan)
+    cell = hand_made(mala_acceptance=acceptance)
+    self.assertNotIn('mala_acceptance', diagnostics.of_cell(cell, 5, 0.1))
+    acceptance[:, 40:] = [[0.5], [0.75]]
+    found = diagnostics.of_cell(cell, 5, 0.1)
+    self.assertEqual(found['mala_acceptance'], 0.625)
+
+  def test_one_chain_has_no_rhat_and_what_stands_has_nothing(self):
+    one = diagnostics.mixing(np.random.default_rng(0).normal(size=(1, 200)))
+    self.assertTrue(np.isnan(one['rhat']))
+    self.assertGreater(one['ess'], 50)
+    still = diagnostics.mixing(np.ones((2, 200)))
+    self.assertTrue(np.isnan([still['rhat'], still['ess']]).all())
+
+
+if __name__ == '__main__':
+  absltest.main()
