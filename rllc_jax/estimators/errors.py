@@ -38,7 +38,8 @@ def check_num_draws(num_draws: int) -> None:
   if num_draws < MIN_DRAWS:
     raise ValueError(
       f'At least {MIN_DRAWS} draws must follow the burn-in, because the error '
-      f'bar compares {NUM_BATCHES} batches of at least 3; got {num_draws}.'
+      f'bar compares {NUM_BATCHES} batches of at least 3; got {num_draws}. '
+      'Raise num_draws.'
     )
 
 

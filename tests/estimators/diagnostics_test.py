@@ -141,6 +141,8 @@ class CellTest(absltest.TestCase):
     self.assertEqual(found['mala_acceptance'], 0.625)
 
   def test_one_chain_has_no_rhat_and_what_stands_has_nothing(self):
+    two = diagnostics.mixing(np.random.default_rng(0).normal(size=(2, 200)))
+    self.assertLess(two['rhat'], 1.05)
     one = diagnostics.mixing(np.random.default_rng(0).normal(size=(1, 200)))
     self.assertTrue(np.isnan(one['rhat']))
     self.assertGreater(one['ess'], 50)

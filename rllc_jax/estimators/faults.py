@@ -1,0 +1,150 @@
+"""What can be wrong with an estimate: rules, each with its number and its knob.
+
+A cell is healthy if no chain failed; R-hat is under 1.05 and the effective
+sample size at least 50, of the paired differences and of the squared distance
+from the checkpoint; the equilibrium ratio is within 0.97 and 1.03; and the
+halves of the run agree within 3 standard errors. What cannot be told, for want
+of chains or draws, is not healthy either. Acceptance rates do not enter: they
+fall with the number of coordinates at one and the same accuracy.
+
+These are habits, not theorems. A healthy cell can miss a part of the posterior
+that no chain has found, and a sound one fails by chance: in one of a hundred,
+or more where draws are few and correlated, the halves alone disagree.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rllc_jax.estimators import baselines
+from rllc_jax.estimators import errors
+
+RHAT_LIMIT = 1.05
+ESS_LIMIT = 50
+RATIO_TOLERANCE = 0.03
+HALVES_LIMIT = 3.0
+
+# The variables of `llc_from_traces` at one cell, and its attribute `baseline`.
+Cell = Mapping[str, Any]
+# What R-hat and ESS are taken of, by the suffix of their names.
+_SERIES = {'': 'paired differences', '_distance': 'squared distance'}
+_CALMER = 'lower step_size or raise localization'
+
+
+class Fault(NamedTuple):
+  """One thing that is wrong with a cell.
+
+  Attributes:
+    kind: the same in all cells where the same is wrong.
+    severity: the larger the worse, among those of a kind.
+    finding: what it is, with its number.
+    remedy: which knob to turn, and where to.
+  """
+
+  kind: str
+  severity: float
+  finding: str
+  remedy: str
+
+  def __str__(self) -> str:
+    return f'{self.finding}: {self.remedy}'
+
+
+def faults(cell: Cell) -> list[Fault]:
+  """What is wrong with a cell; [] if it is healthy."""
+  if (absence := _absence(cell)) is not None:
+    return [absence]
+  rules = (_failed, _balance, _mixing, _halves)
+  return [fault for rule in rules for fault in rule(cell)]
+
+
+def is_uncertain(cell: Cell) -> bool:
+  """Whether two errors of the equilibrium ratio are wider than its limits."""
+  return bool(2 * cell['equilibrium_ratio_error'] > RATIO_TOLERANCE)
+
+
+def ratio_with_error(cell: Cell) -> str:
+  """The equilibrium ratio in words."""
+  ratio, error = cell['equilibrium_ratio'], cell['equilibrium_ratio_error']
+  return f'{ratio:.3f} ± {error:.3f}'
+
+
+def _absence(cell: Cell) -> Fault | None:
+  """Why there is no estimate, if there is none."""
+  if not cell['num_draws']:
+    words = 'no estimate: not sampled yet'
+    return Fault('not sampled', 0.0, words, 'let the run go on')
+  if cell['num_failed'] == cell['num_chains']:
+    count = int(cell['num_chains'])
+    which = f'all {count} chains' if count > 1 else 'the only chain'
+    return Fault('all failed', 0.0, f'no estimate: {which} failed', _CALMER)
+  needed = errors.MIN_DRAWS
+  if cell.get('baseline') == 'devinterp':
+    needed = baselines.DEVINTERP_DRAWS
+  if cell['num_kept'] < needed:
+    words = f'no estimate: {_draws(cell)}, {needed} needed'
+    return Fault('few draws', -cell['num_kept'], words, 'raise num_draws')
+  return None
+
+
+def _failed(cell: Cell) -> Iterator[Fault]:
+  failed, count = int(cell['num_failed']), int(cell['num_chains'])
+  if failed:
+    yield Fault('failed', failed, f'{failed} of {count} chains failed', _CALMER)
+
+
+def _balance(cell: Cell) -> Iterator[Fault]:
+  """The equilibrium ratio: under 1 while chains spread, over 1 in retreat."""
+  ratio = cell['equilibrium_ratio']
+  excess = abs(ratio - 1) - RATIO_TOLERANCE
+  if excess <= 0:
+    return
+  words = f'the equilibrium ratio is {ratio_with_error(cell)}'
+  if excess < 2 * cell['equilibrium_ratio_error']:
+    words += ', outside 0.97 to 1.03 but too uncertain to tell'
+    yield Fault('unsure', excess, words, 'raise num_draws or batch_size')
+  elif ratio < 1:
+    words += ', under 0.97, so the chains still spread'
+    yield Fault('spread', excess, words, 'raise burn_in or localization')
+  else:
+    words += ', over 1.03, so the chains still draw in or the noise is wild'
+    yield Fault('retreat', excess, words, 'raise burn_in or lower step_size')
+
+
+def _mixing(cell: Cell) -> Iterator[Fault]:
+  """R-hat and effective sample sizes."""
+  several = cell['num_chains'] - cell['num_failed'] > 1
+  if not several:
+    words = 'only one chain is left, and R-hat needs two'
+    yield Fault('one chain', 0.0, words, 'raise num_chains')
+  for suffix, series in _SERIES.items():
+    rhat, ess = cell[f'rhat{suffix}'], cell[f'ess{suffix}']
+    if not np.isfinite(ess):
+      words = f'the {series} of the chains never change'
+      yield Fault(f'still{suffix}', 0.0, words, 'raise step_size')
+      continue
+    if several and not rhat < RHAT_LIMIT:
+      words = f'R-hat of the {series} is {rhat:.2f}, not under {RHAT_LIMIT}'
+      yield Fault(f'rhat{suffix}', rhat, words, 'raise burn_in or num_draws')
+    if ess < ESS_LIMIT:
+      words = f'the effective sample size of the {series} is {ess:.0f}, under '
+      remedy = 'raise num_draws, num_chains or num_steps_between_draws'
+      yield Fault(f'ess{suffix}', -ess, f'{words}{ESS_LIMIT}', remedy)
+
+
+def _halves(cell: Cell) -> Iterator[Fault]:
+  """Whether the first half of the run says what its second half says."""
+  kept, needed = int(cell['num_kept']), 2 * errors.MIN_DRAWS
+  if kept < needed:
+    words = f'{_draws(cell)}, {needed} needed to compare halves'
+    yield Fault('short', -kept, words, 'raise num_draws')
+  elif (difference := abs(cell['halves_difference'])) > HALVES_LIMIT:
+    words = f'the halves of the run differ by {difference:.1f} standard errors'
+    yield Fault('halves', difference, words, 'raise burn_in or num_draws')
+
+
+def _draws(cell: Cell) -> str:
+  count = int(cell['num_kept'])
+  return f'{count} draw{"" if count == 1 else "s"} after the burn-in'

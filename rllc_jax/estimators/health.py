@@ -1,0 +1,171 @@
+"""Is an estimate to be believed: verdicts on cells, and lines that sum them up.
+
+The rules are in `estimators.faults`. Nothing here needs JAX, so that saved
+results can be judged anywhere.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from rllc_jax.estimators import cells
+from rllc_jax.estimators import faults
+
+_MOST_STEPS_NAMED = 6
+
+
+def check(estimates: xr.Dataset) -> xr.Dataset:
+  """Judges every cell.
+
+  Args:
+    estimates: from `llc_from_traces`.
+
+  Returns:
+    The estimates with `healthy`, a boolean, and `verdict`, words, over cells:
+    'healthy', or each fault with its number and which knob to turn.
+  """
+  dims = estimates.llc.dims
+  healthy = np.zeros(estimates.llc.shape, bool)
+  verdict = np.full(estimates.llc.shape, '', object)
+  for where, cell in _cells(estimates, dims):
+    found = faults.faults(cell)
+    healthy[where] = not found
+    verdict[where] = '; '.join(map(str, found)) or 'healthy'
+    if not found and faults.is_uncertain(cell):
+      verdict[where] += (
+        f', though the equilibrium ratio, {faults.ratio_with_error(cell)}, is '
+        'too uncertain to tell'
+      )
+  return estimates.assign(
+    healthy=(dims, healthy), verdict=(dims, verdict.astype(str))
+  )
+
+
+def summary(estimates: xr.Dataset) -> dict[str, str]:
+  """Sums up each refinement over checkpoints and data sets in one line.
+
+  Args:
+    estimates: from `llc_from_traces`.
+
+  Returns:
+    {refinement: a line of plain words}: healthy everywhere, or what is wrong at
+    which steps, with the worst number of each kind and which knob to turn.
+  """
+  estimates = cells.with_all_dims(estimates)
+  steps, datasets, names = (estimates[name].values for name in cells.DIMS)
+  found: dict[str, list[_Place]] = {str(name): [] for name in names}
+  for (k, s, r), cell in _cells(estimates, cells.DIMS):
+    dataset = str(datasets[s]) if len(datasets) > 1 else ''
+    place = _Place(int(steps[k]), dataset, cell, faults.faults(cell))
+    found[str(names[r])].append(place)
+  return {name: _line(places) for name, places in found.items()}
+
+
+def failures(estimates: xr.Dataset) -> list[str]:
+  """Names the chains that failed, a line a cell.
+
+  Args:
+    estimates: from `llc_from_traces`.
+  """
+  estimates = cells.with_all_dims(estimates)
+  failed = estimates.failed.transpose(*cells.DIMS, 'chain')
+  lines = []
+  for k, s, r in np.argwhere(failed.any('chain').values):
+    cell = failed[k, s, r]
+    chains = cell.chain.values[cell.values]
+    step, dataset, name = (cell[dim].item() for dim in cells.DIMS)
+    lines.append(
+      f'{name} at step {step} on {dataset}: '
+      f'{"chain" if len(chains) == 1 else "chains"} {_listed(chains)} failed'
+    )
+  return lines
+
+
+class _Place(NamedTuple):
+  """A cell of one refinement; `dataset` is '' if there is only one."""
+
+  step: int
+  dataset: str
+  cell: faults.Cell
+  faults: list[faults.Fault]
+
+
+def _cells(
+  estimates: xr.Dataset, dims: tuple[Any, ...]
+) -> Iterator[tuple[tuple[int, ...], faults.Cell]]:
+  """Every cell: its place, and what is known of it."""
+  arrays = {
+    str(name): array.transpose(*dims).values
+    for name, array in estimates.data_vars.items()
+    if set(array.dims) == set(dims)
+  }
+  baseline = estimates.attrs.get('baseline')
+  for where in np.ndindex(arrays['llc'].shape):
+    cell = {name: array[where] for name, array in arrays.items()}
+    yield where, {**cell, 'baseline': baseline}
+
+
+def _line(places: list[_Place]) -> str:
+  """All cells of one refinement in a line."""
+  noun = 'cells' if places[0].dataset else 'checkpoints'
+  sick = [place for place in places if place.faults]
+  if not sick:
+    everywhere = f'healthy at all {len(places)} {noun}'
+    return (everywhere if len(places) > 1 else 'healthy') + _doubt(places)
+  found: dict[str, list[tuple[faults.Fault, _Place]]] = {}
+  for place in sick:
+    for fault in place.faults:
+      found.setdefault(fault.kind, []).append((fault, place))
+  parts = '; '.join(map(_worst, found.values()))
+  if len(places) == 1:
+    return f'not healthy: {parts}'
+  return f'not healthy at {len(sick)} of {len(places)} {noun}: {parts}'
+
+
+def _doubt(places: list[_Place]) -> str:
+  """Where healthy cells are so for want of a better measurement."""
+  unsure = [place for place in places if faults.is_uncertain(place.cell)]
+  if not unsure:
+    return ''
+  worst = max(unsure, key=lambda x: x.cell['equilibrium_ratio_error'])
+  return (
+    f', though the equilibrium ratio, {faults.ratio_with_error(worst.cell)} at '
+    f'{_where([worst])}, is too uncertain to tell in {len(unsure)} of '
+    f'{len(places)}'
+  )
+
+
+def _worst(found: list[tuple[faults.Fault, _Place]]) -> str:
+  """One kind of fault: its worst, and where it is found."""
+  fault, place = max(found, key=lambda pair: pair[0].severity)
+  where = _where([place])
+  if len(found) > 1:
+    everywhere = _where([place for _, place in found])
+    where += f' (the worst of {len(found)}: {everywhere})'
+  return f'{fault.finding}, at {where}: {fault.remedy}'
+
+
+def _where(places: list[_Place]) -> str:
+  """Steps, by data set where there are several.
+
+  Examples:
+    >>> cells = [_Place(s, d, {}, []) for d in ('a', 'b') for s in (1, 2)]
+    >>> _where(cells[:3])
+    'steps 1 and 2 on a and step 1 on b'
+  """
+  parts = []
+  for dataset in dict.fromkeys(place.dataset for place in places):
+    steps = sorted(place.step for place in places if place.dataset == dataset)
+    words = f'step{"s" if len(steps) > 1 else ""} {_listed(steps)}'
+    if len(steps) > _MOST_STEPS_NAMED:
+      words = f'{len(steps)} steps from {steps[0]} to {steps[-1]}'
+    parts.append(f'{words} on {dataset}' if dataset else words)
+  return ' and '.join(parts)
+
+
+def _listed(numbers: Sequence[Any]) -> str:
+  *most, last = map(str, numbers)
+  return f'{", ".join(most)} and {last}' if most else last

@@ -1,0 +1,278 @@
+"""Every rule on both sides of its limit, and the words that sum them up."""
+
+import subprocess
+import sys
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import faults
+from rllc_jax.estimators import health
+from rllc_jax.estimators import llc
+from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.refinement import weights
+
+HEALTHY = {
+  'llc': 5.0,
+  'equilibrium_ratio': 1.0,
+  'equilibrium_ratio_error': 0.01,
+  'rhat': 1.0,
+  'rhat_distance': 1.0,
+  'ess': 200.0,
+  'ess_distance': 200.0,
+  'halves_difference': 0.0,
+  'num_chains': 4,
+  'num_draws': 250,
+  'num_kept': 200,
+  'num_failed': 0,
+}
+
+
+def estimates(steps=(1, 2, 4), datasets=('train',), names=('0:0', '0:1')):
+  """Healthy cells, as `llc_from_traces` returns them."""
+  dims = ('checkpoint', 'dataset', 'refinement')
+  shape = (len(steps), len(datasets), len(names))
+  return xr.Dataset(
+    {
+      **{name: (dims, np.full(shape, x)) for name, x in HEALTHY.items()},
+      'failed': ((*dims, 'chain'), np.zeros((*shape, 4), bool)),
+    },
+    dict(zip(dims, map(list, (steps, datasets, names)), strict=True))
+    | {'chain': range(4)},
+    {'baseline': 'paired'},
+  )
+
+
+class RulesTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ({},),
+    ({'rhat': 1.0499},),
+    ({'ess': 50.0, 'ess_distance': 50.0},),
+    ({'equilibrium_ratio': 0.9701},),
+    ({'equilibrium_ratio': 1.0299},),
+    ({'halves_difference': -3.0},),
+    ({'num_kept': 48},),
+    ({'mala_acceptance': 0.001, 'negative_share': 0.6},),
+  )
+  def test_healthy(self, changes):
+    self.assertEqual(faults.faults({**HEALTHY, **changes}), [])
+
+  @parameterized.parameters(
+    (
+      {'rhat': 1.05},
+      'R-hat of the paired differences is 1.05, not under 1.05: raise burn_in',
+    ),
+    ({'rhat_distance': 1.23}, 'R-hat of the squared distance is 1.23'),
+    ({'rhat': np.nan}, 'R-hat of the paired differences is nan'),
+    (
+      {'ess': 49.4},
+      'effective sample size of the paired differences is 49, under 50: raise '
+      'num_draws, num_chains',
+    ),
+    ({'ess_distance': 3.2}, 'size of the squared distance is 3, under 50'),
+    (
+      {'equilibrium_ratio': 0.94},
+      'ratio is 0.940 ± 0.010, under 0.97, so the chains still spread: raise '
+      'burn_in',
+    ),
+    ({'equilibrium_ratio': 1.06}, 'ratio is 1.060 ± 0.010, over 1.03'),
+    (
+      {'equilibrium_ratio': 0.94, 'equilibrium_ratio_error': 0.016},
+      '0.940 ± 0.016, outside 0.97 to 1.03 but too uncertain to tell: raise '
+      'num_draws',
+    ),
+    (
+      {'halves_difference': -3.14},
+      'the halves of the run differ by 3.1 standard errors: raise burn_in',
+    ),
+    (
+      {'num_kept': 47, 'halves_difference': np.nan},
+      '47 draws after the burn-in, 48 needed to compare halves: raise num_d',
+    ),
+    (
+      {'num_failed': 1},
+      '1 of 4 chains failed: lower step_size or raise localization',
+    ),
+    (
+      {'num_chains': 1, 'rhat': np.nan, 'rhat_distance': np.nan},
+      'only one chain is left, and R-hat needs two: raise num_chains',
+    ),
+    (
+      {'ess': np.nan, 'rhat': np.nan},
+      'the paired differences of the chains never change: raise step_size',
+    ),
+    (
+      {'num_failed': 4},
+      'no estimate: all 4 chains failed: lower step_size or raise localization',
+    ),
+    ({'num_failed': 1, 'num_chains': 1}, 'no estimate: the only chain failed'),
+    (
+      {'num_kept': 12},
+      'no estimate: 12 draws after the burn-in, 24 needed: raise num_draws',
+    ),
+    ({'num_kept': 1}, 'no estimate: 1 draw after the burn-in'),
+    (
+      {'num_kept': 30, 'baseline': 'devinterp'},
+      'no estimate: 30 draws after the burn-in, 32 needed',
+    ),
+    (
+      {'num_draws': 0, 'num_kept': 0, 'num_chains': 0},
+      'no estimate: not sampled yet',
+    ),
+  )
+  def test_a_fault_is_named_with_its_number_and_its_knob(self, changes, words):
+    found = faults.faults({**HEALTHY, **changes})
+    self.assertLen(found, 1)
+    self.assertIn(words, str(found[0]))
+
+  def test_one_chain_left_of_two_is_two_faults(self):
+    """The one that failed, and that R-hat has nothing to compare."""
+    lone = {'num_chains': 2, 'num_failed': 1, 'rhat': np.nan}
+    found = faults.faults({**HEALTHY, **lone, 'rhat_distance': np.nan})
+    self.assertEqual([x.kind for x in found], ['failed', 'one chain'])
+
+
+class HealthTest(parameterized.TestCase):
+  def test_verdicts_lie_over_cells(self):
+    found = estimates()
+    found.rhat[1, 0, 0] = 1.2
+    found.ess[1, 0, 0] = 20
+    found.equilibrium_ratio_error[2, 0, 1] = 0.0151
+    checked = health.check(found)
+    self.assertEqual(checked.healthy.dims, found.llc.dims)
+    sick = np.argwhere(~checked.healthy.values).tolist()
+    self.assertEqual(sick, [[1, 0, 0]])
+    self.assertEqual(checked.verdict.values[0, 0, 0], 'healthy')
+    self.assertEqual(
+      checked.verdict.values[1, 0, 0],
+      'R-hat of the paired differences is 1.20, not under 1.05: raise burn_in '
+      'or num_draws; the effective sample size of the paired differences is '
+      '20, under 50: raise num_draws, num_chains or num_steps_between_draws',
+    )
+    self.assertEqual(
+      checked.verdict.values[2, 0, 1],
+      'healthy, though the equilibrium ratio, 1.000 ± 0.015, is too uncertain '
+      'to tell',
+    )
+    one = health.check(found.sel(refinement='0:0'))
+    self.assertEqual(one.healthy.values.tolist(), [[True], [False], [True]])
+
+  def test_a_line_for_each_refinement(self):
+    found = estimates()
+    found.rhat[0, 0, 0], found.rhat[2, 0, 0] = 1.2, 1.1
+    found.ess[2, 0, 0] = 20
+    lines = health.summary(found)
+    self.assertEqual(lines['0:1'], 'healthy at all 3 checkpoints')
+    self.assertEqual(
+      lines['0:0'],
+      'not healthy at 2 of 3 checkpoints: R-hat of the paired differences is '
+      '1.20, not under 1.05, at step 1 (the worst of 2: steps 1 and 4): raise '
+      'burn_in or num_draws; the effective sample size of the paired '
+      'differences is 20, under 50, at step 4: raise num_draws, num_chains or '
+      'num_steps_between_draws',
+    )
+    one = health.summary(found.isel(checkpoint=0, refinement=0))
+    self.assertRegex(one['0:0'], '^not healthy: R-hat .* at step 1: raise')
+    one = health.summary(found.isel(checkpoint=[0], refinement=[1]))
+    self.assertEqual(one, {'0:1': 'healthy'})
+
+  def test_data_sets_are_named_where_there_are_several(self):
+    found = estimates(range(8), ('train', 'code'), ('0:0',))
+    found.num_failed[:, 0] = 1
+    found.num_failed[3:5, 1] = 2
+    self.assertEqual(
+      health.summary(found)['0:0'],
+      'not healthy at 10 of 16 cells: 2 of 4 chains failed, at step 3 on code '
+      '(the worst of 10: 8 steps from 0 to 7 on train and steps 3 and 4 on '
+      'code): lower step_size or raise localization',
+    )
+
+  def test_doubt_is_summed_up_too(self):
+    found = estimates()
+    found.equilibrium_ratio_error[1:, 0, 0] = [0.02, 0.03]
+    self.assertEqual(
+      health.summary(found)['0:0'],
+      'healthy at all 3 checkpoints, though the equilibrium ratio, 1.000 ± '
+      '0.030 at step 4, is too uncertain to tell in 2 of 3',
+    )
+
+  def test_failed_chains_are_named(self):
+    found = estimates()
+    found.failed[1, 0, 1, [0, 2, 3]] = True
+    found.failed[2, 0, 0, 1] = True
+    self.assertEqual(
+      health.failures(found),
+      [
+        '0:1 at step 2 on train: chains 0, 2 and 3 failed',
+        '0:0 at step 4 on train: chain 1 failed',
+      ],
+    )
+    self.assertEqual(health.failures(estimates()), [])
+
+  def test_judging_needs_no_jax(self):
+    code = 'import sys, rllc_jax.estimators.health; print("jax" in sys.modules)'
+    said = subprocess.run(
+      [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    self.assertEqual(said.stdout, 'False\n')
+
+
+class ChainsTest(absltest.TestCase):
+  def test_chains_of_a_bowl(self):
+    """Relaxed they are healthy; on their way they spread; beyond 4 / a, gone.
+
+    Two bowls, of which the second stands too steep for the step size: epsilon
+    (nbeta h + gamma) is 0.2 and 4.1. With 1,000 draws each of 64 such flat
+    bowls was found healthy; with 400 nine in ten, with 200 six.
+    """
+    bowl = lambda w, batch: 0.5 * jnp.sum(w['h'] * w['u'] ** 2, dtype='float32')
+    lens = types.Lens(
+      lambda params, index: params['u'][index],
+      lambda u, params, index: {**params, 'u': params['u'].at[index].set(u)},
+    )
+    family = types.Refinements(
+      ('flat', 'steep'), lens, jnp.arange(2), weights.refine(bowl, lens)
+    )
+    h = jnp.repeat(jnp.array([[1.0], [40.0]]), 50, axis=1)
+    load = lambda steps: trees.stack([{'h': h, 'u': 0 * h} for _ in steps])
+    traces = trajectories.estimate_trajectory(
+      jax.random.key(0),
+      family,
+      types.Trajectory((7,), load),
+      {'none': types.Window(0, 1)},
+      minibatches.uniform(jnp.zeros((1, 1)), 1),
+      posterior=types.Posterior(100.0, 100.0),
+      step_size=1e-3,
+      num_draws=1000,
+      burn_in=100,
+    )
+    found = health.check(llc.llc_from_traces(traces)).squeeze()
+    steep = found.sel(refinement='steep')
+    flat = found.sel(refinement='flat')
+    self.assertEqual(str(flat.verdict.values), 'healthy')
+    # (nbeta / 2) d h / (a (1 - epsilon a / 4)), a = 200.
+    expected = 50 * 50 / (200 * 0.95)
+    self.assertLess(abs(flat.llc - expected), 4 * flat.standard_error)
+    self.assertLess(flat.standard_error, 0.03 * expected)
+    self.assertTrue(steep.failed.all())
+    self.assertTrue(np.isnan(steep.llc))
+    self.assertIn('lower step_size', str(steep.verdict.values))
+    self.assertRegex(
+      health.failures(found)[0],
+      'steep at step 7 on none: chains 0, 1, 2 and 3 failed',
+    )
+    early = traces.isel(draw=slice(24))
+    found = health.check(llc.llc_from_traces(early, burn_in=0)).squeeze()
+    self.assertRegex(str(found.verdict.values[0]), r'equilibrium ratio is 0\.')
+    self.assertFalse(found.healthy[0])
+
+
+if __name__ == '__main__':
+  absltest.main()
