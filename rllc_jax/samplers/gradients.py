@@ -3,7 +3,9 @@
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from rllc_jax import trees
 from rllc_jax import types
 
 
@@ -29,7 +31,6 @@ def gradients(
   """Evaluates a potential; one forward and one backward pass of the loss.
 
   Examples:
-    >>> import jax.numpy as jnp
     >>> potential = types.Potential(
     ...     loss=lambda u: 0.5 * u**2, tether=lambda u: u**2, nbeta=10.0)
     >>> at_3 = gradients(potential, jnp.float32(3))
@@ -43,3 +44,17 @@ def gradients(
   )
   value = potential.nbeta * loss + tether
   return Gradients(value, loss, of_loss, of_potential)
+
+
+def squared_length(gradient: types.Position, G: types.Position) -> types.Array:
+  r"""The length of a gradient as a preconditioner sees it, :math:`g^T G g`.
+
+  Args:
+    gradient: like the position.
+    G: like the position, or one number a leaf.
+
+  Examples:
+    >>> print(squared_length({'a': jnp.ones(3)}, {'a': 2.0}))
+    6.0
+  """
+  return trees.dot(jax.tree.map(jnp.multiply, G, gradient), gradient)

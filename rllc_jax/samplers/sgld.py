@@ -82,29 +82,48 @@ def sgld(
   def step(rng_key, state, potential, step_size):
     here = gradients.gradients(potential, state.position)
     memory, G = preconditioner.update(state.memory, here.of_loss)
-    drift = jax.tree.map(jnp.multiply, G, here.of_potential)
-    noise = trees.normal_like(rng_key, state.position)
-    position = jax.tree.map(
-      lambda u, v, g, xi: (
-        u - step_size / 2 * v + noise_scale * jnp.sqrt(step_size * g) * xi
-      ),
-      state.position,
-      drift,
-      G,
-      noise,
+    position = move(
+      rng_key, state.position, here.of_potential, G, step_size, noise_scale
     )
-    correction = step_size / 4 * trees.dot(drift, here.of_potential)
-    info = types.SamplerInfo(here.loss, here.of_potential, correction, {})
+    square = gradients.squared_length(here.of_potential, G)
+    info = types.SamplerInfo(
+      here.loss, here.of_potential, step_size / 4 * square, {}
+    )
     return SGLDState(position, memory), info
 
   bias = preconditioner.bias
   if noise_scale != 1:
     bias = f'noise of scale {noise_scale} samples another density than exp(-U)'
-  name = _name(noise_scale, preconditioner)
+  scale = f'noise_scale={noise_scale}' if noise_scale != 1 else ''
+  name = preconditioners.sampler_name('sgld', preconditioner, scale)
   return types.Sampler(name, init, step, bias)
 
 
-def _name(noise_scale, preconditioner):
-  settings = [preconditioner.name] if preconditioner.name else []
-  settings += [f'noise_scale={noise_scale}'] if noise_scale != 1 else []
-  return f'sgld({", ".join(settings)})' if settings else 'sgld'
+def move(
+  rng_key: types.Key,
+  position: types.Position,
+  gradient: types.Position,
+  G: types.Position,
+  step_size: types.Array,
+  noise_scale: float = 1.0,
+) -> types.Position:
+  """Takes the step of the equation above. The key is consumed.
+
+  Args:
+    rng_key: of the noise.
+    position: u.
+    gradient: of the potential at u.
+    G: like the position, or one number a leaf.
+    step_size: [], epsilon.
+    noise_scale: s.
+  """
+  noise = trees.normal_like(rng_key, position)
+  return jax.tree.map(
+    lambda u, v, g, xi: (
+      u - step_size / 2 * (g * v) + noise_scale * jnp.sqrt(step_size * g) * xi
+    ),
+    position,
+    gradient,
+    G,
+    noise,
+  )

@@ -1,0 +1,163 @@
+r"""The Metropolis-adjusted Langevin algorithm, and SGLD watched by its test.
+
+Roberts and Tweedie, "Exponential convergence of Langevin distributions and
+their discrete approximations", Bernoulli 1996. The proposal is the step of
+SGLD, in the same :math:`\epsilon/2` convention; blackjax's `mala` takes half of
+this step size.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.samplers import gradients
+from rllc_jax.samplers import preconditioners
+from rllc_jax.samplers import sgld
+
+
+class _Proposal(NamedTuple):
+  """A step of SGLD that may be taken.
+
+  Attributes:
+    position: where it leads.
+    memory: of the preconditioner.
+    here: the potential where it starts.
+    square: [], its gradient's squared length there, as G sees it.
+    acceptance: [], the probability of the Metropolis-Hastings test.
+  """
+
+  position: types.Position
+  memory: types.PyTree
+  here: gradients.Gradients
+  square: types.Array
+  acceptance: types.Array
+
+
+@functools.cache
+def mala(
+  preconditioner: preconditioners.Preconditioner | None = None,
+) -> types.Sampler:
+  r"""Builds the MALA kernel for the density :math:`e^{-U}`.
+
+  The step of SGLD from u to u' is taken with the probability
+
+  .. math::
+    \min\left(1, \exp\left[U(u) - U(u')
+      + \tfrac12 (u' - u) \cdot (g + g')
+      - \tfrac{\epsilon}{8} (g'^T G g' - g^T G g)\right]\right),
+    \qquad g = \nabla U(u),\ g' = \nabla U(u')
+
+  and otherwise the chain stays. With full batches and a fixed G its law is
+  :math:`e^{-U}` at every :math:`\epsilon`, and
+  :math:`E[\delta \cdot \nabla U] = d`: the slow reference of the others.
+
+  *Full batches* means that U is the same at every step: sample with
+  `data.minibatches.full(data)`. With minibatches the test is made with another
+  potential at every step, and the law is neither SGLD's nor exact. For the same
+  reason no evaluation is carried from one step to the next: a step costs two.
+
+  A NaN proposal is refused. The test passes less often in more dimensions, see
+  :func:`sgld_with_mala_acceptance`; then take a smaller step.
+
+  Args:
+    preconditioner: G; 1 by default. The same G serves both ways.
+
+  Returns:
+    A sampler of `sgld.SGLDState` that records `acceptance`, the probability
+    that the step is taken.
+
+  Examples:
+    >>> bowl = types.Potential(lambda u: 0.5 * u @ u, lambda u: 0.0 * u @ u, 1)
+    >>> kernel = mala()
+    >>> state = kernel.init(jnp.ones(2))
+    >>> key = jax.random.key(0)
+    >>> state, info = kernel.step(key, state, bowl, jnp.float32(0.1))
+    >>> print(bool(0.99 < info.recorded['acceptance'] <= 1))
+    True
+  """
+  preconditioner = preconditioner or preconditioners.identity()
+
+  def init(position):
+    return sgld.SGLDState(position, preconditioner.init(position))
+
+  def step(rng_key, state, potential, step_size):
+    proposal_key, test_key = jax.random.split(rng_key)
+    proposal = _propose(
+      proposal_key, state, potential, step_size, preconditioner
+    )
+    passed = jax.random.uniform(test_key) < proposal.acceptance
+    position = jax.tree.map(
+      lambda there, here: jnp.where(passed, there, here),
+      proposal.position,
+      state.position,
+    )
+    here = proposal.here
+    recorded = {'acceptance': proposal.acceptance}
+    info = types.SamplerInfo(here.loss, here.of_potential, 0.0, recorded)
+    return sgld.SGLDState(position, proposal.memory), info
+
+  name = preconditioners.sampler_name('mala', preconditioner)
+  return types.Sampler(name, init, step, preconditioner.bias)
+
+
+@functools.cache
+def sgld_with_mala_acceptance(
+  preconditioner: preconditioners.Preconditioner | None = None,
+) -> types.Sampler:
+  r"""SGLD that records how MALA would have judged each step.
+
+  The chain is that of `sgld.sgld(preconditioner=preconditioner)` to the bit,
+  and costs twice as much. The test is that of the step just made, on that
+  step's own minibatch.
+
+  Not a measure of accuracy: the errors of a step add up over the weights in
+  this one number, while an estimate's relative bias is their mean. In a bowl of
+  curvature a it falls with d (Roberts and Rosenthal, "Optimal scaling of
+  discrete approximations to Langevin diffusions", JRSS B 1998) as
+
+  .. math:: 2 \Phi\left(-(\epsilon a)^{3/2} \sqrt d / 8\right)
+
+  where the bias of an estimate is :math:`\epsilon a / 4` at any d: at a bias of
+  2.5 % it is 0.99 for 10 weights, 0.47 for the 32,864 of an attention head and
+  0 for a million.
+
+  Args:
+    preconditioner: G; 1 by default.
+
+  Returns:
+    A sampler of `sgld.SGLDState` that records `mala_acceptance`.
+  """
+  plain = sgld.sgld(preconditioner=preconditioner)
+  preconditioner = preconditioner or preconditioners.identity()
+
+  def step(rng_key, state, potential, step_size):
+    proposal = _propose(rng_key, state, potential, step_size, preconditioner)
+    here = proposal.here
+    correction = step_size / 4 * proposal.square
+    recorded = {'mala_acceptance': proposal.acceptance}
+    info = types.SamplerInfo(here.loss, here.of_potential, correction, recorded)
+    return sgld.SGLDState(proposal.position, proposal.memory), info
+
+  return plain._replace(name=f'{plain.name}+mala_acceptance', step=step)
+
+
+def _propose(rng_key, state, potential, step_size, preconditioner):
+  """A step of SGLD and its test. The key is consumed."""
+  here = gradients.gradients(potential, state.position)
+  memory, G = preconditioner.update(state.memory, here.of_loss)
+  position = sgld.move(rng_key, state.position, here.of_potential, G, step_size)
+  there = gradients.gradients(potential, position)
+  way = trees.subtract(position, state.position)
+  both = jax.tree.map(jnp.add, here.of_potential, there.of_potential)
+  square = gradients.squared_length(here.of_potential, G)
+  square_there = gradients.squared_length(there.of_potential, G)
+  # The proposals' densities, of which G^-1 and the noise cancel.
+  log_ratio = here.value - there.value + trees.dot(way, both) / 2
+  log_ratio -= step_size / 8 * (square_there - square)
+  acceptance = jnp.exp(jnp.minimum(log_ratio, 0.0))
+  acceptance = jnp.where(jnp.isnan(acceptance), 0.0, acceptance)
+  return _Proposal(position, memory, here, square, acceptance)
