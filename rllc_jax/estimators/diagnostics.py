@@ -5,7 +5,9 @@ that the block program reports.
 """
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
+import warnings
 
 import numpy as np
 
@@ -52,6 +54,38 @@ def failed_chains(
   near = traces['squared_distance'] <= limit[..., None, None]
   near &= np.isfinite(traces['squared_distance'])
   return np.asarray(~(finite & near).all(axis=-1))
+
+
+def warn_of_failures(names: Sequence[str], failed: np.ndarray) -> None:
+  """Warns of failed chains by name and number.
+
+  Args:
+    names: R refinements.
+    failed: [R, C].
+
+  Raises:
+    ValueError: if all of them failed.
+  """
+  C = failed.shape[1]
+  remedy = 'Lower step_size or raise localization.'
+  if failed.all():
+    raise ValueError(
+      'At least one chain must stay finite and near the checkpoint, or there '
+      f'is nothing to estimate from; got {failed.size} of {failed.size} that '
+      f'did not. {remedy}'
+    )
+  parts = []
+  for name, row in zip(names, failed, strict=True):
+    if row.any():
+      numbers = ', '.join(map(str, np.flatnonzero(row)))
+      what = f'all {C} chains' if row.all() else f'{numbers} of {C}'
+      parts.append(f'{name} ({what})')
+  if parts:
+    warnings.warn(
+      'Chains failed and are left out, which biases what the rest says: '
+      f'{"; ".join(parts)}. {remedy}',
+      stacklevel=3,
+    )
 
 
 def squared_distance_limit(

@@ -38,7 +38,7 @@ class Estimate(NamedTuple):
     high: [R], upper end.
     equilibrium_ratio: [R], 1 in equilibrium, below 1 not yet relaxed.
     failed: [R, C], chains that diverged. They are left out, which biases what
-      the rest says.
+      the rest says; where all of a refinement failed, it is NaN.
     traces: {name: [R, C, D]}, every recorded step from the checkpoint on, the
       burn-in included.
   """
@@ -103,8 +103,13 @@ def estimate_rllc(
     share_batches: whether all chains see the same minibatches.
     chunk_size: columns in parallel; from the device's memory by default.
 
+  Returns:
+    An estimate; NaN where a refinement has lost all its chains, which is
+    warned of, as is every chain that failed.
+
   Raises:
-    ValueError: if a setting is out of range; see the message.
+    ValueError: if a setting is out of range, or every chain failed; see the
+      message.
   """
   settings.check(
     rng_key,
@@ -144,6 +149,7 @@ def estimate_rllc(
   d = programs.num_coordinates(refinements, params)
   gamma = float(posterior.localization)
   failed = diagnostics.failed_chains(traces, np.full(1, d), gamma, step_size)
+  diagnostics.warn_of_failures(refinements.names, failed)
   kept = {name: trace[..., left_out:] for name, trace in traces.items()}
   difference = kept['loss'] - kept['center_loss']
   paired = diagnostics.cross_chain_mean(difference, failed)

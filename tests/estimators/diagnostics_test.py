@@ -1,6 +1,7 @@
 """Failures and diagnostics: by hand, and on a bowl where all are known."""
 
 from absl.testing import absltest
+from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -42,6 +43,55 @@ class FailureTest(absltest.TestCase):
     np.testing.assert_array_equal(found, [2.0, 3.0])
     none = diagnostics.cross_chain_mean(trace, np.ones(3, bool))
     self.assertTrue(np.isnan(none).all())
+
+
+class WarningTest(parameterized.TestCase):
+  @parameterized.parameters(
+    ([[0, 1, 0, 1], [0, 0, 0, 0]], r'the rest says: 0:0 \(1, 3 of 4\)\. Lower'),
+    (
+      [[0, 0, 1, 0], [1, 1, 1, 1]],
+      r'0:0 \(2 of 4\); 0:1 \(all 4 chains\)\. Lower step_size or raise loc',
+    ),
+  )
+  def test_failed_chains_are_named(self, failed, message):
+    with self.assertWarnsRegex(UserWarning, message):
+      diagnostics.warn_of_failures(['0:0', '0:1'], np.array(failed, bool))
+
+  def test_no_failure_no_warning(self):
+    diagnostics.warn_of_failures(['0:0', '0:1'], np.zeros((2, 4), bool))
+
+  def test_all_of_all_is_an_error_that_names_the_knob(self):
+    with self.assertRaisesRegex(ValueError, '8 of 8.*Lower step_size'):
+      diagnostics.warn_of_failures(['0:0', '0:1'], np.ones((2, 4), bool))
+
+  def test_chains_that_escape_by_chance(self):
+    """A well with a rim: over it, the quartic falls without end.
+
+    Chains differ in their noise alone; those that stay give the number.
+    """
+    rim = lambda w, batch: jnp.sum(w**2 / 2 - w**4 / 4)
+    options = {
+      'nbeta': 10.0,
+      'localization': 1.0,
+      'step_size': 0.02,
+      'batch_size': 1,
+      'num_chains': 8,
+      'num_draws': 200,
+      'burn_in': 0,
+    }
+    key, data = jax.random.key(0), jnp.zeros(1)
+    with self.assertWarnsRegex(UserWarning, r'Chains failed.*all \(.* of 8\)'):
+      found = rllc.estimate_llc(key, rim, jnp.zeros(1), data, **options)
+    self.assertBetween(found.failed.sum(), 1, 7)
+    finite = np.isfinite(found.traces['loss']).all(axis=-1)
+    np.testing.assert_array_equal(found.failed, ~finite)
+    paired = found.traces['loss'] - found.traces['center_loss']
+    expected = 10 * paired[~found.failed].mean()
+    np.testing.assert_allclose(found.llc, expected, rtol=1e-5)
+    with self.assertRaisesRegex(ValueError, 'Lower step_size'):
+      rllc.estimate_llc(
+        key, rim, jnp.full(1, 2.0), data, **{**options, 'num_chains': 2}
+      )
 
 
 def hand_made(**changes):
