@@ -1,4 +1,10 @@
-"""How a minibatch is drawn: by key, with replacement, from a window."""
+"""How a minibatch is drawn: by key, with replacement, from a window.
+
+That is `uniform`, and what estimates need. `full` is for a reference without
+minibatch noise, `epochs` for comparison with a program that replays its data.
+Those two hold their data as one entry, so that they have one window, the whole:
+any other is refused where windows are checked.
+"""
 
 import functools
 
@@ -52,6 +58,92 @@ def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
   num_sequences(data)
   data = jax.tree.map(jax.numpy.asarray, data)
   return types.Minibatches(data, _draw_uniformly(batch_size))
+
+
+def _everything(rng_key, step, data, window):
+  del rng_key, step, window  # The one entry is the one window.
+  return jax.tree.map(lambda leaf: leaf[0], data)
+
+
+def full(data: types.PyTree) -> types.Minibatches:
+  """The whole data at every step: the loss without minibatch noise.
+
+  The key is ignored. A step costs a pass over the data, so this is for small
+  data and for kernels that are exact only so, such as MALA.
+
+  Args:
+    data: a pytree of arrays that share their leading axis [N].
+
+  Returns:
+    Minibatches whose one window is the whole, `whole(minibatches.data)`.
+
+  Raises:
+    ValueError: if the leading axes differ.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> batches = full(jnp.arange(3))
+    >>> window = whole(batches.data)
+    >>> print(batches.draw(jax.random.key(0), 7, batches.data, window))
+    [0 1 2]
+  """
+  num_sequences(data)
+  add_axis = lambda leaf: jax.numpy.asarray(leaf)[None]
+  return types.Minibatches(jax.tree.map(add_axis, data), _everything)
+
+
+def _replay(rng_key, step, data, window):
+  del rng_key, window  # The one entry is the one window.
+  epoch = jax.tree.map(lambda leaf: leaf[0], data)
+  num_batches = len(jax.tree.leaves(epoch)[0])
+  return jax.tree.map(lambda leaf: leaf[step % num_batches], epoch)
+
+
+def epochs(data: types.PyTree, order: np.ndarray) -> types.Minibatches:
+  """Minibatches replayed in a given order: for parity with other programs.
+
+  Not for estimates, which it biases. The minibatch of a step is the one that
+  the chain saw longest ago, so the chain leans to all the others, and the
+  recorded loss is not that of an independent minibatch: in a bowl of two
+  minibatches it is too high by the whole lean. Nor is the law of the chain the
+  same, because minibatch noise cancels over an epoch.
+
+  The key is ignored, so all chains of all runs see the same: step i sees
+  `data[order[i % num_batches]]`, and so does baseline minibatch i.
+
+  Args:
+    data: a pytree of arrays that share their leading axis [N].
+    order: [num_batches, B], integers below N: an epoch.
+
+  Returns:
+    Minibatches whose one window is the whole, `whole(minibatches.data)`. Orders
+    of one shape share compiled programs.
+
+  Raises:
+    ValueError: if the leading axes differ or the order is not one of them.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> batches = epochs(jnp.arange(6), np.array([[4, 0], [5, 1], [2, 3]]))
+    >>> window = whole(batches.data)
+    >>> print(batches.draw(jax.random.key(0), 4, batches.data, window))
+    [5 1]
+  """
+  order = np.asarray(order)
+  N = num_sequences(data)
+  if order.ndim != 2 or not order.size or order.dtype.kind not in 'iu':
+    raise ValueError(
+      'order must be whole numbers [num_batches, B], at least one, because it '
+      f'says which sequences make each minibatch; got {order.dtype} of shape '
+      f'{list(order.shape)}.'
+    )
+  if order.min() < 0 or order.max() >= N:
+    raise ValueError(
+      f'order must lie within the {N} sequences of the data, because JAX would '
+      f'clamp what does not; got {order.min()} to {order.max()}.'
+    )
+  take = lambda leaf: jax.numpy.asarray(leaf)[order][None]
+  return types.Minibatches(jax.tree.map(take, data), _replay)
 
 
 def num_sequences(data: types.PyTree) -> int:
