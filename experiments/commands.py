@@ -2,6 +2,9 @@
 
 if __name__ == '__main__':
   commands.start(run)
+
+Exit status: 0; 1 if there is an error that a user can mend, or a target that
+does not hold; 3 if all was done, but chains failed and were left out.
 """
 
 from collections.abc import Callable
@@ -21,6 +24,8 @@ from ml_collections import config_flags
 from experiments import sections
 from experiments import targets
 
+STATUS_OF_ERROR = 1
+STATUS_OF_FAILED_CHAINS = 3  # 2 is what a shell says of its own errors.
 _MOST_CPU_DEVICES = 8
 _HERE = pathlib.Path(__file__).parent
 
@@ -35,18 +40,25 @@ WORKDIR = flags.DEFINE_string(
 )
 
 
-def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
-  """Turns the errors that a user can mend into a line and exit status 1.
+class ChainsFailed(Exception):
+  """Some chains failed. What was asked for is done and stored without them."""
 
-  These are `ValueError` and `OSError`; every other one is a mistake of ours
-  and keeps its traceback, and an interrupt stays an interrupt.
+
+def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
+  """Turns the errors that a user can mend into a line and an exit status.
+
+  These are `ValueError` and `OSError`, and `ChainsFailed` with a status of its
+  own; every other one is a mistake of ours and keeps its traceback, and an
+  interrupt stays an interrupt.
   """
 
   def guarded(argv):
     try:
       main(argv)
     except (ValueError, OSError) as error:
-      _exit_with(str(error))
+      _exit_with(f'error: {error}', STATUS_OF_ERROR)
+    except ChainsFailed as failure:
+      _exit_with(f'done, but {failure}', STATUS_OF_FAILED_CHAINS)
 
   return guarded
 
@@ -132,10 +144,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
     message = f'flag of a setting that does not exist: {reason}'
   except (flags.Error, TypeError, ValueError, OSError) as error:
     message = str(error)
-  _exit_with(f'{message} (see --help)')
+  _exit_with(f'error: {message} (see --help)', STATUS_OF_ERROR)
 
 
-def _exit_with(message: str) -> NoReturn:
+def _exit_with(message: str, status: int) -> NoReturn:
   name = pathlib.Path(sys.argv[0]).stem
-  print(f'{name}: error: {" ".join(message.split())}', file=sys.stderr)
-  sys.exit(1)
+  print(f'{name}: {" ".join(message.split())}', file=sys.stderr)
+  sys.exit(status)

@@ -4,6 +4,9 @@
 
 Each step goes on with what is there, so the same command continues a run that
 was stopped and says quickly what is complete.
+
+Exit status: 0; 1 if there is an error; 3 if chains failed: the report is made
+of the others.
 """
 
 from collections.abc import Callable
@@ -29,16 +32,26 @@ STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Runs every step; what the last one returns is the report's path."""
-  began, seconds, path = time.perf_counter(), {}, None
+  """Runs every step; what the last one returns is the report's path.
+
+  Raises:
+    ChainsFailed: at the end, if chains failed.
+  """
+  began, seconds = time.perf_counter(), {}
+  path, failure = None, None
   for name, step in STEPS:
     start = time.perf_counter()
     logging.info('%s ...', name)
-    path = step(config, workdir)
+    try:
+      path = step(config, workdir)
+    except commands.ChainsFailed as error:
+      failure = error
     seconds[name] = time.perf_counter() - start
   times = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
   logging.info('%.0f s in all: %s', time.perf_counter() - began, times)
-  print(f'The report is at {path}')
+  print(f'The report is at {path}', flush=True)
+  if failure:
+    raise failure
 
 
 if __name__ == '__main__':

@@ -5,9 +5,17 @@
 reads `DIR/corpus` and `DIR/train/checkpoints`, which experiments.build_corpus
 and experiments.train wrote, and the section `estimation` and the number `seed`
 of the config. It writes the store `DIR/rllc`; a run that was stopped goes on,
-and one that is done can be asked for more of anything.
+and one that is done can be asked for more of anything. Then it writes all that
+the store says to `DIR/estimates.csv`, a line a cell: estimate, error,
+diagnostics, verdict.
+
+Exit status: 0; 1 if there is an error, such as that every chain failed; 3 if
+some chains failed, which are named and left out: the rest is as complete as
+with 0, but biased where they are missing.
 """
 
+from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import pathlib
@@ -15,7 +23,6 @@ import pathlib
 from absl import logging
 import jax
 import ml_collections
-import numpy as np
 import tqdm
 import xarray as xr
 
@@ -25,13 +32,30 @@ from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
+from rllc_jax.estimators import cells
+from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.refinement import weights
 from rllc_jax.results import disk
+from rllc_jax.results import marks
+from rllc_jax.samplers import mala
+from rllc_jax.samplers import rmsprop_sgld
+from rllc_jax.samplers import sghmc
+from rllc_jax.samplers import sgld
+from rllc_jax.samplers import sgnht
 from rllc_jax.training import checkpoints
+
+SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
+  'sgld': sgld.sgld,
+  'rmsprop_sgld': rmsprop_sgld.rmsprop_sgld,
+  'rmsprop_sgld_corrected': rmsprop_sgld.rmsprop_sgld_corrected,
+  'sghmc': sghmc.sghmc,
+  'sgnht': sgnht.sgnht,
+}
+_MOST_FAILURES_SHOWN = 20
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -46,10 +70,12 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     The traces.
 
   Raises:
-    ValueError: a setting makes no sense, a name does not exist, or the store
-      there is of another run.
+    ValueError: a setting makes no sense, a name does not exist, the store there
+      is of another run, or every chain failed.
+    ChainsFailed: some chains failed; everything is written all the same.
   """
   settings = sections.read(config, 'estimation')
+  sampler = choose_sampler(settings)
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
@@ -57,6 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     **checkpoints.metadata(kept)['settings']['model']
   )
   check_fits(model, corpus)
+  store = disk.open_store(workdir / 'rllc')
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
@@ -74,12 +101,51 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       num_steps_between_draws=settings.num_steps_between_draws,
       share_batches=settings.share_batches,
       chunk_size=settings.chunk_size,
-      store=disk.open_store(workdir / 'rllc'),
+      sampler=sampler,
+      store=store,
       provenance={'loss': 'next token', 'model': model_sizes(model)},
       progress=functools.partial(_show, bar),
     )
-  logging.info('%s: complete\n%s', workdir / 'rllc', table(traces, settings))
+  # The file says all that the store holds; the log, what was asked for.
+  found = health.check(
+    llc.llc_from_traces(store.read(), burn_in=settings.burn_in)
+  )
+  write_csv(workdir / 'estimates.csv', found)
+  asked = found.sel({name: traces[name] for name in cells.DIMS})
+  logging.info('%s: complete\n%s', workdir / 'rllc', table(asked))
+  lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
+  logging.info('health\n%s', '\n'.join(lines))
+  check_chains(asked)
   return traces
+
+
+def choose_sampler(settings: sections.Estimation) -> types.Sampler:
+  """The kernel of the settings.
+
+  Raises:
+    ValueError: if there is none of that name, or it does not fit the rest.
+  """
+  name = settings.sampler
+  if name == 'mala':
+    raise ValueError(
+      "config.estimation.sampler must not be 'mala', because its test is right "
+      'only with all of the data at every step, and this command draws '
+      'minibatches. Use it from Python: rllc_jax.samplers.mala, with '
+      'rllc_jax.data.minibatches.full.'
+    )
+  if name not in SAMPLERS:
+    raise ValueError(
+      f'config.estimation.sampler must be one of {", ".join(SAMPLERS)}, the '
+      f'kernels there are; got {name!r}.'
+    )
+  if not settings.record_mala_acceptance:
+    return SAMPLERS[name]()
+  if name != 'sgld':
+    raise ValueError(
+      "config.estimation.record_mala_acceptance needs sampler 'sgld', because "
+      f'the test is that of its step; got {name!r}.'
+    )
+  return mala.sgld_with_mala_acceptance()
 
 
 def check_fits(
@@ -133,22 +199,63 @@ def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
   return {name: getattr(model, name) for name in names}
 
 
-def table(traces: xr.Dataset, settings: sections.Estimation) -> str:
+def table(found: xr.Dataset) -> str:
   """A line a refinement: estimate and standard error, first and last step."""
-  found = llc.llc_from_traces(traces, burn_in=settings.burn_in)
   lines = []
   for dataset in found.dataset.values:
     ends = found.sel(dataset=dataset).isel(checkpoint=[0, -1])
     first, last = ends.checkpoint.values
     lines.append(f'{dataset:>16}{f"step {first}":>20}{f"step {last}":>20}')
     for name in found.refinement.values:
-      cells = ends.sel(refinement=name)
-      values = zip(cells.llc.values, cells.standard_error.values, strict=True)
+      cell = ends.sel(refinement=name)
+      values = zip(cell.llc.values, cell.standard_error.values, strict=True)
       texts = [f'{value:.2f} ± {error:.2f}' for value, error in values]
       lines.append(f'{name:>16}{texts[0]:>20}{texts[1]:>20}')
-  failed = int(np.sum(found.num_failed))
-  lines.append(f'failed chains: {failed}')
   return '\n'.join(lines)
+
+
+def write_csv(path: pathlib.Path, found: xr.Dataset) -> None:
+  """Writes estimates as a table: a line a cell, failed chains by number.
+
+  Args:
+    path: of the file, which is replaced.
+    found: from `llc_from_traces`, or from `health.check` of that.
+  """
+  failed = found.failed.transpose(*cells.DIMS, 'chain')
+  chains = failed.values.reshape(-1, failed.sizes['chain'])
+  named = [' '.join(map(str, failed.chain.values[row])) for row in chains]
+  frame = found.drop_vars('failed').to_dataframe(list(cells.DIMS))
+  frame = frame.assign(failed_chains=named).reset_index()
+  text = frame.to_csv(index=False, float_format='%.8g')
+  marks.replace_file(path, text.encode())
+
+
+def check_chains(found: xr.Dataset) -> None:
+  """Names the chains that failed in the log.
+
+  Raises:
+    ChainsFailed: if there are any.
+    ValueError: if there are no others.
+  """
+  failed, count = int(found.num_failed.sum()), int(found.num_chains.sum())
+  if not failed:
+    return
+  remedy = 'Lower config.estimation.step_size or raise localization.'
+  if failed == count:
+    raise ValueError(
+      'At least one chain must stay finite and near its checkpoint, or there '
+      f'is nothing to estimate from; got {failed} of {count} that did not. '
+      f'{remedy}'
+    )
+  lines = health.failures(found)
+  shown = lines[:_MOST_FAILURES_SHOWN]
+  if len(lines) > len(shown):
+    shown.append(f'and so on in {len(lines) - len(shown)} more cells')
+  logging.warning('chains that failed, left out\n  %s', '\n  '.join(shown))
+  raise commands.ChainsFailed(
+    f'{failed} of {count} chains failed and were left out, which biases what '
+    f'is left; estimates.csv names them. {remedy}'
+  )
 
 
 def _show(bar: tqdm.tqdm, done: int, total: int) -> None:

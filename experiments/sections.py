@@ -96,6 +96,11 @@ class Estimation(NamedTuple):
     nbeta: n beta, in samples.
     localization: gamma, in 1 / weight^2.
     step_size: epsilon, in weight^2.
+    sampler: one of 'sgld', 'sghmc', 'sgnht', 'rmsprop_sgld' and
+      'rmsprop_sgld_corrected', as documented in `rllc_jax.samplers`. All but
+      the first two are biased, and all but the first may need a burn_in.
+    record_mala_acceptance: whether SGLD also records how MALA would have judged
+      its steps, at twice the cost: a trace that the verdicts do not use.
     batch_size: sequences a minibatch.
     num_chains: chains a refinement.
     num_draws: draws after the burn-in.
@@ -112,6 +117,8 @@ class Estimation(NamedTuple):
   nbeta: float = 30.0
   localization: float = 200.0
   step_size: float = 1e-3
+  sampler: str = 'sgld'
+  record_mala_acceptance: bool = False
   batch_size: int = 32
   num_chains: int = 4
   num_draws: int = 200

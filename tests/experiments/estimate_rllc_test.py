@@ -1,0 +1,208 @@
+"""From checkpoints on disk to estimates on disk, some chains lost there."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pandas as pd
+import pytest
+
+from experiments import commands
+from experiments import demo
+from experiments import estimate_rllc
+from experiments import report
+from experiments import sections
+from experiments import train
+from rllc_jax.estimators import llc
+from rllc_jax.results import disk
+from rllc_jax.training import checkpoints
+from tests.experiments import train_test
+
+ROOT = pathlib.Path(__file__).parents[2]
+ESTIMATION = {
+  'refinements': ('0:0', 'unembed'),
+  'checkpoints': (30, 31),
+  'batch_size': 4,
+  'num_chains': 2,
+  'num_draws': 30,
+}
+CONFIG = f"""
+from experiments import sections
+
+def get_config():
+  return sections.make_config(seed=3, estimation={ESTIMATION})
+"""
+
+
+def config(**changes):
+  return sections.make_config(seed=3, estimation={**ESTIMATION, **changes})
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+  """A run whose checkpoint 31 is the function of 30, with a steep last layer.
+
+  What that layer reads is 1,000 times larger and its weights as much smaller,
+  so their curvature is 1e6 times what it was: beyond 4 / epsilon, by far.
+  """
+  workdir = tmp_path_factory.mktemp('run')
+  train_test.write_corpus(workdir)
+  train.run(train_test.read_config(), workdir)
+  kept = workdir / 'train' / 'checkpoints'
+  params = jax.tree.map(np.copy, checkpoints.load(kept, 30))
+  for name in ('w', 'b'):
+    params['ln_final'][name] *= 1000
+  params['unembed']['W_U'] /= 1000
+  checkpoints.save(kept, 31, params, checkpoints.metadata(kept))
+  return workdir
+
+
+def copy_of(trained, path):
+  """A run with the same corpus and checkpoints, and no estimates."""
+  for name in ('corpus', 'train'):
+    (path / name).symlink_to(trained / name)
+  return path
+
+
+@pytest.fixture(scope='module')
+def failed(trained, tmp_path_factory):
+  """A run of the binary in which the last layer is lost at step 31."""
+  workdir = copy_of(trained, tmp_path_factory.mktemp('failed'))
+  path = workdir / 'config.py'
+  path.write_text(CONFIG)
+  command = [sys.executable, '-m', 'experiments.estimate_rllc']
+  done = subprocess.run(
+    [*command, f'--config={path}', f'--workdir={workdir}'],
+    cwd=ROOT,
+    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
+    capture_output=True,
+    text=True,
+    timeout=240,
+  )
+  return workdir, done
+
+
+def test_failed_chains_have_an_exit_status_and_are_named(failed):
+  _, done = failed
+  assert done.returncode == commands.STATUS_OF_FAILED_CHAINS == 3
+  last = done.stderr.splitlines()[-1]
+  assert last.startswith('estimate_rllc: done, but 2 of 8 chains failed')
+  assert 'Lower config.estimation.step_size' in last
+  assert 'unembed at step 31 on train: chains 0 and 1 failed' in done.stderr
+  assert (
+    'unembed: not healthy at 2 of 2 checkpoints: ' in done.stderr
+    and 'no estimate: all 2 chains failed, at step 31: lower' in done.stderr
+  )
+
+
+def test_the_rest_is_kept_with_a_verdict_each(failed):
+  workdir, _ = failed
+  table = pd.read_csv(workdir / 'estimates.csv').set_index(
+    ['checkpoint', 'refinement']
+  )
+  assert table.index.tolist() == [
+    (30, '0:0'),
+    (30, 'unembed'),
+    (31, '0:0'),
+    (31, 'unembed'),
+  ]
+  lost = table.loc[31, 'unembed']
+  assert np.isnan(lost.llc) and lost.failed_chains == '0 1'
+  assert lost.verdict == (
+    'no estimate: all 2 chains failed: lower step_size or raise localization'
+  )
+  others = table.drop(index=(31, 'unembed'))
+  assert np.isfinite(others.llc).all()
+  assert others.failed_chains.isna().all()
+  assert (others.num_failed == 0).all()
+  # 30 draws are no two halves of 24.
+  assert others.verdict.str.contains('48 needed').all()
+  # The head does not see what became of another refinement's chains.
+  traces = disk.open_store(workdir / 'rllc').read()
+  alone = llc.llc_from_traces(traces.sel(refinement='0:0'))
+  for name in ('llc', 'standard_error', 'distance', 'rhat_distance', 'ess'):
+    np.testing.assert_allclose(
+      table[name].xs('0:0', level='refinement'), alone[name].values.ravel()
+    )
+
+
+def test_who_asks_for_what_did_not_fail_succeeds(failed):
+  """The file still says all that the store holds."""
+  workdir, _ = failed
+  traces = estimate_rllc.run(config(checkpoints=(30,)), workdir)
+  assert traces.checkpoint.values.tolist() == [30]
+  assert len(pd.read_csv(workdir / 'estimates.csv')) == 4
+
+
+def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
+  workdir, _ = failed
+  steps = [('estimates', estimate_rllc.run), ('report', report.run)]
+  monkeypatch.setattr(demo, 'STEPS', steps)
+  with pytest.raises(commands.ChainsFailed, match='2 of 8 chains failed'):
+    demo.run(config(), workdir)
+  html = (workdir / 'report.html').read_text('utf-8')
+  assert 'step 31, train: unembed' in html
+
+
+def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
+  workdir, _ = failed
+  lost = config(checkpoints=(31,), refinements=('unembed',))
+  with pytest.raises(ValueError, match='2 of 2 that did not. Lower config.est'):
+    estimate_rllc.run(lost, workdir)
+
+
+def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
+  workdir = copy_of(trained, tmp_path)
+  recording = config(
+    checkpoints=(30,), refinements=('unembed',), record_mala_acceptance=True
+  )
+  traces = estimate_rllc.run(recording, workdir)
+  late = traces.mala_acceptance.isel(draw=slice(50, None))
+  (row,) = pd.read_csv(workdir / 'estimates.csv').itertuples()
+  np.testing.assert_allclose(row.mala_acceptance, late.mean(), rtol=1e-6)
+  # 2 Phi(-(epsilon a)^1.5 sqrt(d) / 8) at a = gamma and d = 108 is 0.91.
+  assert 0.8 < row.mala_acceptance < 0.95
+
+
+@pytest.mark.parametrize(
+  ('changes', 'name'),
+  [
+    ({}, 'sgld'),
+    ({'sampler': 'sghmc'}, 'sghmc(friction=0.1)'),
+    ({'sampler': 'sgnht'}, 'sgnht(diffusion=1.0)'),
+    ({'sampler': 'rmsprop_sgld'}, 'sgld(rmsprop(decay=0.99, eps=0.1))'),
+    (
+      {'sampler': 'rmsprop_sgld_corrected'},
+      'sgld(rmsprop_corrected(decay=0.999, eps=1e-08))',
+    ),
+    ({'record_mala_acceptance': True}, 'sgld+mala_acceptance'),
+  ],
+)
+def test_samplers_go_by_name(changes, name):
+  settings = sections.Estimation(**changes)
+  assert estimate_rllc.choose_sampler(settings).name == name
+
+
+@pytest.mark.parametrize(
+  ('changes', 'message'),
+  [
+    ({'sampler': 'mala'}, "not be 'mala'.*minibatches.full"),
+    ({'sampler': 'hmc'}, "one of sgld, .*got 'hmc'"),
+    (
+      {'sampler': 'sghmc', 'record_mala_acceptance': True},
+      "needs sampler 'sgld'.*got 'sghmc'",
+    ),
+  ],
+)
+def test_samplers_that_do_not_fit_are_refused(changes, message):
+  with pytest.raises(ValueError, match=message):
+    estimate_rllc.choose_sampler(sections.Estimation(**changes))
+
+
+def test_help_says_what_the_exit_status_means():
+  for binary in (estimate_rllc, demo, commands):
+    assert 'Exit status: 0; 1 if there is an error' in binary.__doc__
+    assert '3 if' in binary.__doc__.replace('\n', ' ')
