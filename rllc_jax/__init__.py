@@ -8,6 +8,10 @@ import importlib
 import typing
 
 if typing.TYPE_CHECKING:
+  from rllc_jax.analysis.calibration import calibrate as calibrate
+  from rllc_jax.analysis.calibration import calibrate_llc as calibrate_llc
+  from rllc_jax.analysis.recommendation import recommend as recommend
+  from rllc_jax.data.minibatches import full as full
   from rllc_jax.data.minibatches import uniform as uniform
   from rllc_jax.estimators.layout import make_mesh as make_mesh
   from rllc_jax.estimators.llc import contrast as contrast
@@ -22,7 +26,14 @@ if typing.TYPE_CHECKING:
   from rllc_jax.refinement.weights import head_names as head_names
   from rllc_jax.refinement.weights import refine as refine
   from rllc_jax.results.disk import open_store as open_store
+  from rllc_jax.samplers.mala import mala as mala
+  from rllc_jax.samplers.rmsprop_sgld import rmsprop_sgld as rmsprop_sgld
+  from rllc_jax.samplers.rmsprop_sgld import (
+    rmsprop_sgld_corrected as rmsprop_sgld_corrected,
+  )
+  from rllc_jax.samplers.sghmc import sghmc as sghmc
   from rllc_jax.samplers.sgld import sgld as sgld
+  from rllc_jax.samplers.sgnht import sgnht as sgnht
   from rllc_jax.types import Lens as Lens
   from rllc_jax.types import Minibatches as Minibatches
   from rllc_jax.types import Posterior as Posterior
@@ -33,14 +44,20 @@ if typing.TYPE_CHECKING:
   from rllc_jax.types import Window as Window
 
 _HOMES = {
-  'data.minibatches': ('uniform',),
+  'analysis.calibration': ('calibrate', 'calibrate_llc'),
+  'analysis.recommendation': ('recommend',),
+  'data.minibatches': ('full', 'uniform'),
   'estimators.layout': ('make_mesh',),
   'estimators.llc': ('contrast', 'llc_from_traces'),
   'estimators.rllc': ('Estimate', 'estimate_llc', 'estimate_rllc'),
   'estimators.trajectory': ('estimate_trajectory',),
   'refinement.weights': ('families', 'head_names', 'refine'),
   'results.disk': ('open_store',),
+  'samplers.mala': ('mala',),
+  'samplers.rmsprop_sgld': ('rmsprop_sgld', 'rmsprop_sgld_corrected'),
+  'samplers.sghmc': ('sghmc',),
   'samplers.sgld': ('sgld',),
+  'samplers.sgnht': ('sgnht',),
   'types': (
     'Lens',
     'Minibatches',
