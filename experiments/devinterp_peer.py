@@ -1,0 +1,184 @@
+"""The other side of the comparison: the model in PyTorch, run by devinterp 2.
+
+Imports torch and devinterp (the extra `bench`), so only what needs them imports
+it. The model calls PyTorch's own LayerNorm, attention and optimizer step: it
+shares the weights with ours, through NumPy, and no arithmetic.
+"""
+
+import contextlib
+import io
+import pathlib
+import tempfile
+from typing import Any, NamedTuple
+import warnings
+
+# pyrefly: ignore[missing-import]
+from devinterp.slt import llc
+
+# pyrefly: ignore[missing-import]
+from devinterp.slt import sampling
+import jax
+import numpy as np
+
+# pyrefly: ignore[missing-import]
+import torch
+
+from rllc_jax import types
+from rllc_jax.models import attention_only
+
+# Its operations are small here, and threads wait for one another far longer
+# than they work where the cores are not idle.
+torch.set_num_threads(1)
+
+_functional: Any = torch.nn.functional
+
+
+class AttentionOnly(torch.nn.Module):
+  """`models.attention_only` again; a parameter is a leaf, named by its path.
+
+  A leaf keeps its head axis, so a head is a mask over whole parameters.
+  """
+
+  def __init__(self, params: types.Params):
+    super().__init__()
+    for name, leaf in named_leaves(params).items():
+      # Copied: a chain must not write into our weights.
+      tensor = torch.tensor(np.array(leaf, np.float32))
+      self.register_parameter(name, torch.nn.Parameter(tensor))
+    self.num_layers = sum(name.startswith('blocks_') for name in params)
+
+  def forward(self, tokens):
+    """Maps tokens [B, T] to logits [B, T, V]."""
+    w = dict(self.named_parameters())
+    residual = w['embed/W_E'][tokens]
+    positions = w['pos_embed/W_pos'][: tokens.shape[1]]
+    for layer in range(self.num_layers):
+      block = f'blocks_{layer}'
+      normed = _layer_norm(w, f'{block}/ln1', residual)
+      residual = residual + _attend(w, f'{block}/attn', normed, positions)
+    normed = _layer_norm(w, 'ln_final', residual)
+    return normed @ w['unembed/W_U'] + w['unembed/b_U']
+
+
+def _layer_norm(w, name, x):
+  gain, bias = w[f'{name}/w'], w[f'{name}/b']
+  epsilon = attention_only.LAYER_NORM_EPSILON
+  return _functional.layer_norm(x, gain.shape, gain, bias, epsilon)
+
+
+def _attend(w, name, x, positions):
+  def project(x, letter):  # [B, T, D] -> [B, H, T, E]
+    product = torch.einsum('btd,hde->bhte', x, w[f'{name}/W_{letter}'])
+    return product + w[f'{name}/b_{letter}'][:, None]
+
+  q, k = (project(x + positions, letter) for letter in 'QK')
+  values = _functional.scaled_dot_product_attention(
+    q, k, project(x, 'V'), is_causal=True
+  )
+  written = torch.einsum('bhte,hed->btd', values, w[f'{name}/W_O'])
+  return written + w[f'{name}/b_O']
+
+
+def named_leaves(tree: types.PyTree) -> dict[str, np.ndarray]:
+  """Leaves by their path, 'blocks_0/attn/W_Q'."""
+  name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {name(path): np.asarray(leaf) for path, leaf in leaves}
+
+
+def parameter_masks(mask: types.PyTree) -> dict[str, Any]:
+  """A boolean tree like the weights in devinterp's form.
+
+  A parameter that moves as a whole has no mask, one that does not is left out.
+  """
+  masks = {}
+  for name, leaf in named_leaves(mask).items():
+    if leaf.any():
+      masks[name] = None if leaf.all() else torch.tensor(np.array(leaf))
+  return masks
+
+
+def logits(model: AttentionOnly, tokens: np.ndarray) -> np.ndarray:
+  """What the model says, [B, T] -> [B, T, V]."""
+  with torch.no_grad():
+    return model(torch.tensor(np.asarray(tokens, np.int64))).numpy()
+
+
+def batch_order(seed: int, num_sequences: int, batch_size: int) -> np.ndarray:
+  """Which sequences devinterp puts into its minibatches, [num_batches, B].
+
+  Its loader is seeded with the seed of the run and its first epoch replayed.
+  """
+  loader = torch.utils.data.DataLoader(
+    range(num_sequences),
+    batch_size=batch_size,
+    shuffle=True,
+    drop_last=True,
+    generator=torch.Generator(device='cpu').manual_seed(seed),
+  )
+  return np.stack([batch.numpy() for batch in loader])
+
+
+class Samples(NamedTuple):
+  """What devinterp made of a run.
+
+  Attributes:
+    llc: its estimate, over all chains.
+    losses: [C, D], of every step's minibatch, before the step.
+    tokens: [C, D, B, T], the minibatches.
+  """
+
+  llc: float
+  losses: np.ndarray
+  tokens: np.ndarray
+
+
+def sample(
+  model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
+) -> Samples:
+  """Runs devinterp's own `sample` and reduces by its own `compute_llc`.
+
+  Chain c draws noise with the seed `init_seed` + c, so runs that are to be
+  independent need seeds at least as far apart as there are chains.
+
+  Args:
+    model: at the checkpoint; not changed.
+    tokens: [N, T], the data set.
+    mask: a boolean tree like the weights: what moves.
+    **options: of devinterp's `sample`.
+
+  Raises:
+    ValueError: if a chain failed, since devinterp would average what is left.
+  """
+  sequences = [
+    {'input_ids': row} for row in torch.tensor(np.asarray(tokens, np.int64))
+  ]
+  with _quiet(), tempfile.TemporaryDirectory() as directory:
+    # A new place each time: devinterp reads again what is there already, even
+    # if model, data or masks are others.
+    found = sampling.sample(
+      model,
+      sequences,
+      observables={},
+      param_masks=parameter_masks(mask),
+      device='cpu',
+      output_path=pathlib.Path(directory) / 'samples.zarr',
+      **options,
+    )
+    reduced = llc.compute_llc(found)
+    losses = reduced.loss_trace.values
+    batches = found.dataset.sampling_input_ids_micro.values
+  if not np.isfinite(losses).all():
+    raise ValueError(
+      'Chains of devinterp must stay finite to be compared; got losses that '
+      'are not. Lower the step size.'
+    )
+  return Samples(float(reduced.llc_mean), losses, batches)
+
+
+@contextlib.contextmanager
+def _quiet():
+  """Without a progress bar a chain, and warnings of a library in passing."""
+  with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+    warnings.simplefilter('ignore')
+    yield
