@@ -23,6 +23,7 @@ import pathlib
 from absl import logging
 import jax
 import ml_collections
+import numpy as np
 import tqdm
 import xarray as xr
 
@@ -209,7 +210,10 @@ def table(found: xr.Dataset) -> str:
     for name in found.refinement.values:
       cell = ends.sel(refinement=name)
       values = zip(cell.llc.values, cell.standard_error.values, strict=True)
-      texts = [f'{value:.2f} ± {error:.2f}' for value, error in values]
+      texts = [
+        f'{value:.2f} ± {error:.2f}' if np.isfinite(value) else 'no estimate'
+        for value, error in values
+      ]
       lines.append(f'{name:>16}{texts[0]:>20}{texts[1]:>20}')
   return '\n'.join(lines)
 

@@ -1,11 +1,11 @@
 """What can be wrong with an estimate: rules, each with its number and its knob.
 
 A cell is healthy if no chain failed; R-hat is under 1.05 and the effective
-sample size at least 50, of the paired differences and of the squared distance
-from the checkpoint; the equilibrium ratio is within 0.97 and 1.03; and the
-halves of the run agree within 3 standard errors. What cannot be told, for want
-of chains or draws, is not healthy either. Acceptance rates do not enter: they
-fall with the number of coordinates at one and the same accuracy.
+sample size (ESS) at least 50, of the paired differences and of the squared
+distance from the checkpoint; the equilibrium ratio is within 0.97 and 1.03; and
+the halves of the run agree within 3 standard errors. What cannot be told, for
+want of chains or draws, is not healthy either. Acceptance rates do not enter:
+they fall with the number of coordinates at one and the same accuracy.
 
 These are habits, not theorems. A healthy cell can miss a part of the posterior
 that no chain has found, and a sound one fails by chance: in one of a hundred,
@@ -31,6 +31,9 @@ Cell = Mapping[str, Any]
 # What R-hat and ESS are taken of, by the suffix of their names.
 _SERIES = {'': 'paired differences', '_distance': 'squared distance'}
 _CALMER = 'lower step_size or raise localization'
+_LATER = 'raise burn_in or num_draws'
+_LONGER = 'raise num_draws'
+_MORE = 'raise num_draws or num_chains'
 
 
 class Fault(NamedTuple):
@@ -40,16 +43,18 @@ class Fault(NamedTuple):
     kind: the same in all cells where the same is wrong.
     severity: the larger the worse, among those of a kind.
     finding: what it is, with its number.
+    limit: what it should be, as a continuation; '' if that goes without saying.
     remedy: which knob to turn, and where to.
   """
 
   kind: str
   severity: float
   finding: str
+  limit: str
   remedy: str
 
   def __str__(self) -> str:
-    return f'{self.finding}: {self.remedy}'
+    return f'{self.finding}{self.limit}: {self.remedy}'
 
 
 def faults(cell: Cell) -> list[Fault]:
@@ -61,7 +66,7 @@ def faults(cell: Cell) -> list[Fault]:
 
 
 def is_uncertain(cell: Cell) -> bool:
-  """Whether two errors of the equilibrium ratio are wider than its limits."""
+  """Whether two errors of the equilibrium ratio exceed its tolerance."""
   return bool(2 * cell['equilibrium_ratio_error'] > RATIO_TOLERANCE)
 
 
@@ -75,76 +80,78 @@ def _absence(cell: Cell) -> Fault | None:
   """Why there is no estimate, if there is none."""
   if not cell['num_draws']:
     words = 'no estimate: not sampled yet'
-    return Fault('not sampled', 0.0, words, 'let the run go on')
+    return Fault('not sampled', 0.0, words, '', 'let the run go on')
   if cell['num_failed'] == cell['num_chains']:
     count = int(cell['num_chains'])
     which = f'all {count} chains' if count > 1 else 'the only chain'
-    return Fault('all failed', 0.0, f'no estimate: {which} failed', _CALMER)
-  needed = errors.MIN_DRAWS
+    return Fault('all failed', 0.0, f'no estimate: {which} failed', '', _CALMER)
+  kept, needed = int(cell['num_kept']), errors.MIN_DRAWS
   if cell.get('baseline') == 'devinterp':
     needed = baselines.DEVINTERP_DRAWS
-  if cell['num_kept'] < needed:
-    words = f'no estimate: {_draws(cell)}, {needed} needed'
-    return Fault('few draws', -cell['num_kept'], words, 'raise num_draws')
+  if kept < needed:
+    words = f'no estimate: {_draws(kept)}, {needed} needed'
+    return Fault('few draws', -kept, words, '', _LONGER)
   return None
 
 
 def _failed(cell: Cell) -> Iterator[Fault]:
   failed, count = int(cell['num_failed']), int(cell['num_chains'])
   if failed:
-    yield Fault('failed', failed, f'{failed} of {count} chains failed', _CALMER)
+    words = f'{failed} of {count} chains failed'
+    yield Fault('failed', failed, words, '', _CALMER)
 
 
 def _balance(cell: Cell) -> Iterator[Fault]:
   """The equilibrium ratio: under 1 while chains spread, over 1 in retreat."""
   ratio = cell['equilibrium_ratio']
-  excess = abs(ratio - 1) - RATIO_TOLERANCE
+  low, high = 1 - RATIO_TOLERANCE, 1 + RATIO_TOLERANCE
+  excess = max(low - ratio, ratio - high)
   if excess <= 0:
     return
   words = f'the equilibrium ratio is {ratio_with_error(cell)}'
   if excess < 2 * cell['equilibrium_ratio_error']:
-    words += ', outside 0.97 to 1.03 but too uncertain to tell'
-    yield Fault('unsure', excess, words, 'raise num_draws or batch_size')
-  elif ratio < 1:
-    words += ', under 0.97, so the chains still spread'
-    yield Fault('spread', excess, words, 'raise burn_in or localization')
+    limit = f', outside {low:g} to {high:g} but too uncertain to tell'
+    yield Fault('unsure', excess, words, limit, 'raise num_draws or batch_size')
+  elif ratio < low:
+    limit = f', under {low:g}, so the chains still spread'
+    remedy = 'raise burn_in or localization'
+    yield Fault('spread', excess, words, limit, remedy)
   else:
-    words += ', over 1.03, so the chains still draw in or the noise is wild'
-    yield Fault('retreat', excess, words, 'raise burn_in or lower step_size')
+    limit = f', over {high:g}, so the chains still draw in or the noise is wild'
+    remedy = 'raise burn_in or lower step_size'
+    yield Fault('retreat', excess, words, limit, remedy)
 
 
 def _mixing(cell: Cell) -> Iterator[Fault]:
   """R-hat and effective sample sizes."""
   several = cell['num_chains'] - cell['num_failed'] > 1
   if not several:
-    words = 'only one chain is left, and R-hat needs two'
-    yield Fault('one chain', 0.0, words, 'raise num_chains')
+    words, limit = 'only one chain is left', ', and R-hat needs two'
+    yield Fault('one chain', 0.0, words, limit, 'raise num_chains')
   for suffix, series in _SERIES.items():
     rhat, ess = cell[f'rhat{suffix}'], cell[f'ess{suffix}']
     if not np.isfinite(ess):
       words = f'the {series} of the chains never change'
-      yield Fault(f'still{suffix}', 0.0, words, 'raise step_size')
+      yield Fault(f'still{suffix}', 0.0, words, '', 'raise step_size')
       continue
     if several and not rhat < RHAT_LIMIT:
-      words = f'R-hat of the {series} is {rhat:.2f}, not under {RHAT_LIMIT}'
-      yield Fault(f'rhat{suffix}', rhat, words, 'raise burn_in or num_draws')
+      words, limit = f'R-hat of the {series} is {rhat:.2f}', RHAT_LIMIT
+      yield Fault(f'rhat{suffix}', rhat, words, f', not under {limit}', _LATER)
     if ess < ESS_LIMIT:
-      words = f'the effective sample size of the {series} is {ess:.0f}, under '
-      remedy = 'raise num_draws, num_chains or num_steps_between_draws'
-      yield Fault(f'ess{suffix}', -ess, f'{words}{ESS_LIMIT}', remedy)
+      words, limit = f'ESS of the {series} is {ess:.0f}', ESS_LIMIT
+      yield Fault(f'ess{suffix}', -ess, words, f', under {limit}', _MORE)
 
 
 def _halves(cell: Cell) -> Iterator[Fault]:
   """Whether the first half of the run says what its second half says."""
   kept, needed = int(cell['num_kept']), 2 * errors.MIN_DRAWS
   if kept < needed:
-    words = f'{_draws(cell)}, {needed} needed to compare halves'
-    yield Fault('short', -kept, words, 'raise num_draws')
+    words = f'{_draws(kept)}, {needed} needed to compare halves'
+    yield Fault('short', -kept, words, '', _LONGER)
   elif (difference := abs(cell['halves_difference'])) > HALVES_LIMIT:
     words = f'the halves of the run differ by {difference:.1f} standard errors'
-    yield Fault('halves', difference, words, 'raise burn_in or num_draws')
+    yield Fault('halves', difference, words, '', _LATER)
 
 
-def _draws(cell: Cell) -> str:
-  count = int(cell['num_kept'])
+def _draws(count: int) -> str:
   return f'{count} draw{"" if count == 1 else "s"} after the burn-in'

@@ -119,10 +119,12 @@ def _line(places: list[_Place]) -> str:
   for place in sick:
     for fault in place.faults:
       found.setdefault(fault.kind, []).append((fault, place))
-  parts = '; '.join(map(_worst, found.values()))
-  if len(places) == 1:
-    return f'not healthy: {parts}'
-  return f'not healthy at {len(sick)} of {len(places)} {noun}: {parts}'
+  advice: dict[str, list[str]] = {}
+  for same in found.values():
+    advice.setdefault(same[0][0].remedy, []).append(_worst(same))
+  parts = (f'{", ".join(what)}: {remedy}' for remedy, what in advice.items())
+  where = f' at {len(sick)} of {len(places)} {noun}' if len(places) > 1 else ''
+  return f'not healthy{where}: {"; ".join(parts)}'
 
 
 def _doubt(places: list[_Place]) -> str:
@@ -140,12 +142,9 @@ def _doubt(places: list[_Place]) -> str:
 
 def _worst(found: list[tuple[faults.Fault, _Place]]) -> str:
   """One kind of fault: its worst, and where it is found."""
-  fault, place = max(found, key=lambda pair: pair[0].severity)
-  where = _where([place])
-  if len(found) > 1:
-    everywhere = _where([place for _, place in found])
-    where += f' (the worst of {len(found)}: {everywhere})'
-  return f'{fault.finding}, at {where}: {fault.remedy}'
+  fault, _ = max(found, key=lambda pair: pair[0].severity)
+  where = _where([place for _, place in found])
+  return f'{fault.finding} ({"worst of " if len(found) > 1 else ""}{where})'
 
 
 def _where(places: list[_Place]) -> str:

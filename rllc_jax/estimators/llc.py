@@ -94,7 +94,7 @@ def llc_from_traces(
       )
       for name, value in (mean | found).items():
         values[name][where] = value
-  values['llc'] = values.pop('value')
+  values = {'llc': values.pop('value'), **values}
   found = xr.Dataset(
     {name: (cells.DIMS, value) for name, value in (values | counts).items()},
     {name: traces[name] for name in cells.DIMS},

@@ -73,10 +73,9 @@ class RulesTest(parameterized.TestCase):
     ({'rhat': np.nan}, 'R-hat of the paired differences is nan'),
     (
       {'ess': 49.4},
-      'effective sample size of the paired differences is 49, under 50: raise '
-      'num_draws, num_chains',
+      'ESS of the paired differences is 49, under 50: raise num_draws or num_c',
     ),
-    ({'ess_distance': 3.2}, 'size of the squared distance is 3, under 50'),
+    ({'ess_distance': 3.2}, 'ESS of the squared distance is 3, under 50'),
     (
       {'equilibrium_ratio': 0.94},
       'ratio is 0.940 ± 0.010, under 0.97, so the chains still spread: raise '
@@ -153,8 +152,8 @@ class HealthTest(parameterized.TestCase):
     self.assertEqual(
       checked.verdict.values[1, 0, 0],
       'R-hat of the paired differences is 1.20, not under 1.05: raise burn_in '
-      'or num_draws; the effective sample size of the paired differences is '
-      '20, under 50: raise num_draws, num_chains or num_steps_between_draws',
+      'or num_draws; ESS of the paired differences is 20, under 50: raise '
+      'num_draws or num_chains',
     )
     self.assertEqual(
       checked.verdict.values[2, 0, 1],
@@ -168,18 +167,18 @@ class HealthTest(parameterized.TestCase):
     found = estimates()
     found.rhat[0, 0, 0], found.rhat[2, 0, 0] = 1.2, 1.1
     found.ess[2, 0, 0] = 20
+    found.halves_difference[2, 0, 0] = 5
     lines = health.summary(found)
     self.assertEqual(lines['0:1'], 'healthy at all 3 checkpoints')
     self.assertEqual(
       lines['0:0'],
       'not healthy at 2 of 3 checkpoints: R-hat of the paired differences is '
-      '1.20, not under 1.05, at step 1 (the worst of 2: steps 1 and 4): raise '
-      'burn_in or num_draws; the effective sample size of the paired '
-      'differences is 20, under 50, at step 4: raise num_draws, num_chains or '
-      'num_steps_between_draws',
+      '1.20 (worst of steps 1 and 4), the halves of the run differ by 5.0 '
+      'standard errors (step 4): raise burn_in or num_draws; ESS of the paired '
+      'differences is 20 (step 4): raise num_draws or num_chains',
     )
     one = health.summary(found.isel(checkpoint=0, refinement=0))
-    self.assertRegex(one['0:0'], '^not healthy: R-hat .* at step 1: raise')
+    self.assertRegex(one['0:0'], r'^not healthy: R-hat .* \(step 1\): raise')
     one = health.summary(found.isel(checkpoint=[0], refinement=[1]))
     self.assertEqual(one, {'0:1': 'healthy'})
 
@@ -189,9 +188,9 @@ class HealthTest(parameterized.TestCase):
     found.num_failed[3:5, 1] = 2
     self.assertEqual(
       health.summary(found)['0:0'],
-      'not healthy at 10 of 16 cells: 2 of 4 chains failed, at step 3 on code '
-      '(the worst of 10: 8 steps from 0 to 7 on train and steps 3 and 4 on '
-      'code): lower step_size or raise localization',
+      'not healthy at 10 of 16 cells: 2 of 4 chains failed (worst of 8 steps '
+      'from 0 to 7 on train and steps 3 and 4 on code): lower step_size or '
+      'raise localization',
     )
 
   def test_doubt_is_summed_up_too(self):

@@ -94,7 +94,7 @@ def test_failed_chains_have_an_exit_status_and_are_named(failed):
   assert 'unembed at step 31 on train: chains 0 and 1 failed' in done.stderr
   assert (
     'unembed: not healthy at 2 of 2 checkpoints: ' in done.stderr
-    and 'no estimate: all 2 chains failed, at step 31: lower' in done.stderr
+    and 'no estimate: all 2 chains failed (step 31): lower' in done.stderr
   )
 
 
