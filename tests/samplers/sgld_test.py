@@ -1,7 +1,6 @@
-"""What every sampler must get right. A new sampler is a new row of SAMPLERS."""
+"""SGLD, and the kernels that are SGLD; its stationary law is in the battery."""
 
 from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,86 +10,58 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import program
 from rllc_jax.estimators import rllc
+from rllc_jax.samplers import mala
+from rllc_jax.samplers import preconditioners
+from rllc_jax.samplers import sghmc
 from rllc_jax.samplers import sgld
+from tests.samplers import chain
 
-# name: (sampler, stationary variance along a direction of curvature a)
-SAMPLERS = {'sgld': (sgld.sgld(), lambda a, eps: 1 / (a * (1 - eps * a / 4)))}
-
-
-def estimate(loss, center, *, nbeta=100.0, localization=0.0, **options):
-  """The LLC of a loss that needs no data and is 0 at `center`."""
-  options = {
-    'step_size': 1e-3,
-    'num_chains': 64,
-    'num_draws': 20_000,
-    'burn_in': 2_000,
-    'chunk_size': 64,
-  } | options
-  return rllc.estimate_llc(
-    jax.random.key(0),
-    lambda u, batch: loss(u),
-    center,
-    jnp.zeros(1),
-    nbeta=nbeta,
-    localization=localization,
-    batch_size=1,
-    **options,
-  )
+SCALES = preconditioners.fixed('scales', lambda u: jnp.linspace(0.5, 1.5, 12))
 
 
-class SamplerTest(parameterized.TestCase):
-  @parameterized.product(
-    name=tuple(SAMPLERS), localization=(0.0, 50.0), step_size=(1e-3, 1e-2)
-  )
-  def test_bowl(self, name, localization, step_size):
-    """In a bowl E[nbeta l] is 1/2 sum nbeta h v, step-size bias included.
+class SameChainTest(absltest.TestCase):
+  def test_other_names_for_sgld_are_sgld_to_the_bit(self):
+    """200 steps of a tanh regression with a fresh minibatch at each."""
+    draw = np.random.default_rng(0).normal
+    batches = draw(size=(200, 4, 13)).astype(np.float32)
 
-    The expected value holds every bias, so only Monte Carlo error is left. The
-    first assertion keeps the test sharp: a chain that mixes badly has a large
-    standard error and fails there.
-    """
-    sampler, variance = SAMPLERS[name]
-    h, nbeta = np.array([0.5, 1.0, 2.0], np.float32), 100.0
-    found = estimate(
-      lambda u: 0.5 * jnp.sum(h * u**2),
-      jnp.zeros(3),
-      nbeta=nbeta,
-      localization=localization,
-      step_size=step_size,
-      sampler=sampler,
-    )
-    v = variance(nbeta * h + localization, step_size)
-    expected = 0.5 * np.sum(nbeta * h * v)
-    with self.subTest('sharp'):
-      self.assertLess(found.standard_error, 0.01 * expected)
-    with self.subTest('right'):
-      error = abs(found.llc - expected)
-      self.assertLess(error, 4 * found.standard_error)
-    with self.subTest('in equilibrium'):
-      # The same 64 x 20,000 draws: a standard error of about 0.3 %.
-      np.testing.assert_allclose(found.equilibrium_ratio, 1, atol=0.015)
+    def potential_at(batch):
+      x, y = batch[:, :12], batch[:, 12]
+      loss = lambda u: jnp.mean((jnp.tanh(x @ u) - y) ** 2)
+      return types.Potential(loss, lambda u: 25.0 * u @ u, 30.0)
 
-  @parameterized.product(
-    name=tuple(SAMPLERS),
-    case=(
-      ('quartic', lambda u: u['a'] ** 4, 1 / 4),
-      ('flat_direction', lambda u: 0.1 * u['a'] ** 2, 1 / 2),
-      ('cusp', lambda u: 0.1 * u['a'] ** 2 + u['b'] ** 4, 1 / 2 + 1 / 4),
-      ('coupled_leaves', lambda u: 0.05 * (u['a'] - u['b']) ** 2, 1 / 2),
-    ),
-  )
-  def test_singular_loss(self, name, case):
-    """If l(s^a_i u_i) = s l(u) then E[nbeta l] = sum a_i at every nbeta."""
-    _, loss, learning_coefficient = case
-    center = {'a': jnp.zeros([]), 'b': jnp.zeros([])}
-    found = estimate(loss, center, sampler=SAMPLERS[name][0])
-    # 1.5% step-size bias (eps a / 4 at the curvature visited), 1.5% noise.
-    np.testing.assert_allclose(found.llc, learning_coefficient, rtol=0.03)
+    def positions(sampler):
+      run = lambda key: chain.run(
+        sampler, potential_at, jnp.zeros(12), jnp.float32(1e-2), key, batches
+      )
+      return jax.jit(run)(jax.random.key(0))[0].position
 
+    expected = positions(sgld.sgld(preconditioner=SCALES))
+    for sampler in (
+      sghmc.sghmc(1.0, SCALES),
+      mala.sgld_with_mala_acceptance(SCALES),
+    ):
+      with self.subTest(sampler.name):
+        np.testing.assert_array_equal(positions(sampler), expected)
+
+
+class EquilibriumTest(absltest.TestCase):
   def test_a_well_that_is_not_reached_yet_shows_in_the_ratio(self):
     """Started at its center, a chain needs 1 / (eps a) steps to spread."""
-    options = {'num_draws': 30, 'burn_in': 0, 'localization': 1.0}
-    found = estimate(lambda u: jnp.zeros([]), jnp.zeros(50), **options)
+    found = rllc.estimate_llc(
+      jax.random.key(0),
+      lambda u, batch: 0.0 * jnp.sum(u),
+      jnp.zeros(50),
+      jnp.zeros(1),
+      nbeta=100.0,
+      localization=1.0,
+      step_size=1e-3,
+      batch_size=1,
+      num_chains=64,
+      num_draws=30,
+      burn_in=0,
+      chunk_size=64,
+    )
     self.assertLess(found.equilibrium_ratio, 0.1)
 
 
