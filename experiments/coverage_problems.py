@@ -1,0 +1,253 @@
+"""The problems of experiments.coverage: many runs of each, and its true value.
+
+Minibatches and noise are addressed by the name of a data set, so data sets that
+differ in name alone are independent runs. They are rows of one block program.
+"""
+
+import functools
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+import tqdm
+import xarray as xr
+
+from experiments import build_corpus
+from experiments import estimate_rllc
+from experiments import sections
+from experiments import train
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.data import packing
+from rllc_jax.estimators import errors
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import llc
+from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.models import attention_only
+from rllc_jax.models import regression
+from rllc_jax.refinement import weights
+from rllc_jax.results import disk
+from rllc_jax.training import checkpoints
+
+_STEP_SIZE = 1e-3
+_NUM_CHAINS = 4
+
+
+class Problem(NamedTuple):
+  """Runs of one problem, and what they should find.
+
+  Attributes:
+    name: for rows and figures.
+    traces: the data sets are the runs; the burn-in is the default one.
+    share_batches: whether the chains of a run see the same minibatches, and
+      so move together; False where there are none.
+    expected: the true value, at the settings of the chains.
+    expected_error: standard error of it, 0 where it is exact.
+  """
+
+  name: str
+  traces: xr.Dataset
+  share_batches: bool
+  expected: float
+  expected_error: float = 0.0
+
+
+def bowl(num_runs: int, num_draws: int) -> Problem:
+  r"""Five curvatures and no data: autocorrelation alone.
+
+  With curvatures h and :math:`a = n\beta h + \gamma` the exact value is
+
+  .. math:: \tfrac12 \sum n\beta h / (a (1 - \epsilon a / 4))
+
+  At :math:`\epsilon\gamma = 0.2`, the paper's, a draw of the loss is correlated
+  with about the ten after it.
+
+  Args:
+    num_runs: independent runs of four chains.
+    num_draws: draws of a chain after the burn-in.
+  """
+  h = np.array([0.1, 0.3, 1.0, 3.0, 10.0])
+  posterior = types.Posterior(nbeta=30.0, localization=200.0)
+
+  def loss_fn(w, batch):
+    del batch
+    return 0.5 * jnp.sum(jnp.asarray(h, jnp.float32) * w**2)
+
+  traces = _sample_weights(
+    jax.random.key(0, impl='threefry2x32'),
+    loss_fn,
+    jnp.zeros(len(h)),
+    minibatches.uniform(jnp.zeros(1), batch_size=1),
+    num_runs,
+    posterior=posterior,
+    num_draws=num_draws,
+    num_baseline_batches=2,
+  )
+  a = posterior.nbeta * h + posterior.localization
+  exact = 0.5 * posterior.nbeta * (h / (a * (1 - _STEP_SIZE * a / 4))).sum()
+  return Problem('bowl', traces, False, float(exact))
+
+
+def linear_regression(
+  num_runs: int, num_draws: int, *, share_batches: bool
+) -> Problem:
+  """200 points in 3 dimensions, minibatches of 4: noise makes a third of it.
+
+  `models.regression` has the exact value. The loss at the minimum is measured
+  on so many minibatches that its error, which the spread between chains leaves
+  out, is no more than that of 1,000 draws of 4 independent chains.
+
+  Args:
+    num_runs: independent runs of four chains.
+    num_draws: draws of a chain after the burn-in.
+    share_batches: whether the chains of a run see the same minibatches.
+  """
+  points = regression.draw_points(
+    0, num_points=200, num_coordinates=3, noise=0.75
+  )
+  posterior = types.Posterior(nbeta=100.0, localization=80.0)
+  traces = _sample_weights(
+    jax.random.key(1 + share_batches, impl='threefry2x32'),
+    regression.loss,
+    jnp.asarray(regression.minimum(points), jnp.float32),
+    minibatches.uniform(points, batch_size=4),
+    num_runs,
+    posterior=posterior,
+    num_draws=num_draws,
+    share_batches=share_batches,
+    num_baseline_batches=4 * 1024,
+  )
+  exact = regression.stationary_llc(points, posterior, _STEP_SIZE, batch_size=4)
+  name = f'regression, {"shared" if share_batches else "own"} batches'
+  return Problem(name, traces, share_batches, exact)
+
+
+def head(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  num_runs: int,
+  num_draws: int,
+  *,
+  num_reference_runs: int,
+  num_reference_draws: int,
+) -> Problem:
+  """A head of a transformer that is trained first, at its last checkpoint.
+
+  The reference is runs of their own at the same settings. They are longer and
+  leave out four times the burn-in, so that too cold a start of the others would
+  show; its error is from the spread between them, not from an error bar.
+
+  Args:
+    config: of the corpus, the model, its training and the runs; the section
+      `estimation` names one refinement and one checkpoint; its `num_draws`
+      and `burn_in` are not used.
+    workdir: gets `corpus`, `train` and the stores `head/runs` and
+      `head/reference`; what is there already is not made again.
+    num_runs: independent runs.
+    num_draws: draws of a chain after the burn-in.
+    num_reference_runs: at least 2.
+    num_reference_draws: draws of a chain of the reference.
+  """
+  corpus = build_corpus.run(config, workdir)
+  train.run(config, workdir)
+  settings = sections.read(config, 'estimation')
+  burn_in = errors.default_burn_in(settings.step_size, settings.localization)
+  sample = functools.partial(_sample_head, config, corpus, workdir)
+  traces = sample('runs', num_runs, num_draws, burn_in)
+  reference = sample(
+    'reference', num_reference_runs, num_reference_draws, 4 * burn_in
+  )
+  found = llc.llc_from_traces(reference, burn_in=4 * burn_in).llc.values
+  return Problem(
+    f'head {settings.refinements[0]}',
+    traces,
+    settings.share_batches,
+    float(found.mean()),
+    float(found.std(ddof=1) / np.sqrt(found.size)),
+  )
+
+
+def _runs(prefix: str, count: int, window: types.Window):
+  """Data sets that differ in nothing but the name: independent runs."""
+  return {f'{prefix} {i:03}': window for i in range(count)}
+
+
+def _sample_weights(
+  rng_key: types.Key,
+  loss_fn: types.LossFn,
+  center: types.Array,
+  batches: types.Minibatches,
+  num_runs: int,
+  **options: Any,
+) -> xr.Dataset:
+  """Runs of all weights of a small problem, in one call."""
+  lens = weights.all_weights()
+  mesh = layout.default_mesh(num_runs)
+  return trajectories.estimate_trajectory(
+    rng_key,
+    types.Refinements(
+      ('all',), lens, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, lens)
+    ),
+    types.Trajectory((0,), lambda steps: trees.stack([center] * len(steps))),
+    _runs('run', num_runs, minibatches.whole(batches.data)),
+    batches,
+    step_size=_STEP_SIZE,
+    num_chains=_NUM_CHAINS,
+    chunk_size=_NUM_CHAINS,  # A vector of four costs what one number does.
+    rows_per_block=len(layout.padded(range(num_runs), mesh.shape['row'])),
+    mesh=mesh,
+    **options,
+  )
+
+
+def _sample_head(
+  config: ml_collections.ConfigDict,
+  corpus: packing.Corpus,
+  workdir: pathlib.Path,
+  name: str,
+  num_runs: int,
+  num_draws: int,
+  burn_in: int,
+) -> xr.Dataset:
+  """Runs of the head; those in the store `head/NAME` are not made again."""
+  settings = sections.read(config, 'estimation')
+  kept = workdir / 'train' / 'checkpoints'
+  model = attention_only.AttentionOnly(
+    **checkpoints.metadata(kept)['settings']['model']
+  )
+  mesh = layout.default_mesh(num_runs)
+  with tqdm.tqdm(
+    desc=f'head, {name}', unit='draw', unit_scale=True, disable=None
+  ) as bar:
+    return trajectories.estimate_trajectory(
+      jax.random.key(config.seed, impl='threefry2x32'),
+      estimate_rllc.families(
+        settings.refinements, model, settings.share_logits
+      ),
+      checkpoints.trajectory(kept, settings.checkpoints),
+      _runs(name, num_runs, corpus.windows['train']),
+      minibatches.uniform(corpus.tokens, settings.batch_size),
+      posterior=types.Posterior(settings.nbeta, settings.localization),
+      step_size=settings.step_size,
+      num_chains=settings.num_chains,
+      num_draws=num_draws,
+      burn_in=burn_in,
+      share_batches=settings.share_batches,
+      num_baseline_batches=1024,
+      rows_per_block=2 * mesh.shape['row'],
+      segment=burn_in + num_draws,  # A block is a few seconds: one call.
+      mesh=mesh,
+      store=disk.open_store(workdir / 'head' / name),
+      provenance={'model': estimate_rllc.model_sizes(model)},
+      progress=functools.partial(_show, bar),
+    )
+
+
+def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
+  if bar.total is None:  # The rate is that of this process.
+    bar.total, bar.initial, bar.n = total, done, done
+  bar.update(done - bar.n)
