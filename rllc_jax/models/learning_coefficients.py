@@ -8,8 +8,8 @@ As :math:`n\beta` grows,
 where :math:`\lambda` is the learning coefficient of K and m its multiplicity
 (Watanabe, "Algebraic Geometry and Statistical Learning Theory", 2009). Hence
 :math:`E[n\beta K] = -\partial \ln Z / \partial \ln n\beta` tends to
-:math:`\lambda`, from below and as slowly as :math:`(m - 1) / \ln n\beta`. An
-estimate at one :math:`n\beta` is to be compared with the exact value there
+:math:`\lambda`, but for m > 1 as slowly as :math:`(m - 1) / \ln n\beta` falls.
+An estimate at one :math:`n\beta` is to be compared with the exact value there
 (`models.finite_temperature`), not with :math:`\lambda`.
 
 **A trap: global and local.** For linear networks the literature gives the
