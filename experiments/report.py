@@ -6,7 +6,9 @@ reads `DIR/corpus/corpus.json`, `DIR/train/training.zarr` and the traces in
 `DIR/rllc`, which experiments.build_corpus, experiments.train and
 experiments.estimate_rllc wrote, and the burn-in of the section `estimation` of
 the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of
-an unfinished run are reported too, and what is missing is named.
+an unfinished run are reported too, and what is missing is named. Where
+experiments.known_answers and experiments.coverage left `DIR/known_answers.json`
+and `DIR/coverage.json`, what they found is reported as well.
 """
 
 from importlib import metadata
@@ -26,11 +28,15 @@ from experiments import sections
 from rllc_jax.data import packing
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
+from rllc_jax.plots import coverage as coverage_plots
 from rllc_jax.plots import heads
+from rllc_jax.plots import health as health_plots
+from rllc_jax.plots import known_answers as known_answers_plots
 from rllc_jax.plots import spread
 from rllc_jax.plots import style
 from rllc_jax.plots import traces as trace_plots
 from rllc_jax.plots import training as training_plots
+from rllc_jax.report import gains
 from rllc_jax.report import page
 from rllc_jax.report import separation
 from rllc_jax.results import disk
@@ -46,6 +52,8 @@ class _Saved(NamedTuple):
   corpus: dict[str, Any]
   training: xr.Dataset
   traces: xr.Dataset
+  known_answers: list[dict[str, Any]]
+  coverage: list[dict[str, Any]]
 
 
 def run(
@@ -75,6 +83,10 @@ def run(
     )
   estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
   drawn = draw(saved.training, saved.traces, estimates, burn_in)
+  if saved.known_answers:
+    drawn['known_answers'] = known_answers_plots.ratios(saved.known_answers)
+  if saved.coverage:
+    drawn['coverage'] = coverage_plots.coverage(saved.coverage)
   for name, image in drawn.items():
     path = workdir / 'figures' / f'{name}.png'
     page.write_whole(path, style.image(image, 'png'))
@@ -88,7 +100,10 @@ def run(
     corpus=saved.corpus,
     figures=page.Figures(**svg),
     burn_in=burn_in,
-    provenance=_provenance(saved),
+    provenance=_provenance(saved, workdir),
+    variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
+    known_answers=saved.known_answers,
+    coverage=saved.coverage,
   )
   logging.info('%s: complete', path)
   return path
@@ -112,6 +127,7 @@ def draw(
     'llc': heads.llc_curves(estimates),
     'loss': training_plots.loss_curves(training),
     'spread': spread.head_spread(separation.spreads(estimates)),
+    'health': health_plots.diagnostics_curves(estimates, dataset=dataset),
     'traces': trace_plots.chain_traces(
       traces,
       estimates,
@@ -151,14 +167,30 @@ def _read(workdir: pathlib.Path) -> _Saved:
     packing.load_record(workdir / 'corpus'),
     records.load_record(workdir / 'train' / 'training.zarr'),
     disk.open_store(workdir / 'rllc').read().load(),
+    _records(workdir / 'known_answers.json'),
+    _records(workdir / 'coverage.json'),
   )
 
 
-def _provenance(saved: _Saved) -> dict[str, Any]:
+def _records(path: pathlib.Path) -> list[dict[str, Any]]:
+  """What another command measured; [] if it has not been run."""
+  if not path.exists():
+    return []
+  try:
+    return json.loads(path.read_text('utf-8'))
+  except json.JSONDecodeError as error:
+    raise ValueError(
+      f'{path} must be JSON, because it is reported; got something else: '
+      f'{error}. Run experiments.{path.stem} again, or remove the file.'
+    ) from error
+
+
+def _provenance(saved: _Saved, workdir: pathlib.Path) -> dict[str, Any]:
   """What the numbers were made with, as it was saved beside them."""
   trained = json.loads(saved.training.attrs['identity'])
   sampled = json.loads(saved.traces.attrs['identity'])
   made_with = sorted(set(saved.traces.made_with.values.ravel()) - {''})
+  has_table = (workdir / 'estimates.csv').exists()
   numbers = ('sampler', 'batch', 'data', 'rng_key', 'matmul_precision')
   return {
     'corpus': {
@@ -173,6 +205,7 @@ def _provenance(saved: _Saved) -> dict[str, Any]:
       **{name: sampled[name] for name in numbers},
       **sampled['provenance'],
       'made with': '; '.join(made_with),
+      **({'as a table': 'estimates.csv'} if has_table else {}),
     },
     'report made with': {
       'python': platform.python_version(),

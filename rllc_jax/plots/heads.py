@@ -20,8 +20,14 @@ _WIDTHS = (
 _CROWDED = 40  # Checkpoints beyond which points are not marked one by one.
 
 
-class _Group(NamedTuple):
-  """The refinements that share a panel."""
+class Group(NamedTuple):
+  """The refinements that share a panel.
+
+  Attributes:
+    title: of the panel.
+    names: of the refinements.
+    colors: one a refinement.
+  """
 
   title: str
   names: list[str]
@@ -42,7 +48,7 @@ def llc_curves(estimates: xr.Dataset) -> figure.Figure:
       (checkpoint, dataset, refinement).
   """
   estimates = estimates.sortby('checkpoint')
-  groups = _groups(estimates)
+  groups = groups_of(list(map(str, estimates.refinement.values)))
   columns = min(len(groups), len(_WIDTHS))
   rows_each = -(-len(groups) // columns)
   datasets = [str(name) for name in estimates.dataset.values]
@@ -67,19 +73,19 @@ def llc_curves(estimates: xr.Dataset) -> figure.Figure:
   return drawn
 
 
-def _groups(estimates: xr.Dataset) -> list[_Group]:
-  found = [str(name) for name in estimates.refinement.values]
+def groups_of(refinements: Sequence[str]) -> list[Group]:
+  """Heads by layer, then the others, with the colors of every figure."""
   groups = [
-    _Group(f'Layer {layer}', heads, style.shades(layer, len(heads)))
-    for layer, heads in names.heads_by_layer(found).items()
+    Group(f'Layer {layer}', heads, style.shades(layer, len(heads)))
+    for layer, heads in names.heads_by_layer(refinements).items()
   ]
-  if rest := names.others(found):
+  if rest := names.others(refinements):
     grays = [str(x) for x in np.linspace(0.15, 0.65, len(rest))]
-    groups.append(_Group('Other refinements', rest, grays))
+    groups.append(Group('Other refinements', rest, grays))
   return groups
 
 
-def _curves(ax: axes.Axes, estimates: xr.Dataset, group: _Group) -> None:
+def _curves(ax: axes.Axes, estimates: xr.Dataset, group: Group) -> None:
   steps = estimates.checkpoint.values
   for name, color in zip(group.names, group.colors, strict=True):
     cell = estimates.sel(refinement=name)
@@ -142,7 +148,7 @@ def _finish(panels, estimates, groups, datasets, rows_each) -> None:
       style.label_ends(ax, _ends(estimates.sel(dataset=dataset), group))
 
 
-def _ends(estimates: xr.Dataset, group: _Group) -> list[style.Label]:
+def _ends(estimates: xr.Dataset, group: Group) -> list[style.Label]:
   ends = []
   for name, color in zip(group.names, group.colors, strict=True):
     llc = estimates.llc.sel(refinement=name).dropna('checkpoint')

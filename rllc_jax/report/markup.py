@@ -26,7 +26,8 @@ p, ul { max-width: 760px; margin: 0 0 14px; }
 .kicker { color: var(--soft); font-size: 14px; margin: 0; }
 .headline { font-size: 20px; line-height: 1.5; max-width: 860px; }
 nav { font-size: 14px; margin: 20px 0 0; }
-nav a { color: var(--accent); margin-right: 18px; }
+a { color: var(--accent); }
+nav a { margin-right: 18px; }
 figure { margin: 24px 0 28px; }
 figure img { width: 100%; height: auto; display: block; }
 figure.narrow img { max-width: 760px; }
@@ -36,11 +37,12 @@ figcaption { font-size: 13.5px; line-height: 1.5; color: var(--soft);
 table { border-collapse: collapse; font-size: 13.5px; line-height: 1.35;
   font-variant-numeric: tabular-nums; }
 th, td { text-align: right; padding: 6px 14px 6px 0; vertical-align: top; }
-.words { text-align: left; }
+td { white-space: nowrap; }
+.words { text-align: left; white-space: normal; }
+td.words { overflow-wrap: anywhere; }
 thead th { border-bottom: 1.5px solid var(--ink); font-weight: 600;
   vertical-align: bottom; }
 tbody tr { border-bottom: 1px solid var(--line); }
-td { overflow-wrap: anywhere; }
 dl { display: grid; gap: 0 28px; margin: 8px 0 16px; font-size: 13.5px;
   grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); }
 dl div { display: flex; justify-content: space-between; gap: 16px;
@@ -76,6 +78,16 @@ def tag(name: str, content: Any, kind: str = '') -> str:
   """
   attribute = f' class="{text(kind)}"' if kind else ''
   return f'<{name}{attribute}>{text(content)}</{name}>'
+
+
+def link(section: str, words: Any) -> str:
+  """A link to a section of the same page.
+
+  Examples:
+    >>> link('heads', 'The heads')
+    '<a href="#heads">The heads</a>'
+  """
+  return f'<a href="#{text(section)}">{text(words)}</a>'
 
 
 def bullets(lines: Iterable[Any]) -> str:

@@ -8,6 +8,7 @@ from rllc_jax.report import losses
 from rllc_jax.report import markup
 from rllc_jax.report import separation
 from rllc_jax.report import tables
+from rllc_jax.report import trust
 
 _FEW = 8  # Lines that need not be folded.
 
@@ -81,20 +82,16 @@ def opening(
     markup.tag('p', kicker, 'kicker'),
     markup.tag('h1', title),
     markup.tag('p', headline(verdicts, loss), 'headline'),
-    markup.tag('p', _caution(estimates), 'note'),
+    _caution(estimates),
     shown,
     *_missing(estimates),
   ]
 
 
 def _caution(estimates: xr.Dataset) -> str:
-  present, marked = int(estimates.llc.count()), tables.num_marked(estimates)
-  if not marked:
-    return f'No diagnostic is marked in any of {present} estimates.'
-  return (
-    f'In {marked} of {present} estimates a diagnostic is marked; see whether '
-    'the numbers can be trusted.'
-  )
+  link = markup.link('trust', 'Can the numbers be trusted?')
+  words = markup.text(trust.counted(estimates))
+  return f'<p class="note">{words} {link}</p>'
 
 
 def _counted(number: int, word: str) -> str:

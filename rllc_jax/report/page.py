@@ -1,6 +1,7 @@
 """The report: one HTML file, from saved results alone, readable offline."""
 
 from collections.abc import Mapping
+from collections.abc import Sequence
 import os
 import pathlib
 from typing import Any, NamedTuple
@@ -12,12 +13,15 @@ from rllc_jax.report import markup
 from rllc_jax.report import opening
 from rllc_jax.report import sections
 from rllc_jax.report import separation
+from rllc_jax.report import trust
+from rllc_jax.report import truth
 
 _TITLE = 'Refined learning coefficients of attention heads'
 _SECTIONS = {
   'trained': 'What was trained',
   'heads': 'The heads',
   'trust': 'Can the numbers be trusted?',
+  'truth': 'Known answers and coverage',
   'provenance': 'Provenance',
 }
 
@@ -29,13 +33,19 @@ class Figures(NamedTuple):
     llc: refined LLCs over training.
     loss: losses over training.
     spread: spread between heads over training.
+    health: diagnostics over training.
     traces: chains of some cells.
+    known_answers: estimates beside exact values, if they were sampled.
+    coverage: of intervals, if it was measured.
   """
 
   llc: bytes
   loss: bytes
   spread: bytes
+  health: bytes
   traces: bytes
+  known_answers: bytes | None = None
+  coverage: bytes | None = None
 
 
 def write_report(
@@ -48,6 +58,9 @@ def write_report(
   figures: Figures,
   burn_in: int,
   provenance: Mapping[str, Any],
+  variances: xr.Dataset | None = None,
+  known_answers: Sequence[truth.Record] = (),
+  coverage: Sequence[truth.Record] = (),
 ) -> pathlib.Path:
   """Writes the report; one that is there is replaced, whole or not at all.
 
@@ -63,6 +76,9 @@ def write_report(
     figures: drawn from the same.
     burn_in: steps that the estimates leave out.
     provenance: anything else to be kept: versions, device, command, times.
+    variances: from `gains.measure`, if the run has a corpus baseline.
+    known_answers: entries of `known_answers.json`, if there is one.
+    coverage: entries of `coverage.json`, if there is one.
 
   Returns:
     The path.
@@ -73,14 +89,16 @@ def write_report(
   bodies = {
     'trained': sections.trained(training, corpus, loss, figures.loss),
     'heads': sections.heads(estimates, verdicts, figures.spread),
-    'trust': sections.trust(estimates, traces, burn_in, figures.traces),
+    'trust': trust.trust(
+      estimates, traces, burn_in, variances, figures.health, figures.traces
+    ),
+    'truth': truth.truth(
+      known_answers, coverage, figures.known_answers, figures.coverage
+    ),
     'provenance': [markup.facts(provenance)],
   }
   body = opening.opening(estimates, verdicts, loss, figures.llc, _TITLE)
-  links = ''.join(
-    f'<a href="#{name}">{markup.text(words)}</a>'
-    for name, words in _SECTIONS.items()
-  )
+  links = ''.join(markup.link(name, x) for name, x in _SECTIONS.items())
   body.append(f'<nav>{links}</nav>')
   for name, words in _SECTIONS.items():
     body.append(f'<h2 id="{name}">{markup.text(words)}</h2>')

@@ -9,6 +9,7 @@ import xarray as xr
 
 from rllc_jax.report import losses
 from rllc_jax.report import markup
+from rllc_jax.report import refinements
 from rllc_jax.report import separation
 from rllc_jax.report import tables
 
@@ -25,20 +26,6 @@ _FINGERPRINTS = {
   'window',
   'windows',
 }
-_MARKED = (
-  f'Marked: an equilibrium ratio off 1 by more than {tables.RATIO_LIMIT:g} and '
-  f'two errors, R-hat above {tables.RHAT_LIMIT:g}, an effective sample size '
-  f'(ESS) under {tables.ESS_LIMIT:g}, failed chains.'
-)
-_NOT_COVERED = (
-  'Cold start: chains begin at the checkpoint itself. A burn-in is left out; '
-  'an equilibrium ratio below 1 says that they were still spreading after it.',
-  'Step size: Langevin dynamics in steps samples a slightly different '
-  'posterior; that bias does not shrink with more draws.',
-  'The corpus is finite, and training was run once: other text or another '
-  'training seed would give other numbers.',
-  'Failed chains are left out of everything else, which biases what is left.',
-)
 
 
 def trained(
@@ -138,79 +125,12 @@ def heads(
     where = f' on {dataset}' if several else ''
     title = f'Estimates{where} at the last checkpoint, step {last:,}'
     parts.append(markup.tag('h3', title))
-    parts.append(markup.table(tables.refinements_table(estimates, dataset)))
+    parts.append(
+      markup.table(refinements.refinements_table(estimates, dataset))
+    )
   legend = (
     'wrLLC ± standard error. The error of a change adds two errors as '
-    f'if they were independent. {_MARKED}'
+    'if they were independent. R-hat and ESS are of the paired differences. '
+    'Marked: out of bounds, see whether the numbers can be trusted.'
   )
   return [*parts, markup.tag('p', legend, 'note')]
-
-
-def trust(
-  estimates: xr.Dataset, traces: xr.Dataset, burn_in: int, figure: bytes
-) -> list[str]:
-  """Settings, diagnostics, chains, and what errors do not cover."""
-  caption = (
-    'Paired loss differences along the chains of the heads with the lowest and '
-    'the highest last wrLLC: loss at the draw less loss at the checkpoint on '
-    'the same minibatch, times nβ. Chains that reach their level before the '
-    'shaded burn-in ends, and stay, are what the estimates assume.'
-  )
-  failed = int(estimates.num_failed.sum())
-  sampled = estimates.llc.notnull() | (estimates.num_failed > 0)
-  total = int(sampled.sum()) * traces.sizes['chain']
-  meaning = (
-    'The equilibrium ratio is 1, within its error, for chains in equilibrium, '
-    'and below 1 while they still spread. R-hat near 1 says that chains agree '
-    'with one another; it is taken of the loss differences, which are noisy, '
-    'and of the squared distance from the checkpoint, which is slow. A cell is '
-    f'one refinement at one checkpoint on one data set. {_MARKED}'
-  )
-  return [
-    markup.tag(
-      'p',
-      'Every number here is an estimate at the following settings, not '
-      'the asymptotic learning coefficient; other settings give other numbers.',
-    ),
-    markup.facts(_sampling_settings(estimates, traces, burn_in)),
-    markup.tag('h3', 'Diagnostics over all cells'),
-    markup.tag('p', f'Chains that failed: {failed} of {total:,}. {meaning}'),
-    markup.table(tables.diagnostics_table(estimates)),
-    markup.picture(figure, 'Chains', caption),
-    markup.tag('h3', 'What the errors do not cover'),
-    markup.tag(
-      'p',
-      'Intervals cover the noise of sampling: the autocorrelation of chains '
-      'and their shared minibatches. They do not cover:',
-    ),
-    markup.bullets(_NOT_COVERED),
-  ]
-
-
-def _sampling_settings(
-  estimates: xr.Dataset, traces: xr.Dataset, burn_in: int
-) -> dict[str, Any]:
-  names = {
-    'nbeta': 'nβ, in samples',
-    'localization': 'localization γ',
-    'step_size': 'step size ε',
-    'num_steps_between_draws': 'steps between draws',
-  }
-  known = {
-    words: traces.attrs[name]
-    for name, words in names.items()
-    if name in traces.attrs
-  }
-  moving = sorted(set(traces.num_coordinates.values.tolist()))
-  identity = json.loads(traces.attrs.get('identity', '{}'))
-  return {
-    **known,
-    'chains a refinement': traces.sizes['chain'],
-    'draws of a chain, burn-in included': traces.sizes['draw'],
-    'burn-in left out, in steps': burn_in,
-    'baseline': estimates.attrs.get('baseline', tables.MISSING),
-    'weights that move at once': moving,
-    'chains and heads share minibatches': identity.get(
-      'share_batches', tables.MISSING
-    ),
-  }

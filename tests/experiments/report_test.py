@@ -96,13 +96,18 @@ def config(**section):
   return ml_collections.ConfigDict({'seed': 3, 'estimation': section})
 
 
-def test_a_run_becomes_a_page_and_pictures(workdir):
-  path = report.run(config(burn_in=20), workdir)
+@pytest.fixture(scope='module')
+def path(workdir):
+  return report.run(config(burn_in=20), workdir)
+
+
+def test_a_run_becomes_a_page_and_pictures(workdir, path):
   html = path.read_text('utf-8')
   assert path == workdir / 'report.html'
-  assert html.count('data:image/svg+xml') == 4
+  assert html.count('data:image/svg+xml') == 5
   pictures = sorted((workdir / 'figures').iterdir())
   assert [p.name for p in pictures] == [
+    'health.png',
     'llc.png',
     'loss.png',
     'spread.png',
@@ -116,13 +121,16 @@ def test_a_run_becomes_a_page_and_pictures(workdir):
     'step 4, text: 1:1',
     'tiny &lt;model&gt;',
     'jax 0, 1 x toy',
+    'What pairing gains',
+    'python -m experiments.known_answers --workdir=DIR',
   ):
     assert words in html
   assert 'http://' not in html and 'https://' not in html
+  assert 'estimates.csv' not in html
 
 
-def test_a_report_can_be_made_again_and_is_the_same(workdir):
-  first = report.run(config(burn_in=20), workdir).read_bytes()
+def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
+  first = path.read_bytes()
   assert report.run(config(burn_in=20), workdir).read_bytes() == first
 
 
@@ -132,6 +140,33 @@ def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
   drawn = report.draw(saved.training, saved.traces, estimates, 20)['traces']
   titles = [ax.get_title('left') for ax in drawn.axes]
   assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
+
+
+def test_what_other_commands_left_is_reported(workdir, tmp_path):
+  shutil.copytree(workdir, tmp_path / 'run')
+  run = tmp_path / 'run'
+  interval = {'llc': 1.0, 'low': 0.9, 'high': 1.1, 'standard_error': 0.05}
+  answer = {
+    'problem': 'a bowl · nβ = 30',
+    'family': 'bowl',
+    'restricted': False,
+    'learning_coefficient': 5.0,
+    'multiplicity': 1,
+    'exact': 1.01,
+    **interval,
+    'seconds': 2.0,
+    'holds': True,
+    'note': '',
+  }
+  (run / 'known_answers.json').write_text(json.dumps([answer]))
+  (run / 'estimates.csv').write_text('llc')
+  html = report.run(config(burn_in=20), run).read_text('utf-8')
+  assert 'All 1 problems that are judged come out right' in html
+  assert 'a bowl · nβ = 30' in html and 'estimates.csv' in html
+  assert (run / 'figures' / 'known_answers.png').exists()
+  (run / 'known_answers.json').write_text('[{')
+  with pytest.raises(ValueError, match='known_answers.json must be JSON'):
+    report.run(config(burn_in=20), run)
 
 
 @pytest.mark.parametrize(

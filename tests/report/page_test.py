@@ -7,54 +7,33 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from rllc_jax.estimators import faults
 from rllc_jax.report import markup
 from rllc_jax.report import opening
 from rllc_jax.report import page
 from rllc_jax.report import separation
-from rllc_jax.report import tables
+from tests.report import saved
 
-DIMS = ('checkpoint', 'dataset', 'refinement')
-FIGURES = page.Figures(*[b'<svg xmlns="http://www.w3.org/2000/svg"/>'] * 4)
-
-
-def estimates():
-  llc = np.zeros((3, 1, 4)) + [
-    [[1.0, 1, 1, 1]],
-    [[5, 6, 5, 6]],
-    [[9, 19, 8, 8]],
-  ]
-  values = {
-    'llc': llc,
-    'standard_error': np.full(llc.shape, 0.25),
-    'low': llc - 0.5,
-    'high': llc + 0.5,
-    'equilibrium_ratio': np.ones(llc.shape),
-    'equilibrium_ratio_error': np.full(llc.shape, 0.01),
-    'rhat': np.full(llc.shape, 1.01),
-    'ess': np.full(llc.shape, 400.0),
-    'num_failed': np.zeros(llc.shape, int),
-  }
-  return xr.Dataset(
-    {name: (DIMS, x) for name, x in values.items()},
-    {
-      'checkpoint': [0, 10, 100],
-      'dataset': ['<text>'],
-      'refinement': ['0:0', '0:1', '1:0', '1:1'],
-    },
-  )
+FIGURES = page.Figures(*[b'<svg xmlns="http://www.w3.org/2000/svg"/>'] * 5)
+estimates = saved.estimates
 
 
 def traces():
   found = estimates()
   shape = (3, 1, 4, 2, 50)
   return xr.Dataset(
-    {'loss': ((*DIMS, 'chain', 'draw'), np.zeros(shape))},
+    {'loss': ((*saved.DIMS, 'chain', 'draw'), np.zeros(shape))},
     {
-      **found.coords,
+      **{name: found[name] for name in saved.DIMS},
       'draw': np.arange(50),
       'num_coordinates': ('refinement', [64] * 4),
     },
-    {'nbeta': 30.0, 'localization': 200.0, 'step_size': 1e-3},
+    {
+      'nbeta': 30.0,
+      'localization': 200.0,
+      'step_size': 1e-3,
+      'identity': '{"sampler": "sgnht"}',
+    },
   )
 
 
@@ -126,7 +105,7 @@ def read(html):
 def test_the_page_is_one_file_that_asks_for_nothing(tmp_path):
   html = write(tmp_path / 'report.html')
   reader = read(html)
-  assert reader.tags.count('img') == 4
+  assert reader.tags.count('img') == 5
   for address in reader.addresses:
     assert address.startswith(('data:', '#'))
   assert not re.search(r'url\(|@import|<script|https?:', html)
@@ -136,13 +115,14 @@ def test_the_page_is_one_file_that_asks_for_nothing(tmp_path):
 def test_every_link_of_the_contents_has_its_section(tmp_path):
   html = write(tmp_path / 'report.html')
   links = [x[1:] for x in read(html).addresses if x.startswith('#')]
-  assert len(links) == 4
+  assert len(set(links)) == 5 and links.count('trust') == 2
   for name in links:
     assert f'id="{name}"' in html
 
 
 def test_text_from_the_data_is_escaped(tmp_path):
-  reader = read(write(tmp_path / 'report.html'))
+  missing = saved.changed('llc', np.nan)  # Its data set is named.
+  reader = read(write(tmp_path / 'report.html', estimates=missing))
   assert not {'b', 'text', 'by', 'x'} & set(reader.tags)
   text = ' '.join(reader.text)
   for words in ('<text>', 'CC <BY>', 'a&b', '<b>', 'CPU & "friends"', '<x>'):
@@ -161,7 +141,14 @@ def test_the_headline_is_what_the_numbers_say(tmp_path):
 
 def test_settings_and_their_limits_are_told(tmp_path):
   text = ' '.join(read(write(tmp_path / 'report.html')).text)
-  for words in ('nβ', 'localization γ', 'step size ε', 'burn-in', 'Cold start'):
+  for words in (
+    'nβ',
+    'localization γ',
+    'step size ε',
+    'burn-in',
+    'Cold start',
+    'sgnht',
+  ):
     assert words in text
   assert 'not the asymptotic learning coefficient' in text
   assert 'f00' not in text  # A hash that no reader wants.
@@ -179,8 +166,8 @@ def test_missing_estimates_are_named(tmp_path):
 
 
 def test_a_page_is_written_of_nothing_but_gaps(tmp_path):
-  empty = estimates().map(lambda x: x * np.nan)
-  empty['num_failed'] = estimates().num_failed
+  empty = estimates().map(lambda x: x * np.nan if x.dtype == float else x)
+  empty = empty.assign({'num_draws': 0 * empty.num_draws})
   html = write(
     tmp_path / 'a.html',
     estimates=empty,
@@ -190,6 +177,7 @@ def test_a_page_is_written_of_nothing_but_gaps(tmp_path):
   )
   text = ' '.join(read(html).text)
   assert 'cannot be judged' in text and 'separate over training' not in text
+  assert 'There is no estimate.' in text and 'not sampled yet' in text
   assert 'is not recorded' in text
 
 
@@ -209,58 +197,52 @@ def test_several_data_sets_are_told_apart():
   assert opening.headline(verdicts, loss).startswith('On a, heads of layer 0')
 
 
-def row(name, **changes):
-  found = estimates()
-  for variable, value in changes.items():
-    found[variable].loc[{'refinement': name, 'checkpoint': 100}] = value
-  table = tables.refinements_table(found, '<text>')
-  (cells,) = [cells for cells in table.rows if cells[0].text == name]
-  return dict(zip(table.header, cells, strict=True))
+def test_the_opening_says_how_many_estimates_are_healthy(tmp_path):
+  html = write(tmp_path / 'a.html')
+  assert 'All 12 estimates are healthy.' in html
+  html = write(tmp_path / 'b.html', estimates=saved.changed('ess', 20))
+  assert (
+    '11 of 12 estimates are healthy; what the others miss most often is ESS of '
+    'paired differences (1). <a href="#trust">'
+  ) in html
 
 
-def test_a_row_of_the_table_by_hand():
-  cells = {name: cell.text for name, cell in row('0:1').items()}
-  assert cells == {
-    'refinement': '0:1',
-    'wrLLC': '19.00 ± 0.25',
-    '95 % interval': '18.50 to 19.50',
-    'change since step 0': '18.00 ± 0.35',  # sqrt(2) / 4.
-    'equilibrium ratio': '1.000 ± 0.010',
-    'R-hat': '1.010',
-    'ESS': '400',
-    'failed chains': '0',
-  }
+def test_none_is_healthy_where_none_is(tmp_path):
+  found = saved.estimates()
+  found['halves_difference'] = found.halves_difference + 3
+  html = write(tmp_path / 'a.html', estimates=found)
+  assert (
+    'None of 12 estimates is healthy; what they miss most often is difference '
+    'of halves (12).'
+  ) in html
 
 
-@pytest.mark.parametrize(
-  ('column', 'variable', 'fine', 'suspect'),
-  [
-    ('R-hat', 'rhat', 1.04, 1.06),
-    ('ESS', 'ess', 101, 99),
-    ('equilibrium ratio', 'equilibrium_ratio', 0.96, 0.94),
-    ('failed chains', 'num_failed', 0, 1),
-  ],
-)
-def test_suspect_diagnostics_are_marked_in_row_and_summary(
-  column, variable, fine, suspect
-):
-  assert not row('0:1', **{variable: fine})[column].marked
-  assert row('0:1', **{variable: suspect})[column].marked
-  found = estimates()
-  assert tables.num_marked(found) == 0
-  found[variable][2, 0, 1] = suspect
-  assert tables.num_marked(found) == 1
-  if variable != 'num_failed':
-    rows = tables.diagnostics_table(found).rows
-    assert [r[1].text for r in rows if r[4].marked] == [
-      '0:1 at step 100, <text>'
-    ]
+def test_every_refinement_has_a_line_and_failed_chains_have_names(tmp_path):
+  found = saved.changed('num_failed', 2)
+  found['failed'][2, 0, 1, 1:3] = True
+  text = ' '.join(read(write(tmp_path / 'a.html', estimates=found)).text)
+  assert text.count('healthy at all 3 checkpoints') == 3
+  assert '2 of 4 chains failed' in text and 'lower step_size' in text
+  assert 'Chains that failed: 2 of 48.' in text
+  assert '0:1 at step 100 on <text>: chains 1 and 2 failed' in text
 
 
-def test_a_missing_estimate_is_a_dash():
-  cells = row('0:1', llc=np.nan, low=np.nan, rhat=np.nan)
-  for name in ('wrLLC', '95 % interval', 'change since step 0', 'R-hat'):
-    assert cells[name] == tables.Cell(tables.MISSING)
+def test_the_limits_that_are_told_are_those_that_judge(tmp_path):
+  text = ' '.join(read(write(tmp_path / 'a.html')).text)
+  for words in (
+    f'R-hat under {faults.RHAT_LIMIT}',
+    f'at least {faults.ESS_LIMIT}',
+    'from 0.97 to 1.03;',
+    f'within {faults.HALVES_LIMIT:g} standard errors',
+  ):
+    assert words in text
+
+
+def test_what_was_not_measured_names_the_command_that_does(tmp_path):
+  text = ' '.join(read(write(tmp_path / 'a.html')).text)
+  for name in ('known_answers', 'coverage'):
+    assert f'python -m experiments.{name} --workdir=DIR' in text
+  assert 'What pairing gains' not in text
 
 
 def test_attributes_cannot_be_broken_out_of():

@@ -1,0 +1,202 @@
+"""Can the numbers be trusted? Verdicts, diagnostics, chains, gains, limits."""
+
+from collections.abc import Mapping
+import json
+from typing import Any
+
+import xarray as xr
+
+from rllc_jax.estimators import faults
+from rllc_jax.estimators import health
+from rllc_jax.report import diagnostics
+from rllc_jax.report import gains
+from rllc_jax.report import markup
+from rllc_jax.report import tables
+
+_FEW = 8  # Lines that need not be folded.
+RULE = (
+  'Healthy is an estimate of which no chain failed; with R-hat under '
+  f'{faults.RHAT_LIMIT:g} and an effective sample size (ESS) of at least '
+  f'{faults.ESS_LIMIT}, of the paired differences of losses and of the squared '
+  'distance from the checkpoint; an equilibrium ratio from '
+  f'{1 - faults.RATIO_TOLERANCE:g} to {1 + faults.RATIO_TOLERANCE:g}; and '
+  f'halves of the run that agree within {faults.HALVES_LIMIT:g} standard '
+  'errors.'
+)
+_HABIT = (
+  'These are habits, not theorems: of many sound estimates some miss a limit '
+  'by chance, and a healthy chain may not know of a valley that none has found.'
+)
+_NOT_COVERED = (
+  'Cold start: chains begin at the checkpoint itself. A burn-in is left out; '
+  'an equilibrium ratio below 1 says that they were still spreading after it.',
+  'Step size: Langevin dynamics in steps samples a slightly different '
+  'posterior; that bias does not shrink with more draws.',
+  'The corpus is finite, and training was run once: other text or another '
+  'training seed would give other numbers.',
+  'Failed chains are left out of everything else, which biases what is left.',
+)
+
+
+def trust(
+  estimates: xr.Dataset,
+  traces: xr.Dataset,
+  burn_in: int,
+  variances: xr.Dataset | None,
+  health_figure: bytes,
+  traces_figure: bytes,
+) -> list[str]:
+  """The whole section.
+
+  Args:
+    estimates: from `llc_from_traces`.
+    traces: those that the estimates are of.
+    burn_in: steps that the estimates leave out.
+    variances: from `gains.measure`.
+    health_figure: diagnostics over training.
+    traces_figure: chains of some cells.
+  """
+  return [
+    markup.tag(
+      'p',
+      'Every number here is an estimate at the following settings, not '
+      'the asymptotic learning coefficient; other settings give other numbers.',
+    ),
+    markup.facts(_sampling_settings(estimates, traces, burn_in)),
+    markup.tag('h3', 'Verdicts'),
+    *_verdicts(estimates),
+    markup.tag('h3', 'Diagnostics over all cells'),
+    *_diagnostics(estimates, health_figure),
+    markup.tag('h3', 'Chains'),
+    markup.picture(
+      traces_figure,
+      'Chains',
+      'Paired loss differences along the chains of the heads with the lowest '
+      'and the highest last wrLLC: loss at the draw less loss at the '
+      'checkpoint on the same minibatch, times nβ. Chains that reach their '
+      'level before the shaded burn-in ends, and stay, are what the estimates '
+      'assume.',
+    ),
+    *_gains(variances),
+    markup.tag('h3', 'What the errors do not cover'),
+    markup.tag(
+      'p',
+      'Intervals cover the noise of sampling: the autocorrelation of chains '
+      'and their shared minibatches. They do not cover:',
+    ),
+    markup.bullets(_NOT_COVERED),
+  ]
+
+
+def counted(estimates: xr.Dataset) -> str:
+  """How many estimates are healthy, and what the others miss, in a sentence.
+
+  Args:
+    estimates: from `llc_from_traces`.
+  """
+  present = estimates.llc.notnull()
+  total = int(present.sum())
+  healthy = int(health.check(estimates).healthy.sum())
+  if not total:
+    return 'There is no estimate.'
+  if healthy == total:
+    return f'All {total} estimates are healthy.'
+  missed = {
+    name: int((marked & present).sum())
+    for name, marked in diagnostics.marks(estimates).items()
+  }
+  worst = max(missed, key=missed.__getitem__)
+  what = f'miss most often is {diagnostics.called(worst)} ({missed[worst]}).'
+  if not healthy:
+    return f'None of {total} estimates is healthy; what they {what}'
+  return f'{healthy} of {total} estimates are healthy; what the others {what}'
+
+
+def _verdicts(estimates: xr.Dataset) -> list[str]:
+  lines = health.summary(estimates)
+  rows = [
+    (tables.Cell(name, not line.startswith('healthy')), tables.Cell(line))
+    for name, line in lines.items()
+  ]
+  content = tables.Table(('refinement', 'verdict'), rows, num_words=2)
+  return [
+    markup.tag('p', f'{counted(estimates)} {RULE}'),
+    markup.table(content),
+    markup.tag('p', _HABIT, 'note'),
+    *_failures(estimates),
+  ]
+
+
+def _failures(estimates: xr.Dataset) -> list[str]:
+  """Names the chains that failed."""
+  failed, total = (
+    int(estimates[name].sum()) for name in ('num_failed', 'num_chains')
+  )
+  words = f'Chains that failed: {failed:,} of {total:,}.'
+  if not failed:
+    return [markup.tag('p', words)]
+  lines = health.failures(estimates)
+  listed = markup.bullets(lines)
+  if len(lines) > _FEW:
+    listed = markup.folded(f'All {len(lines)} places', listed)
+  return [markup.tag('p', words), listed]
+
+
+def _diagnostics(estimates: xr.Dataset, figure: bytes) -> list[str]:
+  first = str(estimates.dataset.values[0])
+  where = f' on {first}' if estimates.sizes['dataset'] > 1 else ''
+  caption = (
+    f'Each diagnostic against training step{where}, a line a refinement. Green '
+    'is healthy, a ring is a value outside; panels without green are not '
+    'judged. Dashed: 1, 0, or for negative differences one half, where nothing '
+    'but noise is left.'
+  )
+  note = (
+    'A cell is one refinement at one checkpoint on one data set. Marked: cells '
+    'are out of the bounds above, or a number cannot be told.'
+  )
+  return [
+    markup.table(diagnostics.diagnostics_table(estimates)),
+    markup.tag('p', note, 'note'),
+    markup.picture(figure, 'Diagnostics over training', caption),
+  ]
+
+
+def _gains(variances: xr.Dataset | None) -> list[str]:
+  if variances is None:
+    return []
+  return [
+    markup.tag('h3', 'What pairing gains'),
+    markup.tag('p', gains.sentence(variances)),
+    markup.table(gains.table(variances)),
+  ]
+
+
+def _sampling_settings(
+  estimates: xr.Dataset, traces: xr.Dataset, burn_in: int
+) -> dict[str, Any]:
+  names = {
+    'nbeta': 'nβ, in samples',
+    'localization': 'localization γ',
+    'step_size': 'step size ε',
+    'num_steps_between_draws': 'steps between draws',
+  }
+  known = {
+    words: traces.attrs[name]
+    for name, words in names.items()
+    if name in traces.attrs
+  }
+  identity: Mapping[str, Any] = json.loads(traces.attrs.get('identity', '{}'))
+  moving = sorted(set(traces.num_coordinates.values.tolist()))
+  return {
+    'sampler': identity.get('sampler', tables.MISSING),
+    **known,
+    'chains a refinement': traces.sizes['chain'],
+    'draws of a chain, burn-in included': traces.sizes['draw'],
+    'burn-in left out, in steps': burn_in,
+    'baseline': estimates.attrs.get('baseline', tables.MISSING),
+    'weights that move at once': moving,
+    'chains and heads share minibatches': identity.get(
+      'share_batches', tables.MISSING
+    ),
+  }

@@ -1,0 +1,166 @@
+"""Diagnostics over training, read back from the figure."""
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from rllc_jax.estimators import faults
+from rllc_jax.plots import heads
+from rllc_jax.plots import health
+from rllc_jax.plots import style
+
+DIMS = ('checkpoint', 'dataset', 'refinement')
+VALUES = {
+  'equilibrium_ratio': 1.0,
+  'rhat': 1.01,
+  'rhat_distance': 1.02,
+  'ess': 400.0,
+  'ess_distance': 90.0,
+  'halves_difference': 0.5,
+  'drift_to_noise': 0.05,
+  'negative_share': 0.1,
+  'distance': 9.0,
+}
+
+
+def estimates(steps=(0, 1, 10, 100), datasets=('text',), names=('0:0', '1:0')):
+  """Every diagnostic rises by a thousandth of itself a checkpoint."""
+  shape = (len(steps), len(datasets), len(names))
+  rise = 1 + 0.001 * np.arange(len(steps))[:, None, None] + np.zeros(shape)
+  return xr.Dataset(
+    {name: (DIMS, x * rise) for name, x in VALUES.items()},
+    dict(zip(DIMS, map(list, (steps, datasets, names)), strict=True)),
+    {'nbeta': 30.0},
+  )
+
+
+def panels(drawn):
+  return {ax.get_title('left'): ax for ax in drawn.axes}
+
+
+def curves(ax):
+  """Lines of refinements, not those that go across."""
+  return [x.get_xydata() for x in ax.lines if x.get_marker() == 'o']
+
+
+def rings(ax):
+  return [x for x in ax.lines if x.get_markerfacecolor() == 'none']
+
+
+def test_every_diagnostic_has_a_panel_with_a_line_a_refinement():
+  found = estimates()
+  drawn = health.diagnostics_curves(found, dataset='text')
+  assert len(drawn.axes) == len(VALUES)
+  for ax, name in zip(drawn.axes, health._PANELS, strict=False):
+    lines = curves(ax)[:2]
+    for line, refinement in zip(lines, ('0:0', '1:0'), strict=True):
+      own = found[name].sel(refinement=refinement).values[:, 0]
+      np.testing.assert_allclose(line[:, 0], found.checkpoint)
+      np.testing.assert_allclose(line[:, 1], own)
+  found['mala_acceptance'] = 0 * found.rhat + 0.5
+  drawn = health.diagnostics_curves(found, dataset='text')
+  assert drawn.axes[-1].get_title('left') == 'MALA acceptance'
+
+
+def test_colors_are_those_of_the_main_figure():
+  found = estimates(names=('1:0', 'all', '0:0', '0:1'))
+  drawn = health.diagnostics_curves(found, dataset='text')
+  groups = heads.groups_of(['1:0', 'all', '0:0', '0:1'])
+  wanted = {
+    name: color
+    for group in groups
+    for name, color in zip(group.names, group.colors, strict=True)
+  }
+  assert wanted['1:0'] == style.shades(1, 1)[0]
+  (legend,) = drawn.legends
+  names = [text.get_text() for text in legend.get_texts()]
+  assert names == ['0:0', '0:1', '1:0', 'all']
+  for name, handle in zip(names, legend.get_lines(), strict=True):
+    assert handle.get_color() == wanted[name]
+
+
+@pytest.mark.parametrize(
+  ('title', 'low', 'high'),
+  [
+    ('Equilibrium ratio', 0.97, 1.03),
+    ('R-hat, paired differences', None, faults.RHAT_LIMIT),
+    ('R-hat, squared distance', None, faults.RHAT_LIMIT),
+    ('ESS, paired differences', faults.ESS_LIMIT, None),
+    ('ESS, squared distance', faults.ESS_LIMIT, None),
+    ('Difference of halves, in errors', -3, 3),
+  ],
+)
+def test_the_healthy_range_is_shaded(title, low, high):
+  ax = panels(health.diagnostics_curves(estimates(), dataset='text'))[title]
+  (band,) = ax.patches
+  ends = (band.get_y(), band.get_y() + band.get_height())
+  bottom, top = ax.get_ylim()
+  np.testing.assert_allclose(ends[0], bottom if low is None else low)
+  np.testing.assert_allclose(ends[1], top if high is None else high)
+  if low is not None:
+    assert bottom < low  # Else a reader could not tell that there is a limit.
+  if high is not None:
+    assert high < top
+
+
+def test_what_is_not_judged_has_no_healthy_range():
+  drawn = panels(health.diagnostics_curves(estimates(), dataset='text'))
+  for title in ('Drift to noise', 'Share of negative differences'):
+    assert not drawn[title].patches
+
+
+@pytest.mark.parametrize(
+  ('name', 'title', 'value'),
+  [
+    ('equilibrium_ratio', 'Equilibrium ratio', 0.9),
+    ('rhat', 'R-hat, paired differences', 1.4),
+    ('ess_distance', 'ESS, squared distance', 12.0),
+    ('halves_difference', 'Difference of halves, in errors', -4.0),
+  ],
+)
+def test_values_outside_have_a_ring(name, title, value):
+  found = estimates()
+  assert not any(
+    map(rings, health.diagnostics_curves(found, dataset='text').axes)
+  )
+  found[name][2, 0, 1] = value
+  drawn = panels(health.diagnostics_curves(found, dataset='text'))
+  (ring,) = rings(drawn.pop(title))
+  assert ring.get_xydata().tolist() == [[10, value]]
+  assert not any(map(rings, drawn.values()))
+
+
+def test_one_data_set_is_drawn_and_named():
+  found = estimates(datasets=('text', 'code'))
+  found['distance'][:, 1] = 3.0
+  drawn = health.diagnostics_curves(found, dataset='code')
+  assert 'data set: code' in drawn.get_supxlabel()
+  line = curves(panels(drawn)['Distance from w*'])[0]
+  np.testing.assert_array_equal(line[:, 1], 3.0)
+
+
+def test_refinements_of_one_checkpoint_stand_side_by_side():
+  found = estimates(steps=(500,), names=('0:0', '0:1', '1:0'))
+  found['rhat'][0, 0, 2] = 2.0
+  drawn = health.diagnostics_curves(found, dataset='text')
+  ax = panels(drawn)['R-hat, paired differences']
+  points = [line[0].tolist() for line in curves(ax)]
+  assert points == [[0, 1.01], [1, 1.01], [2, 2.0], [2, 2.0]]  # And its ring.
+  assert [x.get_text() for x in ax.get_xticklabels()] == ['0:0', '0:1', '1:0']
+  assert 'step 500' in drawn.get_supxlabel()
+
+
+@pytest.mark.parametrize(
+  'found',
+  [
+    estimates(names=[f'{i}:{j}' for i in range(2) for j in range(8)]),
+    estimates(steps=range(100)),
+    estimates(steps=(0,)),
+    estimates() * np.nan,
+    estimates().drop_vars(['rhat', 'distance']),
+  ],
+  ids=['16', '100', 'start', 'nan', 'partial'],
+)
+def test_any_shape_of_results_becomes_a_file(found):
+  drawn = health.diagnostics_curves(found, dataset='text')
+  assert style.image(drawn, 'svg').startswith(b'<?xml')

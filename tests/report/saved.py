@@ -1,0 +1,53 @@
+"""Saved results made by hand: two layers of two heads at three checkpoints."""
+
+import numpy as np
+import xarray as xr
+
+DIMS = ('checkpoint', 'dataset', 'refinement')
+STEPS, HEADS = [0, 10, 100], ['0:0', '0:1', '1:0', '1:1']
+HEALTHY = {
+  'standard_error': 0.25,
+  'equilibrium_ratio': 1.0,
+  'equilibrium_ratio_error': 0.01,
+  'rhat': 1.01,
+  'rhat_distance': 1.02,
+  'ess': 400.0,
+  'ess_distance': 90.0,
+  'halves_difference': 0.5,
+  'drift_to_noise': 0.05,
+  'negative_share': 0.1,
+  'distance': 9.0,
+  'num_chains': 4,
+  'num_draws': 250,
+  'num_kept': 200,
+  'num_failed': 0,
+}
+
+
+def estimates():
+  """Healthy ones; the heads of layer 0 separate, those of layer 1 do not."""
+  llc = np.zeros((3, 1, 4)) + [
+    [[1.0, 1, 1, 1]],
+    [[5, 6, 5, 6]],
+    [[9, 19, 8, 8]],
+  ]
+  values = {name: np.full(llc.shape, x) for name, x in HEALTHY.items()}
+  values.update(llc=llc, low=llc - 0.5, high=llc + 0.5)
+  return xr.Dataset(
+    {
+      **{name: (DIMS, x) for name, x in values.items()},
+      'failed': ((*DIMS, 'chain'), np.zeros((*llc.shape, 4), bool)),
+    },
+    {
+      **dict(zip(DIMS, (STEPS, ['<text>'], HEADS), strict=True)),
+      'chain': range(4),
+    },
+    {'baseline': 'paired'},
+  )
+
+
+def changed(name, value, step=100, head='0:1'):
+  """The same with another value in one cell."""
+  found = estimates()
+  found[name].loc[{'checkpoint': step, 'refinement': head}] = value
+  return found
