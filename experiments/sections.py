@@ -129,11 +129,38 @@ class Estimation(NamedTuple):
   chunk_size: int | None = None
 
 
+class Calibration(NamedTuple):
+  """The section `calibration` of a config; what it lacks is as in `estimation`.
+
+  Attributes:
+    refinements: names; 'heads' stands for all heads.
+    datasets: names of windows of the corpus.
+    checkpoints: training steps; the last by default.
+    step_sizes: epsilon, each twice another.
+    nbetas: n beta.
+    localizations: gamma.
+    num_chains: chains a refinement.
+    num_draws: draws after the burn-in, at every setting.
+    num_curvature_batches: minibatches that curvature is measured on.
+  """
+
+  refinements: tuple[str, ...] = ('0:0', '1:0')
+  datasets: tuple[str, ...] = ('train',)
+  checkpoints: tuple[int, ...] = ()
+  step_sizes: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+  nbetas: tuple[float, ...] = (10.0, 30.0, 100.0)
+  localizations: tuple[float, ...] = (200.0,)
+  num_chains: int = 4
+  num_draws: int = 400
+  num_curvature_batches: int = 4
+
+
 SECTIONS: Mapping[str, Any] = {
   'corpus': Corpus,
   'model': Model,
   'training': Training,
   'estimation': Estimation,
+  'calibration': Calibration,
 }
 
 

@@ -1,0 +1,175 @@
+"""What the heat maps of a sweep show, read back from their artists."""
+
+from matplotlib import colors
+from matplotlib import patches
+import numpy as np
+import pytest
+import xarray as xr
+
+from rllc_jax.estimators import faults
+from rllc_jax.estimators import health
+from rllc_jax.plots import calibration
+from rllc_jax.plots import style
+from tests.analysis import recommendation_test
+
+STEPS = recommendation_test.STEPS
+SETTING = {'step_size': 4e-3, 'nbeta': 30.0, 'localization': 200.0}
+
+
+def sweep(**changes):
+  """By hand, over (step_size, nbeta, refinement), gamma fixed."""
+  found = recommendation_test.hand_made()
+  for name, (where, value) in changes.items():
+    found[name].loc[where] = value
+  return health.check(found).isel(localization=0)
+
+
+def chosen(value=4e-3):
+  labels = {'nbeta': [10.0, 30.0], 'refinement': ['0:0', '0:1', '1:0']}
+  return xr.DataArray(np.full((2, 3), value), labels)
+
+
+def drawn(found=None, y='nbeta', step_sizes=None, setting=None):
+  found = sweep() if found is None else found
+  step_sizes = chosen() if step_sizes is None else step_sizes
+  return calibration.heat_maps(
+    found, y=y, step_sizes=step_sizes, setting=setting
+  )
+
+
+def panels(figure):
+  return np.array(figure.axes).reshape(-1, 3)
+
+
+def words(ax):
+  """What is written in each cell: {(column, row): text, from above}."""
+  found = {}
+  for text in ax.texts:
+    x, y = text.get_position()
+    found.setdefault((round(x), round(y)), []).append(text.get_text())
+  return found
+
+
+def colors_of(ax):
+  (image,) = ax.images
+  return image.get_array()
+
+
+def test_every_estimate_error_and_verdict_is_in_its_place():
+  found = sweep(standard_error=({'step_size': 2e-3, 'nbeta': 30.0}, 0.101))
+  figure = drawn(found)
+  grid = panels(figure)
+  assert grid.shape == (3, 3)
+  assert [ax.get_title('left') for ax in grid[0]] == [
+    'refined LLC', 'standard error, % of it', 'health'
+  ]  # fmt: skip
+  for row, name in zip(grid, found.refinement.values, strict=True):
+    assert row[0].get_ylabel() == f'head {name}\nnβ'
+    assert words(row[0])[3, 1] == ['5.60', '+9.8 %']
+    assert words(row[0])[0, 0] == ['5.00']
+    assert words(row[1])[1, 1] == ['2'] and words(row[1])[1, 0] == ['0.99']
+    assert set(map(tuple, words(row[2]).values())) == {('1.00',)}
+  figure.draw_without_rendering()
+  labels = [tick.get_text() for tick in grid[-1, 0].get_xticklabels()]
+  assert labels == ['0.001', '0.002', '0.004', '0.008', '0.016']
+  assert [t.get_text() for t in grid[0, 0].get_yticklabels()] == ['10', '30']
+
+
+def test_the_order_of_storage_does_not_matter():
+  mixed = sweep().transpose().isel(step_size=[2, 0, 4, 1, 3], nbeta=[1, 0])
+  for a, b in zip(drawn(mixed).axes, drawn().axes, strict=True):
+    assert words(a) == words(b)
+    np.testing.assert_array_equal(colors_of(a), colors_of(b))
+
+
+def test_errors_change_color_at_three_percent():
+  errors = {'step_size': [1e-3, 2e-3]}
+  value = 0.01 * np.array([2.0, 4.0])[:, None, None, None]
+  found = sweep(standard_error=(errors, value * 5 * np.ones((2, 2, 1, 3))))
+  below, above = colors_of(panels(drawn(found))[0, 1])[0, :2]
+  assert below[2] > below[0] and above[0] > above[2]  # Bluer, redder.
+
+
+def test_dots_mark_what_qualifies_and_a_frame_what_is_recommended():
+  step_sizes = chosen()
+  step_sizes.loc[{'nbeta': 10.0, 'refinement': '0:1'}] = 2e-3
+  step_sizes.loc[{'nbeta': 30.0, 'refinement': '0:1'}] = np.nan
+  grid = panels(drawn(step_sizes=step_sizes, setting=SETTING))
+  dots = lambda ax: sorted(
+    (round(float(line.get_xdata()[0])), round(float(line.get_ydata()[0])))
+    for line in ax.lines
+  )
+  for ax in grid[0]:
+    assert dots(ax) == [(2, 0), (2, 1)]
+  for ax in grid[1]:
+    assert dots(ax) == [(1, 0)]
+  for ax in grid.flat:
+    (frame,) = [p for p in ax.patches if isinstance(p, patches.Rectangle)]
+    assert frame.get_xy() == (1.5, 0.5)
+  assert not any(ax.patches for ax in drawn().axes)
+
+
+def test_limits_of_the_curvature_stand_where_they_fall():
+  """Columns are octaves: a step of 1 / a lies log2(1 / (a e0)) to the right."""
+  found = sweep()
+  found['curvature'] = (('nbeta', 'refinement'), np.full((2, 3), 250.0))
+  ax = panels(drawn(found, step_sizes=chosen(np.nan)))[0, 2]
+  places = sorted(float(line.get_xdata()[0]) for line in ax.lines)
+  # 1 / 250 is the third step, 4 / 250 the fifth.
+  np.testing.assert_allclose(places, [2, 2, 4, 4], atol=1e-6)
+  assert {line.get_linestyle() for line in ax.lines} == {':', '-'}
+  found['curvature'] = -found.curvature
+  assert not panels(drawn(found, step_sizes=chosen(np.nan)))[0, 2].lines
+
+
+def test_no_estimate_is_gray_and_says_so():
+  failed = sweep(
+    llc=({'step_size': 1.6e-2}, np.nan), num_failed=({'step_size': 1.6e-2}, 4)
+  )
+  estimate, error, verdict = panels(drawn(failed))[0]
+  gray = colors.to_rgba(calibration._NONE)
+  for ax, text in ((estimate, '–'), (error, '–'), (verdict, 'failed')):
+    assert words(ax)[4, 0] == [text]
+    np.testing.assert_allclose(colors_of(ax)[0, 4], gray)
+  empty = sweep(llc=({}, np.nan), num_failed=({}, 4))
+  style.image(drawn(empty), 'png')  # Nothing at all to scale colors by.
+
+
+@pytest.mark.parametrize(
+  'name, value, text',
+  [
+    ('num_failed', 1, 'failed'),
+    ('equilibrium_ratio', 0.9, 'ratio'),
+    ('rhat', 1.2, 'R-hat'),
+    ('ess_distance', 20.0, 'ESS'),
+    ('ess', np.nan, 'still'),
+    ('halves_difference', 5.0, 'halves'),
+    ('num_chains', 1, 'one chain'),
+    ('num_kept', 30, 'few draws'),
+  ],
+)
+def test_what_is_wrong_is_said_in_a_word(name, value, text):
+  """The words of `faults` are the source: a new wording is noticed here."""
+  found = sweep(**{name: ({'step_size': 2e-3}, value)})
+  assert faults.faults({k: v[1, 0, 0].item() for k, v in found.items()})
+  ax = panels(drawn(found))[0, 2]
+  assert words(ax)[1, 0] == [text]
+  assert words(ax)[0, 0] == ['1.00']
+  healthy, unhealthy = (
+    colors.to_rgba(x) for x in (calibration._HEALTHY, calibration._UNHEALTHY)
+  )
+  np.testing.assert_allclose(colors_of(ax)[0, 0], healthy)
+  np.testing.assert_allclose(colors_of(ax)[0, 1], unhealthy)
+
+
+def test_other_refinements_and_gamma_have_their_names():
+  found = recommendation_test.hand_made().isel(nbeta=0)
+  found = health.check(found).assign_coords(refinement=['all', '0:attn', '0:0'])
+  step_sizes = xr.DataArray(
+    np.full((1, 3), np.nan),
+    {'localization': [200.0], 'refinement': found.refinement.values},
+  )
+  figure = drawn(found, y='localization', step_sizes=step_sizes)
+  labels = [ax.get_ylabel() for ax in panels(figure)[:, 0]]
+  assert labels == ['all\nγ', '0:attn\nγ', 'head 0:0\nγ']
+  assert 'nβ = 10' in figure.get_supxlabel()
