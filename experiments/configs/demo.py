@@ -16,5 +16,6 @@ def get_config() -> ml_collections.ConfigDict:
     training=dict(
       learning_rate=1e-3, batch_size=32, num_steps=2000, num_checkpoints=12
     ),
-    estimation=dict(batch_size=8, num_chains=4, num_draws=100),
+    # Two long chains: four of 100 draws are too short for R-hat and ESS.
+    estimation=dict(batch_size=4, num_chains=2, num_draws=500),
   )

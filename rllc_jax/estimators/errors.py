@@ -84,7 +84,7 @@ def mean_of_chains(means: np.ndarray) -> Mean:
 def with_interval(
   value: np.ndarray,
   standard_error: np.ndarray,
-  degrees_of_freedom: int = NUM_BATCHES - 1,
+  degrees_of_freedom: float = NUM_BATCHES - 1,
 ) -> Mean:
   """The 95 % Student-t interval."""
   half = special.stdtrit(degrees_of_freedom, 0.975) * standard_error
