@@ -8,6 +8,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import jax
 import numpy as np
+from scipy import stats
 
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -92,6 +93,18 @@ class LlcTest(parameterized.TestCase):
     np.testing.assert_allclose(
       found.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
     )
+
+  def test_corpus_interval_has_the_degrees_of_freedom_of_both_errors(self):
+    """Welch and Satterthwaite: 7 if the draws' error rules, M - 1 if not."""
+    traces = hand_made()
+    M = traces.sizes['baseline_batch']
+    wild, calm = traces.copy(), traces.copy()
+    wild['baseline_loss'] = 1e4 * traces.baseline_loss
+    calm['baseline_loss'] = 1e-4 * traces.baseline_loss
+    for case, degrees in ((wild, M - 1), (calm, 7)):
+      found = llc.llc_from_traces(case, baseline='corpus', burn_in=0)
+      half = (found.high - found.llc) / found.standard_error
+      np.testing.assert_allclose(half, stats.t.ppf(0.975, degrees), rtol=1e-3)
 
   def test_devinterp_baseline(self):
     """By loops: all 40 draws, the first 32 minibatches, the chains' spread."""
