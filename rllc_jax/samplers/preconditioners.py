@@ -124,8 +124,10 @@ def rmsprop_corrected(
 
   The correction is that of an average which starts at 0; with a start at 1 it
   makes the first G as small as :math:`\sqrt{1 - \alpha}`, 1/32 of SGLD's. The
-  start is forgotten in some :math:`1 / (1 - \alpha)` steps. From then on eps
-  bounds nothing: weights without gradient take ever larger steps.
+  start is forgotten when :math:`\alpha^t` is small *against* :math:`g^2`: after
+  some :math:`\ln(10 / g^2) / (1 - \alpha)` steps, 7,000 where gradients are
+  0.1. From then on eps bounds nothing: weights without gradient take ever
+  larger steps.
 
   Args:
     decay: :math:`\alpha`.

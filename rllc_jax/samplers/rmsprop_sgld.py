@@ -15,12 +15,12 @@ worse. In a bowl of 10 weights with h = 1, n beta = 100, gamma = 0 and no
 minibatch noise, where the truth is 5 and SGLD's step-size bias 2.6 % at 1e-3,
 the estimates at the default settings are
 
-==================  ==========  ==========  ==========  ==========  ==========
-step size           1e-3        1e-4        1e-5        1e-6        limit
-==================  ==========  ==========  ==========  ==========  ==========
-`rmsprop`           5.75        5.46        6.44        7.06        7.22
-`rmsprop_corrected` 6.42        5.17        5.46        7.34        10
-==================  ==========  ==========  ==========  ==========  ==========
+==========================  ======  ======  ======  ======  ======
+step size                   1e-3    1e-4    1e-5    1e-6    limit
+==========================  ======  ======  ======  ======  ======
+`rmsprop_sgld`              5.75    5.46    6.44    7.06    7.22
+`rmsprop_sgld_corrected`    6.42    5.17    5.46    7.34    10
+==========================  ======  ======  ======  ======  ======
 
 of which the excess at 1e-3 is mostly step-size bias, of an effective step of
 some :math:`\epsilon / \sqrt V`. Minibatch noise, which is in V too, makes G
@@ -58,8 +58,8 @@ def rmsprop_sgld_corrected(
 ) -> types.Sampler:
   """RMSprop-SGLD of Hitchcock and Hoogland, 2025.
 
-  See :func:`preconditioners.rmsprop_corrected`. Leave the first
-  1 / (1 - decay) steps out, at least: they are too small.
+  See :func:`preconditioners.rmsprop_corrected`, and there how many steps to
+  leave out: until then they are too small.
 
   Args:
     decay: of the average of squared gradients.
