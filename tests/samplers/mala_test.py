@@ -63,7 +63,7 @@ class DensityTest(parameterized.TestCase):
     found, expected = [], []
     for i in range(20):
       u, key = rng.normal(size=3), jax.random.key(i)
-      found.append(step(key, jnp.float32(u)))
+      found.append(step(jax.random.key(i), jnp.float32(u)))
       if name == 'acceptance':
         key, _ = jax.random.split(key)
       new = mean(u) + np.sqrt(eps * G) * np.asarray(jax.random.normal(key, 3))
