@@ -140,9 +140,8 @@ class Sampler(NamedTuple):
     init: `init(position) -> state`; a state has the field `position`.
     step: `step(rng_key, state, potential, step_size) -> (state, info)`; `info`
       is a `SamplerInfo`. The key is consumed.
-    bias: a sentence on what keeps its estimates from the exact value even as
-      the step size falls, said to whoever uses it for an estimate; '' if
-      nothing does.
+    bias: a sentence on a known bias beyond that of SGLD's finite steps, said to
+      whoever uses it for an estimate; '' if there is none.
   """
 
   name: str

@@ -39,6 +39,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import rllc_jax
 from rllc_jax import trees
@@ -62,6 +63,7 @@ def correlation(a, b):
   return np.corrcoef(np.ravel(a), np.ravel(b))[0, 1]
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgnht')
 class MomentumTest(absltest.TestCase):
   def test_a_thermostat_samples_the_bowl_and_not_a_point(self):
     """The peer's SGNHT found 0.1 here, where the truth is 5.
@@ -116,6 +118,7 @@ class MomentumTest(absltest.TestCase):
       )
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgnht')
 class FrozenTest(parameterized.TestCase):
   @parameterized.parameters(
     ('mask', 'sgld'), ('lens', 'sgld'), ('mask', 'sgnht')

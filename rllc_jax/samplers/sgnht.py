@@ -139,4 +139,6 @@ def sgnht(
   name = preconditioners.sampler_name(
     'sgnht', preconditioner, f'diffusion={diffusion}'
   )
-  return types.Sampler(name, init, step, preconditioner.bias)
+  bias = f'too low by a share of about {diffusion} sqrt(step_size / 8)'
+  bias = '; '.join(filter(None, (bias, preconditioner.bias)))
+  return types.Sampler(name, init, step, bias)

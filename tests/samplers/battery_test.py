@@ -12,6 +12,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from scipy import optimize
 
 from rllc_jax import types
@@ -190,6 +191,7 @@ def bowl_value(row, settings, noisy):
   return 0.5 * np.sum(settings.nbeta * curvatures / a * heat)
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgnht')
 class SamplerTest(parameterized.TestCase):
   @parameterized.product(name=tuple(SAMPLERS))
   def test_known_answers(self, name):

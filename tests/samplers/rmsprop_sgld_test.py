@@ -89,7 +89,7 @@ class WarningTest(parameterized.TestCase):
     (sgld.sgld(noise_scale=0.5), True),
     (sgld.sgld(), False),
     (sghmc.sghmc(), False),
-    (sgnht.sgnht(), False),
+    (sgnht.sgnht(), True),
     (mala.mala(), False),
     (mala.sgld_with_mala_acceptance(), False),
   )

@@ -5,6 +5,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rllc_jax.estimators import rllc
 from rllc_jax.samplers import sgnht
@@ -14,6 +15,7 @@ def bowl(u, batch):
   return 0.5 * jnp.sum(u**2)
 
 
+@pytest.mark.filterwarnings('ignore:Estimates by sgnht')
 class BiasTest(absltest.TestCase):
   def test_halved_when_the_step_falls_4_fold(self):
     """Too low by A sqrt(eps / 8), to first order, and by nothing else.
