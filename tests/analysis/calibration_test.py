@@ -72,6 +72,7 @@ class CalibrateTest(parameterized.TestCase):
     self.assertTrue((found.num_kept == 24).all())
     given = sweep(burn_in=7, num_steps_between_draws=2)
     self.assertTrue((given.num_draws == 24 + 4).all())
+    self.assertTrue((given.num_kept == 24).all())
 
   def test_a_sweep_is_one_program(self):
     """Eight settings, two checkpoints, another grid of the same longest run."""
@@ -156,6 +157,51 @@ class CalibrateTest(parameterized.TestCase):
       calibration.calibrate(
         KEY, steep, jnp.zeros(2), data, step_sizes=(1e-3, 2e-3), **options
       )
+
+  def test_no_setting_takes_more_steps_than_its_own(self):
+    """Minibatches drawn are counted: what a buffer could hold costs nothing."""
+    drawn = []
+
+    def draw(rng_key, step, data, window):
+      del rng_key, window
+      jax.debug.callback(lambda step: drawn.append(int(step)), step)
+      return data
+
+    found = calibration.calibrate(
+      KEY,
+      rllc.one_refinement(
+        lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(1), None
+      ),
+      jnp.zeros(1),
+      types.Minibatches(jnp.zeros(1), draw),
+      window=(),
+      **{**GRID, **OPTIONS, 'num_chains': 1},
+    )
+    jax.effects_barrier()
+    # Twice: each of the two devices draws for its own columns.
+    steps = 2 * int(found.num_draws.sum())
+    self.assertLen(drawn, steps)
+    self.assertLess(steps, 2 * 8 * int(found.num_draws.max()))
+
+  def test_curvature_is_that_of_the_plain_loss(self):
+    """A fast loss may have a gradient of its own that holds only once."""
+
+    @jax.custom_vjp
+    def fast(w):
+      return 0.5 * jnp.sum(w**2)
+
+    backward = lambda w, cotangent: (cotangent * jax.lax.stop_gradient(w),)
+    fast.defvjp(lambda w: (fast(w), w), backward)
+    found = calibration.calibrate(
+      KEY,
+      rllc.one_refinement(lambda w, batch: fast(w), jnp.zeros(3), None),
+      jnp.zeros(3),
+      minibatches.uniform(jnp.zeros(1), 1),
+      plain_loss=lambda w, batch: 0.5 * jnp.sum(w**2),
+      **{**GRID, **OPTIONS, 'num_curvature_batches': 2},
+    )
+    a = (found.nbeta + found.localization).broadcast_like(found.curvature)
+    np.testing.assert_allclose(found.curvature, a, rtol=1e-6)
 
 
 class FrontDoorTest(absltest.TestCase):

@@ -17,8 +17,10 @@ SETTING = {'step_size': 4e-3, 'nbeta': 30.0, 'localization': 200.0}
 
 
 def sweep(**changes):
-  """By hand, over (step_size, nbeta, refinement), gamma fixed."""
+  """By hand, over (step_size, nbeta, refinement): in proportion to nbeta."""
   found = recommendation_test.hand_made()
+  for name in ('llc', 'standard_error'):
+    found[name] = found[name] * found.nbeta / 10
   for name, (where, value) in changes.items():
     found[name].loc[where] = value
   return health.check(found).isel(localization=0)
@@ -56,7 +58,7 @@ def colors_of(ax):
 
 
 def test_every_estimate_error_and_verdict_is_in_its_place():
-  found = sweep(standard_error=({'step_size': 2e-3, 'nbeta': 30.0}, 0.101))
+  found = sweep(standard_error=({'step_size': 2e-3, 'nbeta': 30.0}, 0.303))
   figure = drawn(found)
   grid = panels(figure)
   assert grid.shape == (3, 3)
@@ -65,7 +67,8 @@ def test_every_estimate_error_and_verdict_is_in_its_place():
   ]  # fmt: skip
   for row, name in zip(grid, found.refinement.values, strict=True):
     assert row[0].get_ylabel() == f'head {name}\nnβ'
-    assert words(row[0])[3, 1] == ['5.60', '+9.8 %']
+    assert words(row[0])[3, 1] == ['16.8', '+9.8 %']
+    assert words(row[0])[3, 0] == ['5.60', '+9.8 %']
     assert words(row[0])[0, 0] == ['5.00']
     assert words(row[1])[1, 1] == ['2'] and words(row[1])[1, 0] == ['0.99']
     assert set(map(tuple, words(row[2]).values())) == {('1.00',)}
