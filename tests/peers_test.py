@@ -7,7 +7,8 @@ that it would break is tested here:
       compared it with itself.                    MomentumTest, tests/samplers
    2  Frozen weights got noise.                   FrozenTest
    3  Runs with neighbouring seeds shared all chains but one.       SeedsTest
-   4  A store was read again for another model, data set or loss.
+   4  A store was read again for another model, data set, mask or loss. Mask
+      and loss in StoreTest, the others in
       trajectory_test, test_another_run_is_refused_with_the_first_difference
    5  A reference loss was of other data than the losses that it was taken from,
       so a constant did not cancel.               ReferenceTest
@@ -33,6 +34,7 @@ import pathlib
 import pkgutil
 import re
 import sys
+import tempfile
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -185,6 +187,32 @@ class SeedsTest(absltest.TestCase):
     losses = [run.center_loss.isel(chain=0, refinement=0) for run in runs]
     # Two minibatches of 4 out of 24 are the same in 1 of 14,000 draws.
     self.assertLess(np.isin(losses[0], losses[1]).mean(), 0.01)
+
+
+class StoreTest(parameterized.TestCase):
+  def run_with(self, store, *, first=0, scale=1.0, **options):
+    """Five numbers of W move, from `first` on; their name does not say so."""
+    lens = weights.coordinates()
+    numbers = np.arange(24).reshape(3, 2, 4)
+    mask = {'W': (numbers >= first) & (numbers < first + 5), 'v': False}
+    index = weights.mask_index(mask, toy.checkpoint(0))
+    loss_fn = lambda params, batch: scale * toy.loss_fn(params, batch)
+    family = types.Refinements(
+      ('mask',), lens, index[None], weights.refine(loss_fn, lens)
+    )
+    return toy.run(refinements=family, store=store, chunk_size=1, **options)
+
+  @parameterized.parameters(
+    ({'first': 19}, 'moving.mask = '), ({'scale': 1.01}, 'losses.code/mask = ')
+  )
+  def test_a_store_is_not_read_for_another_mask_or_loss(self, other, said):
+    path = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    expected = self.run_with(rllc_jax.open_store(path))
+    found = self.run_with(rllc_jax.open_store(path))
+    np.testing.assert_array_equal(found.loss, expected.loss)
+    for options in ({}, {'trajectory': toy.trajectory((40,))}):
+      with self.assertRaisesRegex(ValueError, said):
+        self.run_with(rllc_jax.open_store(path), **other, **options)
 
 
 class ReferenceTest(absltest.TestCase):

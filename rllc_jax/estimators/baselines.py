@@ -43,9 +43,7 @@ def corpus(cell: cells.Cell, nbeta: float) -> errors.Mean:
   fourth = mean.standard_error**4 / (errors.NUM_BATCHES - 1)
   fourth += own_error**4 / (len(losses) - 1)
   degrees = both**4 / fourth if fourth else errors.NUM_BATCHES - 1
-  return errors.with_interval(
-    mean.value - nbeta * losses.mean(), both, degrees
-  )
+  return errors.with_interval(mean.value - nbeta * losses.mean(), both, degrees)
 
 
 def devinterp(cell: cells.Cell, nbeta: float) -> errors.Mean:

@@ -161,6 +161,47 @@ def check_family(
       )
 
 
+def probe(
+  family: types.Refinements,
+  params: types.Params,
+  window: types.PyTree,
+  minibatches: types.Minibatches,
+) -> np.ndarray:
+  """A number a refinement that tells one loss from another, [R].
+
+  Each loss on one minibatch, at weights that are made up, so that checkpoints
+  do not matter, and away from where the chains would start, so that what the
+  moving weights do does. As exact as arithmetic is the same between devices.
+  """
+  key = jax.random.key(0)
+  leaves, structure = jax.tree.flatten(params)
+  made_up = [
+    (
+      0.1 * jax.random.normal(jax.random.fold_in(key, i), np.shape(leaf))
+    ).astype(jnp.result_type(leaf))
+    if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
+    else leaf
+    for i, leaf in enumerate(leaves)
+  ]
+
+  @jax.jit
+  def values(params, indices, data, window):
+    batch_key = jax.random.fold_in(key, len(leaves))
+    batch = minibatches.draw(batch_key, jnp.int32(0), data, window)
+    context, _ = family.loss.context(params, batch)
+
+    def value(index):
+      position = family.lens.extract(params, index)
+      moved = jax.tree.map(lambda leaf: leaf + 0.1, position)
+      return family.loss.loss(moved, context, index)
+
+    return jax.lax.map(value, indices)
+
+  params = structure.unflatten(made_up)
+  found = values(params, family.indices, minibatches.data, window)
+  return np.asarray(found, float)
+
+
 def _same(a: types.PyTree, b: types.PyTree) -> bool:
   if jax.tree.structure(a) != jax.tree.structure(b):
     return False

@@ -24,6 +24,7 @@ from rllc_jax.estimators import errors
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
+from rllc_jax.refinement import weights
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
 from rllc_jax.samplers import sgld
@@ -127,6 +128,11 @@ def estimate_trajectory(
     settings.check_family(family, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
+  identity = {}
+  if store is not None:
+    identity = _identity_of_refinements(
+      refinements, params, datasets, minibatches
+    )
   store = memory.MemoryStore() if store is None else store
   store.begin(
     {
@@ -146,6 +152,7 @@ def estimate_trajectory(
       },
       **_identity_of_data(minibatches, datasets),
       **_identity_of_numbers(rng_key),
+      **identity,
     },
     extent,
     _made_with(mesh),
@@ -221,6 +228,26 @@ def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
         f'{count} values that are not in {name} at step {step}.'
       )
   return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
+
+
+def _identity_of_refinements(
+  refinements, params, datasets, minibatches
+) -> dict[str, Any]:
+  """Which numbers move, and what the loss does: names do not tell either.
+
+  On one data set: what differs between data sets is in the windows.
+  """
+  moving, losses = {}, {}
+  dataset = min(datasets)
+  for family in refinements:
+    for i, name in enumerate(family.names):
+      index = jax.tree.map(lambda leaf, i=i: leaf[i], family.indices)
+      mask = weights.mask_of(family.lens, index, params)
+      moving[name] = trees.content_hash(mask)
+    values = settings.probe(family, params, datasets[dataset], minibatches)
+    for name, value in zip(family.names, values, strict=True):
+      losses[f'{dataset}/{name}'] = float(value)
+  return {'moving': moving, 'losses': losses}
 
 
 def _identity_of_data(minibatches, datasets) -> dict[str, Any]:

@@ -15,7 +15,9 @@ from rllc_jax.results import store as stores
 
 DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
 # Parts of an identity that have an entry a coordinate, and grow with them.
-_GROWING = ('params', 'windows', 'num_coordinates')
+_GROWING = ('params', 'windows', 'num_coordinates', 'moving', 'losses')
+# One that was computed: equal up to what devices and versions differ by.
+_COMPUTED = 'losses'
 
 
 class StoreError(ValueError):
@@ -122,9 +124,15 @@ def merge_identity(
       added = {key: x for key, x in value.items() if key not in known}
       merged[name] = {**known, **added}
       known = {key: known.get(key, value[key]) for key in value}
-    if known != value:
+    if not (known == value or (name == _COMPUTED and _close(known, value))):
       difference = difference or _first_difference(name, known, value)
   return merged, difference
+
+
+def _close(old: Mapping[str, float], new: Mapping[str, float]) -> bool:
+  pairs = [[old[key], new[key]] for key in new]
+  a, b = np.array(pairs).T
+  return np.allclose(a, b, rtol=1e-3, atol=0, equal_nan=True)
 
 
 def _first_difference(name, old, new) -> str:
