@@ -1,4 +1,4 @@
-"""From text to report, in order: corpus, training, estimates, figures.
+"""From text to report: corpus, training, estimates, known answers, figures.
 
   python -m experiments.demo --config=experiments/configs/demo.py --workdir=DIR
 
@@ -20,13 +20,25 @@ import ml_collections
 from experiments import build_corpus
 from experiments import commands
 from experiments import estimate_rllc
+from experiments import known_answers
 from experiments import report
 from experiments import train
+
+
+def check_known_answers(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """A few seconds of `known_answers`, unless its results are there."""
+  del config
+  if not (workdir / 'known_answers.json').exists():
+    known_answers.run(workdir, quick=True)
+
 
 STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
   ('corpus', build_corpus.run),
   ('training', train.run),
   ('estimates', estimate_rllc.run),
+  ('known answers', check_known_answers),
   ('report', report.run),
 )
 

@@ -39,9 +39,6 @@ from rllc_jax.plots import known_answers as plots
 from rllc_jax.plots import style
 from rllc_jax.refinement import weights
 
-_QUICK = flags.DEFINE_bool(
-  'quick', False, 'Only one or two problems of each family: in seconds.'
-)
 _SEED = 0
 _MOST_DRAWS = 2000  # Kept of a chain; longer ones are recorded more rarely.
 _LINE = '{:<60} {:>5} {:>3}  {:>8}  {:>8}   {:<7}  {:>6}  {}'
@@ -257,6 +254,9 @@ def _write(path: pathlib.Path, items: Sequence[NamedTuple], draw) -> None:
 
 
 if __name__ == '__main__':
+  quick = flags.DEFINE_bool(
+    'quick', False, 'Only one or two problems of each family: in seconds.'
+  )
   commands.start_targets(
-    lambda workdir: run(workdir, _QUICK.value), 'runs/known_answers'
+    lambda workdir: run(workdir, quick.value), 'runs/known_answers'
   )
