@@ -71,14 +71,15 @@ def recommend(sweep: xr.Dataset) -> Recommendation:
   step_sizes = _largest(over_all)
   best = step_sizes == step_sizes.max()
   worst = _relative_error(sweep).max(_cell_dims(sweep))
-  setting, why = None, _why_none(sweep, met, qualifies)
-  if bool(best.any()):
+  if not best.any():
+    setting, why = None, _why_none(sweep, met, qualifies)
+  else:
     chosen = over_all & best & (worst.step_size == step_sizes)
     place = worst.where(chosen).argmin(calibration.GRID_DIMS)
     setting = calibration.Setting(
       *(grid[i][int(place[x])] for i, x in enumerate(calibration.GRID_DIMS))
     )
-    why = _why(sweep, met, setting)
+    why = _why(sweep, met, setting, int(best.sum()))
   return Recommendation(
     setting, step_sizes, _largest(qualifies), why, _warnings(sweep, setting)
   )
@@ -132,7 +133,7 @@ def _largest(qualifies: xr.DataArray) -> xr.DataArray:
 
 
 def _why(
-  sweep: xr.Dataset, met: xr.Dataset, setting: calibration.Setting
+  sweep: xr.Dataset, met: xr.Dataset, setting: calibration.Setting, ties: int
 ) -> str:
   here = sweep.sel(setting._asdict())
   error = float(_relative_error(here).max())
@@ -140,12 +141,17 @@ def _why(
   place = changes.argmax(...)
   own = float(_change_error(sweep).sel(setting._asdict())[place])
   change = float(changes[place])
+  beside = (
+    f' At {ties} pairs of nbeta and localization this step size qualifies, and '
+    'errors are smallest here.'
+  )
+  beside = beside if ties > 1 else ''
   all_cells = 'the cell is' if here.llc.size == 1 else 'all cells are'
   return (
     f'{_named(setting)}: the largest step size at which {all_cells} healthy, '
     f'with standard errors of at most {_percent(error)} of the estimate and a '
     f'change of at most {_percent(change)} (± {_percent(own)}) from half the '
-    f'step size. {_what_stops(sweep, met, setting)}'
+    f'step size.{beside} {_what_stops(sweep, met, setting)}'
   )
 
 
@@ -214,7 +220,7 @@ def _knob_of_health(sweep: xr.Dataset, met: xr.Dataset) -> str:
   found = collections.defaultdict(list)
   for where in np.argwhere(~met.healthy.transpose(*sweep.llc.dims).values):
     cell = {name: array[tuple(where)] for name, array in arrays.items()}
-    for fault in faults.faults({**cell, **sweep.attrs}):
+    for fault in faults.faults({**sweep.attrs, **cell}):
       found[fault.kind].append(fault)
   if not found:  # The caller has judged otherwise.
     return 'no diagnostic says what is wrong'

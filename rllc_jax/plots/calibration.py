@@ -111,7 +111,7 @@ def _errors(ax: axes.Axes, cell: xr.Dataset) -> None:
   fill = _ERRORS(colors.Normalize(-3, 3)(octaves))
   _paint(ax, np.where(np.isfinite(percent)[..., None], fill, _rgba(_NONE)))
   for (i, j), value in np.ndenumerate(percent):
-    words = f'{value:.2g}' if value < 100 else '>99'
+    words = f'{value:#.2g}'.rstrip('.') if value < 99.5 else '>99'
     words = words if np.isfinite(value) else '–'
     ink = _ink(fill[i, j]) if np.isfinite(value) else style.GRAY
     _write(ax, (j, i), words, ink, 8)
@@ -144,11 +144,9 @@ def _mark(ax, cell, y, step_sizes, setting) -> None:
   if setting is not None and np.isclose(heights, setting[y]).any():
     i = int(np.argmin(abs(heights - setting[y])))
     j = int(np.argmin(abs(steps - setting['step_size'])))
-    ax.add_patch(
-      patches.Rectangle(
-        (j - 0.5, i - 0.5), 1, 1, fill=False, lw=2, ec='black', zorder=6
-      )
-    )
+    frame = {'fill': False, 'lw': 2, 'ec': 'black', 'zorder': 6}
+    corner = (j - 0.5, i - 0.5)
+    ax.add_patch(patches.Rectangle(corner, 1, 1, clip_on=False, **frame))
 
 
 def _limits(ax: axes.Axes, cell: xr.Dataset, y: str) -> None:

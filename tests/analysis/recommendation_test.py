@@ -99,12 +99,15 @@ class RecommendTest(parameterized.TestCase):
 
   def test_nbetas_stand_side_by_side_and_errors_decide(self):
     sweep = with_value('standard_error', 0.02, nbeta=30.0)
-    self.assertEqual(recommendation.recommend(sweep).setting.nbeta, 30.0)
+    found = recommendation.recommend(sweep)
+    self.assertEqual(found.setting.nbeta, 30.0)
+    self.assertIn('At 2 pairs of nbeta and localization this step', found.why)
     sweep = with_value('standard_error', 0.02, nbeta=10.0)
     self.assertEqual(recommendation.recommend(sweep).setting.nbeta, 10.0)
     sweep['healthy'].loc[{'nbeta': 10.0, 'step_size': 4e-3}] = False
     found = recommendation.recommend(sweep)
     self.assertEqual(found.setting, (4e-3, 30.0, 200.0))
+    self.assertNotIn('pairs', found.why)
     np.testing.assert_array_equal(found.step_sizes[:, 0], [2e-3, 4e-3])
 
   def test_a_selection_or_another_order_is_read_alike(self):

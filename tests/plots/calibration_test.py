@@ -70,7 +70,7 @@ def test_every_estimate_error_and_verdict_is_in_its_place():
     assert words(row[0])[3, 1] == ['16.8', '+9.8 %']
     assert words(row[0])[3, 0] == ['5.60', '+9.8 %']
     assert words(row[0])[0, 0] == ['5.00']
-    assert words(row[1])[1, 1] == ['2'] and words(row[1])[1, 0] == ['0.99']
+    assert words(row[1])[1, 1] == ['2.0'] and words(row[1])[1, 0] == ['0.99']
     assert set(map(tuple, words(row[2]).values())) == {('1.00',)}
   figure.draw_without_rendering()
   labels = [tick.get_text() for tick in grid[-1, 0].get_xticklabels()]
