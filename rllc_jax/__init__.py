@@ -22,6 +22,13 @@ if typing.TYPE_CHECKING:
   from rllc_jax.estimators.trajectory import (
     estimate_trajectory as estimate_trajectory,
   )
+  from rllc_jax.posterior import effective_size as effective_size
+  from rllc_jax.posterior import nbeta_from_batch as nbeta_from_batch
+  from rllc_jax.posterior import (
+    nbeta_from_effective_size as nbeta_from_effective_size,
+  )
+  from rllc_jax.posterior import nbeta_from_sequences as nbeta_from_sequences
+  from rllc_jax.posterior import nbeta_from_tokens as nbeta_from_tokens
   from rllc_jax.refinement.weights import families as families
   from rllc_jax.refinement.weights import head_names as head_names
   from rllc_jax.refinement.weights import refine as refine
@@ -51,6 +58,13 @@ _HOMES = {
   'estimators.llc': ('contrast', 'llc_from_traces'),
   'estimators.rllc': ('Estimate', 'estimate_llc', 'estimate_rllc'),
   'estimators.trajectory': ('estimate_trajectory',),
+  'posterior': (
+    'effective_size',
+    'nbeta_from_batch',
+    'nbeta_from_effective_size',
+    'nbeta_from_sequences',
+    'nbeta_from_tokens',
+  ),
   'refinement.weights': ('families', 'head_names', 'refine'),
   'results.disk': ('open_store',),
   'samplers.mala': ('mala',),
