@@ -65,9 +65,17 @@ def cells(
     burn_in: steps left out; 10 / (step_size localization) if None.
 
   Raises:
-    ValueError: if no cell can have enough draws for an error bar.
+    ValueError: if traces are missing, or no cell can have enough draws for an
+      error bar.
   """
   settings = traces.attrs
+  missing = [name for name in _TRACES if name not in traces]
+  if missing:
+    raise ValueError(
+      f'Traces must have {", ".join(_TRACES)}, because diagnostics are read '
+      f'from them; got none of {", ".join(missing)}. A store of an earlier '
+      'version must be sampled again.'
+    )
   if burn_in is None:
     burn_in = errors.default_burn_in(
       settings['step_size'], settings['localization']

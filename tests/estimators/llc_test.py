@@ -94,6 +94,10 @@ class LlcTest(parameterized.TestCase):
       found.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
     )
 
+  def test_a_trace_that_is_missing_is_named(self):
+    with self.assertRaisesRegex(ValueError, 'got none of virial.*again'):
+      llc.llc_from_traces(hand_made().drop_vars('virial'), burn_in=0)
+
   def test_corpus_interval_has_the_degrees_of_freedom_of_both_errors(self):
     """Welch and Satterthwaite: 7 if the draws' error rules, M - 1 if not."""
     traces = hand_made()
