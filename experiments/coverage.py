@@ -8,8 +8,8 @@ same settings with a far smaller error. Every 95 % interval is asked whether it
 holds the truth; beside it stands the usual one, from the spread between chains.
 
 Writes into WORKDIR, runs/coverage by default: `coverage.json`, all intervals;
-`coverage.png`; the transformer and its runs, from which a command that was
-stopped goes on.
+`coverage.png`; in `coverage/` the transformer and its runs, from which a
+command that was stopped goes on.
 """
 
 from collections.abc import Iterator
@@ -69,7 +69,7 @@ def problems(workdir: pathlib.Path) -> Iterator[coverage_problems.Problem]:
     )
   yield coverage_problems.head(
     head_config.get_config(),
-    workdir,
+    workdir / 'coverage',  # The workdir may be that of a run of its own.
     NUM_RUNS,
     num_draws,
     num_reference_runs=NUM_REFERENCE_RUNS,

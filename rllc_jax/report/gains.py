@@ -105,10 +105,10 @@ def table(variances: xr.Dataset) -> tables.Table:
     words = (
       name,
       *[tables.number(x, '.3g') for x in errors_of],
-      tables.number(_center(gain_of(own)).mean, '.3g'),
-      tables.number(center.mean, '.3g'),
+      _factor(_center(gain_of(own)).mean),
+      _factor(center.mean),
       spread if spread == tables.MISSING else f'×/÷ {spread}',
-      tables.number(_center(exact.sel(refinement=name)).mean, '.3g'),
+      _factor(_center(exact.sel(refinement=name)).mean),
     )
     rows.append(tuple(map(tables.Cell, words)))
   step = int(variances.checkpoint.max())
@@ -123,6 +123,10 @@ def table(variances: xr.Dataset) -> tables.Table:
     'gain without the third error',
   )
   return tables.Table(header, rows)
+
+
+def _factor(value: float) -> str:
+  return tables.number(value, ',.0f' if value >= 100 else '.3g')
 
 
 def _with_exact_center(variances: xr.Dataset) -> xr.Dataset:
