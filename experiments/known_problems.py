@@ -160,7 +160,7 @@ def two_layers(quick: bool) -> Iterator[Problem]:
   """Two linear layers at 0, with one frozen, and away from 0.
 
   Flat directions relax in 2 / (epsilon gamma) steps; at 0 everything is flat.
-  Steps are 100 / (epsilon gamma) at least, a fifth or less of them burn-in.
+  Steps are 100 / (epsilon gamma) at least, after a burn-in of a fifth of that.
   """
   small, wide, square = (2, 2, 2), (5, 3, 5), (4, 4, 4)
   yield _at_zero(small, Sampling(1e4, 100, 5e-5, 16, 80_000, 4000))
@@ -181,8 +181,8 @@ def two_layers(quick: bool) -> Iterator[Problem]:
     (wide, Sampling(1e4, 10, 1e-5, 16, 1_000_000, 200_000)),
     (square, Sampling(1e4, 10, 1e-5, 16, 1_000_000, 200_000)),
     (small, Sampling(1e4, 1, 5e-6, 8, 20_000_000, 4_000_000)),
-    (wide, Sampling(1e4, 1, 5e-6, 4, 16_000_000, 4_000_000)),
-    (square, Sampling(1e4, 1, 5e-6, 4, 16_000_000, 4_000_000)),
+    (wide, Sampling(1e4, 1, 5e-6, 4, 20_000_000, 4_000_000)),
+    (square, Sampling(1e4, 1, 5e-6, 4, 20_000_000, 4_000_000)),
   ):
     yield _at_zero(widths, sampling)
   rotation = np.linalg.qr(draw(size=(4, 4)))[0]
