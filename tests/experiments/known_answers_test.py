@@ -110,7 +110,7 @@ class ProblemsTest(absltest.TestCase):
       for problem in every_problem()
       if problem.name in ('2→2→2 at 0', '5→3→5 at 0', '4→4→4 at 0')
     ]
-    self.assertLen(at_zero, 7)
+    self.assertLen(at_zero, 9)
     for problem in at_zero:
       sampling = problem.sampling
       rate = sampling.step_size * sampling.localization
