@@ -46,7 +46,12 @@ from rllc_jax.results import marks
 from rllc_jax.training import checkpoints
 
 # Options of a sweep from the section `estimation`, and from its own.
-_SHARED = ('burn_in', 'num_steps_between_draws', 'share_batches')
+_SHARED = (
+  'burn_in',
+  'num_steps_between_draws',
+  'share_batches',
+  'matmul_precision',
+)
 _OWN = ('num_chains', 'num_draws')
 
 

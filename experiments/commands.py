@@ -91,6 +91,9 @@ def _set_up_jax(workdir: pathlib.Path) -> None:
   # On a CPU two devices of one core each beat one of two cores.
   cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
   jax.config.update('jax_num_cpu_devices', cores)
+  # JAX's default on a GPU is TF32. Training and all that does not ask for a
+  # precision of its own is in float32.
+  jax.config.update('jax_default_matmul_precision', 'float32')
 
 
 def _quiet_logs() -> None:

@@ -102,6 +102,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       num_steps_between_draws=settings.num_steps_between_draws,
       share_batches=settings.share_batches,
       chunk_size=settings.chunk_size,
+      matmul_precision=settings.matmul_precision,
       sampler=sampler,
       store=store,
       provenance={'loss': 'next token', 'model': model_sizes(model)},
@@ -264,7 +265,10 @@ def check_chains(found: xr.Dataset) -> None:
 
 def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
   if bar.total is None:  # The rate is that of this process.
-    bar.total, bar.initial, bar.n = total, done, done
+    bar.total = total
+    bar.initial = bar.n = bar.last_print_n = done
+  if done == bar.n:  # What has passed went to compiling: not to be expected.
+    bar.unpause()
   bar.update(done - bar.n)
 
 

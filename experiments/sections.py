@@ -109,6 +109,8 @@ class Estimation(NamedTuple):
     share_batches: whether refinements and chains see the same minibatches.
     share_logits: whether the last layer keeps the logits at the checkpoint.
     chunk_size: columns of a device in parallel; None for what fits.
+    matmul_precision: what matrix products round to: 'float32', the only one on
+      a CPU, 'tensorfloat32' or 'bfloat16'. Sums are float32.
   """
 
   refinements: tuple[str, ...] = ('heads',)
@@ -127,6 +129,7 @@ class Estimation(NamedTuple):
   share_batches: bool = True
   share_logits: bool = True
   chunk_size: int | None = None
+  matmul_precision: str = 'float32'
 
 
 class Calibration(NamedTuple):

@@ -18,6 +18,7 @@ import xarray as xr
 from rllc_jax import types
 from rllc_jax.analysis import curvature
 from rllc_jax.data import minibatches as data_minibatches
+from rllc_jax.estimators import compilation
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import health
 from rllc_jax.estimators import layout
@@ -65,6 +66,7 @@ def calibrate(
   window: types.PyTree | None = None,
   share_batches: bool = True,
   chunk_size: int | None = None,
+  matmul_precision: str = 'float32',
   plain_loss: types.LossFn | None = None,
   num_curvature_batches: int = 4,
   kept: MutableMapping[Setting, xr.Dataset] | None = None,
@@ -98,6 +100,7 @@ def calibrate(
     window: the data set; all of the data by default.
     share_batches: whether all chains see the same minibatches.
     chunk_size: columns of a device in parallel; from its memory by default.
+    matmul_precision: of the chains, as in `estimate_rllc`.
     plain_loss: `loss_fn(params, batch)` to take second derivatives of. Needed
       where the family's loss has a gradient of its own, as those of
       `models.factored`.
@@ -135,6 +138,10 @@ def calibrate(
   settings.check_family(refinements, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
+  mesh = layout.default_mesh(1)
+  compilation.check_matmul_precision(
+    matmul_precision, mesh.devices.flat[0].platform
+  )
   run = rllc.chain_runner(
     rng_key,
     refinements,
@@ -147,7 +154,8 @@ def calibrate(
     num_steps_between_draws=num_steps_between_draws,
     share_batches=share_batches,
     chunk_size=chunk_size,
-    mesh=layout.default_mesh(1),
+    mesh=mesh,
+    matmul_precision=matmul_precision,
   )
   kept = {} if kept is None else kept
   progress = progress or (lambda done, total: None)

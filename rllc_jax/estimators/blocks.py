@@ -1,27 +1,60 @@
 """Blocks of rows and columns, in segments of draws: the host's side of a run.
 
-All blocks of a family have one shape (padded), hence one compiled program,
-which is compiled ahead of time and is the only thing called.
+All blocks of a family have one shape (padded), hence one compiled program. A
+segment that does not fit in the memory of a device is taken again, in smaller
+chunks, from where the last one ended.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax.estimators import chunks as chunking
+from rllc_jax.estimators import compilation
+from rllc_jax.estimators import footprint
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
 from rllc_jax.results import store as stores
 
 _SEGMENT_SECONDS = 10.0
 _FIRST_SEGMENT = 4  # Draws, to learn how long one takes.
+
+
+class Job(NamedTuple):
+  """What all blocks of a run have in common.
+
+  Attributes:
+    rng_key: of the run.
+    datasets: windows by name.
+    minibatches: what they look into, on every device.
+    settings: what is swept.
+    sampler: the kernel.
+    mesh: axes 'row' and 'column'.
+    rows_per_block: rows of every call, padding included.
+    num_draws: how many draws every cell shall have.
+    segment: draws a call, or None for about ten seconds' worth.
+    chunks: columns of a device in parallel.
+    options: of `program.block_program`.
+  """
+
+  rng_key: types.Key
+  datasets: Mapping[str, types.PyTree]
+  minibatches: types.Minibatches
+  settings: programs.Settings
+  sampler: types.Sampler
+  mesh: jax.sharding.Mesh
+  rows_per_block: int
+  num_draws: int
+  segment: int | None
+  chunks: chunking.Chunks
+  options: Mapping[str, Any]
 
 
 class Work(NamedTuple):
@@ -32,9 +65,75 @@ class Work(NamedTuple):
   columns: list[stores.Column]
   first: int
 
+  @property
+  def num_chains(self) -> int:
+    """Chains in the block, without padding."""
+    return len(self.rows) * len(self.columns)
 
-# run_block(work, params [K, ...], store): stores a segment, yields its draws.
-RunBlock = Callable[[Work, types.Params, stores.Store], Iterator[int]]
+
+class Block(NamedTuple):
+  """A block that is ready to run.
+
+  Attributes:
+    work: its coordinates.
+    program: that of its family.
+    rows: padded.
+    columns: padded.
+    data: the resident arrays.
+  """
+
+  work: Work
+  program: programs.BlockProgram
+  rows: programs.Rows
+  columns: programs.Columns
+  data: types.PyTree
+
+
+class Segment(NamedTuple):
+  """What a call gives, on the host and without its padding.
+
+  Attributes:
+    count: draws.
+    traces: {name: [K, N, count, ...]}.
+    states: of the chains after them, leaves [K, N, ...].
+    seconds: from the call to the last number.
+  """
+
+  count: int
+  traces: dict[str, np.ndarray]
+  states: list[np.ndarray]
+  seconds: float
+
+
+def make_job(
+  rng_key: types.Key,
+  datasets: Mapping[str, types.PyTree],
+  minibatches: types.Minibatches,
+  settings: programs.Settings,
+  sampler: types.Sampler,
+  *,
+  mesh: jax.sharding.Mesh,
+  rows_per_block: int,
+  num_draws: int,
+  segment: int | None,
+  chunk_size: int | None,
+  **options: Any,
+) -> Job:
+  """A job with its data on every device; the arguments are its attributes."""
+  data = compilation.replicated(minibatches.data, mesh)
+  return Job(
+    rng_key,
+    datasets,
+    minibatches._replace(data=data),
+    settings,
+    sampler,
+    mesh,
+    rows_per_block,
+    num_draws,
+    segment,
+    chunking.Chunks(mesh, chunk_size),
+    {**options, 'max_draws': layout.buffer_length(num_draws)},
+  )
 
 
 def plan(
@@ -57,100 +156,149 @@ def plan(
   return works
 
 
-def block_runner(
-  rng_key: types.Key,
-  datasets: Mapping[str, types.PyTree],
-  minibatches: types.Minibatches,
-  settings: programs.Settings,
-  sampler: types.Sampler,
-  *,
-  mesh: jax.sharding.Mesh,
-  rows_per_block: int,
-  num_draws: int,
-  segment: int | None,
-  chunk_size: int | None,
-  **options,
-) -> RunBlock:
-  """Returns the function that runs blocks of a run up to `num_draws`.
+def run_block(
+  job: Job, work: Work, params: types.Params, store: stores.Store
+) -> Iterator[int]:
+  """Runs and stores a block, segment by segment.
 
   Args:
-    rng_key: of the run.
-    datasets: windows by name.
-    minibatches: what they look into.
-    settings: what is swept.
-    sampler: the kernel.
-    mesh: axes 'row' and 'column'.
-    rows_per_block: rows of every call, padding included.
-    num_draws: how many draws every cell shall have.
-    segment: draws a call, or None for about ten seconds' worth.
-    chunk_size: columns of a device in parallel, or None.
-    **options: of `program.block_program`.
+    job: what all blocks have in common.
+    work: the block.
+    params: its checkpoints, leaves [K, ...], padded.
+    store: has the chains of a block that goes on, and gets what is new.
+
+  Yields:
+    Draws that are stored since the last time; 0 once all is compiled.
+
+  Raises:
+    ValueError: if the memory of a device does not suffice; see `Chunks`.
   """
-  compiled, chosen = {}, {}
-  data = minibatches.data
-
-  def prepare(work, params):
-    row_names = layout.padded(work.rows, rows_per_block)
-    windows = [datasets[name] for _, name in row_names]
-    rows = programs.make_rows(rng_key, params, row_names, windows)
-    chunk = chunk_size or chosen.get((work.family.loss, len(work.columns)))
-    if chunk is None:  # It compiles to measure, so once a family.
-      chunk = programs.choose_chunk_size(
-        work.family, rows, minibatches, len(work.columns), mesh
-      )
-      chosen[work.family.loss, len(work.columns)] = chunk
-    pairs = [(work.family.names.index(name), c) for name, c in work.columns]
-    pairs = layout.padded(pairs, chunk * mesh.shape['column'])
-    program = programs.block_program(
-      work.family.lens,
-      work.family.loss,
-      sampler,
-      minibatches.draw,
-      mesh=mesh,
-      chunk_size=chunk,
-      max_draws=num_draws,
-      **options,
-    )
-    return program, rows, programs.make_columns(work.family, pairs)
-
-  def start(program, rows, columns, work, store):
-    states, baseline = program.init(rows, columns, data)
-    if work.first:
-      saved = store.states(work.rows, work.columns)
-      return _like_states(saved, states)
-    baseline = np.asarray(baseline)[: len(work.rows)]
-    store.write_baseline(work.rows, work.family.names, baseline)
-    return states
-
-  def run_block(work, params, store):
-    program, rows, columns = prepare(work, params)
-    states = start(program, rows, columns, work, store)
-    first, count = work.first, segment or _FIRST_SEGMENT
-    while first < num_draws:
-      count = min(count, num_draws - first)
-      span = jnp.int32(first), jnp.int32(count)
-      args = program.place(rows, columns, states, *span, settings, data)
-      key = (program.run, len(columns.chain))
-      if key not in compiled:
-        compiled[key] = program.run.lower(*args).compile()
-      began = time.perf_counter()
-      states, reports = compiled[key](*args)
-      traces = programs.traces_by_column(reports, len(work.columns), count)
-      seconds = (time.perf_counter() - began) / count
-      _write(store, work, first, traces, states)
-      first += count
-      yield count
-      count = segment or max(1, int(_SEGMENT_SECONDS / seconds))
-
-  return run_block
+  rows = make_rows(job, work, params)
+  first = work.first
+  saved = store.states(work.rows, work.columns) if first else None
+  measure = lambda: _footprint(job, work, rows)
+  columns = len(work.columns)
+  while first < job.num_draws:
+    chunk = job.chunks.size(work.family, columns, measure)
+    block = make_block(job, work, rows, chunk)
+    try:
+      states, baseline = start(block, saved)
+      if saved is None:
+        store.write_baseline(work.rows, work.family.names, baseline)
+      compiled(job, block, states)
+      yield 0
+      for segment in segments(job, block, states, first):
+        write(store, work, first, segment)
+        first, saved = first + segment.count, segment.states
+        yield segment.count
+    except jax.errors.JaxRuntimeError as error:
+      job.chunks.shrink(error, work.family, columns, measure)
 
 
-def _write(store, work, first, traces, states):
-  """Stores a segment without its padding."""
-  K, N = len(work.rows), len(work.columns)
-  leaves = [np.asarray(leaf)[:K, :N] for leaf in jax.tree.leaves(states)]
+def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
+  """The rows of a block, padded to those of every call."""
+  names = layout.padded(work.rows, job.rows_per_block)
+  windows = [job.datasets[name] for _, name in names]
+  return programs.make_rows(job.rng_key, params, names, windows)
+
+
+def make_block(
+  job: Job, work: Work, rows: programs.Rows, chunk_size: int
+) -> Block:
+  """A block with its program, which is compiled when it is first called."""
+  pairs = [(work.family.names.index(name), c) for name, c in work.columns]
+  pairs = layout.padded(pairs, chunk_size * job.mesh.shape['column'])
+  program = programs.block_program(
+    work.family.lens,
+    work.family.loss,
+    job.sampler,
+    job.minibatches.draw,
+    mesh=job.mesh,
+    chunk_size=chunk_size,
+    **job.options,
+  )
+  columns = programs.make_columns(work.family, pairs)
+  return Block(work, program, rows, columns, job.minibatches.data)
+
+
+def start(
+  block: Block, saved: list[np.ndarray] | None
+) -> tuple[types.PyTree, np.ndarray]:
+  """Chains at their checkpoints, or where they were, and the losses there.
+
+  Args:
+    block: ready to run.
+    saved: leaves [K, N, ...] of chains that go on.
+
+  Returns:
+    (states, losses at the checkpoint [K, M]), the former padded.
+  """
+  states, baseline = block.program.init(block.rows, block.columns, block.data)
+  if saved is not None:
+    states = _like_states(saved, states)
+  return states, np.asarray(baseline)[: len(block.work.rows)]
+
+
+def segments(
+  job: Job, block: Block, states: types.PyTree, first: int
+) -> Iterator[Segment]:
+  """The draws of a block from `first` on, about ten seconds at a time."""
+  count = job.segment or _FIRST_SEGMENT
+  while first < job.num_draws:
+    count = min(count, job.num_draws - first)
+    states, segment = take(job, block, states, first, count)
+    yield segment
+    first += count
+    seconds = segment.seconds / count
+    count = job.segment or max(1, int(_SEGMENT_SECONDS / seconds))
+
+
+def take(
+  job: Job, block: Block, states: types.PyTree, first: int, count: int
+) -> tuple[types.PyTree, Segment]:
+  """Takes draws first, ..., first + count - 1; the states are used up."""
+  run = compiled(job, block, states)
+  began = time.perf_counter()
+  states, reports = run(*_arguments(job, block, states, first, count))
+  K, N = len(block.work.rows), len(block.work.columns)
+  traces = programs.traces_by_column(reports, N, count)
   kept = {name: trace[:K] for name, trace in traces.items()}
-  store.write(work.rows, work.columns, first, kept, leaves)
+  leaves = [np.asarray(leaf)[:K, :N] for leaf in jax.tree.leaves(states)]
+  return states, Segment(count, kept, leaves, time.perf_counter() - began)
+
+
+def compiled(job: Job, block: Block, states: types.PyTree) -> Any:
+  """The compiled program of a block, a `jax.stages.Compiled`."""
+  return block.program.run.compiled(*_arguments(job, block, states, 0, 0))
+
+
+def _arguments(job, block, states, first, count):
+  """The arguments of a block's program, on their devices."""
+  span = jnp.int32(first), jnp.int32(count)
+  return block.program.run.place(
+    block.rows, block.columns, states, *span, job.settings, block.data
+  )
+
+
+def write(
+  store: stores.Store, work: Work, first: int, segment: Segment
+) -> None:
+  """Stores a segment."""
+  store.write(work.rows, work.columns, first, segment.traces, segment.states)
+
+
+def _footprint(
+  job: Job, work: Work, rows: programs.Rows
+) -> footprint.Footprint:
+  return footprint.measured(
+    work.family,
+    rows,
+    job.minibatches,
+    len(work.columns),
+    job.mesh,
+    share_batches=job.options['share_batches'],
+    matmul_precision=job.options['matmul_precision'],
+  )
 
 
 def _like_states(saved: list[np.ndarray], states: types.PyTree) -> types.PyTree:

@@ -6,12 +6,13 @@ computed, and how much memory that takes.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from rllc_jax import types
+_USABLE_MEMORY = 0.75  # Of a device's.
+_LEAST_BUFFER = 256  # Draws: as many as most runs have, burn-in included.
 
 
 def make_mesh(
@@ -60,32 +61,61 @@ def check_rows_per_block(rows_per_block: int, mesh: jax.sharding.Mesh) -> None:
 
 
 def default_chunk_size(
-  num_columns: int, bytes_per_column: Callable[[], int], device: jax.Device
+  num_columns: int, measure: Callable[[], Any], device: jax.Device
 ) -> int:
   """How many columns to run in parallel on one device.
 
   One on a CPU, where a single chain fills the cores and a map was faster than a
-  vmap. Elsewhere as many as fit in half of the device's memory, in equal
-  chunks.
+  vmap. Elsewhere as many as fit, in equal chunks.
 
   Args:
     num_columns: columns on this device.
-    bytes_per_column: measures the temporary memory of a column's step; called
-      only where it matters, because it compiles.
+    measure: gives the `footprint.Footprint` of a block; called only where it
+      matters, because it compiles.
     device: where the columns run.
   """
-  limit = (device.memory_stats() or {}).get('bytes_limit')
-  if device.platform == 'cpu' or not limit:
+  if device.platform == 'cpu':
     return 1
-  fitting = max(1, int(0.5 * limit / max(1, bytes_per_column())))
-  num_chunks = -(-num_columns // min(fitting, num_columns))
+  return fitting_chunk_size(num_columns, measure, device) or 1
+
+
+def fitting_chunk_size(
+  num_columns: int, measure: Callable[[], Any], device: jax.Device
+) -> int | None:
+  """How many columns fit in three quarters of what a device has.
+
+  The rest is for what is not counted: reports, padding, fragments.
+
+  Returns:
+    At least 1; None if the device does not say what it has.
+  """
+  limit = (device.memory_stats() or {}).get('bytes_limit')
+  if not limit:
+    return None
+  shared, column = measure()
+  room = int(_USABLE_MEMORY * limit) - shared
+  return equal_chunk(num_columns, room // max(1, column))
+
+
+def equal_chunk(num_columns: int, most: int) -> int:
+  """The size of equal chunks of at most so many columns, and at least one.
+
+  Examples:
+    >>> equal_chunk(32, 15)
+    11
+  """
+  num_chunks = -(-num_columns // max(1, min(most, num_columns)))
   return -(-num_columns // num_chunks)
 
 
-def temporary_bytes(function: Callable, *args: types.PyTree) -> int:
-  """Memory that a compiled call needs besides its arguments and results."""
-  analysis = jax.jit(function).lower(*args).compile().memory_analysis()
-  return analysis.temp_size_in_bytes if analysis else 0
+def buffer_length(num_draws: int) -> int:
+  """Draws that a program has room for: runs of about as many share one.
+
+  Examples:
+    >>> buffer_length(24), buffer_length(250), buffer_length(1000)
+    (256, 256, 1024)
+  """
+  return max(_LEAST_BUFFER, 1 << (num_draws - 1).bit_length())
 
 
 def padded(items: Sequence, multiple: int) -> list:

@@ -7,7 +7,6 @@ chains, computes the context once a step and maps over columns, sharded over a
 mesh of devices without any communication.
 """
 
-from collections.abc import Callable
 from collections.abc import Sequence
 import functools
 from typing import Any, NamedTuple
@@ -15,14 +14,13 @@ import zlib
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec
 import numpy as np
 
 from rllc_jax import posterior as posteriors
 from rllc_jax import trees
 from rllc_jax import types
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import compilation
 from rllc_jax.samplers import chains
 
 # Streams of random numbers, folded into the key of a run.
@@ -76,18 +74,18 @@ class Settings(NamedTuple):
 class BlockProgram(NamedTuple):
   """The compiled side of a run, for one family.
 
+  Both compile at the first call with arguments of a shape, and not again for as
+  long as they live.
+
   Attributes:
     init: `init(rows, columns, data) -> (states [K, N, ...], baseline [K, M])`:
       chains at the checkpoints, and the loss there on M minibatches.
     run: `run(rows, columns, states, first, count, settings, data) -> (states,
       (shared [K, D, ...], reports [K, D, N, ...]))`. States are donated.
-    place: puts the arguments of `run` where its mesh wants them. Call `run`
-      only so: arguments placed otherwise compile a second program.
   """
 
-  init: Callable[..., Any]
-  run: Any  # From `jax.jit`: it can be lowered and compiled ahead of time.
-  place: Callable[..., Any]
+  init: compilation.ShardedFunction
+  run: compilation.ShardedFunction
 
 
 def address(name: str) -> np.uint32:
@@ -162,6 +160,7 @@ def block_program(
   num_baseline_batches: int = 0,
   share_batches: bool = True,
   observe: types.Observe | None = None,
+  matmul_precision: str = 'float32',
 ) -> BlockProgram:
   """Builds the program that samples a block of rows and columns.
 
@@ -175,27 +174,17 @@ def block_program(
     draw: how a minibatch is drawn.
     mesh: devices, axes 'row' and 'column'.
     chunk_size: columns of a device that run in parallel.
-    max_draws: D, the most draws of one call.
+    max_draws: D, the most draws of one call; see `layout.buffer_length`.
     num_steps_between_draws: steps from one recorded step to the next.
     num_baseline_batches: M, minibatches for the loss at the checkpoint.
     share_batches: whether all columns of a row see the same minibatches.
     observe: `observe(position, context) -> {name: array}`, recorded at draws.
+    matmul_precision: see `compilation.check_matmul_precision`.
 
   Returns:
     The functions; shared reports are {'center_loss'} if batches are shared.
   """
   fold = jax.random.fold_in
-
-  def init(rows, columns, data):
-    def init_row(row):
-      start = lambda index: sampler.init(lens.extract(row.params, index))
-      center_loss = lambda i: loss.context(
-        row.params, draw(fold(row.baseline_key, i), i, data, row.window)
-      )[1]
-      baseline = jax.lax.map(center_loss, jnp.arange(num_baseline_batches))
-      return jax.vmap(start)(columns.index), baseline
-
-    return jax.lax.map(init_row, rows)
 
   def run(rows, columns, states, first, count, settings, data):
     def context_at(row, rng_key, step):
@@ -248,7 +237,55 @@ def block_program(
 
     return jax.lax.map(run_row, (rows, states))
 
-  return _sharded(init, run, mesh)
+  P = PartitionSpec
+  row, column, both, every = P('row'), P('column'), P('row', 'column'), P()
+  return BlockProgram(
+    _start(
+      lens,
+      loss,
+      sampler,
+      draw,
+      mesh=mesh,
+      num_baseline_batches=num_baseline_batches,
+      matmul_precision=matmul_precision,
+    ),
+    compilation.sharded(
+      run,
+      mesh,
+      (row, column, both, every, every, every, every),
+      (both, (row, P('row', None, 'column'))),
+      matmul_precision=matmul_precision,
+      donate=(2,),
+    ),
+  )
+
+
+@functools.lru_cache(maxsize=64)
+def _start(
+  lens, loss, sampler, draw, *, mesh, num_baseline_batches, matmul_precision
+) -> compilation.ShardedFunction:
+  """`BlockProgram.init`: the same whatever the chunks and the draws."""
+
+  def init(rows, columns, data):
+    def init_row(row):
+      start = lambda index: sampler.init(lens.extract(row.params, index))
+      key = lambda i: jax.random.fold_in(row.baseline_key, i)
+      center_loss = lambda i: loss.context(
+        row.params, draw(key(i), i, data, row.window)
+      )[1]
+      baseline = jax.lax.map(center_loss, jnp.arange(num_baseline_batches))
+      return jax.vmap(start)(columns.index), baseline
+
+    return jax.lax.map(init_row, rows)
+
+  P = PartitionSpec
+  return compilation.sharded(
+    init,
+    mesh,
+    (P('row'), P('column'), P()),
+    (P('row', 'column'), P('row')),
+    matmul_precision=matmul_precision,
+  )
 
 
 def _check_names(observed, report):
@@ -274,24 +311,6 @@ def _report(position, center, info):
   }
 
 
-def _sharded(init, run, mesh) -> BlockProgram:
-  P = PartitionSpec
-  row, column, both, everywhere = P('row'), P('column'), P('row', 'column'), P()
-  reports = (row, P('row', None, 'column'))
-  specs = (row, column, both, everywhere, everywhere, everywhere, everywhere)
-  # check_vma needs the types of loop buffers to name mesh axes; no collective
-  # runs here, so there is nothing for it to check.
-  shard = functools.partial(jax.shard_map, mesh=mesh, check_vma=False)
-  init = shard(init, in_specs=(row, column, everywhere), out_specs=(both, row))
-  run = shard(run, in_specs=specs, out_specs=(both, reports))
-
-  def place(*args):
-    shardings = [NamedSharding(mesh, spec) for spec in specs]
-    return tuple(map(jax.device_put, args, shardings))
-
-  return BlockProgram(jax.jit(init), jax.jit(run, donate_argnums=2), place)
-
-
 def make_settings(
   posterior: types.Posterior, step_size: types.Array | float
 ) -> Settings:
@@ -313,39 +332,6 @@ def num_coordinates(
   """d: how many numbers move in each refinement of a family."""
   extract = refinements.lens.extract
   return trees.size(jax.eval_shape(extract, params, first_index(refinements)))
-
-
-def choose_chunk_size(
-  refinements: types.Refinements,
-  rows: Rows,
-  minibatches: types.Minibatches,
-  num_columns: int,
-  mesh: jax.sharding.Mesh,
-) -> int:
-  """A chunk size from the memory of the mesh's devices, if none is given.
-
-  Args:
-    refinements: a family.
-    rows: leaves [K, ...]; the first is measured.
-    minibatches: what they draw from.
-    num_columns: N, over all devices of a mesh column.
-    mesh: axes 'row' and 'column'.
-  """
-  first = lambda tree: jax.tree.map(lambda leaf: leaf[0], tree)
-  row = jax.eval_shape(first, rows)
-  index = first_index(refinements)
-
-  def step(row, data, index):
-    batch = minibatches.draw(row.batch_key, jnp.int32(0), data, row.window)
-    context, _ = refinements.loss.context(row.params, batch)
-    position = refinements.lens.extract(row.params, index)
-    return jax.grad(refinements.loss.loss)(position, context, index)
-
-  return layout.default_chunk_size(
-    -(-num_columns // mesh.shape['column']),
-    lambda: layout.temporary_bytes(step, row, minibatches.data, index),
-    mesh.devices.flat[0],
-  )
 
 
 def traces_by_column(

@@ -14,8 +14,11 @@ import numpy as np
 
 from rllc_jax import types
 from rllc_jax.data import minibatches as data_minibatches
+from rllc_jax.estimators import chunks as chunking
+from rllc_jax.estimators import compilation
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
+from rllc_jax.estimators import footprint
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
@@ -77,6 +80,7 @@ def estimate_rllc(
   estimator_nbeta: float | None = None,
   share_batches: bool = True,
   chunk_size: int | None = None,
+  matmul_precision: str = 'float32',
 ) -> Estimate:
   r"""Estimates the rLLC of a family of refinements at one checkpoint.
 
@@ -102,6 +106,8 @@ def estimate_rllc(
       at n beta = 0, where the chains sample the localization alone.
     share_batches: whether all chains see the same minibatches.
     chunk_size: columns in parallel; from the device's memory by default.
+    matmul_precision: what matrix products round to, 'float32',
+      'tensorfloat32' or 'bfloat16'; sums are float32. On a CPU only the first.
 
   Returns:
     An estimate; NaN where a refinement has lost all its chains, which is
@@ -120,6 +126,10 @@ def estimate_rllc(
     estimator_nbeta,
   )
   errors.check_num_draws(num_draws)
+  mesh = layout.make_mesh(1, 1)
+  compilation.check_matmul_precision(
+    matmul_precision, mesh.devices.flat[0].platform
+  )
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
@@ -141,7 +151,8 @@ def estimate_rllc(
     num_steps_between_draws=num_steps_between_draws,
     share_batches=share_batches,
     chunk_size=chunk_size,
-    mesh=layout.make_mesh(1, 1),
+    mesh=mesh,
+    matmul_precision=matmul_precision,
   )
   run_settings = programs.make_settings(posterior, step_size)
   traces = run(run_settings, left_out + num_draws)
@@ -177,6 +188,7 @@ def chain_runner(
   share_batches: bool,
   chunk_size: int | None,
   mesh: jax.sharding.Mesh,
+  matmul_precision: str = 'float32',
 ) -> RunChains:
   """Prepares all chains of a family, to be run from one checkpoint.
 
@@ -191,33 +203,49 @@ def chain_runner(
     [(0, 'data')],
     [window],
   )
-  if chunk_size is None:
-    chunk_size = programs.choose_chunk_size(
-      refinements, rows, minibatches, len(pairs), mesh
-    )
-  padded = layout.padded(pairs, chunk_size * mesh.shape['column'])
-  columns = programs.make_columns(refinements, padded)
-  program = programs.block_program(
-    refinements.lens,
-    refinements.loss,
-    sampler,
-    minibatches.draw,
-    mesh=mesh,
-    chunk_size=chunk_size,
-    max_draws=max_draws,
-    num_steps_between_draws=num_steps_between_draws,
-    share_batches=share_batches,
-  )
-  data = minibatches.data
+  data = compilation.replicated(minibatches.data, mesh)
+  chunks = chunking.Chunks(mesh, chunk_size)
 
-  def run(run_settings, num_draws):
+  def measure():
+    return footprint.measured(
+      refinements,
+      rows,
+      minibatches,
+      len(pairs),
+      mesh,
+      share_batches=share_batches,
+      matmul_precision=matmul_precision,
+    )
+
+  def run_in_chunks(run_settings, num_draws, chunk):
+    padded = layout.padded(pairs, chunk * mesh.shape['column'])
+    columns = programs.make_columns(refinements, padded)
+    program = programs.block_program(
+      refinements.lens,
+      refinements.loss,
+      sampler,
+      minibatches.draw,
+      mesh=mesh,
+      chunk_size=chunk,
+      max_draws=layout.buffer_length(max_draws),
+      num_steps_between_draws=num_steps_between_draws,
+      share_batches=share_batches,
+      matmul_precision=matmul_precision,
+    )
     states, _ = program.init(rows, columns, data)
     span = jnp.int32(0), jnp.int32(num_draws)
-    arguments = program.place(rows, columns, states, *span, run_settings, data)
-    _, reports = program.run(*arguments)
+    _, reports = program.run(rows, columns, states, *span, run_settings, data)
     traces = programs.traces_by_column(reports, len(pairs), num_draws)
     fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
     return {name: fold(trace) for name, trace in traces.items()}
+
+  def run(run_settings, num_draws):
+    while True:
+      chunk = chunks.size(refinements, len(pairs), measure)
+      try:
+        return run_in_chunks(run_settings, num_draws, chunk)
+      except jax.errors.JaxRuntimeError as error:
+        chunks.shrink(error, refinements, len(pairs), measure)
 
   return run
 

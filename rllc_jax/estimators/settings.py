@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax.estimators import compilation
 from rllc_jax.estimators import errors
 
 
@@ -198,7 +199,8 @@ def probe(
     return jax.lax.map(value, indices)
 
   params = structure.unflatten(made_up)
-  found = values(params, family.indices, minibatches.data, window)
+  with compilation.matmul_precision_scope('float32'):
+    found = values(params, family.indices, minibatches.data, window)
   return np.asarray(found, float)
 
 

@@ -3,9 +3,9 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from rllc_jax.estimators import footprint
 from rllc_jax.estimators import layout
 
 
@@ -23,22 +23,32 @@ class ChunkTest(parameterized.TestCase):
   @parameterized.parameters(
     ('cpu', 0, 32, 1),  # One chain fills the cores.
     ('gpu', 0, 32, 1),  # A device that does not say what it has.
-    ('gpu', 1000, 32, 5),  # Half of it holds 5 of 100 bytes.
+    ('gpu', 1000, 32, 5),  # 750 bytes to use: 200 shared, 5 of 100.
     ('gpu', 64_000, 32, 32),
     ('gpu', 10, 32, 1),  # Not even one fits: try.
-    ('tpu', 3000, 32, 11),  # 15 fit, but 3 equal chunks of 11 pad less.
+    ('tpu', 2300, 32, 11),  # 15 fit, but 3 equal chunks of 11 pad less.
   )
   def test_as_many_as_fit_in_equal_chunks(self, platform, limit, columns, size):
     device = FakeDevice(platform, limit)
-    found = layout.default_chunk_size(columns, lambda: 100, device)
+    measure = lambda: footprint.Footprint(shared=200, column=100)
+    found = layout.default_chunk_size(columns, measure, device)
     self.assertEqual(found, size)
 
-  def test_temporary_memory_grows_with_the_work(self):
-    work = lambda x: jnp.sum(jnp.exp(x @ x.T) @ x)
-    small = layout.temporary_bytes(work, jnp.ones((64, 8)))
-    large = layout.temporary_bytes(work, jnp.ones((256, 8)))
-    self.assertGreaterEqual(small, 4 * 64 * 64)
-    self.assertGreater(large, 8 * small)
+  def test_what_fits_is_known_only_with_a_limit(self):
+    measure = lambda: footprint.Footprint(shared=200, column=100)
+    fit = lambda limit: layout.fitting_chunk_size(
+      9, measure, FakeDevice('cpu', limit)
+    )
+    self.assertEqual(fit(1000), 5)
+    self.assertIsNone(fit(0))
+
+
+class BufferTest(absltest.TestCase):
+  def test_there_is_room_and_not_much_more(self):
+    for num_draws in (*range(1, 300), 1023, 1024, 1025):
+      length = layout.buffer_length(num_draws)
+      self.assertGreaterEqual(length, num_draws)
+      self.assertLess(length, max(257, 2 * num_draws))
 
 
 class PlanTest(absltest.TestCase):

@@ -225,6 +225,50 @@ class CompilationTest(absltest.TestCase):
     toy.run(posterior=types.Posterior(10.0, 100.0), step_size=1e-4, burn_in=6)
     self.assertEqual(COMPILED['jit(run)'], 0)
 
+  def test_one_block_program_a_family_in_a_whole_sweep(self):
+    """Checkpoints x data sets x heads x chains, settings, lengths of runs."""
+    fresh = lambda *heads: toy.family(*heads)._replace(
+      loss=types.RefinedLoss(
+        lambda params, batch: toy.LOSS.context(params, batch),
+        lambda u, context, index: toy.LOSS.loss(u, context, index),
+      )
+    )
+    families = [fresh(0, 1), fresh(2)]
+    COMPILED.clear()
+    settings = ((30.0, 50.0, 1e-3), (10.0, 50.0, 1e-3), (30.0, 80.0, 5e-4))
+    for nbeta, localization, step_size in settings:
+      for num_draws in (24, 40):
+        toy.run(
+          refinements=families,
+          trajectory=toy.trajectory(toy.STEPS[:2]),
+          posterior=types.Posterior(nbeta, localization),
+          step_size=step_size,
+          num_draws=num_draws,
+        )
+    self.assertEqual(COMPILED['jit(run)'], 2)
+    self.assertEqual(COMPILED['jit(init)'], 2)
+
+  def test_a_sweep_of_one_checkpoint_compiles_one_program(self):
+    family = toy.family(0, 1)
+    loss = types.RefinedLoss(
+      lambda params, batch: toy.LOSS.context(params, batch),
+      lambda u, context, index: toy.LOSS.loss(u, context, index),
+    )
+    COMPILED.clear()
+    for nbeta, num_draws in ((30.0, 24), (10.0, 30)):
+      rllc_jax.estimate_rllc(
+        jax.random.key(0),
+        family._replace(loss=loss),
+        toy.checkpoint(0),
+        minibatches.uniform(toy.data(), 4),
+        posterior=types.Posterior(nbeta, 50.0),
+        step_size=1e-3,
+        num_chains=2,
+        num_draws=num_draws,
+        burn_in=6,
+      )
+    self.assertEqual(COMPILED['jit(run)'], 1)
+
   def test_no_collective_in_the_program(self):
     mesh = layout.make_mesh(2, 1)
     batches = minibatches.uniform(toy.data(), 4)
@@ -247,7 +291,7 @@ class CompilationTest(absltest.TestCase):
     )
     columns = program.make_columns(family, [(0, 0), (1, 0)])
     states, _ = built.init(rows, columns, batches.data)
-    args = built.place(
+    args = built.run.place(
       rows,
       columns,
       states,
@@ -256,10 +300,37 @@ class CompilationTest(absltest.TestCase):
       program.make_settings(types.Posterior(30.0, 50.0), 1e-3),
       batches.data,
     )
-    text = built.run.lower(*args).compile().as_text()
+    text = built.run.compiled(*args).as_text()
     self.assertIn('while', text)
     for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
       self.assertNotIn(word, text)
+
+
+class ProgressTest(absltest.TestCase):
+  def test_padding_of_rows_and_columns_does_not_count(self):
+    """6 rows in blocks of 4, 6 columns in chunks of 4, 30 draws in sevens."""
+    calls = []
+    toy.run(
+      mesh=layout.make_mesh(1, 1),
+      rows_per_block=4,
+      chunk_size=4,
+      segment=7,
+      progress=lambda done, total: calls.append((done, total)),
+    )
+    done, totals = np.array(calls).T
+    self.assertEqual(set(totals), {6 * 6 * 30})
+    sizes = [[rows * 6 * n for n in (0, 7, 7, 7, 7, 2)] for rows in (4, 2)]
+    np.testing.assert_array_equal(np.diff(done), np.concatenate(sizes))
+    self.assertEqual((done[0], done[-1]), (0, totals[0]))
+
+  def test_segments_grow_within_what_is_left(self):
+    calls = []
+    toy.run(progress=lambda done, total: calls.append((done, total)))
+    done, totals = np.array(calls).T
+    self.assertEqual(done[-1], totals[0])
+    # Two rows a block: 4 draws to learn from, then all the rest at once.
+    steps = np.diff(done).reshape(3, 3)
+    np.testing.assert_array_equal(steps, [[0, 4 * 12, 26 * 12]] * 3)
 
 
 @pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')

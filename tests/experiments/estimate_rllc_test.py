@@ -1,5 +1,6 @@
 """From checkpoints on disk to estimates on disk, some chains lost there."""
 
+import io
 import os
 import pathlib
 import subprocess
@@ -9,6 +10,7 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
+import tqdm
 
 from experiments import commands
 from experiments import demo
@@ -200,6 +202,22 @@ def test_samplers_go_by_name(changes, name):
 def test_samplers_that_do_not_fit_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
     estimate_rllc.choose_sampler(sections.Estimation(**changes))
+
+
+def test_the_time_that_is_left_does_not_count_compilation():
+  """A minute of compilation, then 100 draws a second, of which some were."""
+  now = [0.0]
+  with tqdm.tqdm(file=io.StringIO()) as bar:
+    bar._time = lambda: now[0]
+    bar.start_t = bar.last_print_t = 0.0
+    steps = [(0, 500), (60, 500), (61, 600), (62, 700), (92, 700), (93, 800)]
+    for now[0], done in steps:
+      estimate_rllc._show(bar, done, 1000)
+    shown = bar.format_dict
+    assert (shown['n'], shown['total'], shown['initial']) == (800, 1000, 500)
+    assert shown['rate'] == pytest.approx(100)
+    assert shown['elapsed'] == pytest.approx(3)
+    assert '<00:02' in str(bar)
 
 
 def test_help_says_what_the_exit_status_means():
