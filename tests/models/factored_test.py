@@ -1,6 +1,7 @@
 """Every two-half loss has the loss and the gradient of the plain model."""
 
 import functools
+import itertools
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -26,6 +27,13 @@ MODELS = {
   )
   for num_layers in (1, 2, 3)
 }
+CASES = (
+  *itertools.product(MODELS, (True, False), (factored.CPU_TILES,)),
+  # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
+  ('2_layers', True, factored.Tiles(patterns=1, queries=4, tokens=7)),
+  ('2_layers', False, factored.Tiles(patterns=5, queries=3, tokens=10)),
+  ('2_layers', True, factored.ACCELERATOR_TILES),
+)
 OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
 
 
@@ -49,10 +57,10 @@ def relative_error(found, expected):
 class GradientIdentityTest(parameterized.TestCase):
   """Over all leaves of a refinement together: b_K alone has no gradient."""
 
-  @parameterized.product(model=tuple(MODELS), share_logits=(True, False))
-  def test_heads(self, model, share_logits):
+  @parameterized.parameters(*CASES)
+  def test_heads(self, model, share_logits, tiles):
     model = MODELS[model]
-    fast = factored.head_losses(model, share_logits=share_logits)
+    fast = factored.head_losses(model, share_logits=share_logits, tiles=tiles)
     params = attention_only_test.random_params(model)
     names = weights.head_names(params)
     self.assertLen(names, 3 * model.num_layers)
@@ -139,7 +147,8 @@ class GradientIdentityTest(parameterized.TestCase):
     )
     params = attention_only_test.random_params(model)
     batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
-    loss, lens = factored.head_loss(model, 0), weights.attention_head(0)
+    loss = factored.head_loss(model, 0, factored.CPU_TILES)
+    lens = weights.attention_head(0)
     context = jax.eval_shape(loss.context, params, batch)[0]
     position = lens.extract(params, 0)
     compiled = (
