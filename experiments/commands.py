@@ -75,7 +75,7 @@ def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     workdir = pathlib.Path(str(WORKDIR.value))
-    _set_up_jax(workdir)
+    set_up_jax(workdir)
     run(CONFIG.value, workdir)
 
   _quiet_logs()
@@ -84,7 +84,8 @@ def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 
-def _set_up_jax(workdir: pathlib.Path) -> None:
+def set_up_jax(workdir: pathlib.Path) -> None:
+  """Settings of JAX that every binary has; before JAX is first used."""
   # Compiled programs are found again by the next run of the same command.
   cache = workdir / 'compilation_cache'
   jax.config.update('jax_compilation_cache_dir', str(cache))
@@ -119,7 +120,7 @@ def start_targets(
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
     directory = pathlib.Path(str(WORKDIR.value))
-    _set_up_jax(directory)
+    set_up_jax(directory)
     targets.finish(run(directory))
 
   flags.FLAGS.set_default('workdir', workdir)
