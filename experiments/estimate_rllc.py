@@ -9,6 +9,9 @@ and one that is done can be asked for more of anything. Then it writes all that
 the store says to `DIR/estimates.csv`, a line a cell: estimate, error,
 diagnostics, verdict.
 
+With --dry_run it only prints a plan of what is left to do: steps, tokens,
+FLOPs, memory of a device, time to compile and to run.
+
 Exit status: 0; 1 if there is an error, such as that every chain failed; 3 if
 some chains failed, which are named and left out: the rest is as complete as
 with 0, but biased where they are missing.
@@ -19,7 +22,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import pathlib
+from typing import Any, NamedTuple
 
+from absl import flags
 from absl import logging
 import jax
 import ml_collections
@@ -28,6 +33,7 @@ import tqdm
 import xarray as xr
 
 from experiments import commands
+from experiments import dry_run
 from experiments import sections
 from rllc_jax import losses
 from rllc_jax import types
@@ -36,6 +42,7 @@ from rllc_jax.data import packing
 from rllc_jax.estimators import cells
 from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
+from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
@@ -56,6 +63,16 @@ SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
   'sghmc': sghmc.sghmc,
   'sgnht': sgnht.sgnht,
 }
+_OPTIONS = (
+  'step_size',
+  'num_chains',
+  'num_draws',
+  'burn_in',
+  'num_steps_between_draws',
+  'share_batches',
+  'chunk_size',
+  'matmul_precision',
+)
 _MOST_FAILURES_SHOWN = 20
 
 
@@ -75,38 +92,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       is of another run, or every chain failed.
     ChainsFailed: some chains failed; everything is written all the same.
   """
-  settings = sections.read(config, 'estimation')
-  sampler = choose_sampler(settings)
-  corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
-  check_fits(model, corpus)
-  store = disk.open_store(workdir / 'rllc')
+  call = _read(config, workdir)
+  settings, store = sections.read(config, 'estimation'), call.store
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
     traces = trajectories.estimate_trajectory(
-      jax.random.key(config.seed, impl='threefry2x32'),
-      families(settings.refinements, model, settings.share_logits),
-      trajectory,
-      windows(settings.datasets, corpus),
-      minibatches.uniform(corpus.tokens, settings.batch_size),
-      posterior=types.Posterior(settings.nbeta, settings.localization),
-      step_size=settings.step_size,
-      num_chains=settings.num_chains,
-      num_draws=settings.num_draws,
-      burn_in=settings.burn_in,
-      num_steps_between_draws=settings.num_steps_between_draws,
-      share_batches=settings.share_batches,
-      chunk_size=settings.chunk_size,
-      matmul_precision=settings.matmul_precision,
-      sampler=sampler,
+      *call.arguments,
       store=store,
-      provenance={'loss': 'next token', 'model': model_sizes(model)},
       progress=functools.partial(_show, bar),
+      **call.options,
     )
   # The file says all that the store holds; the log, what was asked for.
   found = health.check(
@@ -119,6 +114,57 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   logging.info('health\n%s', '\n'.join(lines))
   check_chains(asked)
   return traces
+
+
+def plan(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> plans.Plan:
+  """Prints what `run` would take, in steps, memory and time, and stops.
+
+  It runs a few seconds of every family and writes nothing to the store.
+
+  Args:
+    config: as of `run`.
+    workdir: as of `run`.
+
+  Raises:
+    ValueError: as `run`, as far as it can be told before.
+  """
+  call = _read(config, workdir)
+  found = plans.plan(*call.arguments, store=call.store, **call.options)
+  print(dry_run.text(found), flush=True)
+  return found
+
+
+class _Call(NamedTuple):
+  """What to call `estimate_trajectory`, or `plan`, with."""
+
+  arguments: tuple[Any, ...]
+  options: dict[str, Any]
+  store: disk.DiskStore
+
+
+def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
+  settings = sections.read(config, 'estimation')
+  corpus = packing.load_corpus(workdir / 'corpus')
+  kept = workdir / 'train' / 'checkpoints'
+  model = attention_only.AttentionOnly(
+    **checkpoints.metadata(kept)['settings']['model']
+  )
+  check_fits(model, corpus)
+  arguments = (
+    jax.random.key(config.seed, impl='threefry2x32'),
+    families(settings.refinements, model, settings.share_logits),
+    checkpoints.trajectory(kept, settings.checkpoints or None),
+    windows(settings.datasets, corpus),
+    minibatches.uniform(corpus.tokens, settings.batch_size),
+  )
+  options = {name: getattr(settings, name) for name in _OPTIONS} | {
+    'posterior': types.Posterior(settings.nbeta, settings.localization),
+    'sampler': choose_sampler(settings),
+    'provenance': {'loss': 'next token', 'model': model_sizes(model)},
+  }
+  return _Call(arguments, options, disk.open_store(workdir / 'rllc'))
 
 
 def choose_sampler(settings: sections.Estimation) -> types.Sampler:
@@ -273,4 +319,9 @@ def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  ONLY_PLAN = flags.DEFINE_bool(
+    'dry_run', False, 'Print steps, memory and time of the run, and stop.'
+  )
+  commands.start(
+    lambda config, workdir: (plan if ONLY_PLAN.value else run)(config, workdir)
+  )

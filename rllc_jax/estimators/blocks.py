@@ -5,6 +5,7 @@ segment that does not fit in the memory of a device is taken again, in smaller
 chunks, from where the last one ended.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -136,20 +137,24 @@ def make_job(
   )
 
 
+# recorded(rows, columns) -> [K, N]: draws that there are, as a store says.
+Recorded = Callable[[Sequence[stores.Row], Sequence[stores.Column]], np.ndarray]
+
+
 def plan(
-  store: stores.Store,
+  recorded: Recorded,
   refinements: Sequence[types.Refinements],
   extent: stores.Extent,
   rows_per_block: int,
 ) -> list[Work]:
-  """What a store lacks of an extent, family by family."""
+  """What is missing of an extent, family by family."""
   rows = [(k, s) for k in extent.checkpoints for s in extent.datasets]
   works = []
   for family in refinements:
     chains = range(extent.num_chains)
     columns = [(name, chain) for name in family.names for chain in chains]
-    recorded = store.recorded(rows, columns)
-    for block in layout.plan_blocks(recorded, extent.num_draws, rows_per_block):
+    counts = recorded(rows, columns)
+    for block in layout.plan_blocks(counts, extent.num_draws, rows_per_block):
       block_rows = [rows[k] for k in block.rows]
       block_columns = [columns[n] for n in block.columns]
       works.append(Work(family, block_rows, block_columns, block.first))
@@ -176,7 +181,7 @@ def run_block(
   rows = make_rows(job, work, params)
   first = work.first
   saved = store.states(work.rows, work.columns) if first else None
-  measure = lambda: _footprint(job, work, rows)
+  measure = lambda: footprint_of(job, work, rows)
   columns = len(work.columns)
   while first < job.num_draws:
     chunk = job.chunks.size(work.family, columns, measure)
@@ -243,14 +248,25 @@ def segments(
   job: Job, block: Block, states: types.PyTree, first: int
 ) -> Iterator[Segment]:
   """The draws of a block from `first` on, about ten seconds at a time."""
-  count = job.segment or _FIRST_SEGMENT
-  while first < job.num_draws:
-    count = min(count, job.num_draws - first)
+  count = min(job.segment or _FIRST_SEGMENT, job.num_draws - first)
+  while count:
     states, segment = take(job, block, states, first, count)
     yield segment
     first += count
-    seconds = segment.seconds / count
-    count = job.segment or max(1, int(_SEGMENT_SECONDS / seconds))
+    count = _next_length(job, job.num_draws - first, segment.seconds / count)
+
+
+def segment_lengths(job: Job, left: int, seconds: float) -> list[int]:
+  """The segments of a block with so many draws left, of so many seconds."""
+  lengths = [min(job.segment or _FIRST_SEGMENT, left)]
+  while left := left - lengths[-1]:
+    lengths.append(_next_length(job, left, seconds))
+  return lengths
+
+
+def _next_length(job, left, seconds):
+  """Draws of the next segment, if one takes so many seconds; 0 at the end."""
+  return min(job.segment or max(1, int(_SEGMENT_SECONDS / seconds)), left)
 
 
 def take(
@@ -287,9 +303,10 @@ def write(
   store.write(work.rows, work.columns, first, segment.traces, segment.states)
 
 
-def _footprint(
+def footprint_of(
   job: Job, work: Work, rows: programs.Rows
 ) -> footprint.Footprint:
+  """What a block takes on a device; it compiles."""
   return footprint.measured(
     work.family,
     rows,

@@ -16,6 +16,7 @@ class Step(NamedTuple):
   Attributes:
     row: a row of `program.Rows`, as shapes.
     data: the resident arrays, as shapes.
+    batch: `batch(row, data)`, a minibatch.
     context: `context(row, data) -> (context, center_loss)`, once a row.
     column: `column(position, context, index) -> (loss, gradient)`, once a
       refinement and chain.
@@ -24,6 +25,7 @@ class Step(NamedTuple):
 
   row: types.PyTree
   data: types.PyTree
+  batch: Any
   context: Any
   column: Any
   arguments: tuple[types.PyTree, ...]
@@ -46,14 +48,16 @@ def step_of(
   data = jax.eval_shape(lambda data: data, minibatches.data)
   index = jax.eval_shape(first, refinements.indices)
 
+  def batch(row, data):
+    return minibatches.draw(row.batch_key, jnp.int32(0), data, row.window)
+
   def context(row, data):
-    batch = minibatches.draw(row.batch_key, jnp.int32(0), data, row.window)
-    return refinements.loss.context(row.params, batch)
+    return refinements.loss.context(row.params, batch(row, data))
 
   column = jax.value_and_grad(refinements.loss.loss)
   position = jax.eval_shape(refinements.lens.extract, row.params, index)
   shared, _ = jax.eval_shape(context, row, data)
-  return Step(row, data, context, column, (position, shared, index))
+  return Step(row, data, batch, context, column, (position, shared, index))
 
 
 class Footprint(NamedTuple):

@@ -137,7 +137,9 @@ def _run(
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
   job, extent = request.job, request.extent
-  works = blocks.plan(store, request.refinements, extent, job.rows_per_block)
+  works = blocks.plan(
+    store.recorded, request.refinements, extent, job.rows_per_block
+  )
   left = sum(work.num_chains * (job.num_draws - work.first) for work in works)
   total = math.prod(traces.sizes(extent))
   done = total - left

@@ -14,11 +14,13 @@ import tqdm
 
 from experiments import commands
 from experiments import demo
+from experiments import dry_run
 from experiments import estimate_rllc
 from experiments import report
 from experiments import sections
 from experiments import train
 from rllc_jax.estimators import llc
+from rllc_jax.estimators import plan as plans
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from tests.experiments import train_test
@@ -218,6 +220,28 @@ def test_the_time_that_is_left_does_not_count_compilation():
     assert shown['rate'] == pytest.approx(100)
     assert shown['elapsed'] == pytest.approx(3)
     assert '<00:02' in str(bar)
+
+
+def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
+  """Two families at two checkpoints: a head and the unembedding."""
+  workdir = copy_of(trained, tmp_path)
+  found = estimate_rllc.plan(config(burn_in=5), workdir)
+  assert not (workdir / 'rllc').exists()
+  assert found.counts.cells == 2 * 2
+  assert found.counts.chain_steps == 2 * 2 * 2 * (5 + 30)
+  assert found.counts.entries % found.counts.chain_steps == 0
+  lines = capsys.readouterr().out.splitlines()
+  words = {' '.join(line.split()[:-3]): line.split()[-3:] for line in lines}
+  assert words['refinements'] == ['0:0', 'unembed', 'all']
+  assert words['SGLD steps of chains'] == ['140', '140', '280']
+  assert words['cells that lack draws'] == ['2', '2', '4']
+  memory = [float(word) for word in words['peak MB of a device']]
+  assert 0 < max(memory[:2]) == memory[2] < 100
+
+
+def test_a_plan_without_anything_left_says_so():
+  nothing = plans.Plan((), 2, 1.0)
+  assert dry_run.text(nothing) == 'already complete: nothing is left to do'
 
 
 def test_help_says_what_the_exit_status_means():

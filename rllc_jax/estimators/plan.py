@@ -1,0 +1,342 @@
+"""What a run would take, before it is run: steps, memory, time.
+
+Counted where it can be counted, and timed where it cannot: of each family of
+refinements a block is compiled and a segment of it run and thrown away. What a
+store holds already is not planned again, and nothing is written to it.
+"""
+
+from collections.abc import Iterator
+from collections.abc import Mapping
+from collections.abc import Sequence
+import contextlib
+import json
+import pathlib
+import tempfile
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.estimators import blocks
+from rllc_jax.estimators import footprint
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import multiply_adds
+from rllc_jax.estimators import request as requests
+from rllc_jax.results import memory
+from rllc_jax.results import store as stores
+from rllc_jax.results import traces
+
+_TIMED_SECONDS = 3.0
+
+
+class Counts(NamedTuple):
+  """What is left to do, exactly.
+
+  Attributes:
+    cells: (checkpoint, data set, refinement) of which draws are missing.
+    chain_steps: steps of chains; a draw is `num_steps_between_draws` of them.
+    row_steps: minibatches whose context is computed, baseline and all.
+    entries: numbers in all minibatches that chains step on; tokens, if a
+      minibatch is sequences of tokens.
+    multiply_adds: of matrix products, in losses, gradients and contexts.
+  """
+
+  cells: int
+  chain_steps: int
+  row_steps: int
+  entries: int
+  multiply_adds: int
+
+
+class Costs(NamedTuple):
+  """What one block takes on this machine.
+
+  Attributes:
+    bytes_per_device: at its peak, by XLA's account: data, weights, chains and
+      all that is temporary.
+    chunk_size: columns of a device in parallel.
+    compile_seconds: to compile its programs; less if they are found in JAX's
+      compilation cache.
+    start_seconds: to prepare it and to measure the losses at its checkpoints.
+    draw_seconds: for a draw of all its chains.
+    write_seconds: to store a segment.
+  """
+
+  bytes_per_device: int
+  chunk_size: int
+  compile_seconds: float
+  start_seconds: float
+  draw_seconds: float
+  write_seconds: float
+
+
+class FamilyPlan(NamedTuple):
+  """The part of a plan that is one family's.
+
+  Attributes:
+    names: its refinements.
+    counts: what is left to do.
+    costs: of its largest block.
+    num_blocks: calls to start.
+    compile_seconds: for all shapes of its blocks.
+    run_seconds: for all its blocks, without compilation.
+  """
+
+  names: tuple[str, ...]
+  counts: Counts
+  costs: Costs
+  num_blocks: int
+  compile_seconds: float
+  run_seconds: float
+
+
+class Plan(NamedTuple):
+  """What a run would take.
+
+  Attributes:
+    families: those of which something is left to do.
+    num_devices: of the mesh.
+    check_seconds: to check what is asked for and to hash the checkpoints.
+  """
+
+  families: tuple[FamilyPlan, ...]
+  num_devices: int
+  check_seconds: float
+
+  @property
+  def counts(self) -> Counts:
+    """Of all families."""
+    if not self.families:
+      return Counts(0, 0, 0, 0, 0)
+    columns = zip(*(family.counts for family in self.families), strict=True)
+    return Counts(*(sum(column) for column in columns))
+
+  @property
+  def compile_seconds(self) -> float:
+    """To compile everything."""
+    return sum(family.compile_seconds for family in self.families)
+
+  @property
+  def seconds(self) -> float:
+    """From the call to the last segment on disk."""
+    running = sum(family.run_seconds for family in self.families)
+    return self.check_seconds + self.compile_seconds + running
+
+  @property
+  def bytes_per_device(self) -> int:
+    """At the peak."""
+    sizes = [family.costs.bytes_per_device for family in self.families]
+    return max(sizes, default=0)
+
+
+def plan(
+  rng_key: types.Key,
+  refinements: Sequence[types.Refinements] | types.Refinements,
+  trajectory: types.Trajectory,
+  datasets: Mapping[str, types.PyTree],
+  minibatches: types.Minibatches,
+  *,
+  store: stores.Store | None = None,
+  **options: Any,
+) -> Plan:
+  """Plans `estimate_trajectory` with the same arguments.
+
+  Times are those of this machine as busy as it is now.
+
+  Args:
+    rng_key: as all others, of `estimate_trajectory`.
+    refinements: families, or one.
+    trajectory: the checkpoints.
+    datasets: windows by name.
+    minibatches: what the windows look into.
+    store: of the run; it is read only.
+    **options: of `estimate_trajectory`, without `progress`.
+
+  Raises:
+    ValueError: if `estimate_trajectory` would: a setting is out of range, the
+      store is of another run, or the memory of a device does not suffice.
+  """
+  began = time.perf_counter()
+  request = requests.check(
+    rng_key,
+    refinements,
+    trajectory,
+    datasets,
+    minibatches,
+    with_losses=store is not None,
+    **options,
+  )
+  recorded = _recorded(store, request.identity)
+  check_seconds = time.perf_counter() - began
+  job, extent = request.job, request.extent
+  families = []
+  for family in request.refinements:
+    works = blocks.plan(recorded, [family], extent, job.rows_per_block)
+    if works:
+      families.append(_plan_family(request, works, trajectory, store))
+  return Plan(tuple(families), job.mesh.devices.size, check_seconds)
+
+
+def _recorded(
+  store: stores.Store | None, identity: dict[str, Any]
+) -> blocks.Recorded:
+  """What a store holds, without telling it that a run begins."""
+  counts: dict[Any, int] = {}
+  try:
+    held = None if store is None else store.read()
+  except traces.StoreError:
+    held = None  # Nothing there yet.
+  if held is not None:
+    known = json.loads(held.attrs['identity'])
+    _, difference = traces.merge_identity(known, identity)
+    if difference:
+      raise traces.StoreError(
+        'The store must be of the same run, because its numbers would not '
+        f'belong together; it was made with {difference}.'
+      )
+    counts = held.recorded.to_series().to_dict()
+  count = lambda row, column: counts.get((*row, *column), 0)
+  return lambda rows, columns: np.array(
+    [[count(row, column) for column in columns] for row in rows]
+  )
+
+
+def _plan_family(
+  request: requests.Request,
+  works: list[blocks.Work],
+  trajectory: types.Trajectory,
+  store: stores.Store | None,
+) -> FamilyPlan:
+  job = request.job
+  largest = max(works, key=lambda work: work.num_chains)
+  rows = layout.padded(largest.rows, job.rows_per_block)
+  params = trajectory.load([step for step, _ in rows])
+  with _scratch(request, on_disk=store is not None) as scratch:
+    costs = _measure(job, largest, params, scratch)
+  per_device = lambda work: -(-len(work.columns) // job.mesh.shape['column'])
+  sizes = [-(-per_device(work) // costs.chunk_size) for work in works]
+  whole = -(-per_device(largest) // costs.chunk_size)
+  seconds = sum(
+    _block_seconds(job, work, costs, size / whole)
+    for work, size in zip(works, sizes, strict=True)
+  )
+  return FamilyPlan(
+    largest.family.names,
+    _counts(job, works, blocks.make_rows(job, largest, params)),
+    costs,
+    len(works),
+    costs.compile_seconds * len(set(sizes)),
+    seconds,
+  )
+
+
+def _counts(job, works, rows) -> Counts:
+  """What blocks of one family have to do, padding left out."""
+  step = footprint.step_of(works[0].family, rows, job.minibatches)
+  batch = jax.eval_shape(step.batch, step.row, step.data)
+  spacing = job.options['num_steps_between_draws']
+  left = lambda work: (job.num_draws - work.first) * spacing
+  chain_steps = sum(work.num_chains * left(work) for work in works)
+  row_steps = sum(len(work.rows) * left(work) for work in works)
+  if not job.options['share_batches']:
+    row_steps = chain_steps
+  fresh = sum(len(work.rows) for work in works if not work.first)
+  row_steps += fresh * job.options['num_baseline_batches']
+  count = multiply_adds.multiply_adds
+  return Counts(
+    len(
+      {(row, name) for w in works for row in w.rows for name, _ in w.columns}
+    ),
+    chain_steps,
+    row_steps,
+    chain_steps * sum(leaf.size for leaf in jax.tree.leaves(batch)),
+    chain_steps * count(step.column, *step.arguments)
+    + row_steps * count(step.context, step.row, step.data),
+  )
+
+
+def _block_seconds(job, work, costs: Costs, size: float) -> float:
+  """Seconds for a block whose columns are `size` times those measured."""
+  draw_seconds = costs.draw_seconds * size
+  left = job.num_draws - work.first
+  lengths = blocks.segment_lengths(job, left, draw_seconds)
+  return (
+    costs.start_seconds
+    + left * draw_seconds
+    + len(lengths) * costs.write_seconds * size
+  )
+
+
+def _measure(job, work, params, store) -> Costs:
+  """Runs a segment of a block for its time, in chunks that fit."""
+  rows = blocks.make_rows(job, work, params)
+  measure = lambda: blocks.footprint_of(job, work, rows)
+  while True:
+    chunk = job.chunks.size(work.family, len(work.columns), measure)
+    try:
+      return _measure_chunk(job, work, params, store, chunk)
+    except jax.errors.JaxRuntimeError as error:
+      job.chunks.shrink(error, work.family, len(work.columns), measure)
+
+
+def _measure_chunk(job, work, params, store, chunk) -> Costs:
+  clock = time.perf_counter
+  began = clock()
+  _start(job, work, params, store, chunk)
+  cold, began = clock() - began, clock()
+  states, block = _start(job, work, params, store, chunk)
+  start_seconds = clock() - began
+  began = clock()
+  compiled = blocks.compiled(job, block, states)
+  compile_seconds = max(0.0, cold - start_seconds) + clock() - began
+  states, first = blocks.take(job, block, states, 0, 1)
+  count = int(_TIMED_SECONDS / first.seconds)
+  count = max(1, min(count, job.num_draws - 1))
+  blocks.write(store, work, 0, first)
+  _, segment = blocks.take(job, block, states, 1, count)
+  began = clock()
+  blocks.write(store, work, 1, segment)
+  return Costs(
+    _peak_bytes(compiled),
+    chunk,
+    compile_seconds,
+    start_seconds,
+    segment.seconds / count,
+    clock() - began,
+  )
+
+
+def _start(job, work, params, store, chunk):
+  rows = blocks.make_rows(job, work, params)
+  block = blocks.make_block(job, work, rows, chunk)
+  states, baseline = blocks.start(block, None)
+  store.write_baseline(work.rows, work.family.names, baseline)
+  return states, block
+
+
+def _peak_bytes(compiled: Any) -> int:
+  """What a program takes on a device; states are given back in their place."""
+  found = compiled.memory_analysis()
+  taken = found.argument_size_in_bytes + found.temp_size_in_bytes
+  return taken + found.output_size_in_bytes - found.alias_size_in_bytes
+
+
+@contextlib.contextmanager
+def _scratch(
+  request: requests.Request, *, on_disk: bool
+) -> Iterator[stores.Store]:
+  """A store to be thrown away, like that of the run."""
+  with tempfile.TemporaryDirectory() as directory:
+    store: stores.Store = memory.MemoryStore()
+    if on_disk:
+      # Not at the top: estimating in memory does not need Zarr.
+      from rllc_jax.results import disk
+
+      store = disk.open_store(pathlib.Path(directory) / 'store')
+    store.begin(request.identity, request.extent, request.made_with)
+    try:
+      yield store
+    finally:
+      store.end()
