@@ -28,6 +28,8 @@ def test_a_shape_is_compiled_once_wherever_its_arguments_are():
     np.testing.assert_array_equal(function(x, y), 2 * np.ones(4))
   np.testing.assert_array_equal(function(function(on_second, y), y), [4] * 4)
   assert COMPILED['jit(wanted)'] == 1
+  placed = function.place(on_second, y)
+  assert function.compiled(*placed) is function.compiled(*placed)
   function(jnp.ones(6), y)
   assert COMPILED['jit(wanted)'] == 2
 

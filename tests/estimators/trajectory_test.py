@@ -345,6 +345,18 @@ class StoreTest(parameterized.TestCase):
     for name in expected.variables:
       np.testing.assert_array_equal(read[name], expected[name], err_msg=name)
 
+  def test_padding_is_not_stored(self):
+    """6 rows in blocks of 4, 6 columns in chunks of 4."""
+    found = toy.run(
+      store=rllc_jax.open_store(directory() / 'store'),
+      mesh=layout.make_mesh(1, 1),
+      rows_per_block=4,
+      chunk_size=4,
+    )
+    assert_same_traces(found, toy.run())
+    self.assertEqual(found.baseline_loss.shape, (3, 2, 3, 4))
+    self.assertTrue(np.isfinite(found.baseline_loss).all())
+
   def test_a_run_that_stopped_goes_on_bit_for_bit(self):
     """After every number of segments."""
     expected = toy.run()
