@@ -26,10 +26,6 @@ import torch
 from rllc_jax import types
 from rllc_jax.models import attention_only
 
-# Its operations are small here, and threads wait for one another far longer
-# than they work where the cores are not idle.
-torch.set_num_threads(1)
-
 _functional: Any = torch.nn.functional
 
 
@@ -77,6 +73,16 @@ def _attend(w, name, x, positions):
   )
   written = torch.einsum('bhte,hed->btd', values, w[f'{name}/W_O'])
   return written + w[f'{name}/b_O']
+
+
+def set_num_threads(count: int) -> None:
+  """Threads of an operation of PyTorch on the CPU."""
+  torch.set_num_threads(count)
+
+
+def set_matmul_precision(name: str) -> None:
+  """Of products on a GPU: 'float32' or 'tensorfloat32'."""
+  torch.set_float32_matmul_precision('highest' if name == 'float32' else 'high')
 
 
 def named_leaves(tree: types.PyTree) -> dict[str, np.ndarray]:
@@ -134,7 +140,12 @@ class Samples(NamedTuple):
 
 
 def sample(
-  model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
+  model: AttentionOnly,
+  tokens: np.ndarray,
+  mask: types.PyTree,
+  *,
+  device: str = 'cpu',
+  **options,
 ) -> Samples:
   """Runs devinterp's own `sample` and reduces by its own `compute_llc`.
 
@@ -145,6 +156,7 @@ def sample(
     model: at the checkpoint; not changed.
     tokens: [N, T], the data set.
     mask: a boolean tree like the weights: what moves.
+    device: of PyTorch.
     **options: of devinterp's `sample`.
 
   Raises:
@@ -161,7 +173,7 @@ def sample(
       sequences,
       observables={},
       param_masks=parameter_masks(mask),
-      device='cpu',
+      device=device,
       output_path=pathlib.Path(directory) / 'samples.zarr',
       **options,
     )

@@ -137,6 +137,9 @@ def prepare(peer: Any, workdir: pathlib.Path) -> Side:
     for name in REFINEMENTS
   }
   tokens = np.asarray(corpus.tokens[:NUM_SEQUENCES])
+  # Its operations are small here, and threads wait for one another far longer
+  # than they work where the cores are not idle.
+  peer.set_num_threads(1)
   peer_model = peer.AttentionOnly(params)
   return Side(model, params, families, tokens, peer, peer_model)
 

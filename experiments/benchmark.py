@@ -1,0 +1,57 @@
+"""How fast, beside what it could be and beside devinterp: one table.
+
+  python -m experiments.benchmark [--quick] [--against=devinterp]
+
+times the paper's transformer on this machine, in float32. With
+--against=devinterp, which needs the extra `bench`, devinterp 2.0.1 takes steps
+in turn with ours on the same weights and sequences. At most half an hour on two
+cores, five minutes with --quick: smaller, hence noisier, and without what needs
+minutes. Let nothing else run beside it.
+"""
+
+import pathlib
+
+from absl import flags
+
+from experiments import commands
+from experiments import parity_devinterp
+from experiments import targets
+from experiments.benchmarks import compilations
+from experiments.benchmarks import generic
+from experiments.benchmarks import memory
+from experiments.benchmarks import precision
+from experiments.benchmarks import problem as problems
+from experiments.benchmarks import scaling
+from experiments.benchmarks import speed
+from experiments.benchmarks import yardstick
+
+QUICK = flags.DEFINE_bool('quick', False, 'Five minutes instead of thirty.')
+AGAINST = flags.DEFINE_enum(
+  'against', None, ['devinterp'], 'The program to compare with; none if unset.'
+)
+
+
+def run(workdir: pathlib.Path) -> list[targets.Row]:
+  """Measures everything, and returns what must hold."""
+  peer = parity_devinterp.import_peer() if AGAINST.value else None
+  quick = QUICK.value
+  problem = problems.prepare(workdir)
+  timing = speed.measure(problem, peer, quick=quick)
+  rows = list(speed.rows(timing))
+  seconds = {
+    layer: min(timing.ours[yardstick.SIZE, layer])
+    for layer in range(2)
+    if (yardstick.SIZE, layer) in timing.ours
+  }
+  rows += yardstick.rows(problem, seconds)
+  if peer:
+    rows += precision.rows(workdir, quick=quick)
+  rows += generic.rows(problem)
+  rows += compilations.rows(problem)
+  rows += memory.rows(workdir, problem, quick=quick)
+  rows += scaling.rows(workdir, quick=quick)
+  return rows
+
+
+if __name__ == '__main__':
+  commands.start_targets(run, 'runs/benchmark')

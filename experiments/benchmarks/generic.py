@@ -1,0 +1,135 @@
+"""What is shared is computed once, and any user's loss loses nothing.
+
+Eight chains of a head cost less than eight times one: they share the context.
+And a loss that is only a function of weights and minibatch, refined by a lens,
+takes no longer than the loop that one would write for it: `vmap` of `grad` over
+the chains, `scan` over the steps.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import functools
+import time
+
+import jax
+from jax import flatten_util
+import jax.numpy as jnp
+
+from experiments import targets
+from experiments.benchmarks import problem as problems
+from rllc_jax import losses
+from rllc_jax import types
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import program
+from rllc_jax.estimators import rllc
+from rllc_jax.models import attention_only
+from rllc_jax.refinement import weights
+from rllc_jax.samplers import sgld
+
+_NUM_CHAINS = 8
+_NUM_STEPS = 8
+_ROUNDS = 3
+
+
+def rows(problem: problems.Problem) -> Iterator[targets.Row]:
+  """Two ratios of times on one device, each of minima taken in turn."""
+  one, eight = (
+    shared_steps(problem, num_chains) for num_chains in (1, _NUM_CHAINS)
+  )
+  ratio = ratio_of_minima(eight, one)
+  yield targets.Row(
+    f'{_NUM_CHAINS} chains of a head over 1',
+    ratio,
+    'times as long',
+    'at most 6',
+    ratio <= 6,
+    f'layer 1, 8 x 256, one device; {_NUM_CHAINS} if nothing were shared',
+  )
+  ratio = ratio_of_minima(*generic_and_plain(problem))
+  yield targets.Row(
+    'any loss, over vmap of grad',
+    ratio,
+    'times as long',
+    'at most 1.1',
+    ratio <= 1.1,
+    f'the plain model, layer 0, {_NUM_CHAINS} chains, 2 x 256, one device',
+  )
+
+
+def ratio_of_minima(a: Callable, b: Callable) -> float:
+  """The least time of one call over that of another, both compiled before."""
+  a(), b()
+  seconds = {a: [], b: []}
+  for _ in range(_ROUNDS):
+    for call in (a, b):
+      began = time.perf_counter()
+      call()
+      seconds[call].append(time.perf_counter() - began)
+  return min(seconds[a]) / min(seconds[b])
+
+
+def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
+  """Steps of so many chains of a last-layer head."""
+  run = problems.runner(
+    problem,
+    ('1:0',),
+    problems.batches(problem, 8, 256),
+    num_chains=num_chains,
+    num_steps=_NUM_STEPS,
+    mesh=layout.make_mesh(1, 1),
+  )
+  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
+  return functools.partial(run, settings, _NUM_STEPS)
+
+
+def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
+  """The same chains by the engine and by a loop written for them."""
+  apply = functools.partial(attention_only.apply, problems.MODEL)
+  loss_fn, lens = losses.next_token_loss(apply), weights.attention_head(0)
+  params = jax.tree.map(jnp.asarray, problem.params)
+  data = problems.batches(problem, 2, 256)
+  window = types.Window(0, len(data.data))
+  family = types.Refinements(
+    ('0:0',), lens, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, lens)
+  )
+  run = rllc.chain_runner(
+    jax.random.key(1),
+    family,
+    params,
+    data,
+    window,
+    sgld.sgld(),
+    num_chains=_NUM_CHAINS,
+    max_draws=_NUM_STEPS,
+    num_steps_between_draws=1,
+    share_batches=True,
+    chunk_size=None,
+    mesh=layout.make_mesh(1, 1),
+  )
+  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
+  nbeta, gamma = problems.POSTERIOR
+  step_size = problems.STEP_SIZE
+
+  @jax.jit
+  def plain(params, data_array, rng_key):
+    center = lens.extract(params, 0)
+    flat, unravel = flatten_util.ravel_pytree(center)
+
+    def loss(u, batch):
+      return loss_fn(lens.insert(unravel(u), params, 0), batch)
+
+    def step(us, key):
+      draw_key, noise_key = jax.random.split(key)
+      batch = data.draw(draw_key, jnp.int32(0), data_array, window)
+      value, gradient = jax.vmap(jax.value_and_grad(loss), (0, None))(us, batch)
+      drift = nbeta * gradient + gamma * (us - flat[None])
+      noise = jax.random.normal(noise_key, us.shape)
+      return us - step_size / 2 * drift + step_size**0.5 * noise, value
+
+    us = jnp.tile(flat[None], (_NUM_CHAINS, 1))
+    return jax.lax.scan(step, us, jax.random.split(rng_key, _NUM_STEPS))[1]
+
+  by_hand = lambda: plain(
+    params, data.data, jax.random.key(2)
+  ).block_until_ready()
+  return functools.partial(run, settings, _NUM_STEPS), by_hand

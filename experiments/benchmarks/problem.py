@@ -1,0 +1,98 @@
+"""What is timed: the paper's transformer on real tokens.
+
+Weights are as drawn: how long a step takes does not depend on them. Precision
+does, so `benchmarks.precision` trains.
+"""
+
+import functools
+import pathlib
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from experiments import build_corpus
+from experiments import estimate_rllc
+from experiments import sections
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.data import packing
+from rllc_jax.estimators import rllc
+from rllc_jax.models import attention_only
+from rllc_jax.samplers import sgld
+
+POSTERIOR = types.Posterior(nbeta=30.0, localization=200.0)
+STEP_SIZE = 1e-3
+MODEL = attention_only.AttentionOnly()
+CONFIG = sections.make_config(
+  seed=0,
+  corpus=dict(
+    sources=('stdlib_code',),  # Needs no package.
+    further=(),
+    cap_mb=2.0,
+    vocab_size=MODEL.vocab_size,
+    context_length=MODEL.context_length,
+  ),
+)
+
+
+class Problem(NamedTuple):
+  """The weights and the text.
+
+  Attributes:
+    params: of `MODEL`.
+    tokens: [N, context_length], of which all but the first are predicted.
+  """
+
+  params: types.Params
+  tokens: np.ndarray
+
+
+def prepare(workdir: pathlib.Path) -> Problem:
+  """Builds the corpus, or reads it, and draws the weights."""
+  build_corpus.run(CONFIG, workdir)
+  corpus = packing.load_corpus(workdir / 'corpus')
+  params = attention_only.init_params(jax.random.key(CONFIG.seed), MODEL)
+  return Problem(params, np.asarray(corpus.tokens))
+
+
+@functools.cache
+def family(names: tuple[str, ...]) -> types.Refinements:
+  """Refinements of one layer; cached, since programs are found by identity."""
+  (found,) = estimate_rllc.families(names, MODEL, share_logits=True)
+  return found
+
+
+def batches(
+  problem: Problem, batch_size: int, context_length: int
+) -> types.Minibatches:
+  """Minibatches of shorter sequences, of uniformly drawn rows."""
+  tokens = problem.tokens[:, :context_length]
+  return minibatches.uniform(tokens, batch_size)
+
+
+def runner(
+  problem: Problem,
+  names: tuple[str, ...],
+  data: types.Minibatches,
+  *,
+  num_chains: int,
+  num_steps: int,
+  mesh: jax.sharding.Mesh,
+) -> rllc.RunChains:
+  """`run(settings, num_steps)` for the heads of one layer."""
+  return rllc.chain_runner(
+    jax.random.key(1),
+    family(names),
+    jax.tree.map(jnp.asarray, problem.params),
+    data,
+    minibatches.whole(data.data),
+    sgld.sgld(),
+    num_chains=num_chains,
+    max_draws=num_steps,
+    num_steps_between_draws=1,
+    share_batches=True,
+    chunk_size=None,
+    mesh=mesh,
+  )

@@ -1,0 +1,203 @@
+"""Seconds per SGLD step per chain, beside devinterp on the same model.
+
+Both run two heads a layer on the same weights and sequences, one after the
+other in turn, on as many threads as there are cores. Of devinterp, what a run
+takes besides its steps is subtracted; of ours, compilation. Ours runs as many
+columns at once as the paper's four chains of eight heads would, halved to save
+time: what columns share is shared by fewer here, to our disadvantage.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Sequence
+import math
+import os
+import statistics
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import targets
+from experiments.benchmarks import problem as problems
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import program
+from rllc_jax.refinement import weights
+
+# (sequences, tokens a sequence) of a minibatch, and how much faster we must be.
+SIZES = ((8, 256), (4, 1024))
+TARGETS = {(8, 256): 5.0, (4, 1024): 4.0}
+HEADS = (0, 5)
+NUM_CHAINS = 8
+NUM_STEPS = 20
+NUM_ROUNDS = 3
+_WARM_STEPS = 2
+
+
+class Timing(NamedTuple):
+  """Seconds a chain-step, a value a round.
+
+  Attributes:
+    ours: by (size, layer).
+    theirs: by (size, layer); the heads of a round by their geometric mean.
+    compilation: of ours, in seconds, by (size, layer).
+  """
+
+  ours: dict[Any, list[float]]
+  theirs: dict[Any, list[float]]
+  compilation: dict[Any, float]
+
+
+def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
+  """Times both programs in turn.
+
+  Args:
+    problem: weights and tokens.
+    peer: the module `devinterp_peer`, or None for ours alone.
+    quick: shorter sequences alone, two rounds, half the steps, half the chains.
+  """
+  sizes = SIZES[:1] if quick else SIZES
+  num_rounds = 2 if quick else NUM_ROUNDS
+  num_steps = NUM_STEPS // 2 if quick else NUM_STEPS
+  num_chains = NUM_CHAINS // 2 if quick else NUM_CHAINS
+  cases = [(size, layer) for size in sizes for layer in range(2)]
+  timing = Timing({case: [] for case in cases}, {}, {})
+  ours, theirs = {}, {}
+  for size, layer in cases:
+    run = our_steps(problem, size, layer, num_chains, num_steps)
+    timing.compilation[size, layer] = seconds_of(run)[0]
+    ours[size, layer] = run
+  if peer:
+    model = peer.AttentionOnly(problem.params)
+    peer.set_num_threads(os.cpu_count() or 1)
+    theirs = {case: their_steps(problem, peer, model, *case) for case in cases}
+  for _ in range(num_rounds):
+    for case in cases:
+      spent, count = seconds_of(ours[case])
+      timing.ours[case].append(spent / count)
+      if peer:
+        found = theirs[case](num_steps)
+        timing.theirs.setdefault(case, []).append(found)
+  return timing
+
+
+def our_steps(
+  problem: problems.Problem,
+  size: tuple[int, int],
+  layer: int,
+  num_chains: int,
+  num_steps: int,
+) -> Callable[[], int]:
+  """A call that takes steps of both heads, and says how many in all chains."""
+  names = tuple(f'{layer}:{head}' for head in HEADS)
+  run = problems.runner(
+    problem,
+    names,
+    problems.batches(problem, *size),
+    num_chains=num_chains,
+    num_steps=num_steps,
+    mesh=layout.default_mesh(1),
+  )
+  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
+
+  def take():
+    traces = run(settings, num_steps)
+    if not np.isfinite(traces['loss']).all():
+      raise ValueError('Chains must stay finite to be timed.')
+    return traces['loss'].size
+
+  return take
+
+
+def their_steps(
+  problem: problems.Problem, peer: Any, model: Any, size, layer: int
+) -> Callable[[int], float]:
+  """A call that gives devinterp's seconds a step, over both heads."""
+  batch_size, context_length = size
+  tokens = problem.tokens[: 8 * batch_size, :context_length]
+
+  def spent(head, num_steps):
+    family = problems.family((f'{layer}:{head}',))
+    index = program.first_index(family)
+    began = time.perf_counter()
+    peer.sample(
+      model,
+      tokens,
+      weights.mask_of(family.lens, index, problem.params),
+      lr=problems.STEP_SIZE,
+      n_beta=problems.POSTERIOR.nbeta,
+      localization=problems.POSTERIOR.localization,
+      batch_size=batch_size,
+      num_chains=1,
+      num_draws=num_steps,
+      num_init_loss_batches=1,
+      init_seed=0,
+    )
+    return time.perf_counter() - began
+
+  def seconds_a_step(num_steps):
+    found = []
+    for head in HEADS:
+      short = spent(head, _WARM_STEPS)
+      long = spent(head, _WARM_STEPS + num_steps)
+      found.append((long - short) / num_steps)
+    return statistics.geometric_mean(found)
+
+  return seconds_a_step
+
+
+def seconds_of(call: Callable[[], int]) -> tuple[float, int]:
+  """Wall time of a call, and what it returns."""
+  began = time.perf_counter()
+  count = call()
+  return time.perf_counter() - began, count
+
+
+def rows(timing: Timing) -> Iterator[targets.Row]:
+  """A row a layer and program, and how many times faster ours is."""
+  for size in dict.fromkeys(size for size, _ in timing.ours):
+    name = f'{size[0]} x {size[1]}'
+    for layer in range(2):
+      yield _time_row(f'{name}, layer {layer}, rllc_jax', timing, size, layer)
+      if timing.theirs:
+        theirs = timing.theirs[size, layer]
+        yield targets.Row(
+          f'{name}, layer {layer}, devinterp',
+          1e3 * min(theirs),
+          'ms a chain-step',
+          note=_spread(theirs),
+        )
+    if timing.theirs:
+      yield _faster(name, timing, size)
+
+
+def _time_row(name, timing, size, layer):
+  ours = timing.ours[size, layer]
+  compilation = timing.compilation[size, layer]
+  note = f'{_spread(ours)}; first call with compilation {compilation:.1f} s'
+  return targets.Row(name, 1e3 * min(ours), 'ms a chain-step', note=note)
+
+
+def _faster(name, timing, size):
+  ratio = lambda reduce: math.sqrt(
+    math.prod(
+      reduce(timing.theirs[size, layer]) / reduce(timing.ours[size, layer])
+      for layer in range(2)
+    )
+  )
+  least = TARGETS[size]
+  return targets.Row(
+    f'{name}, devinterp / rllc_jax',
+    ratio(min),
+    'times faster',
+    f'at least {least:g}',
+    ratio(min) >= least,
+    f'geometric mean of the layers, of minima; {ratio(statistics.median):.2f} '
+    f'of medians; float32, {os.cpu_count()} threads, '
+    f'{len(jax.local_devices())} devices',
+  )
+
+
+def _spread(values: Sequence[float]) -> str:
+  return f'median of {len(values)}: {1e3 * statistics.median(values):.1f}'

@@ -1,0 +1,175 @@
+"""Time over a fixed yardstick, and the floor of the path that is taken.
+
+The yardstick is a number of multiply-adds a token at the rate at which this
+machine multiplies matrices: it stays where it is when the code changes. The
+floor is what the present path cannot go below: its own multiply-adds, the bytes
+that do not fit a cache and its exponentials, each at its measured rate.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+import time
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import PartitionSpec
+import numpy as np
+
+from experiments import targets
+from experiments.benchmarks import problem as problems
+from rllc_jax.estimators import layout
+from rllc_jax.estimators import multiply_adds
+from rllc_jax.models import factored
+
+SIZE = (4, 1024)
+# Multiply-adds a token at context 1,024: one head's weights move, what lies
+# below is shared, the upper half of the patterns is left out.
+YARDSTICK = {0: 4.0e6, 1: 2.7e6}
+TARGETS = {0: 1.5, 1: 0.8}
+_REPEATS = 8
+_ROUNDS = 5
+
+
+class Rates(NamedTuple):
+  """What all devices together do in a second, in float32.
+
+  Attributes:
+    multiply_adds: of matrix products.
+    bytes: read from memory or written there.
+    exponentials: of numbers that lie in a cache.
+  """
+
+  multiply_adds: float
+  bytes: float
+  exponentials: float
+
+
+def rates() -> Rates:
+  """Measures them, the best of five."""
+  product = lambda x: x @ (x * 1e-3)
+  total = lambda x: jnp.sum(x)[None, None] + x[:1, :1]
+  exponential = lambda x: jnp.exp(-x * x)
+  side, rows, width = 1024, 2**15, 2**10  # 128 MiB do not fit a cache.
+  return Rates(
+    side**3 * _calls_per_second(product, (side, side)),
+    # To add up reads the array; to change it reads and writes it again.
+    3 * 4 * rows * width * _calls_per_second(total, (rows, width)),
+    256 * 1024 * _calls_per_second(exponential, (256, 1024)),
+  )
+
+
+def _calls_per_second(function: Callable, shape: tuple[int, int]) -> float:
+  """How often all devices together do it, each on an array of its own."""
+  count = len(jax.local_devices())
+  mesh = layout.make_mesh(count, 1)
+  spec = PartitionSpec('row')
+
+  def repeated(x):
+    def again(_, x):  # Each depends on the one before.
+      return x + 1e-6 * function(x)
+
+    return jax.lax.fori_loop(0, _REPEATS, again, x)
+
+  call = jax.jit(
+    jax.shard_map(
+      repeated, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+    )
+  )
+  x = jnp.ones((count * shape[0], shape[1]))
+  jax.block_until_ready(call(x))
+  seconds = []
+  for _ in range(_ROUNDS):
+    began = time.perf_counter()
+    jax.block_until_ready(call(x))
+    seconds.append(time.perf_counter() - began)
+  return count * _REPEATS / min(seconds)
+
+
+class Floor(NamedTuple):
+  """What a chain-step of the path cannot do without.
+
+  Attributes:
+    multiply_adds: of its matrix products.
+    bytes: of the arrays that are read from memory.
+    exponentials: of patterns and of softmaxes over the vocabulary.
+  """
+
+  multiply_adds: int
+  bytes: int
+  exponentials: int
+
+
+def floor(problem: problems.Problem, layer: int) -> Floor:
+  """Counts a chain-step of a head at `SIZE`."""
+  family = problems.family((f'{layer}:0',))
+  batch = problem.tokens[: SIZE[0], : SIZE[1]]
+  context, _ = jax.eval_shape(family.loss.context, problem.params, batch)
+  index = jax.tree.map(lambda leaf: leaf[0], family.indices)
+  position = jax.eval_shape(family.lens.extract, problem.params, index)
+  column = jax.value_and_grad(family.loss.loss)
+  B, T = SIZE[0], SIZE[1] - 1
+  model = problems.MODEL
+  # A pattern is made once for the loss and once more for its gradient.
+  frozen_heads = model.num_heads * (model.num_layers - 1 - layer)
+  patterns = 2 * B * (1 + frozen_heads) * _pattern_size(T)
+  return Floor(
+    multiply_adds.multiply_adds(column, position, context, index),
+    _bytes_of_logits(context) + 4 * problem.params['unembed']['W_U'].size,
+    patterns + B * T * model.vocab_size,
+  )
+
+
+def _pattern_size(length: int) -> int:
+  """Entries of a causal pattern, computed by blocks of queries."""
+  block = factored.default_tiles().queries
+  starts = np.arange(0, length, block)
+  stops = np.minimum(starts + block, length)
+  return int(np.sum((stops - starts) * stops))
+
+
+def _bytes_of_logits(context: Any) -> int:
+  if not isinstance(context, factored.LastLayerContext):
+    return 0
+  return 4 * context.base.size
+
+
+def rows(
+  problem: problems.Problem, seconds: dict[int, float]
+) -> Iterator[targets.Row]:
+  """A row a layer over the yardstick, and its floor beside it.
+
+  Args:
+    problem: weights and tokens.
+    seconds: a chain-step at `SIZE`, by layer.
+  """
+  measured = rates()
+  yield targets.Row(
+    'matrix products',
+    1e-9 * measured.multiply_adds,
+    '10^9 multiply-adds a second',
+    note=f'memory {1e-9 * measured.bytes:.3g} GB/s, exponentials '
+    f'{1e-9 * measured.exponentials:.3g} 10^9/s; the best of {_ROUNDS}',
+  )
+  num_tokens = SIZE[0] * (SIZE[1] - 1)
+  for layer, spent in seconds.items():
+    whole = YARDSTICK[layer] * num_tokens / measured.multiply_adds
+    yield targets.Row(
+      f'layer {layer}, time over yardstick',
+      spent / whole,
+      '',
+      f'at most {TARGETS[layer]}',
+      spent / whole <= TARGETS[layer],
+      f'{1e-6 * YARDSTICK[layer]:.1f} M multiply-adds a token, '
+      f'{SIZE[0]} x {SIZE[1]}: {1e3 * whole:.0f} ms',
+    )
+    counted = floor(problem, layer)
+    parts = [1e3 * n / rate for n, rate in zip(counted, measured, strict=True)]
+    yield targets.Row(
+      f'layer {layer}, floor of the path',
+      sum(parts),
+      'ms a chain-step',
+      note='{:.0f} products + {:.0f} bytes + {:.0f} exponentials'.format(*parts)
+      + f'; {1e-6 * counted.multiply_adds / num_tokens:.2f} M multiply-adds a '
+      f'token; measured {1e3 * spent:.0f}',
+    )
