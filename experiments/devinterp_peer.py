@@ -9,6 +9,7 @@ import contextlib
 import io
 import pathlib
 import tempfile
+import time
 from typing import Any, NamedTuple
 import warnings
 
@@ -186,6 +187,31 @@ def sample(
       'are not. Lower the step size.'
     )
   return Samples(float(reduced.llc_mean), losses, batches)
+
+
+def step_seconds(
+  model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
+) -> np.ndarray:
+  """The time from each step of a chain to the next, [D - 1].
+
+  From when the model is called until it is called again: without what a run of
+  devinterp does before and after its steps.
+
+  Args:
+    model: as for `sample`.
+    tokens: as for `sample`.
+    mask: as for `sample`.
+    **options: as for `sample`; `num_draws` D of one chain.
+  """
+  called = []
+  stamp = lambda *_: called.append(time.perf_counter())
+  hook = model.register_forward_pre_hook(stamp)
+  try:
+    sample(model, tokens, mask, num_chains=1, **options)
+  finally:
+    hook.remove()
+  # Before the chain the loss at the checkpoint is taken.
+  return np.diff(called[-options['num_draws'] :])
 
 
 @contextlib.contextmanager

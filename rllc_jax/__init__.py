@@ -17,6 +17,7 @@ if typing.TYPE_CHECKING:
   from rllc_jax.estimators.llc import contrast as contrast
   from rllc_jax.estimators.llc import llc_from_traces as llc_from_traces
   from rllc_jax.estimators.rllc import Estimate as Estimate
+  from rllc_jax.estimators.plan import plan as plan
   from rllc_jax.estimators.rllc import estimate_llc as estimate_llc
   from rllc_jax.estimators.rllc import estimate_rllc as estimate_rllc
   from rllc_jax.estimators.trajectory import (
@@ -56,6 +57,7 @@ _HOMES = {
   'data.minibatches': ('full', 'uniform'),
   'estimators.layout': ('make_mesh',),
   'estimators.llc': ('contrast', 'llc_from_traces'),
+  'estimators.plan': ('plan',),
   'estimators.rllc': ('Estimate', 'estimate_llc', 'estimate_rllc'),
   'estimators.trajectory': ('estimate_trajectory',),
   'posterior': (
