@@ -37,20 +37,20 @@ class Tiles(NamedTuple):
   """How much of a column's work is done at once: memory, and no number.
 
   Attributes:
-    patterns: attention patterns, of a head and a sequence each.
-    queries: queries of a pattern.
+    scores: attention scores; at least one head's of a block of queries.
+    queries: queries of a block.
     tokens: tokens whose logits exist.
   """
 
-  patterns: int
+  scores: int
   queries: int
   tokens: int
 
 
 # On a CPU a tile should fit into a core's cache. An accelerator wants work for
 # all of its units at once.
-CPU_TILES = Tiles(patterns=1, queries=128, tokens=256)
-ACCELERATOR_TILES = Tiles(patterns=1024, queries=256, tokens=8192)
+CPU_TILES = Tiles(scores=2**17, queries=128, tokens=256)
+ACCELERATOR_TILES = Tiles(scores=2**30, queries=256, tokens=8192)
 
 
 class FrozenLayer(NamedTuple):
@@ -295,9 +295,11 @@ def _write(layer: FrozenLayer, values):
 def _patterned(q, k, v, tiles):
   """Causal attention of N heads and sequences, [N, T, E] -> [N, T, E]."""
   attend = lambda qkv: causal_attention.causal_attention(*qkv, tiles.queries)
-  if tiles.patterns >= len(q):
+  num_patterns, length, _ = q.shape
+  at_once = tiles.scores // (min(tiles.queries, length) * length)
+  if at_once >= num_patterns:
     return attend((q, k, v))
-  size = tiles.patterns if tiles.patterns > 1 else None
+  size = at_once if at_once > 1 else None
   return jax.lax.map(attend, (q, k, v), batch_size=size)
 
 

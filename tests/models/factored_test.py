@@ -30,8 +30,8 @@ MODELS = {
 CASES = (
   *itertools.product(MODELS, (True, False), (factored.CPU_TILES,)),
   # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
-  ('2_layers', True, factored.Tiles(patterns=1, queries=4, tokens=7)),
-  ('2_layers', False, factored.Tiles(patterns=5, queries=3, tokens=10)),
+  ('2_layers', True, factored.Tiles(scores=1, queries=4, tokens=7)),
+  ('2_layers', False, factored.Tiles(scores=200, queries=3, tokens=10)),
   ('2_layers', True, factored.ACCELERATOR_TILES),
 )
 OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
