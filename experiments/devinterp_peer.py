@@ -189,29 +189,57 @@ def sample(
   return Samples(float(reduced.llc_mean), losses, batches)
 
 
-def step_seconds(
-  model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
-) -> np.ndarray:
-  """The time from each step of a chain to the next, [D - 1].
+class Clock(NamedTuple):
+  """What a run's calls of the model say of its time.
 
-  From when the model is called until it is called again: without what a run of
-  devinterp does before and after its steps.
+  Attributes:
+    init: seconds of the batches at the checkpoint.
+    steps: [D - 1], seconds from each step of the chain to the next.
+  """
+
+  init: float
+  steps: np.ndarray
+
+  @property
+  def total(self) -> float:
+    """Seconds of all batches and steps, the last as long as the others."""
+    num_steps = len(self.steps) + 1
+    return self.init + float(np.mean(self.steps)) * num_steps
+
+
+def timed_sample(
+  model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
+) -> tuple[Samples, Clock]:
+  """`sample` of one chain, timed from one call of the model to the next.
+
+  So what a run of devinterp does before its first batch and after its last step
+  does not count. On a GPU kernels run on when a call returns: there only means
+  over many steps say something.
 
   Args:
     model: as for `sample`.
     tokens: as for `sample`.
     mask: as for `sample`.
-    **options: as for `sample`; `num_draws` D of one chain.
+    **options: as for `sample`; needs `num_draws` and `num_init_loss_batches`.
+
+  Raises:
+    ValueError: if the model was called another number of times.
   """
   called = []
   stamp = lambda *_: called.append(time.perf_counter())
   hook = model.register_forward_pre_hook(stamp)
   try:
-    sample(model, tokens, mask, num_chains=1, **options)
+    samples = sample(model, tokens, mask, num_chains=1, **options)
   finally:
     hook.remove()
-  # Before the chain the loss at the checkpoint is taken.
-  return np.diff(called[-options['num_draws'] :])
+  first = options['num_init_loss_batches']
+  expected = first + options['num_draws']
+  if len(called) != expected:
+    raise ValueError(
+      f'devinterp must call the model once a batch and step, {expected} times, '
+      f'to be timed by its calls; got {len(called)}. Is it another version?'
+    )
+  return samples, Clock(called[first] - called[0], np.diff(called[first:]))
 
 
 @contextlib.contextmanager

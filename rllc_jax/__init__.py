@@ -16,8 +16,8 @@ if typing.TYPE_CHECKING:
   from rllc_jax.estimators.layout import make_mesh as make_mesh
   from rllc_jax.estimators.llc import contrast as contrast
   from rllc_jax.estimators.llc import llc_from_traces as llc_from_traces
-  from rllc_jax.estimators.rllc import Estimate as Estimate
   from rllc_jax.estimators.plan import plan as plan
+  from rllc_jax.estimators.rllc import Estimate as Estimate
   from rllc_jax.estimators.rllc import estimate_llc as estimate_llc
   from rllc_jax.estimators.rllc import estimate_rllc as estimate_rllc
   from rllc_jax.estimators.trajectory import (

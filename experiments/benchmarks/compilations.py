@@ -90,8 +90,8 @@ def _count_compilations() -> collections.Counter:
   """Counts compiled programs by name, from here on."""
   counts = collections.Counter()
 
-  def listen(event, duration, fun_name='', **_):
-    del duration
+  def listen(event, duration_secs, *, fun_name='', **_):
+    del duration_secs
     if 'backend_compile' in event:
       counts[fun_name] += 1
 

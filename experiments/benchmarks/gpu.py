@@ -333,7 +333,7 @@ def against_devinterp(
   for layer in range(size.model.num_layers):
     mask = weights.mask_of(weights.attention_head(layer), 0, params)
 
-    seconds = peer.step_seconds(
+    _, clock = peer.timed_sample(
       model,
       tokens[: 4 * size.batch_size],
       mask,
@@ -346,8 +346,7 @@ def against_devinterp(
       num_init_loss_batches=1,
       init_seed=0,
     )
-    # Kernels run on after a call returns; a mean over many steps counts them.
-    seconds = float(seconds[1:].mean())
+    seconds = float(clock.steps[1:].mean())
     (ours,) = [r for r in rows if r.name == f'{precision}, layer {layer}']
     ratio = seconds / (1e-3 * ours.value / columns)
     yield targets.Row(

@@ -1,0 +1,290 @@
+"""Cost to precision: the seconds that a standard error of 0.05 takes.
+
+All sixteen heads of a transformer that is trained here, by this library and by
+devinterp, from the same weights, sequences, posterior, step size and batch
+size. A run is one chain a head from the checkpoint, and its estimate takes in
+every step, as devinterp's own reduction does. The spread of sixteen independent
+runs is the error of one, and error^2 / 0.05^2 runs have an error of 0.05.
+
+devinterp measures the loss at the checkpoint on as many batches as a run has
+steps. It loads them with the seed of the chain, so these are the very batches
+that the chain then sees, and what differs between batches cancels as it does
+here. With its default of 32 batches, or with others, it does not; what it would
+estimate with those is computed from the same chains and shown beside.
+"""
+
+from collections.abc import Iterator
+import functools
+import pathlib
+import time
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import build_corpus
+from experiments import estimate_rllc
+from experiments import parity_devinterp
+from experiments import sections
+from experiments import targets
+from experiments import train
+from experiments.benchmarks import problem as problems
+from rllc_jax import losses
+from rllc_jax import trees
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.data import packing
+from rllc_jax.estimators import llc
+from rllc_jax.estimators import trajectory
+from rllc_jax.models import attention_only
+from rllc_jax.refinement import weights
+from rllc_jax.training import checkpoints
+
+CONFIG = sections.make_config(
+  seed=0,
+  corpus=dict(
+    sources=('stdlib_code',),  # Needs no package.
+    further=(),
+    cap_mb=4.0,
+    vocab_size=500,
+    context_length=32,
+  ),
+  model=dict(num_layers=2, num_heads=8, d_model=64, d_head=8),
+  training=dict(
+    learning_rate=3e-3, batch_size=64, num_steps=1500, num_checkpoints=2
+  ),
+)
+BATCH_SIZE = 8
+NUM_SEQUENCES = 4096  # The data set: more than any run sees.
+NUM_SEEDS = 16
+NUM_STEPS, NUM_QUICK_STEPS = 96, 32
+QUICK_HEADS = ('0:0', '0:5', '1:0', '1:5')
+TARGET_ERROR = 0.05
+TARGET_RATIO = 100.0
+DEFAULT_INIT_BATCHES = 32  # devinterp's.
+
+
+class Problem(NamedTuple):
+  """What both programs start from.
+
+  Attributes:
+    model: ours.
+    params: its weights.
+    tokens: [N, T], the data set.
+    families: the refinements, a layer each.
+    step: of training.
+  """
+
+  model: attention_only.AttentionOnly
+  params: types.Params
+  tokens: np.ndarray
+  families: tuple[types.Refinements, ...]
+  step: int
+
+
+class Runs(NamedTuple):
+  """Independent runs of one program.
+
+  Attributes:
+    llc: [S, R], the estimate of each seed and head.
+    seconds: of a run of one head, the mean over all.
+  """
+
+  llc: np.ndarray
+  seconds: float
+
+
+def rows(workdir: pathlib.Path, *, quick: bool) -> Iterator[targets.Row]:
+  """Measures and compares; corpus and training go below `workdir`.
+
+  Args:
+    workdir: of the benchmark.
+    quick: two heads a layer and fewer steps; as many seeds.
+
+  Raises:
+    ValueError: if the extra `bench` is not installed.
+  """
+  peer = parity_devinterp.import_peer()
+  problem = prepare(workdir / 'precision', QUICK_HEADS if quick else ['heads'])
+  num_steps = NUM_QUICK_STEPS if quick else NUM_STEPS
+  ours = by_us(problem, num_steps)
+  theirs, few, exact = by_devinterp(problem, peer, num_steps)
+  yield from cost_rows(ours, theirs, num_steps)
+  note = 'init batches, on the same chains; not judged'
+  yield _ratio_row(f'{DEFAULT_INIT_BATCHES} {note}', ours, few)
+  yield _ratio_row(f'other {note}, free of noise and cost', ours, exact)
+
+
+def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
+  """Trains, or reads what was trained."""
+  build_corpus.run(CONFIG, workdir)
+  train.run(CONFIG, workdir)
+  corpus = packing.load_corpus(workdir / 'corpus')
+  model = train.build_model(sections.read(CONFIG, 'model'), corpus)
+  kept = workdir / 'train' / 'checkpoints'
+  step = checkpoints.steps(kept)[-1]
+  return Problem(
+    model,
+    checkpoints.load(kept, step),
+    np.asarray(corpus.tokens[:NUM_SEQUENCES]),
+    estimate_rllc.families(names, model, share_logits=True),
+    step,
+  )
+
+
+def by_us(problem: Problem, num_steps: int) -> Runs:
+  """All heads at once, a run a seed; compiled before the clock starts."""
+  data = minibatches.uniform(problem.tokens, BATCH_SIZE)
+  load = lambda steps: trees.stack([problem.params] * len(steps))
+  run = functools.partial(
+    trajectory.estimate_trajectory,
+    refinements=problem.families,
+    trajectory=types.Trajectory((problem.step,), load),
+    datasets={'train': minibatches.whole(data.data)},
+    minibatches=data,
+    posterior=problems.POSTERIOR,
+    step_size=problems.STEP_SIZE,
+    num_chains=1,
+    num_draws=num_steps,
+    burn_in=0,
+    num_baseline_batches=0,
+  )
+  run(jax.random.key(0))
+  found, began = [], time.perf_counter()
+  for seed in range(1, NUM_SEEDS + 1):
+    estimate = llc.llc_from_traces(run(jax.random.key(seed)), burn_in=0)
+    found.append(estimate.llc.values.squeeze((0, 1)))
+  seconds = time.perf_counter() - began
+  values = np.array(found)
+  return Runs(values, seconds / values.size)
+
+
+def by_devinterp(
+  problem: Problem, peer: Any, num_steps: int
+) -> tuple[Runs, Runs, Runs]:
+  """One head and seed after the other.
+
+  Returns:
+    With as many batches at the checkpoint as steps; with devinterp's default;
+    and with the loss at the checkpoint on the whole data set, at no cost.
+  """
+  peer.set_num_threads(1)  # More wait for one another at this size.
+  model = peer.AttentionOnly(problem.params)
+  center_loss = _center_loss(problem)
+  everywhere = float(np.mean([center_loss(b) for b in _batches(problem)]))
+  nbeta = problems.POSTERIOR.nbeta
+  found, seconds, init_seconds = [], [], []
+  for seed in range(1000, 1000 * (NUM_SEEDS + 1), 1000):
+    for mask in _masks(problem):
+      samples, clock = peer.timed_sample(
+        model,
+        problem.tokens,
+        mask,
+        lr=problems.STEP_SIZE,
+        n_beta=nbeta,
+        localization=problems.POSTERIOR.localization,
+        batch_size=BATCH_SIZE,
+        num_chains=1,
+        num_draws=num_steps,
+        num_init_loss_batches=num_steps,
+        init_seed=seed,
+      )
+      mean = float(samples.losses.mean())
+      few = [center_loss(b) for b in samples.tokens[0][:DEFAULT_INIT_BATCHES]]
+      others = [nbeta * (mean - x) for x in (float(np.mean(few)), everywhere)]
+      found.append([samples.llc, *others])
+      seconds.append(clock.total)
+      init_seconds.append(clock.init)
+  llcs = np.array(found).reshape(NUM_SEEDS, -1, 3)
+  total, init = float(np.mean(seconds)), float(np.mean(init_seconds))
+  steps_alone = total - init
+  few_seconds = steps_alone + init * min(1, DEFAULT_INIT_BATCHES / num_steps)
+  return (
+    Runs(llcs[..., 0], total),
+    Runs(llcs[..., 1], few_seconds),
+    Runs(llcs[..., 2], steps_alone),
+  )
+
+
+def _center_loss(problem: Problem):
+  apply = functools.partial(attention_only.apply, problem.model)
+  loss = jax.jit(losses.next_token_loss(apply))
+  return lambda batch: float(loss(problem.params, np.asarray(batch, np.int32)))
+
+
+def _batches(problem: Problem) -> np.ndarray:
+  return problem.tokens.reshape(-1, BATCH_SIZE, problem.tokens.shape[1])
+
+
+def _masks(problem: Problem) -> Iterator[types.PyTree]:
+  """What moves, as boolean trees, head by head in the order of ours."""
+  for family in problem.families:
+    for i in range(len(family.names)):
+      index = jax.tree.map(lambda leaf, i=i: leaf[i], family.indices)
+      yield weights.mask_of(family.lens, index, problem.params)
+
+
+def cost(runs: Runs) -> float:
+  """Seconds for an error of `TARGET_ERROR` of every head, one after another.
+
+  Examples:
+    >>> cost(Runs(np.array([[0.9], [1.1]]), 2.0))  # sd^2 = 0.02, 8 runs.
+    16.0
+  """
+  variances = runs.llc.var(axis=0, ddof=1)
+  return float(np.round(runs.seconds * np.sum(variances) / TARGET_ERROR**2, 9))
+
+
+def cost_rows(ours: Runs, theirs: Runs, num_steps: int):
+  """Both costs, their ratio and its two factors, and that they agree."""
+  size = f'{theirs.llc.shape[1]} heads, {NUM_SEEDS} seeds, {num_steps} steps'
+  for name, runs in (('rllc_jax', ours), ('devinterp', theirs)):
+    error = np.sqrt(runs.llc.var(axis=0, ddof=1).mean())
+    yield targets.Row(
+      f'error of {TARGET_ERROR} in every head, {name}',
+      cost(runs),
+      's',
+      note=f'{1e3 * runs.seconds / num_steps:.3g} ms a chain-step, error of a '
+      f'run {error:.3g}; {size}',
+    )
+  ratio = cost(theirs) / cost(ours)
+  yield targets.Row(
+    'cost to precision, devinterp / rllc_jax',
+    ratio,
+    'times cheaper',
+    f'at least {TARGET_RATIO:g}',
+    ratio >= TARGET_RATIO,
+    'devinterp with as many init batches as steps, which are the same batches',
+  )
+  yield targets.Row(
+    '  of it speed', theirs.seconds / ours.seconds, 'times faster'
+  )
+  variances = [runs.llc.var(axis=0, ddof=1) for runs in (theirs, ours)]
+  yield targets.Row(
+    '  of it variance',
+    float(variances[0].sum() / variances[1].sum()),
+    'times less',
+  )
+  means = [runs.llc.mean(axis=0) for runs in (theirs, ours)]
+  errors = np.sqrt(sum(v / NUM_SEEDS for v in variances))
+  apart = float(np.sqrt(np.mean(((means[0] - means[1]) / errors) ** 2)))
+  yield targets.Row(
+    'means over seeds, difference',
+    apart,
+    'joint standard errors',
+    'under 2',
+    apart < 2,
+    f'root mean square over the heads; the mean llc is {means[1].mean():.3g}',
+  )
+
+
+def _ratio_row(note: str, ours: Runs, theirs: Runs) -> targets.Row:
+  variance = theirs.llc.var(axis=0, ddof=1).sum()
+  variance /= ours.llc.var(axis=0, ddof=1).sum()
+  return targets.Row(
+    'cost to precision, devinterp / rllc_jax',
+    cost(theirs) / cost(ours),
+    'times cheaper',
+    note=f'{note}; speed {theirs.seconds / ours.seconds:.3g}, '
+    f'variance {variance:.3g}',
+  )
