@@ -78,7 +78,7 @@ def _multiply_adds(ax: axes.Axes, records: Sequence[Record]) -> None:
   ax.set_yscale('log')
   seconds = [time for record in records for time in record['seconds']]
   ax.set_ylim(min(seconds) / 1.6, 1.8 * max(seconds))
-  ax.margins(x=0.12)
+  ax.margins(x=0.2)
   plain = ticker.FuncFormatter(lambda y, _: f'{y:g}')
   ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   ax.yaxis.set_major_formatter(plain)
