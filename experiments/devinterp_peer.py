@@ -193,7 +193,8 @@ class Clock(NamedTuple):
   """What a run's calls of the model say of its time.
 
   Attributes:
-    init: seconds of the batches at the checkpoint.
+    init: seconds of the batches at the checkpoint; of a single one, what lies
+      between it and the chain is in it.
     steps: [D - 1], seconds from each step of the chain to the next.
   """
 
@@ -239,7 +240,10 @@ def timed_sample(
       f'devinterp must call the model once a batch and step, {expected} times, '
       f'to be timed by its calls; got {len(called)}. Is it another version?'
     )
-  return samples, Clock(called[first] - called[0], np.diff(called[first:]))
+  # From batch to batch: after the last one devinterp copies the model, collects
+  # garbage and opens its loader anew, which is no part of them.
+  batch = np.diff(called[: max(first, 2)]).mean()
+  return samples, Clock(first * float(batch), np.diff(called[first:]))
 
 
 @contextlib.contextmanager
