@@ -133,6 +133,7 @@ def _sample(rng_key, families, trajectory, datasets, batches, settings):
   rates = [
     (later[1] - earlier[1]) / (later[0] - earlier[0])
     for earlier, later in itertools.pairwise(marks)
+    if later[0] > earlier[0]  # Not while a block was made ready.
   ]
   estimates = llc.llc_from_traces(traces, burn_in=settings.burn_in)
   kept = traces.isel(draw=slice(-settings.num_draws, None))
