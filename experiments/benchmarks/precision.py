@@ -196,7 +196,7 @@ def by_devinterp(
   model = peer.AttentionOnly(problem.params)
   center_loss = _center_loss(problem)
   everywhere = float(np.mean([center_loss(b) for b in _batches(problem)]))
-  nbeta = problems.POSTERIOR.nbeta
+  nbeta = float(problems.POSTERIOR.nbeta)
   found, clocks = [], []
   for seed in range(1000, 1000 * (NUM_SEEDS + 1), 1000):
     for mask in _masks(problem):
