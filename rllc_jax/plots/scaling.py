@@ -82,7 +82,8 @@ def _multiply_adds(ax: axes.Axes, records: Sequence[Record]) -> None:
   plain = ticker.FuncFormatter(lambda y, _: f'{y:g}')
   ax.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 5)))
   ax.yaxis.set_major_formatter(plain)
-  ax.yaxis.set_minor_formatter(ticker.NullFormatter())
+  for axis in (ax.xaxis, ax.yaxis):
+    axis.set_minor_formatter(ticker.NullFormatter())
   if len(records) > 1:
     ax.legend(loc='upper left', fontsize=7.5, handlelength=1.2)
 
