@@ -4,9 +4,10 @@
 
 times the paper's transformer on this machine, in float32. With
 --against=devinterp, which needs the extra `bench`, devinterp 2.0.1 takes steps
-in turn with ours on the same weights and sequences. At most half an hour on two
-cores, five minutes with --quick: smaller, hence noisier, and without what needs
-minutes. Let nothing else run beside it.
+in turn with ours on the same weights and sequences. Meant for half an hour on
+two cores, and for some five minutes with --quick: smaller, hence noisier, and
+without what needs minutes (BUILD_NOTES.md has the times that were measured).
+Let nothing else run beside it.
 """
 
 import pathlib
@@ -25,7 +26,9 @@ from experiments.benchmarks import scaling
 from experiments.benchmarks import speed
 from experiments.benchmarks import yardstick
 
-QUICK = flags.DEFINE_bool('quick', False, 'Five minutes instead of thirty.')
+QUICK = flags.DEFINE_bool(
+  'quick', False, 'Some five minutes instead of thirty.'
+)
 AGAINST = flags.DEFINE_enum(
   'against', None, ['devinterp'], 'The program to compare with; none if unset.'
 )
