@@ -1,10 +1,11 @@
 """Seconds per SGLD step per chain, beside devinterp on the same model.
 
 Both run two heads a layer on the same weights and sequences, one after the
-other in turn, on as many threads as there are cores. Of devinterp, only the
-steps are timed; of ours, whole calls but for the compilation. Two heads of
-eight chains are half of the columns of the paper's job, eight heads of four:
-what columns share is shared by fewer here, to our disadvantage.
+other in turn, on as many threads as there are cores, and of both only the steps
+are timed. Ours is the main job in small: a checkpoint a device, as those of a
+trajectory are dealt, and eight chains a head. That is half of the columns of
+the paper's job, eight heads of four chains: what columns share is shared by
+fewer here, to our disadvantage.
 """
 
 from collections.abc import Callable
@@ -17,13 +18,18 @@ import time
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from experiments import targets
 from experiments.benchmarks import problem as problems
+from rllc_jax import trees
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import compilation
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program
 from rllc_jax.refinement import weights
+from rllc_jax.samplers import sgld
 
 # (sequences, tokens a sequence) of a minibatch, and how much faster we must be.
 SIZES = ((8, 256), (4, 1024))
@@ -63,8 +69,10 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
   timing = Timing({case: [] for case in cases}, {}, {})
   ours, theirs = {}, {}
   for size, layer in cases:
-    run = our_steps(problem, size, layer, num_steps)
-    timing.compilation[size, layer] = seconds_of(run)[0]
+    run = our_steps(problem, size, layer)
+    began = time.perf_counter()
+    run(1)
+    timing.compilation[size, layer] = time.perf_counter() - began
     ours[size, layer] = run
   if peer:
     model = peer.AttentionOnly(problem.params)
@@ -72,8 +80,7 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
     theirs = {case: their_steps(problem, peer, model, *case) for case in cases}
   for _ in range(num_rounds):
     for case in cases:
-      spent, count = seconds_of(ours[case])
-      timing.ours[case].append(spent / count)
+      timing.ours[case].append(ours[case](num_steps))
       if peer:
         found = theirs[case](num_steps)
         timing.theirs.setdefault(case, []).append(found)
@@ -81,27 +88,48 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
 
 
 def our_steps(
-  problem: problems.Problem, size: tuple[int, int], layer: int, num_steps: int
-) -> Callable[[], int]:
-  """A call that takes steps of both heads, and says how many in all chains."""
-  names = tuple(f'{layer}:{head}' for head in HEADS)
-  run = problems.runner(
-    problem,
-    names,
-    problems.batches(problem, *size),
-    num_chains=NUM_CHAINS,
-    num_steps=num_steps,
-    mesh=layout.default_mesh(1),
+  problem: problems.Problem, size: tuple[int, int], layer: int
+) -> Callable[[int], float]:
+  """A call that gives our seconds a chain-step, over both heads.
+
+  The program of a block of `estimate_trajectory`, on as many rows as devices.
+  """
+  family = problems.family(tuple(f'{layer}:{head}' for head in HEADS))
+  pairs = [(r, c) for r in range(len(HEADS)) for c in range(NUM_CHAINS)]
+  columns = program.make_columns(family, pairs)
+  batches = problems.batches(problem, *size)
+  num_rows = len(jax.local_devices())
+  mesh = layout.default_mesh(num_rows)
+  rows = program.make_rows(
+    jax.random.key(1),
+    trees.stack([problem.params] * num_rows),
+    [(step, 'code') for step in range(num_rows)],
+    [minibatches.whole(batches.data)] * num_rows,
+  )
+  data = compilation.replicated(batches.data, mesh)
+  block = program.block_program(
+    family.lens,
+    family.loss,
+    sgld.sgld(),
+    batches.draw,
+    mesh=mesh,
+    chunk_size=1,
+    max_draws=NUM_STEPS,
   )
   settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
 
-  def take():
-    traces = run(settings, num_steps)
-    if not np.isfinite(traces['loss']).all():
+  def seconds_a_step(num_steps):
+    states, _ = block.init(rows, columns, data)
+    span = jnp.int32(0), jnp.int32(num_steps)
+    began = time.perf_counter()
+    _, reports = block.run(rows, columns, states, *span, settings, data)
+    losses = program.traces_by_column(reports, len(pairs), num_steps)['loss']
+    spent = time.perf_counter() - began
+    if not np.isfinite(losses).all():
       raise ValueError('Chains must stay finite to be timed.')
-    return traces['loss'].size
+    return spent / losses.size
 
-  return take
+  return seconds_a_step
 
 
 def their_steps(
@@ -133,13 +161,6 @@ def their_steps(
     return statistics.geometric_mean(found)
 
   return seconds_a_step
-
-
-def seconds_of(call: Callable[[], int]) -> tuple[float, int]:
-  """Wall time of a call, and what it returns."""
-  began = time.perf_counter()
-  count = call()
-  return time.perf_counter() - began, count
 
 
 def rows(timing: Timing) -> Iterator[targets.Row]:
