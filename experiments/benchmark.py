@@ -13,6 +13,7 @@ Let nothing else run beside it.
 import pathlib
 
 from absl import flags
+from absl import logging
 
 from experiments import commands
 from experiments import parity_devinterp
@@ -40,19 +41,19 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   quick = QUICK.value
   problem = problems.prepare(workdir)
   timing = speed.measure(problem, peer, quick=quick)
-  rows = list(speed.rows(timing))
-  seconds = {
-    layer: min(timing.ours[yardstick.SIZE, layer])
-    for layer in range(2)
-    if (yardstick.SIZE, layer) in timing.ours
+  parts = {
+    'speed': lambda: speed.rows(timing),
+    'yardstick': lambda: yardstick.rows(problem, speed.least(timing)),
+    'precision': lambda: precision.rows(workdir, quick=quick) if peer else (),
+    'generic path': lambda: generic.rows(problem),
+    'compilations': lambda: compilations.rows(problem),
+    'memory': lambda: memory.rows(workdir, problem, quick=quick),
+    'scaling': lambda: scaling.rows(workdir, quick=quick),
   }
-  rows += yardstick.rows(problem, seconds)
-  if peer:
-    rows += precision.rows(workdir, quick=quick)
-  rows += generic.rows(problem)
-  rows += compilations.rows(problem)
-  rows += memory.rows(workdir, problem, quick=quick)
-  rows += scaling.rows(workdir, quick=quick)
+  rows = []
+  for name, part in parts.items():
+    logging.info('%s ...', name)
+    rows += part()
   return rows
 
 

@@ -17,6 +17,7 @@ import statistics
 import time
 from typing import Any, NamedTuple
 
+from absl import logging
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -78,7 +79,8 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
     model = peer.AttentionOnly(problem.params)
     peer.set_num_threads(os.cpu_count() or 1)
     theirs = {case: their_steps(problem, peer, model, *case) for case in cases}
-  for _ in range(num_rounds):
+  for i in range(num_rounds):
+    logging.info('speed, round %d of %d ...', i + 1, num_rounds)
     for case in cases:
       timing.ours[case].append(ours[case](num_steps))
       if peer:
@@ -161,6 +163,11 @@ def their_steps(
     return statistics.geometric_mean(found)
 
   return seconds_a_step
+
+
+def least(timing: Timing) -> dict[Any, float]:
+  """Our least seconds a chain-step, by (size, layer)."""
+  return {case: min(seconds) for case, seconds in timing.ours.items()}
 
 
 def rows(timing: Timing) -> Iterator[targets.Row]:

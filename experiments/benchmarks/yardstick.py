@@ -8,6 +8,7 @@ that do not fit a cache and its exponentials, each at its measured rate.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Mapping
 import time
 from typing import Any, NamedTuple
 
@@ -132,13 +133,13 @@ def _bytes_of_logits(context: Any) -> int:
 
 
 def rows(
-  problem: problems.Problem, seconds: dict[int, float]
+  problem: problems.Problem, seconds: Mapping[Any, float]
 ) -> Iterator[targets.Row]:
   """A row a layer over the yardstick, and its floor beside it.
 
   Args:
     problem: weights and tokens.
-    seconds: a chain-step at `SIZE`, by layer.
+    seconds: a chain-step, by (size, layer); sizes but `SIZE` are passed over.
   """
   measured = rates()
   yield targets.Row(
@@ -149,7 +150,9 @@ def rows(
     f'{1e-9 * measured.exponentials:.3g} 10^9/s; the best of {_ROUNDS}',
   )
   num_tokens = SIZE[0] * (SIZE[1] - 1)
-  for layer, spent in seconds.items():
+  for (size, layer), spent in seconds.items():
+    if size != SIZE:
+      continue
     whole = YARDSTICK[layer] * num_tokens / measured.multiply_adds
     yield targets.Row(
       f'layer {layer}, time over yardstick',
