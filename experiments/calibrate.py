@@ -29,8 +29,8 @@ import ml_collections
 import tqdm
 import xarray as xr
 
+from experiments import choices
 from experiments import commands
-from experiments import estimate_rllc
 from experiments import sections
 from rllc_jax import losses
 from rllc_jax import trees
@@ -129,19 +129,16 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Source:
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   steps = settings.checkpoints or checkpoints.steps(kept)[-1:]
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
-  estimate_rllc.check_fits(model, corpus)
+  model = choices.trained_model(kept, corpus)
   apply = functools.partial(attention_only.apply, model)
-  sampler = estimate_rllc.choose_sampler(estimation)
+  sampler = choices.sampler(estimation)
   options = {name: getattr(estimation, name) for name in _SHARED}
   options |= {name: getattr(settings, name) for name in _OWN}
   return _Source(
     checkpoints.trajectory(kept, steps).steps,
     _windows(settings.datasets, corpus),
-    estimate_rllc.families(
-      settings.refinements, model, estimation.share_logits
+    choices.families(
+      settings.refinements, model, share_logits=estimation.share_logits
     ),
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     losses.next_token_loss(apply),
@@ -154,7 +151,7 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Source:
       'batch_size': estimation.batch_size,
       'share_logits': estimation.share_logits,
       'data': trees.content_hash(corpus.tokens),
-      'model': estimate_rllc.model_sizes(model),
+      'model': choices.model_sizes(model),
     },
   )
 

@@ -21,8 +21,8 @@ import ml_collections
 import numpy as np
 import xarray as xr
 
+from experiments import choices
 from experiments import commands
-from experiments import estimate_rllc
 from experiments import sections
 from experiments import targets
 from rllc_jax import losses
@@ -66,10 +66,7 @@ def run(
   settings = sections.read(config, 'estimation')
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
-  estimate_rllc.check_fits(model, corpus)
+  model = choices.trained_model(kept, corpus)
   loss_fn = losses.next_token_loss(
     functools.partial(attention_only.apply, model)
   )
@@ -87,7 +84,9 @@ def run(
   corrected.load(corrected.steps)
   gradient_seconds = time.perf_counter() - began
 
-  families = estimate_rllc.families(('heads',), model, settings.share_logits)
+  families = choices.families(
+    ('heads',), model, share_logits=settings.share_logits
+  )
 
   def sample(kind: str) -> _Found:
     correct = lambda family: control_variates.control_variates(

@@ -16,7 +16,7 @@ import tqdm
 import xarray as xr
 
 from experiments import build_corpus
-from experiments import estimate_rllc
+from experiments import choices
 from experiments import sections
 from experiments import train
 from rllc_jax import trees
@@ -27,7 +27,6 @@ from rllc_jax.estimators import errors
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import trajectory as trajectories
-from rllc_jax.models import attention_only
 from rllc_jax.models import regression
 from rllc_jax.refinement import weights
 from rllc_jax.results import disk
@@ -216,17 +215,15 @@ def _sample_head(
   """Runs of the head; those in the store `head/NAME` are not made again."""
   settings = sections.read(config, 'estimation')
   kept = workdir / 'train' / 'checkpoints'
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
+  model = choices.trained_model(kept, corpus)
   mesh = layout.default_mesh(num_runs)
   with tqdm.tqdm(
     desc=f'head, {name}', unit='draw', unit_scale=True, disable=None
   ) as bar:
     return trajectories.estimate_trajectory(
       jax.random.key(config.seed, impl='threefry2x32'),
-      estimate_rllc.families(
-        settings.refinements, model, settings.share_logits
+      choices.families(
+        settings.refinements, model, share_logits=settings.share_logits
       ),
       checkpoints.trajectory(kept, settings.checkpoints),
       _runs(name, num_runs, corpus.windows['train']),
@@ -242,7 +239,7 @@ def _sample_head(
       segment=burn_in + num_draws,  # A block is a few seconds: one call.
       mesh=mesh,
       store=disk.open_store(workdir / 'head' / name),
-      provenance={'model': estimate_rllc.model_sizes(model)},
+      provenance={'model': choices.model_sizes(model)},
       progress=functools.partial(_show, bar),
     )
 

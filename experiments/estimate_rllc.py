@@ -7,7 +7,9 @@ and experiments.train wrote, and the section `estimation` and the number `seed`
 of the config. It writes the store `DIR/rllc`; a run that was stopped goes on,
 and one that is done can be asked for more of anything. Then it writes all that
 the store says to `DIR/estimates.csv`, a line a cell: estimate, error,
-diagnostics, verdict.
+diagnostics, verdict. A run with another loss (`estimation.reference`) or other
+settings gets a store of its own, `DIR/NAME` by `estimation.name`, and the table
+`DIR/NAME.csv`.
 
 With --dry_run it only prints a plan of what is left to do: steps, tokens,
 FLOPs, memory of a device, time to compile and to run.
@@ -17,9 +19,6 @@ some chains failed, which are named and left out: the rest is as complete as
 with 0, but biased where they are missing.
 """
 
-from collections.abc import Callable
-from collections.abc import Mapping
-from collections.abc import Sequence
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -32,10 +31,10 @@ import numpy as np
 import tqdm
 import xarray as xr
 
+from experiments import choices
 from experiments import commands
 from experiments import dry_run
 from experiments import sections
-from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
@@ -44,25 +43,9 @@ from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
-from rllc_jax.models import attention_only
-from rllc_jax.models import factored
-from rllc_jax.refinement import weights
 from rllc_jax.results import disk
 from rllc_jax.results import marks
-from rllc_jax.samplers import mala
-from rllc_jax.samplers import rmsprop_sgld
-from rllc_jax.samplers import sghmc
-from rllc_jax.samplers import sgld
-from rllc_jax.samplers import sgnht
-from rllc_jax.training import checkpoints
 
-SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
-  'sgld': sgld.sgld,
-  'rmsprop_sgld': rmsprop_sgld.rmsprop_sgld,
-  'rmsprop_sgld_corrected': rmsprop_sgld.rmsprop_sgld_corrected,
-  'sghmc': sghmc.sghmc,
-  'sgnht': sgnht.sgnht,
-}
 _OPTIONS = (
   'step_size',
   'num_chains',
@@ -107,9 +90,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   found = health.check(
     llc.llc_from_traces(store.read(), burn_in=settings.burn_in)
   )
-  write_csv(workdir / 'estimates.csv', found)
+  name = 'estimates' if settings.name == 'rllc' else settings.name
+  write_csv(workdir / f'{name}.csv', found)
   asked = found.sel({name: traces[name] for name in cells.DIMS})
-  logging.info('%s: complete\n%s', workdir / 'rllc', table(asked))
+  logging.info('%s: complete\n%s', workdir / settings.name, table(asked))
   lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
   logging.info('health\n%s', '\n'.join(lines))
   check_chains(asked)
@@ -147,104 +131,27 @@ class _Call(NamedTuple):
 def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
   settings = sections.read(config, 'estimation')
   corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
-  check_fits(model, corpus)
+  classed = choices.classed_tokens(corpus, workdir / 'corpus', settings.code)
+  subject = choices.subject(workdir, settings, corpus)
   arguments = (
     jax.random.key(config.seed, impl='threefry2x32'),
-    families(settings.refinements, model, settings.share_logits),
-    checkpoints.trajectory(kept, settings.checkpoints or None),
-    windows(settings.datasets, corpus),
-    minibatches.uniform(corpus.tokens, settings.batch_size),
+    choices.families(
+      settings.refinements,
+      subject.model,
+      subject.comparison,
+      share_logits=settings.share_logits,
+    ),
+    subject.trajectory,
+    choices.weighted_windows(settings.datasets, corpus, classed.classes),
+    minibatches.weighted(classed, settings.batch_size),
   )
   options = {name: getattr(settings, name) for name in _OPTIONS} | {
     'posterior': types.Posterior(settings.nbeta, settings.localization),
-    'sampler': choose_sampler(settings),
-    'provenance': {'loss': 'next token', 'model': model_sizes(model)},
+    'sampler': choices.sampler(settings),
+    'provenance': subject.comparison.provenance,
   }
-  return _Call(arguments, options, disk.open_store(workdir / 'rllc'))
-
-
-def choose_sampler(settings: sections.Estimation) -> types.Sampler:
-  """The kernel of the settings.
-
-  Raises:
-    ValueError: if there is none of that name, or it does not fit the rest.
-  """
-  name = settings.sampler
-  if name == 'mala':
-    raise ValueError(
-      "config.estimation.sampler must not be 'mala', because its test is right "
-      'only with all of the data at every step, and this command draws '
-      'minibatches. Use it from Python: rllc_jax.samplers.mala, with '
-      'rllc_jax.data.minibatches.full.'
-    )
-  if name not in SAMPLERS:
-    raise ValueError(
-      f'config.estimation.sampler must be one of {", ".join(SAMPLERS)}, the '
-      f'kernels there are; got {name!r}.'
-    )
-  if not settings.record_mala_acceptance:
-    return SAMPLERS[name]()
-  if name != 'sgld':
-    raise ValueError(
-      "config.estimation.record_mala_acceptance needs sampler 'sgld', because "
-      f'the test is that of its step; got {name!r}.'
-    )
-  return mala.sgld_with_mala_acceptance()
-
-
-def check_fits(
-  model: attention_only.AttentionOnly, corpus: packing.Corpus
-) -> None:
-  """Raises unless the model can read the corpus; JAX would clamp indices."""
-  largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
-  if largest >= model.vocab_size or length > model.context_length + 1:
-    raise ValueError(
-      f'The corpus must have tokens below {model.vocab_size} in sequences of '
-      f'at most {model.context_length + 1}, because the model was trained so; '
-      f'got token {largest} in sequences of {length}.'
-    )
-
-
-def families(
-  names: Sequence[str], model: attention_only.AttentionOnly, share_logits: bool
-) -> tuple[types.Refinements, ...]:
-  """Refinements of the shipped model, with its fast losses for heads."""
-  shapes = attention_only.params_shapes(model)
-  heads = weights.head_names(shapes)
-  expanded = [
-    part for name in names for part in (heads if name == 'heads' else [name])
-  ]
-  apply = functools.partial(attention_only.apply, model)
-  return weights.families(
-    expanded,
-    shapes,
-    losses.next_token_loss(apply),
-    factored.head_losses(model, share_logits=share_logits),
-  )
-
-
-def windows(
-  names: Sequence[str], corpus: packing.Corpus
-) -> dict[str, types.Window]:
-  """The windows of a corpus by name."""
-  for name in names:
-    if name not in corpus.windows:
-      raise ValueError(
-        'config.estimation.datasets must name windows of the corpus, '
-        f'{", ".join(corpus.windows)}; got {name!r}.'
-      )
-  return {name: corpus.windows[name] for name in names}
-
-
-def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
-  """The sizes of a model by name."""
-  names = ('num_layers', 'num_heads', 'd_model', 'd_head')
-  names += ('context_length', 'vocab_size')
-  return {name: getattr(model, name) for name in names}
+  name = choices.directory_name('estimation.name', settings.name)
+  return _Call(arguments, options, disk.open_store(workdir / name))
 
 
 def table(found: xr.Dataset) -> str:

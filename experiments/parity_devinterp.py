@@ -25,8 +25,8 @@ import numpy as np
 import xarray as xr
 
 from experiments import build_corpus
+from experiments import choices
 from experiments import commands
-from experiments import estimate_rllc
 from experiments import sections
 from experiments import targets
 from experiments import train
@@ -132,10 +132,7 @@ def prepare(peer: Any, workdir: pathlib.Path) -> Side:
   model = train.build_model(sections.read(CONFIG, 'model'), corpus)
   kept = workdir / 'train' / 'checkpoints'
   params = checkpoints.load(kept, checkpoints.steps(kept)[-1])
-  families = {
-    name: estimate_rllc.families([name], model, share_logits=True)[0]
-    for name in REFINEMENTS
-  }
+  families = {name: choices.families([name], model)[0] for name in REFINEMENTS}
   tokens = np.asarray(corpus.tokens[:NUM_SEQUENCES])
   # Its operations are small here, and threads wait for one another far longer
   # than they work where the cores are not idle.

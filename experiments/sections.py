@@ -71,6 +71,7 @@ class Training(NamedTuple):
   """The section `training` of a config.
 
   Attributes:
+    name: of the run, below the workdir; 'train' is the one that is measured.
     learning_rate: constant from the first step to the last.
     weight_decay: of AdamW, on every weight.
     batch_size: sequences a step, a multiple of the number of devices.
@@ -78,6 +79,7 @@ class Training(NamedTuple):
     num_checkpoints: log-spaced in the step, the first and the last included.
   """
 
+  name: str = 'train'
   learning_rate: float = 1e-3
   weight_decay: float = 0.05
   batch_size: int = 32
@@ -91,8 +93,16 @@ class Estimation(NamedTuple):
   Attributes:
     refinements: names, see `refinement.weights`; 'heads' stands for all heads.
     datasets: names of windows of the corpus, such as 'train', 'held_out' or
-      'held_out/wiki_fr'.
+      'held_out/wiki_fr', each for all of its tokens or, as in 'train@repeated'
+      or 'train@bracket+code', for those of certain properties alone: code,
+      bracket, repeated, inside_word, number, space, late (see
+      `rllc_jax.data.token_classes`).
+    code: domains that are code, for that property.
     checkpoints: training steps; all that were kept by default.
+    reference: the training run below the workdir whose last checkpoint the
+      model is compared with (`training.name` of that run): the loss is then
+      KL(reference || model). '' for the loss of the next token.
+    name: of the store, below the workdir: one a loss and choice of settings.
     nbeta: n beta, in samples.
     localization: gamma, in 1 / weight^2.
     step_size: epsilon, in weight^2.
@@ -115,7 +125,10 @@ class Estimation(NamedTuple):
 
   refinements: tuple[str, ...] = ('heads',)
   datasets: tuple[str, ...] = ('train',)
+  code: tuple[str, ...] = ('stdlib_code',)
   checkpoints: tuple[int, ...] = ()
+  reference: str = ''
+  name: str = 'rllc'
   nbeta: float = 30.0
   localization: float = 200.0
   step_size: float = 1e-3

@@ -5,7 +5,11 @@
 reads `DIR/corpus`, which experiments.build_corpus wrote, and the sections
 `model` and `training` and the number `seed` of the config. Below `DIR/train` it
 writes `checkpoints/STEP`, weights at log-spaced steps; `resume`, the state that
-the same command goes on from after a kill; and, last, `training.zarr`.
+the same command goes on from after a kill; and, last, `training.zarr`. Another
+model on the same corpus, such as one of one layer to compare with, gets a
+directory of its own:
+
+  ... --config.model.num_layers=1 --config.training.name=one_layer
 """
 
 import functools
@@ -17,6 +21,7 @@ import ml_collections
 import tqdm
 import xarray as xr
 
+from experiments import choices
 from experiments import commands
 from experiments import sections
 from rllc_jax import losses
@@ -39,7 +44,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     config: `model` has fields of `sections.Model`, `training` of
       `sections.Training`; what they leave out has the default. `seed` is that
       of the weights and of the order of the data.
-    workdir: the corpus is in its subdirectory `corpus`, the run in `train`.
+    workdir: the corpus is in its subdirectory `corpus`, the run in the one that
+      `training.name` says.
 
   Returns:
     The record, as in `training.zarr`.
@@ -49,8 +55,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       there was begun with others.
   """
   corpus = packing.load_corpus(pathlib.Path(workdir) / 'corpus')
-  directory = pathlib.Path(workdir) / 'train'
   settings = sections.read(config, 'training')
+  name = choices.directory_name('training.name', settings.name)
+  directory = pathlib.Path(workdir) / name
   model = build_model(sections.read(config, 'model'), corpus)
   complete = (directory / 'training.zarr').exists()
   record = _train(model, settings, config.seed, corpus, directory)

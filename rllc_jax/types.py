@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 Array = jax.Array
 Key = jax.Array  # A typed key, from `jax.random.key`, of shape [].
@@ -84,6 +85,48 @@ class Window(NamedTuple):
 
   start: Array | int
   length: Array | int
+
+
+class WeightedWindow(NamedTuple):
+  """A data set whose predictions do not count alike.
+
+  Attributes:
+    start: [], the first sequence.
+    length: [], how many.
+    table: [256], the weight of a predicted token by its class; the mean over
+      the data set is 1.
+  """
+
+  start: Array | int
+  length: Array | int
+  table: Array | np.ndarray
+
+
+class ClassedTokens(NamedTuple):
+  """Resident sequences whose tokens have classes.
+
+  Attributes:
+    tokens: [N, T], integers.
+    classes: [N, T], uint8, of the token that stands there.
+  """
+
+  tokens: Array | np.ndarray
+  classes: Array | np.ndarray
+
+
+class WeightedTokens(NamedTuple):
+  """A batch whose predictions do not count alike.
+
+  A loss divides by their number, not by their weight in the batch: weights
+  average 1 over the data set, so minibatch losses stay unbiased.
+
+  Attributes:
+    tokens: [B, T], integers.
+    weights: [B, T], of predicting the token that stands there.
+  """
+
+  tokens: Array
+  weights: Array
 
 
 class Minibatches(NamedTuple):

@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import estimate_rllc
+from experiments import choices
 from experiments import targets
 from experiments.benchmarks import problem as problems
 from rllc_jax import trees
@@ -69,7 +69,7 @@ def count_programs(problem: problems.Problem) -> int:
   data = minibatches.uniform(tokens, 2)
   params = attention_only.init_params(jax.random.key(0), _SMALL)
   load = lambda steps: trees.stack([params] * len(steps))
-  refinements = estimate_rllc.families(['heads'], _SMALL, share_logits=True)
+  refinements = choices.families(['heads'], _SMALL)
   counts = _count_compilations()
   for nbeta, localization, step_size, num_draws in _SWEEP:
     trajectory.estimate_trajectory(

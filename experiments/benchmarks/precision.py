@@ -28,7 +28,7 @@ import jax
 import numpy as np
 
 from experiments import build_corpus
-from experiments import estimate_rllc
+from experiments import choices
 from experiments import parity_devinterp
 from experiments import sections
 from experiments import targets
@@ -131,7 +131,7 @@ def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
     model,
     checkpoints.load(kept, step),
     np.asarray(corpus.tokens[:NUM_SEQUENCES]),
-    estimate_rllc.families(names, model, share_logits=True),
+    choices.families(names, model),
     step,
   )
 

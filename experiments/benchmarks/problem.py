@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments import build_corpus
-from experiments import estimate_rllc
+from experiments import choices
 from experiments import sections
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -60,7 +60,7 @@ def prepare(workdir: pathlib.Path) -> Problem:
 @functools.cache
 def family(names: tuple[str, ...]) -> types.Refinements:
   """Refinements of one layer; cached, since programs are found by identity."""
-  (found,) = estimate_rllc.families(names, MODEL, share_logits=True)
+  (found,) = choices.families(names, MODEL)
   return found
 
 

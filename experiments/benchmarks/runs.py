@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import estimate_rllc
+from experiments import choices
 from experiments.benchmarks import problem as problems
 from rllc_jax import trees
 from rllc_jax import types
@@ -15,7 +15,7 @@ from rllc_jax.data import minibatches
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import trajectory
 from rllc_jax.models import attention_only
-from rllc_jax.models import factored
+from rllc_jax.models import frozen_layers
 
 _NUM_SEQUENCES = 64
 
@@ -101,7 +101,7 @@ def multiply_adds(size: Size) -> int:
     batch_size=size.batch_size,
     context_length=size.context_length,
     num_columns=size.num_moving * size.num_chains,
-    block_size=factored.default_tiles().queries,
+    block_size=frozen_layers.default_tiles().queries,
   )
   return size.num_checkpoints * size.num_datasets * size.num_draws * step
 
@@ -150,7 +150,7 @@ def weights_and_families(
   params = jax.jit(attention_only.init_params, static_argnums=1)(
     jax.random.key(0), model
   )
-  return params, estimate_rllc.families(('heads',), model, share_logits=True)
+  return params, choices.families(('heads',), model)
 
 
 @functools.cache

@@ -22,6 +22,7 @@ from experiments.benchmarks import problem as problems
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.models import factored
+from rllc_jax.models import frozen_layers
 
 SIZE = (4, 1024)
 # Multiply-adds a token at context 1,024: one head's weights move, what lies
@@ -120,7 +121,7 @@ def floor(problem: problems.Problem, layer: int) -> Floor:
 
 def _pattern_size(length: int) -> int:
   """Entries of a causal pattern, computed by blocks of queries."""
-  block = factored.default_tiles().queries
+  block = frozen_layers.default_tiles().queries
   starts = np.arange(0, length, block)
   stops = np.minimum(starts + block, length)
   return int(np.sum((stops - starts) * stops))

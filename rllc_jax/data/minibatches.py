@@ -60,6 +60,43 @@ def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
   return types.Minibatches(data, _draw_uniformly(batch_size))
 
 
+def weighted(data: types.ClassedTokens, batch_size: int) -> types.Minibatches:
+  """`uniform` minibatches whose tokens are weighted by their classes.
+
+  Args:
+    data: sequences with classes; see `token_classes.classify`.
+    batch_size: sequences a minibatch. Static.
+
+  Returns:
+    Minibatches, `types.WeightedTokens`, whose windows are
+    `types.WeightedWindow`.
+
+  Examples:
+    >>> import jax.numpy as jnp
+    >>> data = types.ClassedTokens(np.array([[5, 6]]), np.array([[0, 2]]))
+    >>> batches = weighted(data, batch_size=1)
+    >>> table = jnp.zeros(256).at[2].set(1.5)
+    >>> window = types.WeightedWindow(0, 1, table)
+    >>> batch = batches.draw(jax.random.key(0), 0, batches.data, window)
+    >>> print(batch.tokens, batch.weights)
+    [[5 6]] [[0.  1.5]]
+  """
+  return uniform(data, batch_size)._replace(draw=_draw_weighted(batch_size))
+
+
+@functools.cache
+def _draw_weighted(batch_size: int) -> types.Draw:
+  draw_classed = _draw_uniformly(batch_size)
+
+  def draw(rng_key, step, data, window):
+    drawn = draw_classed(rng_key, step, data, window)
+    return types.WeightedTokens(
+      drawn.tokens, jax.numpy.asarray(window.table)[drawn.classes]
+    )
+
+  return draw
+
+
 def _everything(rng_key, step, data, window):
   del rng_key, step, window  # The one entry is the one window.
   return jax.tree.map(lambda leaf: leaf[0], data)

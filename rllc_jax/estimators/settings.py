@@ -99,7 +99,7 @@ def check_window(
 ) -> None:
   """Raises unless a window lies within the data: JAX would clamp indices."""
   count = len(jax.tree.leaves(minibatches.data)[0])
-  if not isinstance(window, types.Window):
+  if not isinstance(window, types.Window | types.WeightedWindow):
     return
   start, length = int(window.start), int(window.length)
   if start < 0 or length < 1 or start + length > count:

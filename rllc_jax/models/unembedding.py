@@ -1,8 +1,9 @@
-"""Unembedding and cross-entropy in one, a chunk of tokens at a time.
+"""The log of the softmax's sum, over a vocabulary, a chunk of tokens at a time.
 
-At most a chunk's logits exist at once, and value and gradient come from one
-pass over them. The unembedding is frozen: its gradient is zero. Differentiable
-once; second derivatives need `losses.cross_entropy`.
+The cross-entropy of a token is this less the logit of its target, and only this
+needs all of its logits. At most a chunk's exist at once, and value and gradient
+come from one pass over them. The unembedding is frozen: its gradient is zero.
+Differentiable once; second derivatives need `losses`.
 """
 
 from collections.abc import Callable
@@ -17,61 +18,58 @@ from rllc_jax import types
 # Shapes: N tokens, c in a chunk, D = d_model, V = vocabulary, r and s ranks.
 
 
-def unembed_cross_entropy(
+@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
+def log_partition(
   x: types.Array,
   W_U: types.Array,
   b_U: types.Array,
-  targets: types.Array,
+  weights: types.Array,
   chunk_size: int,
 ) -> types.Array:
-  """`losses.cross_entropy(x @ W_U + b_U, targets)`.
+  """The weighted sum of logsumexp(x W_U + b_U) over tokens, [].
 
   Args:
-    x: [..., D], what is unembedded; differentiable in it alone.
+    x: [N, D], what is unembedded; differentiable in it alone.
     W_U: [D, V].
     b_U: [V].
-    targets: [...], integers.
+    weights: [N], 1 / N each for a mean.
     chunk_size: tokens a chunk. Static.
   """
-  flat = x.reshape(-1, x.shape[-1])
-  return _unembedded(flat, W_U, b_U, targets.ravel(), chunk_size)
+  chunk = _unembedded_chunk(x, W_U, b_U, weights)
+  value_alone = lambda at: (chunk(at)[0], ())
+  return _over_chunks(value_alone, len(x), chunk_size)[0]
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(4,))
-def _unembedded(x, W_U, b_U, targets, chunk_size):
-  chunk = lambda at: (_unembedded_chunk(at, x, W_U, b_U, targets)[0], ())
-  total, () = _over_chunks(chunk, len(x), chunk_size)
-  return total / len(x)
+def _forward(x, W_U, b_U, weights, chunk_size):
+  chunk = _unembedded_chunk(x, W_U, b_U, weights)
+  value, d_x = _over_chunks(chunk, len(x), chunk_size)
+  return value, (d_x, W_U, b_U, weights)
 
 
-def _unembedded_forward(x, W_U, b_U, targets, chunk_size):
-  chunk = lambda at: _unembedded_chunk(at, x, W_U, b_U, targets)
-  total, d_x = _over_chunks(chunk, len(x), chunk_size)
-  return total / len(x), (d_x / len(x), W_U, b_U)
-
-
-def _unembedded_backward(chunk_size, residual, cotangent):
+def _backward(chunk_size, residual, cotangent):
   del chunk_size
-  d_x, W_U, b_U = residual
-  return cotangent * d_x, jnp.zeros_like(W_U), jnp.zeros_like(b_U), None
+  d_x, *frozen = residual
+  return cotangent * d_x, *map(jnp.zeros_like, frozen)
 
 
-_unembedded.defvjp(_unembedded_forward, _unembedded_backward)
+log_partition.defvjp(_forward, _backward)
 
 
-def _unembedded_chunk(at, x, W_U, b_U, targets):
-  """The sum of a chunk's losses, [], and the gradient of each token's, [c, D].
+def _unembedded_chunk(x, W_U, b_U, weights):
+  """Chunk -> its part of the sum, [], and the gradient in x, [c, D].
 
-  d loss / d x = sum_v p_v W_U[:, v] - W_U[:, target].
+  d value / d x = weight sum_v p_v W_U[:, v].
   """
-  x, targets = at.rows(x), at.rows(targets)
-  W_target = W_U[:, targets].T
-  logits = x @ W_U + b_U[None]
-  odds, partition, log_sum = _softmax(logits)
-  chosen = jnp.sum(x * W_target, axis=1) + b_U[targets]
-  # A dot with the second axes of both: W_U is not transposed in memory.
-  mean_W = jnp.einsum('cv,dv->cd', odds, W_U) / partition
-  return at.total(log_sum - chosen), mean_W - W_target
+
+  def chunk(at):
+    weight = at.fresh_weights(weights)
+    odds, partition, log_sum = _softmax(at.rows(x) @ W_U + b_U[None])
+    # A dot with the second axes of both: W_U is not transposed in memory.
+    weighted_W = jnp.einsum('cv,dv->cd', odds, W_U)
+    share = at.rows(weights)[:, None] / partition
+    return jnp.sum(weight * log_sum), weighted_W * share
+
+  return chunk
 
 
 class LowRankLogits(NamedTuple):
@@ -81,7 +79,6 @@ class LowRankLogits(NamedTuple):
 
   Attributes:
     base: [N, V], shared.
-    base_target: [N, 1], its entries at the targets.
     frozen_left: [N, r], frozen.
     frozen_right: [r, V], frozen.
     bias: [V], frozen.
@@ -91,7 +88,6 @@ class LowRankLogits(NamedTuple):
   """
 
   base: types.Array
-  base_target: types.Array
   frozen_left: types.Array
   frozen_right: types.Array
   bias: types.Array
@@ -101,68 +97,58 @@ class LowRankLogits(NamedTuple):
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
-def low_rank_cross_entropy(
-  logits: LowRankLogits, targets: types.Array, chunk_size: int
+def low_rank_log_partition(
+  logits: LowRankLogits, weights: types.Array, chunk_size: int
 ) -> types.Array:
-  """`losses.cross_entropy` of low-rank logits.
+  """The weighted sum of logsumexp of low-rank logits over tokens, [].
 
   Args:
     logits: the parts; differentiable in what moves.
-    targets: [N], integers.
+    weights: [N], 1 / N each for a mean.
     chunk_size: tokens a chunk. Static.
   """
-  chunk = _low_rank_chunk(logits, targets)
-  (total, _), _ = _over_chunks(chunk, targets.size, chunk_size)
-  return total / targets.size
+  return _low_rank_forward(logits, weights, chunk_size)[0]
 
 
-def _low_rank_forward(logits, targets, chunk_size):
-  chunk = _low_rank_chunk(logits, targets)
-  (total, d_right), (d_left, d_scale) = _over_chunks(
-    chunk, targets.size, chunk_size
+def _low_rank_forward(logits, weights, chunk_size):
+  chunk = _low_rank_chunk(logits, weights)
+  (value, d_right), (d_left, d_scale) = _over_chunks(
+    chunk, weights.size, chunk_size
   )
-  d_right = d_right.at[:, targets].add(-(logits.left * logits.scale).T)
-  gradient = (d_left, d_right, d_scale)
-  gradient = jax.tree.map(lambda leaf: leaf / targets.size, gradient)
-  return total / targets.size, (logits, gradient)
+  return value, (logits, weights, (d_left, d_right, d_scale))
 
 
 def _low_rank_backward(chunk_size, residual, cotangent):
   del chunk_size
-  logits, gradient = residual
+  logits, weights, gradient = residual
   left, right, scale = jax.tree.map(lambda leaf: cotangent * leaf, gradient)
   frozen = jax.tree.map(jnp.zeros_like, logits)
-  return frozen._replace(left=left, right=right, scale=scale), None
+  moving = frozen._replace(left=left, right=right, scale=scale)
+  return moving, jnp.zeros_like(weights)
 
 
-low_rank_cross_entropy.defvjp(_low_rank_forward, _low_rank_backward)
+low_rank_log_partition.defvjp(_low_rank_forward, _low_rank_backward)
 
 
-def _low_rank_chunk(logits, targets):
-  """Chunk -> ((sum of losses, d_right), (d_left, d_scale)) of its tokens.
+def _low_rank_chunk(logits, weights):
+  """Chunk -> ((its part of the sum, d_right), (d_left, d_scale) of its rows).
 
-  d loss / d logits = p - onehot(target). The target's part comes from gathered
-  entries, so that no second array [c, V] is made; of d_right it is left out.
+  d value / d logits = weight p.
   """
-  r = logits.frozen_left.shape[1]
   left = jnp.concatenate([logits.frozen_left, logits.left], axis=1)
   right = jnp.concatenate([logits.frozen_right, logits.right], axis=0)
 
   def chunk(at):
-    scale, left_c, target = map(at.rows, (logits.scale, left, targets))
-    product = at.rows(logits.base) + left_c @ right
+    weight = at.fresh_weights(weights)
+    scale = at.rows(logits.scale)
+    product = at.rows(logits.base) + at.rows(left) @ right
     odds, partition, log_sum = _softmax(product * scale + logits.bias[None])
-    right_target = right[:, target].T  # [c, r + s]
-    correction = jnp.sum(left_c * right_target, axis=1, keepdims=True)
-    at_target = at.rows(logits.base_target) + correction
-    chosen = (at_target * scale)[:, 0] + logits.bias[target]
-    share = scale / partition
-    mean_right = jnp.einsum('cv,sv->cs', odds, logits.right) * share
-    d_left = mean_right - right_target[:, r:] * scale
-    d_right = (left_c[:, r:] * at.kept(share)).T @ odds
-    mean_product = jnp.sum(odds * product, axis=1, keepdims=True) / partition
-    d_scale = mean_product - at_target
-    return (at.total(log_sum - chosen), d_right), (d_left, d_scale)
+    share = at.rows(weights)[:, None] / partition
+    fresh_share = weight[:, None] / partition
+    d_left = jnp.einsum('cv,sv->cs', odds, logits.right) * (share * scale)
+    d_right = (at.rows(logits.left) * (fresh_share * scale)).T @ odds
+    d_scale = jnp.sum(odds * product, axis=1, keepdims=True) * share
+    return (jnp.sum(weight * log_sum), d_right), (d_left, d_scale)
 
   return chunk
 
@@ -190,13 +176,9 @@ class _Chunk(NamedTuple):
     """The chunk of an array [N, ...]."""
     return jax.lax.dynamic_slice_in_dim(x, self.start, len(self.fresh))
 
-  def kept(self, x):
-    """Zero where a token was summed before, [c, 1]."""
-    return jnp.where(self.fresh[:, None], x, 0)
-
-  def total(self, losses):
-    """The sum over fresh tokens, [c] -> []."""
-    return jnp.sum(jnp.where(self.fresh, losses, 0))
+  def fresh_weights(self, weights):
+    """The chunk of the weights, [c], zero where a token was summed before."""
+    return jnp.where(self.fresh, self.rows(weights), 0)
 
 
 def _over_chunks(

@@ -108,6 +108,21 @@ def attention_head(layer: int) -> types.Lens:
 
 
 @functools.cache
+def within(lens: types.Lens, *path: str) -> types.Lens:
+  """The same lens, onto the part of larger params that lies at `path`."""
+  part = subtree(*path)
+
+  def extract(params, index):
+    return lens.extract(part.extract(params, ()), index)
+
+  def insert(position, params, index):
+    model = lens.insert(position, part.extract(params, ()), index)
+    return part.insert(model, params, ())
+
+  return types.Lens(extract, insert)
+
+
+@functools.cache
 def union(*lenses: types.Lens) -> types.Lens:
   """Frees several disjoint parts at once; positions and indices are tuples."""
 
@@ -224,6 +239,8 @@ def families(
   params: types.Params,
   loss_fn: types.LossFn,
   factored: Mapping[str, types.RefinedLoss] | None = None,
+  *,
+  path: Sequence[str] = (),
 ) -> tuple[types.Refinements, ...]:
   """Groups named refinements into families, one compiled program each.
 
@@ -233,6 +250,8 @@ def families(
     loss_fn: `loss_fn(params, batch) -> []`, for families without a faster one.
     factored: two-half losses by family, such as {'0:*': ...}; see
       `models.factored.head_losses`.
+    path: where the model lies in the params that the losses see, ('model',)
+      beside a reference; the whole by default.
 
   Returns:
     Families in the order of their first member, names canonical.
@@ -251,16 +270,17 @@ def families(
       )
     members[family].append(parts)
   return tuple(
-    _refinements(family, group, loss_fn, factored or {})
+    _refinements(family, group, loss_fn, factored or {}, tuple(path))
     for family, group in members.items()
   )
 
 
-def _refinements(family, group, loss_fn, factored):
+def _refinements(family, group, loss_fn, factored, path):
   lenses = [_lens(part) for part in group[0]]
   heads = np.array([[part.head for part in parts] for parts in group], np.int32)
   indices = tuple(jnp.asarray(column) for column in heads.T)
   lens = lenses[0] if len(lenses) == 1 else union(*lenses)
+  lens = within(lens, *path) if path else lens
   return types.Refinements(
     names=tuple('+'.join(part.name for part in parts) for parts in group),
     lens=lens,

@@ -13,7 +13,7 @@ import pytest
 from experiments.benchmarks import gpu
 from experiments.benchmarks import speed
 from experiments.benchmarks import yardstick
-from rllc_jax.models import factored
+from rllc_jax.models import frozen_layers
 from tests.models import attention_only_test
 
 
@@ -53,7 +53,7 @@ class SpeedTest(absltest.TestCase):
 class YardstickTest(absltest.TestCase):
   def test_pattern_size_counts_the_scores_of_the_path(self):
     """By the products that JAX traces: T^2 / 2 and half a block a row."""
-    queries, length = factored.CPU_TILES.queries, 1023
+    queries, length = frozen_layers.CPU_TILES.queries, 1023
     block_sizes = [queries] * 7 + [length - 7 * queries]
     seen = np.cumsum(block_sizes)
     expected = int(np.dot(block_sizes, seen))

@@ -15,6 +15,7 @@ from experiments.benchmarks import scaling
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
+from rllc_jax.models import frozen_layers
 
 # Sizes without a common factor, so that no product stands for another.
 MODEL = attention_only.AttentionOnly(
@@ -31,7 +32,7 @@ BLOCK = 5  # Queries; it divides no length here.
 def traced(layer, batch_size, context_length):
   """Multiply-adds that JAX traces: of a context, and of a column's gradient."""
   params = attention_only.params_shapes(MODEL)
-  tiles = factored.Tiles(scores=2**20, queries=BLOCK, tokens=2**10)
+  tiles = frozen_layers.Tiles(scores=2**20, queries=BLOCK, tokens=2**10)
   loss = factored.head_losses(MODEL, tiles=tiles)[f'{layer}:*']
   batch = jax.ShapeDtypeStruct((batch_size, context_length + 1), jnp.int32)
   context, _ = jax.eval_shape(loss.context, params, batch)

@@ -1,6 +1,7 @@
 """From checkpoints on disk to estimates on disk, some chains lost there."""
 
 import io
+import json
 import os
 import pathlib
 import subprocess
@@ -11,7 +12,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import tqdm
+import xarray as xr
 
+from experiments import choices
 from experiments import commands
 from experiments import demo
 from experiments import dry_run
@@ -19,8 +22,11 @@ from experiments import estimate_rllc
 from experiments import report
 from experiments import sections
 from experiments import train
+from rllc_jax import losses as rllc_losses
+from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
+from rllc_jax.models import attention_only
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from tests.experiments import train_test
@@ -171,6 +177,67 @@ def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
   assert 0.8 < row.mala_acceptance < 0.95
 
 
+def test_tokens_of_a_property_are_data_sets(trained, tmp_path):
+  """They may come later: the store goes on. Losses are those of the tokens."""
+  workdir = copy_of(trained, tmp_path)
+  few = dict(refinements=('0:0', '1:0'), checkpoints=(30,))
+  first = estimate_rllc.run(config(**few), workdir)
+  names = ('train', 'train@late', 'train@repeated')
+  traces = estimate_rllc.run(config(**few, datasets=names), workdir)
+  xr.testing.assert_equal(
+    traces.sel(dataset=['train']).drop_vars('made_with'),
+    first.drop_vars('made_with'),
+  )
+  corpus = packing.load_corpus(workdir / 'corpus')
+  params = checkpoints.load(workdir / 'train' / 'checkpoints', 30)
+  model = choices.trained_model(workdir / 'train' / 'checkpoints', corpus)
+  rows = corpus.tokens[:40].astype(int)
+  logits = attention_only.apply(model, params, rows[:, :-1])
+  losses = np.asarray(rllc_losses.cross_entropy(logits, rows[:, 1:]))
+  late = losses[:, 7 // 2 - 1 :].mean()
+  assert abs(late - losses.mean()) > 0.01
+  for name, expected in (('train', losses.mean()), ('train@late', late)):
+    found = traces.baseline_loss.sel(dataset=name).isel(checkpoint=0)
+    error = found.std() / np.sqrt(found.size)
+    assert abs(found.mean() - expected) < 5 * error
+
+
+def test_a_model_is_compared_with_another(trained, tmp_path):
+  """Trained by the same binary on the same corpus; in a store of its own."""
+  workdir = copy_of(trained, tmp_path)
+  smaller = train_test.read_config()
+  smaller.model.num_layers, smaller.training.name = 1, 'one_layer'
+  train.run(smaller, workdir)
+  asked = config(checkpoints=(30,), reference='one_layer', name='kl')
+  traces = estimate_rllc.run(asked, workdir)
+  assert not (workdir / 'rllc').exists()
+  assert len(pd.read_csv(workdir / 'kl.csv')) == 2
+  identity = json.loads(traces.attrs['identity'])['provenance']
+  assert identity['loss'] == 'KL(reference || model)'
+  assert identity['reference']['num_layers'] == 1
+  corpus = packing.load_corpus(workdir / 'corpus')
+  inputs = corpus.tokens[:40, :-1].astype(int)
+  logits = []
+  for name in ('train', 'one_layer'):
+    kept = workdir / name / 'checkpoints'
+    model = choices.trained_model(kept, corpus)
+    logits.append(
+      attention_only.apply(model, checkpoints.load(kept, 30), inputs)
+    )
+  expected = float(np.mean(rllc_losses.kl_divergence(*logits)))
+  found = traces.baseline_loss
+  assert abs(found.mean() - expected) < 5 * found.std() / np.sqrt(found.size)
+  with pytest.raises(ValueError, match='provenance'):
+    estimate_rllc.run(config(checkpoints=(30,), name='kl'), workdir)
+
+
+@pytest.mark.parametrize('name', ['../kl', '', 'a/b', '.hidden'])
+def test_a_store_lies_in_the_workdir(trained, tmp_path, name):
+  workdir = copy_of(trained, tmp_path)
+  with pytest.raises(ValueError, match='names a directory in the workdir'):
+    estimate_rllc.run(config(name=name), workdir)
+
+
 @pytest.mark.parametrize(
   ('changes', 'name'),
   [
@@ -187,7 +254,7 @@ def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
 )
 def test_samplers_go_by_name(changes, name):
   settings = sections.Estimation(**changes)
-  assert estimate_rllc.choose_sampler(settings).name == name
+  assert choices.sampler(settings).name == name
 
 
 @pytest.mark.parametrize(
@@ -203,7 +270,7 @@ def test_samplers_go_by_name(changes, name):
 )
 def test_samplers_that_do_not_fit_are_refused(changes, message):
   with pytest.raises(ValueError, match=message):
-    estimate_rllc.choose_sampler(sections.Estimation(**changes))
+    choices.sampler(sections.Estimation(**changes))
 
 
 def test_the_time_that_is_left_does_not_count_compilation():

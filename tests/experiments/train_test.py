@@ -10,6 +10,7 @@ import pytest
 
 from experiments import train
 from rllc_jax.data import packing
+from rllc_jax.data import tokenizers
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 
@@ -50,6 +51,8 @@ def write_corpus(workdir, largest=VOCAB_SIZE - 1):
     {'a': rows[:40]}, {'a': rows[40:]}, {}, vocab_size=VOCAB_SIZE, eos_id=11
   )
   packing.save_corpus(workdir / 'corpus', corpus, {})
+  tokenizer = tokenizers.train([], tokenizers.MIN_VOCABULARY)
+  tokenizers.save(tokenizer, workdir / 'corpus' / 'tokenizer.json')
   return corpus
 
 

@@ -11,8 +11,11 @@ import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import trees
+from rllc_jax import types
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
+from rllc_jax.models import frozen_layers
+from rllc_jax.models import targets
 from rllc_jax.refinement import weights
 from tests.models import attention_only_test
 
@@ -28,11 +31,11 @@ MODELS = {
   for num_layers in (1, 2, 3)
 }
 CASES = (
-  *itertools.product(MODELS, (True, False), (factored.CPU_TILES,)),
+  *itertools.product(MODELS, (True, False), (frozen_layers.CPU_TILES,)),
   # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
-  ('2_layers', True, factored.Tiles(scores=1, queries=4, tokens=7)),
-  ('2_layers', False, factored.Tiles(scores=200, queries=3, tokens=10)),
-  ('2_layers', True, factored.ACCELERATOR_TILES),
+  ('2_layers', True, frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
+  ('2_layers', False, frozen_layers.Tiles(scores=200, queries=3, tokens=10)),
+  ('2_layers', True, frozen_layers.ACCELERATOR_TILES),
 )
 OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
 
@@ -147,7 +150,9 @@ class GradientIdentityTest(parameterized.TestCase):
     )
     params = attention_only_test.random_params(model)
     batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
-    loss = factored.head_loss(model, 0, factored.CPU_TILES)
+    loss = factored.head_loss(
+      model, targets.next_tokens(), 0, frozen_layers.CPU_TILES
+    )
     lens = weights.attention_head(0)
     context = jax.eval_shape(loss.context, params, batch)[0]
     position = lens.extract(params, 0)
@@ -156,6 +161,86 @@ class GradientIdentityTest(parameterized.TestCase):
     )
     logits = 4 * 2048 * 3000
     self.assertLess(compiled.memory_analysis().temp_size_in_bytes, logits)
+
+
+def applied(name):
+  return functools.partial(attention_only.apply, MODELS[name])
+
+
+class ObjectiveTest(parameterized.TestCase):
+  """Against another model, and with tokens weighted."""
+
+  @parameterized.product(share_logits=(True, False), weighted=(True, False))
+  def test_another_model(self, share_logits, weighted):
+    """The plain loss, and its gradient, of every head."""
+    params = {
+      'model': attention_only_test.random_params(MODELS['2_layers']),
+      'reference': attention_only_test.random_params(MODELS['1_layers'], 3),
+    }
+    plain = losses.reference_loss(applied('2_layers'), applied('1_layers'))
+    fast = factored.head_losses(
+      MODELS['2_layers'],
+      objective=targets.reference_model(MODELS['1_layers']),
+      share_logits=share_logits,
+    )
+    names = weights.head_names(params['model'])
+    families = weights.families(
+      names, params['model'], plain, fast, path=('model',)
+    )
+    self.check(families, plain, params, batch_of_tokens(weighted))
+
+  def test_weighted_next_tokens(self):
+    params = attention_only_test.random_params(MODELS['2_layers'])
+    plain = plain_loss(MODELS['2_layers'])
+    fast = factored.head_losses(MODELS['2_layers'])
+    names = weights.head_names(params)
+    families = weights.families(names, params, plain, fast)
+    self.check(families, plain, params, batch_of_tokens(weighted=True))
+
+  def check(self, families, plain, params, batch):
+    with jax.default_matmul_precision('highest'):
+      loss, gradient = jax.jit(jax.value_and_grad(plain))(params, batch)
+    self.assertGreater(loss, 0.01)
+    for family in families:
+      halves = jax.jit(functools.partial(both_halves, family))
+      for i, name in enumerate(family.names):
+        with jax.default_matmul_precision('highest'):
+          center_loss, value, found = halves(params, batch, jnp.int32(i))
+        expected = family.lens.extract(gradient, i)
+        with self.subTest(name):
+          self.assertLessEqual(relative_error(found, expected), 1e-5)
+          # A few nats less a few nats: the rounding of both.
+          np.testing.assert_allclose(center_loss, loss, atol=3e-6)
+          np.testing.assert_allclose(value, center_loss, atol=3e-6)
+
+  @parameterized.parameters(True, False)
+  def test_a_model_is_its_own_reference(self, share_logits):
+    """No loss at the checkpoint and no gradient, in any layer."""
+    model = MODELS['2_layers']
+    params = attention_only_test.random_params(model)
+    both = {'model': params, 'reference': params}
+    batch = batch_of_tokens(weighted=False)
+    fast = factored.head_losses(
+      model, objective=targets.reference_model(model), share_logits=share_logits
+    )
+    plain = losses.reference_loss(applied('2_layers'), applied('2_layers'))
+    usual = {'model': jax.grad(plain_loss(model))(params, batch)}
+    names = weights.head_names(params)
+    for family in weights.families(names, params, plain, fast, path=['model']):
+      halves = jax.jit(functools.partial(both_halves, family))
+      with jax.default_matmul_precision('highest'):
+        center_loss, _, found = halves(both, batch, jnp.int32(1))
+      self.assertLess(abs(center_loss), 3e-6)
+      scale = trees.norm(family.lens.extract(usual, 1))
+      self.assertLess(trees.norm(found), 1e-5 * scale)
+
+
+def batch_of_tokens(weighted):
+  tokens = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
+  if not weighted:
+    return tokens
+  shares = jax.random.uniform(jax.random.key(6), tokens.shape)
+  return types.WeightedTokens(tokens, shares)
 
 
 if __name__ == '__main__':

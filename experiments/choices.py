@@ -1,0 +1,294 @@
+"""From settings to what the library takes: model, losses, data, sampler."""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+from collections.abc import Sequence
+import functools
+import pathlib
+import re
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from experiments import sections
+from rllc_jax import losses
+from rllc_jax import types
+from rllc_jax.data import packing
+from rllc_jax.data import token_classes
+from rllc_jax.data import tokenizers
+from rllc_jax.models import attention_only
+from rllc_jax.models import factored
+from rllc_jax.models import targets
+from rllc_jax.refinement import weights
+from rllc_jax.samplers import mala
+from rllc_jax.samplers import rmsprop_sgld
+from rllc_jax.samplers import sghmc
+from rllc_jax.samplers import sgld
+from rllc_jax.samplers import sgnht
+from rllc_jax.training import checkpoints
+
+SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
+  'sgld': sgld.sgld,
+  'rmsprop_sgld': rmsprop_sgld.rmsprop_sgld,
+  'rmsprop_sgld_corrected': rmsprop_sgld.rmsprop_sgld_corrected,
+  'sghmc': sghmc.sghmc,
+  'sgnht': sgnht.sgnht,
+}
+
+
+class Comparison(NamedTuple):
+  """What a model is compared with.
+
+  Attributes:
+    loss_fn: the plain loss.
+    objective: the same for the fast losses of heads.
+    path: where the model's weights lie in those that the loss sees.
+    provenance: what it is, for the store.
+  """
+
+  loss_fn: types.LossFn
+  objective: targets.Objective
+  path: tuple[str, ...]
+  provenance: dict[str, Any]
+
+
+def next_tokens(model: attention_only.AttentionOnly) -> Comparison:
+  """The tokens that follow."""
+  apply = functools.partial(attention_only.apply, model)
+  return Comparison(
+    losses.next_token_loss(apply),
+    targets.next_tokens(),
+    (),
+    {'loss': 'next token', 'model': model_sizes(model)},
+  )
+
+
+def another_model(
+  model: attention_only.AttentionOnly,
+  reference: attention_only.AttentionOnly,
+  step: int,
+) -> Comparison:
+  """What a reference says of the same text; the loss sees both's weights.
+
+  Args:
+    model: that is measured, params['model'].
+    reference: params['reference'].
+    step: of the reference's training.
+  """
+  apply, reference_apply = (
+    functools.partial(attention_only.apply, x) for x in (model, reference)
+  )
+  return Comparison(
+    losses.reference_loss(apply, reference_apply),
+    targets.reference_model(reference),
+    ('model',),
+    {
+      'loss': 'KL(reference || model)',
+      'model': model_sizes(model),
+      'reference': {**model_sizes(reference), 'step': step},
+    },
+  )
+
+
+class Subject(NamedTuple):
+  """What is measured.
+
+  Attributes:
+    model: its sizes.
+    trajectory: the weights that the loss sees.
+    comparison: what the model is compared with.
+  """
+
+  model: attention_only.AttentionOnly
+  trajectory: types.Trajectory
+  comparison: Comparison
+
+
+def subject(
+  workdir: pathlib.Path, settings: sections.Estimation, corpus: packing.Corpus
+) -> Subject:
+  """The model that was trained in a directory, and what it is compared with.
+
+  Args:
+    workdir: with the training run `train`, and that of the reference.
+    settings: `checkpoints` and `reference`.
+    corpus: what both must be able to read.
+
+  Raises:
+    ValueError: if there is no such run or it cannot read the corpus.
+  """
+  kept = workdir / 'train' / 'checkpoints'
+  model = trained_model(kept, corpus)
+  trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
+  if not settings.reference:
+    return Subject(model, trajectory, next_tokens(model))
+  name = directory_name('estimation.reference', settings.reference)
+  kept = workdir / name / 'checkpoints'
+  reference, step = trained_model(kept, corpus), checkpoints.steps(kept)[-1]
+  return Subject(
+    model,
+    beside(trajectory, checkpoints.load(kept, step)),
+    another_model(model, reference, step),
+  )
+
+
+def beside(
+  trajectory: types.Trajectory, reference: types.Params
+) -> types.Trajectory:
+  """{'model': each checkpoint, 'reference': always the same weights}."""
+
+  def load(steps):
+    repeat = lambda leaf: np.broadcast_to(leaf, (len(steps), *np.shape(leaf)))
+    return {
+      'model': trajectory.load(steps),
+      'reference': jax.tree.map(repeat, reference),
+    }
+
+  return trajectory._replace(load=load)
+
+
+def trained_model(
+  kept: pathlib.Path, corpus: packing.Corpus
+) -> attention_only.AttentionOnly:
+  """The model whose checkpoints lie somewhere.
+
+  Raises:
+    ValueError: if it cannot read the corpus: JAX would clamp indices.
+  """
+  model = attention_only.AttentionOnly(
+    **checkpoints.metadata(kept)['settings']['model']
+  )
+  largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
+  if largest >= model.vocab_size or length > model.context_length + 1:
+    raise ValueError(
+      f'The corpus must have tokens below {model.vocab_size} in sequences of '
+      f'at most {model.context_length + 1}, because the model in {kept} was '
+      f'trained so; got token {largest} in sequences of {length}.'
+    )
+  return model
+
+
+def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
+  """The sizes of a model by name."""
+  names = ('num_layers', 'num_heads', 'd_model', 'd_head')
+  names += ('context_length', 'vocab_size')
+  return {name: getattr(model, name) for name in names}
+
+
+def families(
+  names: Sequence[str],
+  model: attention_only.AttentionOnly,
+  comparison: Comparison | None = None,
+  *,
+  share_logits: bool = True,
+) -> tuple[types.Refinements, ...]:
+  """Refinements of a model, with its fast losses for heads.
+
+  Args:
+    names: in the grammar of `refinement.weights`; 'heads' for all heads.
+    model: its sizes.
+    comparison: what it is compared with; by default the tokens that follow.
+    share_logits: see `factored.head_losses`.
+  """
+  found = comparison or next_tokens(model)
+  shapes = attention_only.params_shapes(model)
+  heads = weights.head_names(shapes)
+  expanded = [
+    part for name in names for part in (heads if name == 'heads' else [name])
+  ]
+  fast = factored.head_losses(
+    model, objective=found.objective, share_logits=share_logits
+  )
+  return weights.families(
+    expanded, shapes, found.loss_fn, fast, path=found.path
+  )
+
+
+# Data.
+
+
+def classed_tokens(
+  corpus: packing.Corpus, directory: pathlib.Path, code: Sequence[str]
+) -> types.ClassedTokens:
+  """The tokens of a corpus with their properties.
+
+  Args:
+    corpus: the tokens.
+    directory: with `tokenizer.json`.
+    code: domains that are code; those that are not there are passed over.
+  """
+  tokenizer = tokenizers.load(directory / 'tokenizer.json')
+  texts = [tokenizers.decode(tokenizer, [i]) for i in range(corpus.vocab_size)]
+  places = [
+    window
+    for name, window in corpus.windows.items()
+    if name.split('/')[-1] in code
+  ]
+  classes = token_classes.classify(corpus.tokens, texts, places)
+  return types.ClassedTokens(corpus.tokens, classes)
+
+
+def weighted_windows(
+  names: Sequence[str], corpus: packing.Corpus, classes: np.ndarray
+) -> dict[str, types.WeightedWindow]:
+  """Data sets by name: WINDOW, or WINDOW@PROPERTY+PROPERTY."""
+  found = {}
+  for name in names:
+    place, *properties = re.split('[@+]', name)
+    if place not in corpus.windows:
+      raise ValueError(
+        'config.estimation.datasets must name windows of the corpus, '
+        f'{", ".join(corpus.windows)}, or properties of their tokens as in '
+        f'{place}@repeated; got {name!r}.'
+      )
+    found[name] = token_classes.window(
+      corpus.windows[place], classes, properties
+    )
+  return found
+
+
+# The rest.
+
+
+def directory_name(field: str, name: str) -> str:
+  """The name of a directory below the workdir.
+
+  Raises:
+    ValueError: if it would be another one's, or lie elsewhere.
+  """
+  if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
+    raise ValueError(
+      f'config.{field} must be letters, digits, _, - and ., because it names '
+      f'a directory in the workdir; got {name!r}.'
+    )
+  return name
+
+
+def sampler(settings: sections.Estimation) -> types.Sampler:
+  """The kernel of the settings.
+
+  Raises:
+    ValueError: if there is none of that name, or it does not fit the rest.
+  """
+  name = settings.sampler
+  if name == 'mala':
+    raise ValueError(
+      "config.estimation.sampler must not be 'mala', because its test is right "
+      'only with all of the data at every step, and this command draws '
+      'minibatches. Use it from Python: rllc_jax.samplers.mala, with '
+      'rllc_jax.data.minibatches.full.'
+    )
+  if name not in SAMPLERS:
+    raise ValueError(
+      f'config.estimation.sampler must be one of {", ".join(SAMPLERS)}, the '
+      f'kernels there are; got {name!r}.'
+    )
+  if not settings.record_mala_acceptance:
+    return SAMPLERS[name]()
+  if name != 'sgld':
+    raise ValueError(
+      "config.estimation.record_mala_acceptance needs sampler 'sgld', because "
+      f'the test is that of its step; got {name!r}.'
+    )
+  return mala.sgld_with_mala_acceptance()

@@ -1,0 +1,204 @@
+"""What becomes of the loss of every token if a head says something else.
+
+A head's attention-weighted values z are replaced, at all positions:
+
+  zero      by 0, as in the authors' tools
+  mean      by their mean over all positions of the minibatch
+  resample  by those of another sequence of the minibatch
+
+and the layers above run again. The paper says that it resamples, and not how
+often; here every sequence takes the values of one other. A path ablation takes
+what an earlier head writes out of what one later head reads, and nowhere else.
+"""
+
+import functools
+import math
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rllc_jax import losses
+from rllc_jax import types
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+from rllc_jax.models import frozen_layers
+
+KINDS = ('zero', 'mean', 'resample')
+
+# Shapes: L layers, H heads, B sequences, T positions, D = d_model, E = d_head.
+
+
+class _Pass(NamedTuple):
+  """A forward pass, with what each layer read and wrote.
+
+  Attributes:
+    layers: frozen.
+    positions: [T, D].
+    reads: L residual streams before each layer, [B, T, D].
+    values: L arrays [H, B, T, E].
+    writes: L residual streams after each layer.
+    targets: [B, T].
+  """
+
+  layers: tuple[frozen_layers.FrozenLayer, ...]
+  positions: types.Array
+  reads: list[types.Array]
+  values: list[types.Array]
+  writes: list[types.Array]
+  targets: types.Array
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3))
+def ablated_losses(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  batch: types.Array,
+  kind: str,
+  rng_key: types.Key | None = None,
+) -> types.Array:
+  """Losses of tokens without each head, [L, H, B, T - 1], in nats.
+
+  Less `token_losses` of the same minibatch they are the effects of ablations.
+
+  Args:
+    model: its sizes.
+    params: its weights. Traced: map over checkpoints.
+    batch: [B, T], integers.
+    kind: one of `KINDS`.
+    rng_key: for 'resample', which sequence takes the values of which.
+
+  Raises:
+    ValueError: if there is no such kind, or it lacks a key or sequences.
+  """
+  _check(kind, rng_key, len(batch))
+  found = _run(model, params, batch)
+  replace = functools.partial(_replaced, kind, rng_key)
+
+  def without(layer, head):
+    z = found.values[layer][head]
+    W_O = params[f'blocks_{layer}']['attn']['W_O'][head]
+    residual = found.writes[layer] + (replace(z) - z) @ W_O
+    return _losses_from(model, params, found, residual, layer + 1)
+
+  heads = jnp.arange(model.num_heads)
+  return jnp.stack(
+    [
+      jax.lax.map(functools.partial(without, layer), heads)
+      for layer in range(model.num_layers)
+    ]
+  )
+
+
+@functools.partial(jax.jit, static_argnums=(0, 3, 4))
+def path_ablated_losses(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  batch: types.Array,
+  earlier: int,
+  later: int,
+) -> types.Array:
+  """Losses of tokens with a path between two heads cut.
+
+  What an earlier head writes is taken out of what a later head's queries, keys
+  and values read. Everything else reads it as before.
+
+  Args:
+    model: its sizes.
+    params: its weights. Traced: map over checkpoints.
+    batch: [B, T], integers.
+    earlier: layer of the heads that write.
+    later: layer of the heads that read.
+
+  Returns:
+    [H earlier, H later, B, T - 1], in nats.
+
+  Raises:
+    ValueError: if the second layer does not come after the first.
+  """
+  if not 0 <= earlier < later < model.num_layers:
+    raise ValueError(
+      'A path leads to a later layer: 0 <= earlier < later < '
+      f'{model.num_layers} was expected; got {earlier} and {later}.'
+    )
+  found = _run(model, params, batch)
+  tiles = frozen_layers.default_tiles()
+  W_O = params[f'blocks_{earlier}']['attn']['W_O']
+  reading = params[f'blocks_{later}']['attn']
+
+  def cut(pair):
+    writer, reader = pair
+    written = found.values[earlier][writer] @ W_O[writer]
+    x = attention_only.layer_norm(
+      found.layers[later].norm, found.reads[later] - written
+    )
+    z = _head_values(reading, reader, x, found.positions, tiles)
+    change = (z - found.values[later][reader]) @ reading['W_O'][reader]
+    residual = found.writes[later] + change
+    return _losses_from(model, params, found, residual, later + 1)
+
+  heads = jnp.arange(model.num_heads)
+  pairs = [grid.ravel() for grid in jnp.meshgrid(heads, heads, indexing='ij')]
+  flat = jax.lax.map(cut, tuple(pairs))
+  return flat.reshape(len(heads), len(heads), *flat.shape[1:])
+
+
+def _check(kind, rng_key, num_sequences):
+  if kind not in KINDS:
+    raise ValueError(
+      f'The kind of an ablation must be one of {", ".join(KINDS)}; got '
+      f'{kind!r}.'
+    )
+  if kind == 'resample' and (rng_key is None or num_sequences < 2):
+    raise ValueError(
+      'Resampling takes the values of another sequence, so it needs a key and '
+      f'at least 2 sequences; got {num_sequences}.'
+    )
+
+
+def _replaced(kind, rng_key, z):
+  """What stands in for a head's values, [B, T, E] or broadcast to it."""
+  if kind == 'zero':
+    return jnp.zeros_like(z)
+  if kind == 'mean':
+    return jnp.mean(z, axis=(0, 1), keepdims=True)
+  # A cycle through all sequences in random order: none keeps its own.
+  order = jax.random.permutation(rng_key, len(z))
+  return jnp.zeros_like(z).at[order].set(z[jnp.roll(order, 1)])
+
+
+def _run(model, params, batch) -> _Pass:
+  inputs, targets, _ = losses.predictions(batch)
+  layers, positions = frozen_layers.of_params(params, inputs.shape[1])
+  tiles = frozen_layers.default_tiles()
+  residual = params['embed']['W_E'][inputs]
+  found = _Pass(layers, positions, [], [], [], targets)
+  for layer in layers:
+    x = attention_only.layer_norm(layer.norm, residual)
+    values = frozen_layers.all_values(layer, x, model.num_heads, tiles)
+    found.reads.append(residual)
+    residual = residual + frozen_layers.write(layer, values)
+    found.values.append(values.transpose(2, 0, 1, 3))
+    found.writes.append(residual)
+  return found
+
+
+def _losses_from(model, params, found: _Pass, residual, layer):
+  """Losses of tokens from the residual stream before a layer, [B, T]."""
+  tiles = frozen_layers.default_tiles()
+  for above in found.layers[layer:]:
+    residual = frozen_layers.attend(above, residual, model.num_heads, tiles)
+  normed = attention_only.layer_norm(params['ln_final'], residual)
+  return token_losses.of_normed(params, normed, found.targets)
+
+
+def _head_values(attention, head, x, positions, tiles):
+  """A head's attention-weighted values, [B, T, D] -> [B, T, E]."""
+  reads = {'Q': x + positions[None], 'K': x + positions[None], 'V': x}
+  q, k, v = (
+    attention_only.linear(
+      read, attention[f'W_{name}'][head], attention[f'b_{name}'][head]
+    )
+    for name, read in reads.items()
+  )
+  return frozen_layers.patterned(q / math.sqrt(q.shape[-1]), k, v, tiles)

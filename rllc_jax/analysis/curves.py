@@ -1,0 +1,210 @@
+"""Curves of heads over training: which are alike, and where stages end.
+
+Wang et al. (2410.02984) cluster the curves of a layer's heads and say neither
+how many clusters they ask for nor what the distance is. Here the distance is
+between the values at the checkpoints, which are spaced in the logarithm of the
+step, and the number is the caller's: that of the classes to compare with.
+"""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+import warnings
+
+import numpy as np
+from sklearn import cluster
+from sklearn import gaussian_process
+from sklearn import metrics
+from sklearn.gaussian_process import kernels
+from tslearn import clustering as time_series
+
+METHODS = ('euclidean', 'dtw', 'hierarchical')
+NORMALISATIONS = ('none', 'minmax', 'standard')
+_RESTARTS = 10
+_GRID = 2_000  # Points of the fit between the first checkpoint and the last.
+
+
+class Clusters(NamedTuple):
+  """Which curves go together.
+
+  Attributes:
+    labels: [N], clusters numbered by their first curve.
+    silhouette: mean over the curves, -1 to 1, in Euclidean distance; NaN if
+      every curve is alone or all are together.
+  """
+
+  labels: np.ndarray
+  silhouette: float
+
+
+def normalised(curves: np.ndarray, how: str) -> np.ndarray:
+  """Curves [N, K] as they are, from 0 to 1, or of mean 0 and deviation 1.
+
+  Raises:
+    ValueError: if there is no such normalisation, a value is not finite, or a
+      curve is constant and could not be scaled.
+  """
+  curves = np.asarray(curves, float)
+  if how not in NORMALISATIONS:
+    raise ValueError(
+      f'A normalisation must be one of {", ".join(NORMALISATIONS)}; got '
+      f'{how!r}.'
+    )
+  if curves.ndim != 2 or not np.isfinite(curves).all():
+    raise ValueError(
+      'Curves must be finite numbers [N, K], or they have no distance; got '
+      f'shape {list(curves.shape)} with {np.sum(~np.isfinite(curves))} others.'
+    )
+  if how == 'none':
+    return curves
+  low, high = curves.min(axis=1), curves.max(axis=1)
+  if (flat := np.flatnonzero(low == high)).size:
+    raise ValueError(
+      'A curve must change, to be scaled by how much it does; got '
+      f'{flat.size} of {len(curves)} that are constant.'
+    )
+  if how == 'minmax':
+    return (curves - low[:, None]) / (high - low)[:, None]
+  deviation = curves.std(axis=1, keepdims=True)
+  return (curves - curves.mean(axis=1, keepdims=True)) / deviation
+
+
+def cluster_curves(
+  curves: np.ndarray,
+  num_clusters: int,
+  *,
+  method: str = 'euclidean',
+  normalisation: str = 'none',
+  seed: int = 0,
+) -> Clusters:
+  """Groups curves that are alike.
+
+  Args:
+    curves: [N, K], a value a checkpoint.
+    num_clusters: how many groups.
+    method: 'euclidean', k-means of the values; 'dtw', k-means under dynamic
+      time warping; 'hierarchical', Ward's agglomeration.
+    normalisation: of each curve by itself, see `normalised`.
+    seed: of the first centers of k-means, ten times drawn.
+
+  Raises:
+    ValueError: there is no such method or normalisation, or the curves do not
+      make so many groups.
+
+  Examples:
+    >>> curves = np.array([[0, 1.0], [5, 5.0], [0, 1.1], [5, 5.2]])
+    >>> print(cluster_curves(curves, 2).labels)
+    [0 1 0 1]
+  """
+  if method not in METHODS:
+    raise ValueError(
+      f'A method must be one of {", ".join(METHODS)}; got {method!r}.'
+    )
+  values = normalised(curves, normalisation)
+  distinct = len(np.unique(values, axis=0))
+  if not 1 <= num_clusters <= distinct:
+    raise ValueError(
+      f'{num_clusters} clusters need as many different curves; got {distinct} '
+      f'of {len(values)}.'
+    )
+  labels = _in_order(_labels(values, num_clusters, method, seed))
+  score = np.nan
+  if 1 < len(set(labels)) < len(labels):
+    score = float(metrics.silhouette_score(values, labels))
+  return Clusters(labels, score)
+
+
+def _labels(values, num_clusters, method, seed):
+  if method == 'hierarchical':
+    model: Any = cluster.AgglomerativeClustering(num_clusters)
+  elif method == 'euclidean':
+    model = cluster.KMeans(num_clusters, n_init=_RESTARTS, random_state=seed)
+  else:
+    model = time_series.TimeSeriesKMeans(
+      num_clusters, metric='dtw', n_init=_RESTARTS, random_state=seed
+    )
+    values = values[..., None]
+  return model.fit_predict(values)
+
+
+def _in_order(labels: np.ndarray) -> np.ndarray:
+  """The same groups, numbered as they first appear."""
+  number: dict[int, int] = {}
+  return np.array([number.setdefault(x, len(number)) for x in labels])
+
+
+def agreement(labels: Sequence[Any], classes: Sequence[Any]) -> float:
+  """The adjusted Rand index of two groupings: 1 if equal, 0 as by chance.
+
+  Examples:
+    >>> agreement([0, 0, 1, 1], ['a', 'a', 'b', 'b'])
+    1.0
+  """
+  return float(metrics.adjusted_rand_score(classes, labels))
+
+
+class Stages(NamedTuple):
+  """A smooth curve through estimates, and where it turns.
+
+  Attributes:
+    steps: [2000], training steps, evenly spaced in log(step + 1).
+    fit: [2000], the mean of the Gaussian process there.
+    error: [2000], its standard deviation.
+    boundaries: steps at which the fit turns: ends of stages.
+    rises_to: for each of them, whether the curve rose before it.
+  """
+
+  steps: np.ndarray
+  fit: np.ndarray
+  error: np.ndarray
+  boundaries: np.ndarray
+  rises_to: np.ndarray
+
+
+def stages(
+  steps: Sequence[int], llcs: Sequence[float], errors: Sequence[float]
+) -> Stages:
+  """Developmental stages: the plateaus of an LLC curve end them.
+
+  A Gaussian process (constant times RBF, in log(step + 1)) is fitted to the
+  estimates with their own errors, and the zeros of its derivative are taken, as
+  in Hoogland et al. (2402.02364), who fit without errors.
+
+  Args:
+    steps: of the checkpoints, ascending.
+    llcs: the estimates.
+    errors: their standard errors.
+
+  Raises:
+    ValueError: if there are fewer than 5 finite estimates.
+  """
+  steps, llcs, errors = (np.asarray(x, float) for x in (steps, llcs, errors))
+  known = np.isfinite(llcs) & np.isfinite(errors)
+  if known.sum() < 5:
+    raise ValueError(
+      'Stages need estimates at 5 checkpoints or more, or no curve can be '
+      f'fitted; got {known.sum()}.'
+    )
+  times = np.log1p(steps[known])
+  center, scale = llcs[known].mean(), llcs[known].std() or 1.0
+  span = times[-1] - times[0]
+  kernel = kernels.ConstantKernel(1.0, (1e-2, 1e3)) * kernels.RBF(
+    span / 5, (span / 50, 2 * span)
+  )
+  process = gaussian_process.GaussianProcessRegressor(
+    kernel,
+    alpha=(errors[known] / scale) ** 2 + 1e-8,
+    n_restarts_optimizer=5,
+    random_state=0,
+  )
+  with warnings.catch_warnings():
+    # A bound of the length scale that is reached is a curve without structure.
+    warnings.simplefilter('ignore')
+    process.fit(times[:, None], (llcs[known] - center) / scale)
+  grid = np.linspace(times[0], times[-1], _GRID)
+  found: Any = process.predict(grid[:, None], return_std=True)
+  fit, error = center + scale * found[0], scale * found[1]
+  slopes = np.sign(np.diff(fit))
+  turns = np.flatnonzero(slopes[:-1] * slopes[1:] < 0) + 1
+  return Stages(
+    np.expm1(grid), fit, error, np.expm1(grid[turns]), slopes[turns - 1] > 0
+  )

@@ -1,0 +1,397 @@
+r"""A language whose structure is planted, and known to the last nat.
+
+A text is a sequence of segments. Each is drawn from one of five structures with
+stated shares, and made of symbols that no other structure has, so that the
+current symbol tells which one it belongs to:
+
+  bigram   a3 a7 a1 a.              each a has four successors, of known odds
+  ngram    b2 b9 b4 b4 b0 ... b.    words of four; two symbols tell the rest
+  skip     s4 f1 f6 f0 ? t4         the source, fillers ago, tells the target
+  bracket  ( [ ] { } )              closed in the order of a stack
+  repeat   << r5 r1 r9 == r5 r1 r9 >>   the second half repeats the first
+
+An optimal reader knows the odds of every next symbol. What it loses, on average
+over the symbols of a kind, is that kind's floor. `laws` has floors and expected
+counts in closed form; `segments` gives each symbol's surprisal besides.
+"""
+
+from collections.abc import Callable
+from collections.abc import Iterator
+from collections.abc import Mapping
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+STRUCTURES = ('bigram', 'ngram', 'skip', 'bracket', 'repeat')
+_SUCCESSOR_ODDS = np.array([0.5, 0.25, 0.125, 0.125])
+_BRACKETS = ('()', '[]', '{}', '<>')
+
+
+class Language(NamedTuple):
+  """What is planted.
+
+  Attributes:
+    shares: of the segments, by structure, in the order of `STRUCTURES`; they
+      add up to 1, and 0 leaves a structure out.
+    seed: of successors and words.
+    num_bigrams: symbols a, each with four successors.
+    bigram_stop: odds that a bigram segment ends after a symbol.
+    num_ngrams: symbols b.
+    num_starts: of these, how many begin a word.
+    num_seconds: how many words a first symbol begins, the second telling which.
+    ngram_stop: odds that a segment ends after a word.
+    num_skips: sources and targets.
+    num_fillers: symbols between a source and its target.
+    skip_stop: odds that no more fillers come.
+    bracket_open: odds that a bracket opens and not closes, where both can.
+    max_depth: brackets open at once, at most.
+    num_repeats: symbols that repeated strings are made of, each once a string.
+    repeat_stop: odds that a string ends after a symbol, the first excepted.
+    max_repeat: its longest.
+  """
+
+  shares: tuple[float, ...] = (0.15, 0.25, 0.2, 0.2, 0.2)
+  seed: int = 0
+  num_bigrams: int = 16
+  bigram_stop: float = 0.125
+  num_ngrams: int = 16
+  num_starts: int = 8
+  num_seconds: int = 4
+  ngram_stop: float = 0.25
+  num_skips: int = 8
+  num_fillers: int = 8
+  skip_stop: float = 0.4
+  bracket_open: float = 0.5
+  max_depth: int = 4
+  num_repeats: int = 24
+  repeat_stop: float = 0.2
+  max_repeat: int = 8
+
+
+class Segment(NamedTuple):
+  """One structure, once.
+
+  Attributes:
+    symbols: what is read.
+    kinds: of each, what it depends on: a key of `laws`.
+    surprisals: of each, -ln of its odds given all before it, nats.
+  """
+
+  symbols: list[str]
+  kinds: list[str]
+  surprisals: list[float]
+
+
+class Law(NamedTuple):
+  """What is known of the symbols of a kind.
+
+  Attributes:
+    count: expected in a segment of the language, over all structures.
+    floor: expected surprisal of one, nats: the least loss that is possible.
+  """
+
+  count: float
+  floor: float
+
+
+class Tables(NamedTuple):
+  """What the seed decides.
+
+  Attributes:
+    successors: [num_bigrams, 4], of each symbol a.
+    words: [num_starts * num_seconds, 4], symbols b.
+  """
+
+  successors: np.ndarray
+  words: np.ndarray
+
+
+def tables(language: Language) -> Tables:
+  """The successors and words of a language."""
+  rng = np.random.default_rng(language.seed)
+  count, places = language.num_bigrams, len(_SUCCESSOR_ODDS)
+  successors = [rng.permutation(count)[:places] for _ in range(count)]
+  firsts = rng.permutation(language.num_ngrams)[: language.num_starts]
+  words = []
+  for first in firsts:
+    for second in rng.permutation(language.num_ngrams)[: language.num_seconds]:
+      rest = rng.integers(language.num_ngrams, size=2)
+      words.append([first, second, *rest])
+  return Tables(np.array(successors), np.array(words))
+
+
+def symbols(language: Language) -> list[str]:
+  """Every symbol of a language, whatever its shares."""
+  numbered = {
+    'a': language.num_bigrams,
+    'b': language.num_ngrams,
+    's': language.num_skips,
+    't': language.num_skips,
+    'f': language.num_fillers,
+    'r': language.num_repeats,
+  }
+  names = [f'{x}{i}' for x, count in numbered.items() for i in range(count)]
+  return [*names, 'a.', 'b.', '?', *''.join(_BRACKETS), '<<', '==', '>>']
+
+
+def segments(language: Language, rng: np.random.Generator) -> Iterator[Segment]:
+  """Draws segments without end. The generator is used up as they are drawn."""
+  check(language)
+  draw = _Drawing(language, tables(language), rng)
+  while True:
+    which = rng.choice(len(STRUCTURES), p=language.shares)
+    written = Segment([], [], [])
+    _SEGMENTS[STRUCTURES[which]](draw, written)
+    written.kinds[0] = 'start'
+    written.surprisals[0] -= math.log(language.shares[which])
+    yield written
+
+
+def check(language: Language) -> None:
+  """Raises unless a language makes sense."""
+  shares = np.array(language.shares, float)
+  if len(shares) != len(STRUCTURES) or (shares < 0).any():
+    raise ValueError(
+      f'shares must be one a structure, {", ".join(STRUCTURES)}, and none '
+      f'negative, because segments are drawn by them; got {language.shares}.'
+    )
+  if abs(shares.sum() - 1) > 1e-9:
+    raise ValueError(
+      f'shares must add up to 1, because a segment has one structure; got '
+      f'{shares.sum():g}.'
+    )
+  for name in ('bigram_stop', 'ngram_stop', 'skip_stop', 'repeat_stop'):
+    if not 0 < getattr(language, name) <= 1:
+      raise ValueError(
+        f'{name} must lie in (0, 1], because a segment must end; got '
+        f'{getattr(language, name)}.'
+      )
+  limits = {
+    'num_starts': language.num_ngrams,
+    'num_seconds': language.num_ngrams,
+    'max_repeat': language.num_repeats,
+  }
+  for name, most in limits.items():
+    if not 1 <= getattr(language, name) <= most:
+      raise ValueError(
+        f'{name} must be 1 to {most}, as many symbols as there are; got '
+        f'{getattr(language, name)}.'
+      )
+
+
+# Segments.
+
+
+class _Drawing(NamedTuple):
+  language: Language
+  tables: Tables
+  rng: np.random.Generator
+
+
+def _write(segment: Segment, symbol: str, kind: str, odds: float) -> None:
+  segment.symbols.append(symbol)
+  segment.kinds.append(kind)
+  segment.surprisals.append(-math.log(odds))
+
+
+def _bigram(draw: _Drawing, out: Segment) -> None:
+  language, rng = draw.language, draw.rng
+  stop, count = language.bigram_stop, language.num_bigrams
+  current = rng.integers(count)
+  _write(out, f'a{current}', 'start', 1 / count)
+  while rng.random() >= stop:
+    place = rng.choice(len(_SUCCESSOR_ODDS), p=_SUCCESSOR_ODDS)
+    current = draw.tables.successors[current, place]
+    odds = (1 - stop) * _SUCCESSOR_ODDS[place]
+    _write(out, f'a{current}', 'bigram', odds)
+  _write(out, 'a.', 'bigram', stop)
+
+
+def _ngram(draw: _Drawing, out: Segment) -> None:
+  language, rng = draw.language, draw.rng
+  stop, going = language.ngram_stop, 1.0
+  while True:
+    word = draw.tables.words[rng.integers(len(draw.tables.words))]
+    first, second, *rest = (f'b{i}' for i in word)
+    _write(out, first, 'ngram_choice', going / language.num_starts)
+    _write(out, second, 'ngram_choice', 1 / language.num_seconds)
+    for symbol in rest:
+      _write(out, symbol, 'ngram', 1.0)
+    going = 1 - stop
+    if rng.random() < stop:
+      return _write(out, 'b.', 'ngram_choice', stop)
+
+
+def _skip(draw: _Drawing, out: Segment) -> None:
+  language, rng = draw.language, draw.rng
+  stop, source = language.skip_stop, rng.integers(language.num_skips)
+  _write(out, f's{source}', 'start', 1 / language.num_skips)
+  while rng.random() >= stop:
+    filler = rng.integers(language.num_fillers)
+    odds = (1 - stop) / language.num_fillers
+    _write(out, f'f{filler}', 'skip_filler', odds)
+  _write(out, '?', 'skip_filler', stop)
+  _write(out, f't{source}', 'skip', 1.0)
+
+
+def _bracket(draw: _Drawing, out: Segment) -> None:
+  language, rng = draw.language, draw.rng
+  opens, count = language.bracket_open, len(_BRACKETS)
+  stack = [_BRACKETS[rng.integers(count)]]
+  _write(out, stack[0][0], 'start', 1 / count)
+  while stack:
+    free = opens if len(stack) < language.max_depth else 0.0
+    if rng.random() < free:
+      stack.append(_BRACKETS[rng.integers(count)])
+      _write(out, stack[-1][0], 'bracket_open', free / count)
+    else:
+      kind = 'bracket_nested' if len(stack) > 1 else 'bracket_last'
+      _write(out, stack.pop()[1], kind, 1 - free)
+
+
+def _repeat(draw: _Drawing, out: Segment) -> None:
+  language, rng = draw.language, draw.rng
+  string = rng.permutation(language.num_repeats)[: language.max_repeat]
+  _write(out, '<<', 'start', 1.0)
+  length = 0
+  for i, symbol in enumerate(string):
+    stop = language.repeat_stop if i else 0.0
+    if rng.random() < stop:
+      break
+    odds = (1 - stop) / (language.num_repeats - i)
+    _write(out, f'r{symbol}', 'repeat_new', odds)
+    length += 1
+  full = length == language.max_repeat
+  _write(out, '==', 'repeat_new', 1.0 if full else language.repeat_stop)
+  for symbol in string[:length]:
+    _write(out, f'r{symbol}', 'repeat', 1.0)
+  _write(out, '>>', 'repeat', 1.0)
+
+
+_SEGMENTS: Mapping[str, Callable[[_Drawing, Segment], None]] = {
+  'bigram': _bigram,
+  'ngram': _ngram,
+  'skip': _skip,
+  'bracket': _bracket,
+  'repeat': _repeat,
+}
+
+
+# What is known of them.
+
+
+def laws(language: Language) -> dict[str, Law]:
+  """Expected counts and floors of every kind of symbol, in closed form.
+
+  Returns:
+    By kind: 'start', of any segment; 'bigram'; 'ngram_choice', which word, and
+    whether one; 'ngram', its last two symbols; 'skip_filler'; 'skip', the
+    target; 'bracket_open'; 'bracket_nested', closing within another;
+    'bracket_last', closing the outermost; 'repeat_new'; 'repeat', the second
+    half. Kinds that do not occur are left out.
+  """
+  check(language)
+  shares = dict(zip(STRUCTURES, language.shares, strict=True))
+  counts: dict[str, float] = {'start': 1.0}
+  nats: dict[str, float] = {'start': _entropy(np.array(language.shares))}
+  for structure, share in shares.items():
+    for kind, (count, surprisal) in _LAWS[structure](language).items():
+      counts[kind] = counts.get(kind, 0.0) + share * count
+      nats[kind] = nats.get(kind, 0.0) + share * surprisal
+  counts['start'] = 1.0
+  return {
+    kind: Law(count, nats[kind] / count)
+    for kind, count in counts.items()
+    if count > 0
+  }
+
+
+def floor(language: Language) -> float:
+  """The least loss on a long text, nats per symbol."""
+  found = laws(language).values()
+  return sum(x.count * x.floor for x in found) / sum(x.count for x in found)
+
+
+# Of one segment of a structure: {kind: (expected count, expected surprisal of
+# all of them)}. What begins a segment is of the kind 'start'.
+_Sums = dict[str, tuple[float, float]]
+
+
+def _bigram_law(language: Language) -> _Sums:
+  stop = language.bigram_stop
+  each = _entropy(np.append(stop, (1 - stop) * _SUCCESSOR_ODDS))
+  return {
+    'start': (0, math.log(language.num_bigrams)),
+    'bigram': (1 / stop, each / stop),
+  }
+
+
+def _ngram_law(language: Language) -> _Sums:
+  stop, words = language.ngram_stop, 1 / language.ngram_stop
+  first, second = (
+    math.log(n) for n in (language.num_starts, language.num_seconds)
+  )
+  ends = words * _entropy(np.array([stop, 1 - stop]))
+  return {
+    'start': (0, first),
+    'ngram_choice': (2 * words, ends + (words - 1) * first + words * second),
+    'ngram': (2 * words, 0.0),
+  }
+
+
+def _skip_law(language: Language) -> _Sums:
+  stop, fillers = language.skip_stop, language.num_fillers
+  odds = np.append(stop, np.full(fillers, (1 - stop) / fillers))
+  return {
+    'start': (0, math.log(language.num_skips)),
+    'skip_filler': (1 / stop, _entropy(odds) / stop),
+    'skip': (1, 0.0),
+  }
+
+
+def _bracket_law(language: Language) -> _Sums:
+  """From the expected visits of each depth, which solve a linear system."""
+  depth, opens = language.max_depth, language.bracket_open
+  free = np.append(np.full(depth - 1, opens), 0.0)  # At depth 1, 2, ...
+  moves = np.diag(free[:-1], 1) + np.diag(1 - free[1:], -1)
+  visits = np.linalg.solve(np.eye(depth) - moves.T, np.eye(depth)[0])
+  opened, closed = visits * free, visits * (1 - free)
+  lost = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
+  openings = opened @ (lost(free) + math.log(len(_BRACKETS)))
+  closings = closed * lost(1 - free)
+  return {
+    'start': (0, math.log(len(_BRACKETS))),
+    'bracket_open': (opened.sum(), openings),
+    'bracket_nested': (closed[1:].sum(), closings[1:].sum()),
+    'bracket_last': (closed[0], closings[0]),
+  }
+
+
+def _repeat_law(language: Language) -> _Sums:
+  stop, longest = language.repeat_stop, language.max_repeat
+  places = np.arange(longest)
+  reached = (1 - stop) ** places  # Odds of a symbol at each place.
+  length = reached.sum()
+  # Whether to go on is open before every symbol but the first.
+  ends = reached[:-1].sum() * _entropy(np.array([stop, 1 - stop]))
+  new = reached @ np.log(language.num_repeats - places)
+  return {
+    'start': (0, 0.0),
+    'repeat_new': (length + 1, ends + new),
+    'repeat': (length + 1, 0.0),
+  }
+
+
+_LAWS: Mapping[str, Callable[[Language], _Sums]] = {
+  'bigram': _bigram_law,
+  'ngram': _ngram_law,
+  'skip': _skip_law,
+  'bracket': _bracket_law,
+  'repeat': _repeat_law,
+}
+
+
+def _entropy(odds: np.ndarray) -> float:
+  positive = odds[odds > 0]
+  return float(-np.sum(positive * np.log(positive)))

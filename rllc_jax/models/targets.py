@@ -1,0 +1,101 @@
+"""What the shipped model's logits are compared with, as the fast losses see it.
+
+Every loss in `losses` is a sum over predictions n of
+
+  weights_n (logsumexp(logits_n) - q_n . logits_n) - offset
+
+and logits are affine in the normed residual stream x, so q_n . logits_n is
+x_n . (W_U q_n) + b_U . q_n. Once a minibatch the targets are brought into that
+form; a chain then needs neither them nor the vocabulary but in logsumexp.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from rllc_jax import losses
+from rllc_jax import types
+from rllc_jax.models import attention_only
+from rllc_jax.models import frozen_layers
+
+
+class Targets(NamedTuple):
+  """Of N predictions, in the order of a batch.
+
+  Attributes:
+    weights: [N], shares of the loss: 1 / N each unless tokens are weighted.
+    W: [N, D], W_U q.
+    b: [N], b_U . q.
+    offset: [], what is subtracted from the loss.
+  """
+
+  weights: types.Array
+  W: types.Array
+  b: types.Array
+  offset: types.Array
+
+
+class Objective(NamedTuple):
+  """What a model's logits are compared with.
+
+  Attributes:
+    model_params: `model_params(params)`: the weights of the model in question.
+    targets: `targets(params, batch) -> Targets`.
+  """
+
+  model_params: Callable[[types.Params], types.Params]
+  targets: Callable[[types.Params, types.Batch], Targets]
+
+
+def next_tokens() -> Objective:
+  """The tokens that follow: `losses.next_token_loss`."""
+
+  def targets(params, batch):
+    _, following, weights = losses.predictions(batch)
+    unembed, flat = params['unembed'], following.ravel()
+    return Targets(
+      _shares(weights, following.shape),
+      unembed['W_U'].T[flat],
+      unembed['b_U'][flat],
+      jnp.zeros(()),
+    )
+
+  return Objective(lambda params: params, targets)
+
+
+def reference_model(
+  reference: attention_only.AttentionOnly,
+  tiles: frozen_layers.Tiles | None = None,
+) -> Objective:
+  """What another model says: `losses.reference_loss`, with KL.
+
+  Args:
+    reference: its sizes; its weights are params['reference'].
+    tiles: how the work is cut; by the default backend if None.
+  """
+  tiles = frozen_layers.default_tiles() if tiles is None else tiles
+
+  def targets(params, batch):
+    inputs, _, weights = losses.predictions(batch)
+    unembed = params['model']['unembed']
+    theirs = params['reference']
+    final = frozen_layers.final_norm(theirs, inputs, reference.num_heads, tiles)
+
+    def of_token(x):
+      logits = x @ theirs['unembed']['W_U'] + theirs['unembed']['b_U']
+      log_odds = jax.nn.log_softmax(logits)
+      odds = jnp.exp(log_odds)
+      return unembed['W_U'] @ odds, unembed['b_U'] @ odds, -odds @ log_odds
+
+    rows = final.reshape(-1, final.shape[-1])
+    W, b, entropies = jax.lax.map(of_token, rows, batch_size=tiles.tokens)
+    shares = _shares(weights, inputs.shape)
+    return Targets(shares, W, b, jnp.sum(shares * entropies))
+
+  return Objective(lambda params: params['model'], targets)
+
+
+def _shares(weights, shape):
+  return jnp.broadcast_to(weights, shape).ravel() / (shape[0] * shape[1])

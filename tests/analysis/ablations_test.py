@@ -1,0 +1,165 @@
+"""Ablations against models with the head's weights changed by hand."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax.analysis import ablations
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+from tests.analysis import known_heads
+from tests.models import attention_only_test
+
+MODEL = attention_only.AttentionOnly(
+  num_layers=2,
+  num_heads=3,
+  d_model=16,
+  d_head=4,
+  context_length=12,
+  vocab_size=30,
+)
+PARAMS = attention_only_test.random_params(MODEL)
+BATCH = jax.random.randint(jax.random.key(1), (5, 12), 0, 30)
+
+
+def changed(layer, head, **leaves):
+  """The weights with some of a head's leaves replaced."""
+  attention = dict(PARAMS[f'blocks_{layer}']['attn'])
+  for name, value in leaves.items():
+    attention[name] = attention[name].at[head].set(value)
+  block = {**PARAMS[f'blocks_{layer}'], 'attn': attention}
+  return {**PARAMS, f'blocks_{layer}': block}
+
+
+def plain_values(layer, residual):
+  """[H, B, T, E], and the residual stream after the layer."""
+  block = PARAMS[f'blocks_{layer}']
+  positions = PARAMS['pos_embed']['W_pos'][: residual.shape[1]]
+  x = attention_only.layer_norm(block['ln1'], residual)
+  values = attention_only.all_head_values(block['attn'], x, positions)
+  return values, residual + attention_only.write(block['attn'], values)
+
+
+def assert_close(found, expected):
+  np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+
+
+class TokenLossesTest(absltest.TestCase):
+  def test_they_are_the_plain_model_s(self):
+    logits = attention_only.apply(MODEL, PARAMS, BATCH[:, :-1])
+    log_odds = jax.nn.log_softmax(logits)
+    expected = -jnp.take_along_axis(log_odds, BATCH[:, 1:, None], axis=2)
+    assert_close(
+      token_losses.token_losses(MODEL, PARAMS, BATCH), expected[..., 0]
+    )
+
+  def test_the_score_compares_two_tokens_of_a_row(self):
+    rows = jnp.arange(20.0).reshape(2, 10) ** 2
+    score = token_losses.in_context_score(rows, late=11, early=3)
+    self.assertEqual(score, rows[:, 9].mean() - rows[:, 1].mean())
+    with self.assertRaisesRegex(ValueError, '<= 11; got 3 and 12'):
+      token_losses.in_context_score(rows, late=12, early=3)
+
+
+class AblationTest(parameterized.TestCase):
+  @parameterized.product(layer=(0, 1), head=(0, 2))
+  def test_zero_is_a_head_without_output(self, layer, head):
+    """W_V and b_V of 0 are values of 0."""
+    found = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'zero')
+    silent = changed(layer, head, W_V=0, b_V=0)
+    expected = token_losses.token_losses(MODEL, silent, BATCH)
+    assert_close(found[layer, head], expected)
+    self.assertGreater(
+      abs(expected - token_losses.token_losses(MODEL, PARAMS, BATCH)).max(),
+      0.01,
+    )
+
+  @parameterized.parameters(0, 1)
+  def test_mean_is_a_head_of_constant_values(self, layer):
+    residual = PARAMS['embed']['W_E'][BATCH[:, :-1]]
+    for i in range(layer + 1):
+      values, residual = plain_values(i, residual)
+    found = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'mean')
+    mean = values[1].mean(axis=(0, 1))
+    constant = changed(layer, 1, W_V=0, b_V=mean)
+    assert_close(
+      found[layer, 1], token_losses.token_losses(MODEL, constant, BATCH)
+    )
+
+  def test_resampling_exchanges_sequences(self):
+    """Of two sequences each gets the other's values."""
+    batch = BATCH[:2]
+    found = ablations.ablated_losses(
+      MODEL, PARAMS, batch, 'resample', jax.random.key(0)
+    )
+    values, written = plain_values(1, plain_values(0, _embedded(batch))[1])
+    W_O = PARAMS['blocks_1']['attn']['W_O'][2]
+    residual = written + (values[2][::-1] - values[2]) @ W_O
+    normed = attention_only.layer_norm(PARAMS['ln_final'], residual)
+    expected = token_losses.of_normed(PARAMS, normed, batch[:, 1:])
+    assert_close(found[1, 2], expected)
+
+  def test_no_sequence_keeps_its_values(self):
+    for seed in range(20):
+      z = jnp.arange(7.0)[:, None, None]
+      other = ablations._replaced('resample', jax.random.key(seed), z)
+      self.assertTrue((other != z).all())
+      np.testing.assert_array_equal(jnp.sort(other.ravel()), z.ravel())
+
+  @parameterized.parameters(
+    ('half', None, 'one of zero, mean, resample'),
+    ('resample', None, 'needs a key'),
+  )
+  def test_what_makes_no_sense_is_refused(self, kind, key, message):
+    with self.assertRaisesRegex(ValueError, message):
+      ablations.ablated_losses(MODEL, PARAMS, BATCH, kind, key)
+
+
+def _embedded(batch):
+  return PARAMS['embed']['W_E'][batch[:, :-1]]
+
+
+class PathTest(absltest.TestCase):
+  def test_only_one_head_reads_otherwise(self):
+    """Head 1:2 recomputed by hand, on a residual stream without head 0:1."""
+    found = ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 0, 1)
+    self.assertEqual(found.shape, (3, 3, 5, 11))
+    values, read = plain_values(0, _embedded(BATCH))
+    without = read - values[1] @ PARAMS['blocks_0']['attn']['W_O'][1]
+    own, written = plain_values(1, read)
+    other, _ = plain_values(1, without)
+    W_O = PARAMS['blocks_1']['attn']['W_O'][2]
+    residual = written + (other[2] - own[2]) @ W_O
+    normed = attention_only.layer_norm(PARAMS['ln_final'], residual)
+    expected = token_losses.of_normed(PARAMS, normed, BATCH[:, 1:])
+    assert_close(found[1, 2], expected)
+
+  def test_cutting_the_known_circuit_ends_induction(self):
+    """Any one of its parts: the heads, or the path between them."""
+    model, params = known_heads.circuit(vocab_size=20, context_length=32)
+    rng = np.random.default_rng(0)
+    half = np.stack([rng.permutation(19)[:15] for _ in range(8)])
+    start = np.full((8, 1), 19)
+    batch = jnp.asarray(np.concatenate([start, half, half], axis=1))
+    second = slice(16, None)  # From the second symbol of the second half on.
+    plain = token_losses.token_losses(model, params, batch)[:, second]
+    self.assertLess(plain.max(), 0.01)
+    cut = ablations.path_ablated_losses(model, params, batch, 0, 1)
+    cut = np.asarray(cut[..., second]).mean(axis=(2, 3))
+    self.assertGreater(cut[0, 0], 1)
+    self.assertLess(np.delete(cut.ravel(), 0).max(), 0.01)
+    zero = ablations.ablated_losses(model, params, batch, 'zero')
+    zero = np.asarray(zero[..., second]).mean(axis=(2, 3))
+    self.assertGreater(min(zero[0, 0], zero[1, 0]), 1)
+    zero[:, 0] = 0
+    self.assertLess(zero.max(), 0.01)
+
+  def test_layers_in_the_wrong_order_are_refused(self):
+    with self.assertRaisesRegex(ValueError, 'earlier < later < 2'):
+      ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 1, 1)
+
+
+if __name__ == '__main__':
+  absltest.main()

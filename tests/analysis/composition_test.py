@@ -1,0 +1,72 @@
+"""Composition scores against the formula, and on a known circuit."""
+
+from absl.testing import absltest
+import jax
+import numpy as np
+
+from rllc_jax.analysis import composition
+from rllc_jax.models import attention_only
+from tests.analysis import known_heads
+from tests.models import attention_only_test
+
+
+def by_the_formula(params, earlier, later):
+  """With matrices written out, [d_model, d_model]."""
+  writes, reads = (params[f'blocks_{i}']['attn'] for i in (earlier, later))
+  norm = np.linalg.norm
+  H = len(writes['W_Q'])
+  found = {kind: np.zeros((H, H)) for kind in 'KQV'}
+  for a in range(H):
+    for b in range(H):
+      ov = np.array(writes['W_V'][a] @ writes['W_O'][a], float)
+      qk = np.array(reads['W_Q'][b] @ reads['W_K'][b].T, float)
+      other = np.array(reads['W_V'][b] @ reads['W_O'][b], float)
+      found['K'][a, b] = norm(ov @ qk.T) / (norm(ov) * norm(qk))
+      found['Q'][a, b] = norm(ov @ qk) / (norm(ov) * norm(qk))
+      found['V'][a, b] = norm(ov @ other) / (norm(ov) * norm(other))
+  return found
+
+
+class CompositionTest(absltest.TestCase):
+  def test_it_is_the_formula(self):
+    model = attention_only.AttentionOnly(
+      num_layers=3,
+      num_heads=2,
+      d_model=16,
+      d_head=4,
+      context_length=8,
+      vocab_size=9,
+    )
+    params = attention_only_test.random_params(model)
+    for layers in ((0, 1), (0, 2), (1, 2)):
+      with jax.default_matmul_precision('highest'):
+        found = composition.composition(params, *layers)
+      expected = by_the_formula(params, *layers)
+      for kind in composition.KINDS:
+        np.testing.assert_allclose(found[kind], expected[kind], rtol=1e-4)
+
+  def test_independent_random_heads_have_a_known_score(self):
+    """1 / sqrt(d_model) = 0.0625 at the paper's size; 64 pairs a kind."""
+    model = attention_only.AttentionOnly()
+    params = attention_only.init_params(jax.random.key(0), model)
+    found = composition.composition(params, 0, 1)
+    for kind in composition.KINDS:
+      np.testing.assert_allclose(found[kind], 1 / 16, rtol=0.05)
+
+  def test_induction_reads_the_previous_token_by_its_keys(self):
+    """The known circuit: one score of the K kind, and nothing else."""
+    _, params = known_heads.circuit()
+    found = composition.composition(params, 0, 1)
+    self.assertAlmostEqual(found['K'][0, 0], 1 / np.sqrt(12), places=5)
+    for kind in 'QV':
+      self.assertEqual(found[kind][0, 0], 0)
+
+  def test_layers_in_the_wrong_order_are_refused(self):
+    _, params = known_heads.circuit()
+    for layers in ((1, 0), (0, 0), (0, 2)):
+      with self.assertRaisesRegex(ValueError, 'earlier < later < 2'):
+        composition.composition(params, *layers)
+
+
+if __name__ == '__main__':
+  absltest.main()

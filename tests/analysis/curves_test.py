@@ -1,0 +1,103 @@
+"""Groups and turning points of curves that are made with known ones."""
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from rllc_jax.analysis import curves
+
+TIMES = np.linspace(0, 1, 30)
+CLASSES = [0, 1, 2, 0, 1, 2, 0, 1]
+
+
+def three_kinds(scale=0.05):
+  """Rises, falls and bumps, with noise."""
+  shapes = np.array([TIMES, 1 - TIMES, np.sin(np.pi * TIMES)])
+  noise = scale * np.random.default_rng(0).normal(size=(8, 30))
+  return shapes[CLASSES] + noise
+
+
+class ClusterTest(parameterized.TestCase):
+  @parameterized.product(
+    method=curves.METHODS, normalisation=curves.NORMALISATIONS
+  )
+  def test_kinds_of_curves_are_found(self, method, normalisation):
+    found = curves.cluster_curves(
+      three_kinds(), 3, method=method, normalisation=normalisation
+    )
+    np.testing.assert_array_equal(found.labels, CLASSES)
+    self.assertGreater(found.silhouette, 0.6)
+    self.assertEqual(curves.agreement(found.labels, CLASSES), 1)
+
+  @parameterized.parameters('minmax', 'standard')
+  def test_scaled_curves_are_told_apart_by_their_shape(self, normalisation):
+    """At two levels and sizes, which alone decide without normalisation."""
+    levels = np.array([0, 0, 50, 50])[:, None]
+    sizes = np.array([1, 1, 9, 9])[:, None]
+    shapes = np.array([TIMES, 1 - TIMES])[[0, 1, 0, 1]]
+    found = lambda how: curves.cluster_curves(
+      levels + sizes * shapes, 2, normalisation=how
+    ).labels.tolist()
+    self.assertEqual(found('none'), [0, 0, 1, 1])
+    self.assertEqual(found(normalisation), [0, 1, 0, 1])
+
+  def test_warping_forgives_a_shift(self):
+    """A bump early, in the middle and late, against a dip."""
+    bump = lambda at: np.exp(-(((TIMES - at) / 0.05) ** 2))
+    mixed = np.array([bump(0.3), bump(0.5), -bump(0.5), -bump(0.7)])
+    found = curves.cluster_curves(mixed, 2, method='dtw')
+    np.testing.assert_array_equal(found.labels, [0, 0, 1, 1])
+
+  @parameterized.parameters(
+    (np.ones((4, 5)), 2, {}, '2 clusters need as many.*got 1 of 4'),
+    (
+      np.array([[0.0, 0], [0, 1]]),
+      2,
+      {'normalisation': 'minmax'},
+      'must change.*got 1 of 2',
+    ),
+    (np.array([[0, np.nan]]), 1, {}, 'finite numbers'),
+    (np.eye(3), 4, {}, '4 clusters.*got 3'),
+    (np.eye(3), 2, {'method': 'kshape'}, 'one of euclidean'),
+    (np.eye(3), 2, {'normalisation': 'log'}, 'one of none'),
+  )
+  def test_what_makes_no_groups_is_refused(self, values, count, how, message):
+    with self.assertRaisesRegex(ValueError, message):
+      curves.cluster_curves(values, count, **how)
+
+
+class StagesTest(parameterized.TestCase):
+  def test_turns_of_a_known_curve(self):
+    """cos(2 x) in x = ln(1 + step) turns at pi / 2, pi, 3 pi / 2, ..."""
+    steps = np.expm1(np.linspace(0, 6, 60))
+    truth = 100 + 20 * np.cos(2 * np.log1p(steps))
+    noise = np.random.default_rng(0).normal(size=60)
+    found = curves.stages(steps, truth + noise, np.ones(60))
+    expected = np.array([np.pi / 2, np.pi, 3 * np.pi / 2])
+    np.testing.assert_allclose(np.log1p(found.boundaries), expected, atol=0.1)
+    np.testing.assert_array_equal(found.rises_to, [False, True, False])
+    at_steps = 100 + 20 * np.cos(2 * np.log1p(found.steps))
+    self.assertLess(np.abs(found.fit - at_steps).max(), 4)
+    inside = np.abs(found.fit - at_steps) < 2 * found.error
+    self.assertGreater(inside.mean(), 0.9)
+
+  def test_a_rising_curve_has_one_stage(self):
+    steps = np.expm1(np.linspace(0, 6, 20))
+    llcs = 5 * np.log1p(steps)
+    found = curves.stages(steps, llcs, np.full(20, 0.1))
+    self.assertEmpty(found.boundaries)
+
+  def test_noise_alone_is_no_stage(self):
+    """As wide as its errors: the fit is flat within its own error."""
+    steps = np.expm1(np.linspace(0, 6, 40))
+    noise = np.random.default_rng(1).normal(size=40)
+    found = curves.stages(steps, noise, np.ones(40))
+    self.assertLess(np.ptp(found.fit), 1)
+
+  def test_two_checkpoints_have_no_stages(self):
+    with self.assertRaisesRegex(ValueError, '5 checkpoints.*got 2'):
+      curves.stages([0, 10, 20], [1, 2, np.nan], [1, 1, 1])
+
+
+if __name__ == '__main__':
+  absltest.main()

@@ -1,0 +1,121 @@
+"""Patterns that are planted in rows of tokens are found, and no others."""
+
+from absl.testing import absltest
+import numpy as np
+
+from rllc_jax.analysis import multigrams
+
+TEXTS = [*'abcdefgh', '(', ')', '[', ']', '])', '<eos>']
+IDS = {text: i for i, text in enumerate(TEXTS)}
+
+
+def rows_of(*lines):
+  """Words to tokens, each row after the special one."""
+  return np.array(
+    [[IDS['<eos>'], *(IDS[x] for x in line.split())] for line in lines]
+  )
+
+
+def found(tokens, places, attended=None, pair_odds=None, **options):
+  """Patterns of single predictions, by (row, place)."""
+  rows, at = np.array(places).T
+  affected = multigrams.Affected(rows, at, np.ones(len(at)))
+  attended = at - 1 if attended is None else np.array(attended)
+  patterns = multigrams.identify(
+    tokens, affected, attended, TEXTS, pair_odds or {}, **options
+  )
+  labels = [multigrams.PATTERNS[i] for i in patterns.labels]
+  return labels, patterns
+
+
+class AffectedTest(absltest.TestCase):
+  def test_the_worst_come_first_and_gains_never(self):
+    effects = np.array([[0.0, 3.0, -1.0], [2.0, 0.5, 9.0]])
+    affected = multigrams.most_affected(effects, 10)
+    np.testing.assert_array_equal(affected.rows, [1, 0, 1, 1])
+    np.testing.assert_array_equal(affected.places, [3, 2, 1, 2])
+    np.testing.assert_array_equal(affected.effects, [9, 3, 2, 0.5])
+    self.assertLen(multigrams.most_affected(effects, 2).rows, 2)
+
+
+class InductionTest(absltest.TestCase):
+  def test_a_pair_that_stood_together_before(self):
+    tokens = rows_of('a b c d a b', 'a c b d a b')
+    labels, patterns = found(tokens, [(0, 6), (1, 6), (0, 2)])
+    self.assertEqual(labels, ['induction', 'other', 'other'])
+    self.assertEqual(patterns.counts['induction'], 1)
+
+  def test_a_common_pair_is_no_induction(self):
+    tokens = rows_of('a b c d a b')
+    pair = {(IDS['a'], IDS['b']): 0.06}
+    self.assertEqual(found(tokens, [(0, 6)], pair_odds=pair)[0], ['other'])
+    labels, _ = found(tokens, [(0, 6)], pair_odds=pair, common=0.06)
+    self.assertEqual(labels, ['induction'])
+
+  def test_a_pair_does_not_repeat_itself(self):
+    """In a a a the second pair overlaps the first, and is one all the same."""
+    labels, _ = found(rows_of('b a a a'), [(0, 3), (0, 4)])
+    self.assertEqual(labels, ['other', 'induction'])
+
+
+class DyckTest(absltest.TestCase):
+  def test_closing_the_innermost(self):
+    tokens = rows_of('( a [ b ] c ) d )')
+    places = [(0, 5), (0, 7), (0, 9), (0, 3)]
+    labels, _ = found(tokens, places)
+    self.assertEqual(labels, ['dyck_nested', 'dyck', 'other', 'other'])
+
+  def test_the_wrong_bracket_closes_nothing(self):
+    self.assertEqual(found(rows_of('( a ]'), [(0, 3)])[0], ['other'])
+
+  def test_a_token_may_close_two(self):
+    labels, _ = found(rows_of('( a [ b ]) c )'), [(0, 5), (0, 7)])
+    self.assertEqual(labels, ['dyck_nested', 'other'])
+
+
+class MultigramTest(absltest.TestCase):
+  def test_ngrams_need_support_in_different_rows(self):
+    """a b c four times, in three rows; d b c in two."""
+    tokens = rows_of(
+      'a b c f a b c h',
+      'e a b c g f h d',
+      'f e h a b c g e',
+      'd b c e f g h a',
+      'h d b c e g f a',
+    )
+    places = [(0, 3), (0, 7), (1, 4), (2, 6), (3, 3), (4, 4)]
+    labels, patterns = found(tokens, places)
+    self.assertEqual(
+      labels, ['ngram', 'induction', 'ngram', 'ngram', 'other', 'other']
+    )
+    abc = tuple(IDS[x] for x in 'abc')
+    self.assertEqual(patterns.ngrams, {abc: 3})
+    self.assertEqual(patterns.num_memorized, 1)
+    _, fewer = found(tokens, places, support=2)
+    self.assertLen(fewer.ngrams, 2)
+
+  def test_the_longer_ngram_is_taken(self):
+    tokens = rows_of(*['a b c d'] * 3)
+    _, patterns = found(tokens, [(i, 4) for i in range(3)])
+    self.assertEqual(patterns.ngrams, {tuple(IDS[x] for x in 'abcd'): 3})
+
+  def test_skip_ngrams_hold_what_is_attended_to(self):
+    """a ... h then b, with anything between; attended to, or it is none."""
+    tokens = rows_of('a c d h b e', 'c a f h b e', 'a g e h b d')
+    places = [(0, 5), (1, 5), (2, 5)]
+    labels, patterns = found(tokens, places, attended=[1, 2, 1])
+    self.assertEqual(labels, ['skip_ngram'] * 3)
+    triple = tuple(IDS[x] for x in 'ahb')
+    self.assertEqual(patterns.skip_ngrams, {triple: 3})
+    labels, patterns = found(tokens, places, attended=[2, 1, 3])
+    self.assertEqual(labels, ['other'] * 3)
+    self.assertEqual(patterns.num_memorized, 0)
+
+  def test_the_special_token_is_no_source(self):
+    tokens = rows_of('c h b', 'd h b', 'e h b')
+    labels, _ = found(tokens, [(i, 3) for i in range(3)], attended=[0, 0, 0])
+    self.assertEqual(labels, ['other'] * 3)
+
+
+if __name__ == '__main__':
+  absltest.main()

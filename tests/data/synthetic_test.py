@@ -1,0 +1,179 @@
+"""The planted language obeys its closed forms."""
+
+import collections
+import itertools
+import math
+
+from absl.testing import absltest
+from absl.testing import parameterized
+import numpy as np
+
+from rllc_jax.data import synthetic
+
+NUM_SEGMENTS = 20_000
+LANGUAGES = {
+  'default': synthetic.Language(),
+  'one structure': synthetic.Language(shares=(0, 0, 0, 1, 0), max_depth=3),
+  'flat brackets': synthetic.Language(max_depth=1),
+  'others': synthetic.Language(
+    shares=(0.3, 0.1, 0.1, 0.2, 0.3),
+    bigram_stop=0.5,
+    ngram_stop=1.0,
+    skip_stop=0.1,
+    bracket_open=0.3,
+    max_depth=6,
+    num_repeats=5,
+    max_repeat=5,
+    repeat_stop=0.05,
+  ),
+}
+
+
+def drawn(language, count=NUM_SEGMENTS, seed=1):
+  rng = np.random.default_rng(seed)
+  return list(itertools.islice(synthetic.segments(language, rng), count))
+
+
+class LawTest(parameterized.TestCase):
+  @parameterized.named_parameters(*LANGUAGES.items())
+  def test_counts_and_floors(self, language):
+    """Means over segments, within 5 standard errors of the closed forms."""
+    found = drawn(language)
+    laws = synthetic.laws(language)
+    kinds = {kind for segment in found for kind in segment.kinds}
+    self.assertEqual(kinds, set(laws))
+    for kind, law in laws.items():
+      counts, nats = np.zeros((2, len(found)))
+      for i, segment in enumerate(found):
+        own = [place == kind for place in segment.kinds]
+        counts[i] = sum(own)
+        nats[i] = sum(itertools.compress(segment.surprisals, own))
+      for values, expected in (
+        (counts, law.count),
+        (nats, law.count * law.floor),
+      ):
+        error = values.std() / math.sqrt(len(found)) + 1e-12
+        with self.subTest(kind):
+          self.assertLess(abs(values.mean() - expected), 5 * error)
+
+  def test_the_floor_of_a_text(self):
+    found = drawn(LANGUAGES['default'])
+    nats = [sum(segment.surprisals) for segment in found]
+    lengths = [len(segment.symbols) for segment in found]
+    mean = sum(nats) / sum(lengths)
+    self.assertLess(abs(mean - synthetic.floor(LANGUAGES['default'])), 0.01)
+
+  def test_certain_kinds_have_no_floor(self):
+    laws = synthetic.laws(LANGUAGES['default'])
+    for kind in ('ngram', 'skip', 'repeat'):
+      self.assertEqual(laws[kind].floor, 0)
+
+
+class SurprisalTest(absltest.TestCase):
+  """Surprisals are those of the text, by counting what really follows."""
+
+  def test_pairs_of_a_bigram(self):
+    language = synthetic.Language(shares=(1, 0, 0, 0, 0))
+    follows, said = collections.Counter(), {}
+    for segment in drawn(language):
+      for i, symbol in enumerate(segment.symbols[1:], 1):
+        pair = segment.symbols[i - 1], symbol
+        follows[pair] += 1
+        said[pair] = segment.surprisals[i]
+    totals = collections.Counter()
+    for (first, _), count in follows.items():
+      totals[first] += count
+    for pair, surprisal in said.items():
+      odds, total = math.exp(-surprisal), totals[pair[0]]
+      error = math.sqrt(odds * (1 - odds) / total)
+      self.assertLess(abs(follows[pair] / total - odds), 5 * error)
+
+  def test_openings_by_depth(self):
+    """Of a bracket segment: what follows a stack of each depth."""
+    language = synthetic.Language(shares=(0, 0, 0, 1, 0), bracket_open=0.3)
+    outcomes = collections.defaultdict(collections.Counter)
+    said = {}
+    for segment in drawn(language):
+      depth = 1
+      for symbol, surprisal in zip(
+        segment.symbols[1:], segment.surprisals[1:], strict=True
+      ):
+        opens = symbol in '([{<'
+        outcomes[depth][symbol if opens else 'close'] += 1
+        said[depth, symbol if opens else 'close'] = surprisal
+        depth += 1 if opens else -1
+    self.assertEqual(max(outcomes), language.max_depth)
+    for (depth, symbol), surprisal in said.items():
+      odds, total = math.exp(-surprisal), outcomes[depth].total()
+      error = math.sqrt(odds * (1 - odds) / total) + 1e-12
+      found = outcomes[depth][symbol] / total
+      self.assertLess(abs(found - odds), 5 * error)
+
+
+class StructureTest(absltest.TestCase):
+  def segments_of(self, structure):
+    shares = tuple(float(name == structure) for name in synthetic.STRUCTURES)
+    return drawn(synthetic.Language(shares=shares), 500)
+
+  def test_brackets_close_in_order(self):
+    pairs = dict(zip(')]}>', '([{<', strict=True))
+    for segment in self.segments_of('bracket'):
+      stack = []
+      for symbol in segment.symbols:
+        if symbol in pairs:
+          self.assertEqual(stack.pop(), pairs[symbol])
+        else:
+          stack.append(symbol)
+      self.assertEmpty(stack)
+
+  def test_the_second_half_repeats_the_first(self):
+    for segment in self.segments_of('repeat'):
+      text = ' '.join(segment.symbols)
+      first, second = text.removeprefix('<<').removesuffix('>>').split('==')
+      self.assertEqual(first, second)
+      self.assertLen(set(first.split()), len(first.split()))
+
+  def test_two_symbols_tell_a_word(self):
+    words = synthetic.tables(synthetic.Language()).words
+    self.assertLen({(a, b) for a, b, *_ in words.tolist()}, len(words))
+    ended = {}
+    for segment in self.segments_of('ngram'):
+      for i in range(0, len(segment.symbols) - 1, 4):
+        start, end = segment.symbols[i : i + 2], segment.symbols[i + 2 : i + 4]
+        self.assertEqual(ended.setdefault(tuple(start), end), end)
+
+  def test_a_source_tells_the_target(self):
+    for segment in self.segments_of('skip'):
+      self.assertEqual(segment.symbols[-1], 't' + segment.symbols[0][1:])
+
+  def test_structures_share_no_symbol(self):
+    used = [
+      {symbol for segment in self.segments_of(name) for symbol in segment[0]}
+      for name in synthetic.STRUCTURES
+    ]
+    self.assertEqual(sum(map(len, used)), len(set().union(*used)))
+    self.assertContainsSubset(
+      set().union(*used), synthetic.symbols(synthetic.Language())
+    )
+
+  def test_the_same_seed_writes_the_same_text(self):
+    language = synthetic.Language()
+    self.assertEqual(drawn(language, 50), drawn(language, 50))
+    self.assertNotEqual(drawn(language, 50), drawn(language, 50, seed=2))
+
+
+class RefusalTest(parameterized.TestCase):
+  @parameterized.parameters(
+    (dict(shares=(1.0,)), 'one a structure'),
+    (dict(shares=(0.5, 0.5, 0.5, 0, 0)), 'add up to 1'),
+    (dict(bigram_stop=0), 'must end'),
+    (dict(max_repeat=25), 'max_repeat must be 1 to 24'),
+    (dict(num_starts=17), 'num_starts must be 1 to 16'),
+  )
+  def test_what_makes_no_sense(self, changes, message):
+    with self.assertRaisesRegex(ValueError, message):
+      synthetic.laws(synthetic.Language(**changes))
+
+
+if __name__ == '__main__':
+  absltest.main()
