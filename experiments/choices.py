@@ -230,10 +230,10 @@ def classed_tokens(
 
 
 def weighted_windows(
-  names: Sequence[str], corpus: packing.Corpus, classes: np.ndarray
+  names: Sequence[str], corpus: packing.Corpus, classed: types.ClassedTokens
 ) -> dict[str, types.WeightedWindow]:
   """Data sets by name: WINDOW, or WINDOW@PROPERTY+PROPERTY."""
-  found = {}
+  found, classes = {}, np.asarray(classed.classes)
   for name in names:
     place, *properties = re.split('[@+]', name)
     if place not in corpus.windows:

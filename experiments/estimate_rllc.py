@@ -142,7 +142,7 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
       share_logits=settings.share_logits,
     ),
     subject.trajectory,
-    choices.weighted_windows(settings.datasets, corpus, classed.classes),
+    choices.weighted_windows(settings.datasets, corpus, classed),
     minibatches.weighted(classed, settings.batch_size),
   )
   options = {name: getattr(settings, name) for name in _OPTIONS} | {

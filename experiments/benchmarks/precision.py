@@ -62,8 +62,8 @@ CONFIG = sections.make_config(
 BATCH_SIZE = 8
 NUM_SEQUENCES = 4096  # The data set: more than any run sees.
 NUM_SEEDS = 16
-NUM_STEPS, NUM_QUICK_STEPS = 96, 32
-QUICK_HEADS = ('0:0', '0:5', '1:0', '1:5')
+NUM_STEPS, NUM_QUICK_STEPS = 64, 32
+QUICK_HEADS = ('0:0', '1:0')
 TARGET_ERROR = 0.05
 TARGET_RATIO = 100.0
 DEFAULT_INIT_BATCHES = 32  # devinterp's.
@@ -104,7 +104,7 @@ def rows(workdir: pathlib.Path, *, quick: bool) -> Iterator[targets.Row]:
 
   Args:
     workdir: of the benchmark.
-    quick: two heads a layer and fewer steps; as many seeds.
+    quick: a head a layer and fewer steps; as many seeds.
 
   Raises:
     ValueError: if the extra `bench` is not installed.

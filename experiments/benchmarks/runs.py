@@ -88,6 +88,7 @@ def step_multiply_adds(
   # The moving head's output is written twice: as it is and as it was.
   own = both + 2 * N * D * E
   if layer == L - 1:
+    context += N * D  # The final bias, in logits of targets.
     return context + num_columns * (own + 4 * N * E * V + 2 * E * D * V)
   above = (L - 1 - layer) * H * both
   return context + num_columns * (own + above + 2 * N * D * V)

@@ -3,7 +3,7 @@
 Both run two heads a layer on the same weights and sequences, one after the
 other in turn, on as many threads as there are cores, and of both only the steps
 are timed. Ours is the main job in small: a checkpoint a device, as those of a
-trajectory are dealt, and eight chains a head. That is half of the columns of
+trajectory are dealt, and six chains a head. That is fewer columns than those of
 the paper's job, eight heads of four chains: what columns share is shared by
 fewer here, to our disadvantage.
 """
@@ -36,7 +36,7 @@ from rllc_jax.samplers import sgld
 SIZES = ((8, 256), (4, 1024))
 TARGETS = {(8, 256): 5.0, (4, 1024): 4.0}
 HEADS = (0, 5)
-NUM_CHAINS = 8
+NUM_CHAINS = 6
 NUM_STEPS = 20
 NUM_ROUNDS = 3
 

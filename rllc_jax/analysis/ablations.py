@@ -73,7 +73,10 @@ def ablated_losses(
   """
   _check(kind, rng_key, len(batch))
   found = _run(model, params, batch)
-  replace = functools.partial(_replaced, kind, rng_key)
+  order = None
+  if rng_key is not None:
+    order = jax.random.permutation(rng_key, len(batch))
+  replace = functools.partial(_replaced, kind, order)
 
   def without(layer, head):
     z = found.values[layer][head]
@@ -156,14 +159,13 @@ def _check(kind, rng_key, num_sequences):
     )
 
 
-def _replaced(kind, rng_key, z):
+def _replaced(kind, order, z):
   """What stands in for a head's values, [B, T, E] or broadcast to it."""
   if kind == 'zero':
     return jnp.zeros_like(z)
   if kind == 'mean':
     return jnp.mean(z, axis=(0, 1), keepdims=True)
-  # A cycle through all sequences in random order: none keeps its own.
-  order = jax.random.permutation(rng_key, len(z))
+  # A cycle through all sequences in that order: none keeps its own.
   return jnp.zeros_like(z).at[order].set(z[jnp.roll(order, 1)])
 
 

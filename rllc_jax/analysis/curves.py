@@ -15,7 +15,6 @@ from sklearn import cluster
 from sklearn import gaussian_process
 from sklearn import metrics
 from sklearn.gaussian_process import kernels
-from tslearn import clustering as time_series
 
 METHODS = ('euclidean', 'dtw', 'hierarchical')
 NORMALISATIONS = ('none', 'minmax', 'standard')
@@ -119,11 +118,19 @@ def _labels(values, num_clusters, method, seed):
   elif method == 'euclidean':
     model = cluster.KMeans(num_clusters, n_init=_RESTARTS, random_state=seed)
   else:
-    model = time_series.TimeSeriesKMeans(
-      num_clusters, metric='dtw', n_init=_RESTARTS, random_state=seed
-    )
+    model = _warping(num_clusters, seed)
     values = values[..., None]
-  return model.fit_predict(values)
+  return np.asarray(model.fit_predict(values))
+
+
+def _warping(num_clusters, seed):
+  """Imported when it is needed: it takes seconds, and warns of its extras."""
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    from tslearn import clustering  # pyrefly: ignore[missing-import]
+  return clustering.TimeSeriesKMeans(
+    num_clusters, metric='dtw', n_init=_RESTARTS, random_state=seed
+  )
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:
@@ -160,9 +167,7 @@ class Stages(NamedTuple):
   rises_to: np.ndarray
 
 
-def stages(
-  steps: Sequence[int], llcs: Sequence[float], errors: Sequence[float]
-) -> Stages:
+def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   """Developmental stages: the plateaus of an LLC curve end them.
 
   A Gaussian process (constant times RBF, in log(step + 1)) is fitted to the
@@ -170,9 +175,9 @@ def stages(
   in Hoogland et al. (2402.02364), who fit without errors.
 
   Args:
-    steps: of the checkpoints, ascending.
-    llcs: the estimates.
-    errors: their standard errors.
+    steps: [K], of the checkpoints, ascending.
+    llcs: [K], the estimates; those that are not finite are passed over.
+    errors: [K], their standard errors.
 
   Raises:
     ValueError: if there are fewer than 5 finite estimates.

@@ -76,7 +76,9 @@ def prefix_matching_questions(
   others = jax.random.randint(
     keys[3], (num_sequences, length), 0, vocab_size - 2
   )
-  others = others + (others >= twice)  # All but that one, equally likely.
+  others += (others >= twice).astype(
+    others.dtype
+  )  # All but that one, equally likely.
   positions = jnp.arange(length)[None]
   tokens = jnp.where(
     (positions == first) | (positions == second), twice, others

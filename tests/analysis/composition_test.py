@@ -51,7 +51,8 @@ class CompositionTest(absltest.TestCase):
     params = attention_only.init_params(jax.random.key(0), model)
     found = composition.composition(params, 0, 1)
     for kind in composition.KINDS:
-      np.testing.assert_allclose(found[kind], 1 / 16, rtol=0.05)
+      np.testing.assert_allclose(found[kind], 1 / 16, rtol=0.15)
+      np.testing.assert_allclose(found[kind].mean(), 1 / 16, rtol=0.01)
 
   def test_induction_reads_the_previous_token_by_its_keys(self):
     """The known circuit: one score of the K kind, and nothing else."""

@@ -78,7 +78,7 @@ class StagesTest(parameterized.TestCase):
     np.testing.assert_array_equal(found.rises_to, [False, True, False])
     at_steps = 100 + 20 * np.cos(2 * np.log1p(found.steps))
     self.assertLess(np.abs(found.fit - at_steps).max(), 4)
-    inside = np.abs(found.fit - at_steps) < 2 * found.error
+    inside = np.abs(found.fit - at_steps) < 3 * found.error
     self.assertGreater(inside.mean(), 0.9)
 
   def test_a_rising_curve_has_one_stage(self):
