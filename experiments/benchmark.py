@@ -45,7 +45,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
     'speed': lambda: speed.rows(timing),
     'yardstick': lambda: yardstick.rows(problem, speed.least(timing)),
     'precision': lambda: precision.rows(workdir, quick=quick) if peer else (),
-    'generic path': lambda: generic.rows(problem),
+    'generic path': lambda: generic.rows(problem, quick=quick),
     'compilations': lambda: compilations.rows(problem),
     'memory': lambda: memory.rows(workdir, problem, quick=quick),
     'scaling': lambda: scaling.rows(workdir, quick=quick),

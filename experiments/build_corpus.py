@@ -19,12 +19,12 @@ import ml_collections
 import numpy as np
 import tqdm
 
+from experiments import choices
 from experiments import commands
 from experiments import sections
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
 from rllc_jax.data import files
-from rllc_jax.data import mini_pile
 from rllc_jax.data import packing
 from rllc_jax.data import tokenizers
 
@@ -52,7 +52,7 @@ def run(
     return packing.load_corpus(directory)
   # Nothing is made of nothing, but senseless sizes are told before the work.
   packing.pack([], settings.context_length, eos_id=0)
-  tokenizers.train([], settings.vocab_size)
+  choices.tokenizer_trainer(settings)([], settings.vocab_size)
   collection = collect(settings)
   corpus, record = build(settings, collection, directory)
   packing.save_corpus(directory, corpus, record)
@@ -66,8 +66,12 @@ def run(
 
 
 def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
-  """Refuses a corpus made from other settings, and names the first that is."""
-  found = packing.load_record(directory)['provenance'].get('settings', {})
+  """Refuses a corpus made from other settings, and names the first that is.
+
+  One that was made before a setting existed has its default.
+  """
+  record = packing.load_record(directory)['provenance'].get('settings', {})
+  found = json.loads(json.dumps(sections.Corpus()._asdict())) | record
   for name, wanted in json.loads(json.dumps(settings._asdict())).items():
     if found.get(name) != wanted:
       raise ValueError(
@@ -78,7 +82,7 @@ def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
 
 def collect(settings: sections.Corpus) -> documents.Collection:
   """Reads all documents; a source that is missing is named and passed over."""
-  mix = [mini_pile.source(name) for name in settings.sources]
+  mix = [choices.source(name) for name in settings.sources]
   mix += [files.source(path, settings.text_field) for path in settings.files]
   if settings.tfds_directory:
     mix.append(
@@ -86,7 +90,7 @@ def collect(settings: sections.Corpus) -> documents.Collection:
         settings.tfds_directory, settings.tfds_text_feature, settings.tfds_split
       )
     )
-  further = [mini_pile.source(name) for name in settings.further]
+  further = [choices.source(name) for name in settings.further]
   with tqdm.tqdm(
     total=len(mix) + len(further), desc='reading', unit='source', disable=None
   ) as bar:
@@ -134,7 +138,8 @@ def build(
     corpora.load_documents(path, split) for split in ('train', 'held_out')
   )
   # Training documents only, or the held-out loss would not be one.
-  tokenizer = tokenizers.train(_sample(train), settings.vocab_size)
+  learn = choices.tokenizer_trainer(settings)
+  tokenizer = learn(_sample(train), settings.vocab_size)
   tokenizers.save(tokenizer, directory / 'tokenizer.json')
   vocab_size = tokenizer.get_vocab_size()
   if vocab_size < settings.vocab_size:

@@ -14,7 +14,10 @@ import numpy as np
 from experiments import sections
 from rllc_jax import losses
 from rllc_jax import types
+from rllc_jax.data import documents
+from rllc_jax.data import mini_pile
 from rllc_jax.data import packing
+from rllc_jax.data import synthetic
 from rllc_jax.data import token_classes
 from rllc_jax.data import tokenizers
 from rllc_jax.models import attention_only
@@ -206,6 +209,28 @@ def families(
 
 
 # Data.
+
+
+def source(name: str) -> documents.Source:
+  """Text by name: of the mini-Pile, or of a planted language."""
+  if name in synthetic.LANGUAGES:
+    return synthetic.source(name)
+  return mini_pile.source(name)
+
+
+def tokenizer_trainer(settings: sections.Corpus) -> Callable[..., Any]:
+  """`train(texts, vocab_size)` of the tokenizer of the settings.
+
+  Raises:
+    ValueError: if there is none of that name.
+  """
+  trainers = {'bpe': tokenizers.train, 'words': tokenizers.train_words}
+  if settings.tokenizer not in trainers:
+    raise ValueError(
+      f'config.corpus.tokenizer must be one of {", ".join(trainers)}; got '
+      f'{settings.tokenizer!r}.'
+    )
+  return trainers[settings.tokenizer]
 
 
 def classed_tokens(

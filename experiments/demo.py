@@ -1,4 +1,4 @@
-"""From text to report: corpus, training, estimates, known answers, figures.
+"""From text to report: corpus, training, estimates, heads, known answers.
 
   python -m experiments.demo --config=experiments/configs/demo.py --workdir=DIR
 
@@ -17,6 +17,7 @@ from typing import Any
 from absl import logging
 import ml_collections
 
+from experiments import analyze
 from experiments import build_corpus
 from experiments import commands
 from experiments import estimate_rllc
@@ -38,6 +39,7 @@ STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
   ('corpus', build_corpus.run),
   ('training', train.run),
   ('estimates', estimate_rllc.run),
+  ('heads', analyze.run),
   ('known answers', check_known_answers),
   ('report', report.run),
 )

@@ -8,7 +8,8 @@ experiments.estimate_rllc wrote, and the burn-in of the section `estimation` of
 the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of
 an unfinished run are reported too, and what is missing is named. Where
 experiments.known_answers and experiments.coverage left `DIR/known_answers.json`
-and `DIR/coverage.json`, what they found is reported as well.
+and `DIR/coverage.json`, what they found is reported as well, and so is
+`DIR/analysis.zarr` of experiments.analyze.
 """
 
 from importlib import metadata
@@ -23,6 +24,7 @@ import ml_collections
 import numpy as np
 import xarray as xr
 
+from experiments import analyze
 from experiments import commands
 from experiments import sections
 from rllc_jax.data import packing
@@ -54,6 +56,7 @@ class _Saved(NamedTuple):
   traces: xr.Dataset
   known_answers: list[dict[str, Any]]
   coverage: list[dict[str, Any]]
+  readings: xr.Dataset | None
 
 
 def run(
@@ -87,6 +90,8 @@ def run(
     drawn['known_answers'] = known_answers_plots.ratios(saved.known_answers)
   if saved.coverage:
     drawn['coverage'] = coverage_plots.coverage(saved.coverage)
+  if saved.readings is not None:
+    drawn |= analyze.draw(saved.readings)
   for name, image in drawn.items():
     path = workdir / 'figures' / f'{name}.png'
     page.write_whole(path, style.image(image, 'png'))
@@ -104,6 +109,7 @@ def run(
     variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
     known_answers=saved.known_answers,
     coverage=saved.coverage,
+    readings=saved.readings,
   )
   logging.info('%s: complete', path)
   return path
@@ -169,7 +175,12 @@ def _read(workdir: pathlib.Path) -> _Saved:
     disk.open_store(workdir / 'rllc').read().load(),
     _records(workdir / 'known_answers.json'),
     _records(workdir / 'coverage.json'),
+    _readings(workdir / 'analysis.zarr'),
   )
+
+
+def _readings(path: pathlib.Path) -> xr.Dataset | None:
+  return records.load_record(path) if path.exists() else None
 
 
 def _records(path: pathlib.Path) -> list[dict[str, Any]]:

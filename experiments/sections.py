@@ -18,7 +18,8 @@ class Corpus(NamedTuple):
   """The section `corpus` of a config.
 
   Attributes:
-    sources: names of `mini_pile.SOURCES` that make the training mix.
+    sources: names of `mini_pile.SOURCES`, or of `synthetic.LANGUAGES`, that
+      make the training mix.
     further: names of those that are held out whole.
     files: more of the mix, 'FILE' or 'NAME=FILE' (see `files.source`).
     text_field: the field or column of `files` that holds the text.
@@ -27,6 +28,7 @@ class Corpus(NamedTuple):
     tfds_split: its split, in the notation of TFDS.
     cap_mb: most text taken from a source, in 10^6 bytes.
     held_out_fraction: share of the mix's documents that is held out.
+    tokenizer: 'bpe', byte pairs, or 'words', what white space parts.
     vocab_size: ids, the special token included.
     context_length: tokens a row, the special token at its start included.
   """
@@ -47,6 +49,7 @@ class Corpus(NamedTuple):
   tfds_split: str = 'train'
   cap_mb: float = 5.0
   held_out_fraction: float = 0.05
+  tokenizer: str = 'bpe'
   vocab_size: int = 2_000
   context_length: int = 64
 
@@ -171,12 +174,27 @@ class Calibration(NamedTuple):
   num_curvature_batches: int = 4
 
 
+class Analysis(NamedTuple):
+  """The section `analysis` of a config.
+
+  Attributes:
+    dataset: the window of the corpus that losses are measured on.
+    num_rows: its sequences that are taken, evenly spaced.
+    num_sequences: random ones a score of attention is the mean over.
+  """
+
+  dataset: str = 'held_out'
+  num_rows: int = 256
+  num_sequences: int = 2_048
+
+
 SECTIONS: Mapping[str, Any] = {
   'corpus': Corpus,
   'model': Model,
   'training': Training,
   'estimation': Estimation,
   'calibration': Calibration,
+  'analysis': Analysis,
 }
 
 

@@ -27,16 +27,17 @@ from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 
 _NUM_CHAINS = 8
-_NUM_STEPS = 8
-_ROUNDS = 3
+_NUM_STEPS = 6
+_ROUNDS, _QUICK_ROUNDS = 3, 2
 
 
-def rows(problem: problems.Problem) -> Iterator[targets.Row]:
+def rows(problem: problems.Problem, *, quick: bool) -> Iterator[targets.Row]:
   """Two ratios of times on one device, each of minima taken in turn."""
   one, eight = (
     shared_steps(problem, num_chains) for num_chains in (1, _NUM_CHAINS)
   )
-  ratio = ratio_of_minima(eight, one)
+  num_rounds = _QUICK_ROUNDS if quick else _ROUNDS
+  ratio = ratio_of_minima(eight, one, num_rounds)
   yield targets.Row(
     f'{_NUM_CHAINS} chains of a head over 1',
     ratio,
@@ -45,7 +46,7 @@ def rows(problem: problems.Problem) -> Iterator[targets.Row]:
     ratio <= 6,
     f'layer 1, 8 x 256, one device; {_NUM_CHAINS} if nothing were shared',
   )
-  ratio = ratio_of_minima(*generic_and_plain(problem))
+  ratio = ratio_of_minima(*generic_and_plain(problem), num_rounds)
   yield targets.Row(
     'any loss, over vmap of grad',
     ratio,
@@ -56,11 +57,11 @@ def rows(problem: problems.Problem) -> Iterator[targets.Row]:
   )
 
 
-def ratio_of_minima(a: Callable, b: Callable) -> float:
+def ratio_of_minima(a: Callable, b: Callable, num_rounds: int) -> float:
   """The least time of one call over that of another, both compiled before."""
   a(), b()
   seconds = {a: [], b: []}
-  for _ in range(_ROUNDS):
+  for _ in range(num_rounds):
     for call in (a, b):
       began = time.perf_counter()
       call()

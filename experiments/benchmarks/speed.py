@@ -37,7 +37,7 @@ SIZES = ((8, 256), (4, 1024))
 TARGETS = {(8, 256): 5.0, (4, 1024): 4.0}
 HEADS = (0, 5)
 NUM_CHAINS = 6
-NUM_STEPS = 20
+NUM_STEPS, NUM_QUICK_STEPS = 20, 8
 NUM_ROUNDS = 3
 
 
@@ -61,11 +61,11 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
   Args:
     problem: weights and tokens.
     peer: the module `devinterp_peer`, or None for ours alone.
-    quick: shorter sequences alone, two rounds, half the steps.
+    quick: shorter sequences alone, two rounds, fewer steps.
   """
   sizes = SIZES[:1] if quick else SIZES
   num_rounds = 2 if quick else NUM_ROUNDS
-  num_steps = NUM_STEPS // 2 if quick else NUM_STEPS
+  num_steps = NUM_QUICK_STEPS if quick else NUM_STEPS
   cases = [(size, layer) for size in sizes for layer in range(2)]
   timing = Timing({case: [] for case in cases}, {}, {})
   ours, theirs = {}, {}

@@ -18,12 +18,28 @@ counts in closed form; `segments` gives each symbol's surprisal besides.
 from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import itertools
 import math
 from typing import NamedTuple
 
 import numpy as np
 
+from rllc_jax.data import documents
+
 STRUCTURES = ('bigram', 'ngram', 'skip', 'bracket', 'repeat')
+KINDS = (
+  'start',
+  'bigram',
+  'ngram_choice',
+  'ngram',
+  'skip_filler',
+  'skip',
+  'bracket_open',
+  'bracket_nested',
+  'bracket_last',
+  'repeat_new',
+  'repeat',
+)
 _SUCCESSOR_ODDS = np.array([0.5, 0.25, 0.125, 0.125])
 _BRACKETS = ('()', '[]', '{}', '<>')
 
@@ -35,6 +51,7 @@ class Language(NamedTuple):
     shares: of the segments, by structure, in the order of `STRUCTURES`; they
       add up to 1, and 0 leaves a structure out.
     seed: of successors and words.
+    ending_seed: of the last two symbols of every word, besides.
     num_bigrams: symbols a, each with four successors.
     bigram_stop: odds that a bigram segment ends after a symbol.
     num_ngrams: symbols b.
@@ -53,6 +70,7 @@ class Language(NamedTuple):
 
   shares: tuple[float, ...] = (0.15, 0.25, 0.2, 0.2, 0.2)
   seed: int = 0
+  ending_seed: int = 0
   num_bigrams: int = 16
   bigram_stop: float = 0.125
   num_ngrams: int = 16
@@ -113,12 +131,15 @@ def tables(language: Language) -> Tables:
   count, places = language.num_bigrams, len(_SUCCESSOR_ODDS)
   successors = [rng.permutation(count)[:places] for _ in range(count)]
   firsts = rng.permutation(language.num_ngrams)[: language.num_starts]
-  words = []
-  for first in firsts:
-    for second in rng.permutation(language.num_ngrams)[: language.num_seconds]:
-      rest = rng.integers(language.num_ngrams, size=2)
-      words.append([first, second, *rest])
-  return Tables(np.array(successors), np.array(words))
+  starts = [
+    (first, second)
+    for first in firsts
+    for second in rng.permutation(language.num_ngrams)[: language.num_seconds]
+  ]
+  ending_rng = np.random.default_rng((language.seed, language.ending_seed))
+  endings = ending_rng.integers(language.num_ngrams, size=(len(starts), 2))
+  words = np.concatenate([np.array(starts), endings], axis=1)
+  return Tables(np.array(successors), words)
 
 
 def symbols(language: Language) -> list[str]:
@@ -178,6 +199,88 @@ def check(language: Language) -> None:
         f'{name} must be 1 to {most}, as many symbols as there are; got '
         f'{getattr(language, name)}.'
       )
+
+
+# Texts.
+
+_SEGMENTS_A_DOCUMENT = 64
+_DOCUMENTS = 1_000_000  # More than anybody takes.
+
+# The language, and two that differ from it in one structure each: brackets are
+# not nested; words end otherwise.
+LANGUAGES: Mapping[str, Language] = {
+  'planted': Language(),
+  'planted_flat': Language(max_depth=1),
+  'planted_words': Language(ending_seed=1),
+}
+
+
+def source(name: str) -> documents.Source:
+  """A source of documents in one of `LANGUAGES`, symbols parted by spaces."""
+
+  def read() -> Iterator[str]:
+    # The name is part of the seed: no two languages share a document.
+    rng = np.random.default_rng([*name.encode()])
+    drawn = segments(LANGUAGES[name], rng)
+    for _ in range(_DOCUMENTS):
+      document = itertools.islice(drawn, _SEGMENTS_A_DOCUMENT)
+      yield ' '.join(x for segment in document for x in segment.symbols)
+
+  return documents.Source(name, 'Apache-2.0, made here', None, read)
+
+
+class Rows(NamedTuple):
+  """Packed text of which everything is known.
+
+  Attributes:
+    tokens: [N, T], the special token first.
+    kinds: [N, T], of each token, a place in `KINDS`; -1 for special ones.
+    surprisals: [N, T], nats; 0 for special ones.
+  """
+
+  tokens: np.ndarray
+  kinds: np.ndarray
+  surprisals: np.ndarray
+
+
+def rows(
+  language: Language,
+  ids: Mapping[str, int],
+  eos_id: int,
+  rng: np.random.Generator,
+  *,
+  num_rows: int,
+  length: int,
+) -> Rows:
+  """Rows as a corpus has them, each begun in the middle of somewhere.
+
+  What a symbol depends on may lie before its row, so losses near the start of a
+  row are above the floor for any reader.
+
+  Args:
+    language: what is written.
+    ids: of the symbols.
+    eos_id: the special token.
+    rng: draws the text; used up.
+    num_rows: N.
+    length: T.
+  """
+  count = num_rows * (length - 1)
+  tokens, kinds, surprisals = [], [], []
+  drawn = segments(language, rng)
+  while len(tokens) < count:
+    segment = next(drawn)
+    tokens += [ids[symbol] for symbol in segment.symbols]
+    kinds += [KINDS.index(kind) for kind in segment.kinds]
+    surprisals += segment.surprisals
+  fold = lambda values, first: np.concatenate(
+    [
+      np.full((num_rows, 1), first),
+      np.reshape(values[:count], (num_rows, length - 1)),
+    ],
+    axis=1,
+  )
+  return Rows(fold(tokens, eos_id), fold(kinds, -1), fold(surprisals, 0.0))
 
 
 # Segments.

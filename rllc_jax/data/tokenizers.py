@@ -1,4 +1,4 @@
-"""Byte-level BPE: text to token ids and back, without loss.
+"""Byte-level BPE: text to token ids and back, without loss; or whole words.
 
 Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units",
 ACL 2016, over bytes. The special token is the last id, as in the tokenizer of
@@ -19,6 +19,7 @@ from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
 END_OF_TEXT = '<|endoftext|>'
+UNKNOWN = '<|unknown|>'
 MIN_VOCABULARY = 257  # Every byte, and the special token.
 
 _BATCH = 1_024  # Documents that are encoded at once, on all cores.
@@ -56,6 +57,41 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   )
   tokenizer.train_from_iterator(texts, trainer)
   tokenizer.add_special_tokens([END_OF_TEXT])  # After the merges: the last id.
+  return _read_special_as_text(tokenizer)
+
+
+def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
+  """A tokenizer whose tokens are the words between white space.
+
+  For languages that are made of symbols. Words beyond the vocabulary, the rarer
+  ones, and words of other texts are one token, <|unknown|>.
+
+  Args:
+    texts: what the words are counted in.
+    vocab_size: all ids at most, the two special tokens included.
+
+  Raises:
+    ValueError: `vocab_size` leaves no room for a word.
+
+  Examples:
+    >>> tokenizer = train_words(['to be or not to be'], 100)
+    >>> tokenizer.get_vocab_size(), eos_id(tokenizer)
+    (6, 5)
+    >>> decode(tokenizer, next(encode(tokenizer, ['be or be gone'])))
+    'be or be <|unknown|>'
+  """
+  if vocab_size < 3:
+    raise ValueError(
+      f'vocab_size must be at least 3, because {UNKNOWN} and {END_OF_TEXT} '
+      f'need an id beside the words; got {vocab_size}'
+    )
+  tokenizer = tokenizers.Tokenizer(models.WordLevel(unk_token=UNKNOWN))
+  tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+  trainer = trainers.WordLevelTrainer(
+    vocab_size=vocab_size - 1, special_tokens=[UNKNOWN], show_progress=False
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  tokenizer.add_special_tokens([END_OF_TEXT])
   return _read_special_as_text(tokenizer)
 
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from rllc_jax.report import behaviour
 from rllc_jax.report import losses
 from rllc_jax.report import markup
 from rllc_jax.report import opening
@@ -20,6 +21,7 @@ _TITLE = 'Refined learning coefficients of attention heads'
 _SECTIONS = {
   'trained': 'What was trained',
   'heads': 'The heads',
+  'behaviour': 'What the heads do',
   'trust': 'Can the numbers be trusted?',
   'truth': 'Known answers and coverage',
   'provenance': 'Provenance',
@@ -37,6 +39,8 @@ class Figures(NamedTuple):
     traces: chains of some cells.
     known_answers: estimates beside exact values, if they were sampled.
     coverage: of intervals, if it was measured.
+    heads: scores and ablations over training, if they were measured.
+    kinds: losses by kind of symbol, of a planted language.
   """
 
   llc: bytes
@@ -46,6 +50,8 @@ class Figures(NamedTuple):
   traces: bytes
   known_answers: bytes | None = None
   coverage: bytes | None = None
+  heads: bytes | None = None
+  kinds: bytes | None = None
 
 
 def write_report(
@@ -61,6 +67,7 @@ def write_report(
   variances: xr.Dataset | None = None,
   known_answers: Sequence[truth.Record] = (),
   coverage: Sequence[truth.Record] = (),
+  readings: xr.Dataset | None = None,
 ) -> pathlib.Path:
   """Writes the report; one that is there is replaced, whole or not at all.
 
@@ -79,6 +86,7 @@ def write_report(
     variances: from `gains.measure`, if the run has a corpus baseline.
     known_answers: entries of `known_answers.json`, if there is one.
     coverage: entries of `coverage.json`, if there is one.
+    readings: `analysis.zarr`, if there is one.
 
   Returns:
     The path.
@@ -89,6 +97,7 @@ def write_report(
   bodies = {
     'trained': sections.trained(training, corpus, loss, figures.loss),
     'heads': sections.heads(estimates, verdicts, figures.spread),
+    'behaviour': behaviour.behaviour(readings, figures.heads, figures.kinds),
     'trust': trust.trust(
       estimates, traces, burn_in, variances, figures.health, figures.traces
     ),

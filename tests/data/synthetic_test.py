@@ -162,6 +162,55 @@ class StructureTest(absltest.TestCase):
     self.assertNotEqual(drawn(language, 50), drawn(language, 50, seed=2))
 
 
+class TextTest(absltest.TestCase):
+  def test_documents_are_the_language_s(self):
+    """Every word a symbol; the same text each time, other text by name."""
+    known = set(synthetic.symbols(synthetic.Language()))
+    texts = {}
+    for name in synthetic.LANGUAGES:
+      read = synthetic.source(name).read
+      texts[name] = list(itertools.islice(read(), 5))
+      self.assertEqual(texts[name], list(itertools.islice(read(), 5)))
+      self.assertContainsSubset(' '.join(texts[name]).split(), known)
+    self.assertLen({text for found in texts.values() for text in found}, 15)
+
+  def test_variants_differ_in_one_structure(self):
+    languages = synthetic.LANGUAGES.values()
+    plain, flat, other = (synthetic.laws(language) for language in languages)
+    self.assertEqual(plain, other)
+    same = {kind for kind in flat if flat[kind] == plain[kind]}
+    self.assertEqual(
+      set(plain) - same, {'bracket_open', 'bracket_nested', 'bracket_last'}
+    )
+    words = [synthetic.tables(language).words for language in languages]
+    np.testing.assert_array_equal(words[0], words[1])
+    np.testing.assert_array_equal(words[0][:, :2], words[2][:, :2])
+    self.assertGreater((words[0][:, 2:] != words[2][:, 2:]).mean(), 0.8)
+
+  def test_rows_hold_the_text_with_its_kinds(self):
+    language = synthetic.Language()
+    ids = {x: i for i, x in enumerate(synthetic.symbols(language))}
+    found = synthetic.rows(
+      language, ids, 99, np.random.default_rng(0), num_rows=50, length=33
+    )
+    (special,) = set(found.tokens[:, 0])
+    self.assertEqual((special, set(found.kinds[:, 0])), (99, {-1}))
+    stream = found.tokens[:, 1:].ravel()
+    text = drawn(language, 400, seed=0)
+    expected = [ids[x] for segment in text for x in segment.symbols]
+    np.testing.assert_array_equal(stream, expected[: stream.size])
+    kinds = [synthetic.KINDS[i] for i in found.kinds[:, 1:].ravel()]
+    names = [kind for segment in text for kind in segment.kinds]
+    self.assertEqual(kinds, names[: stream.size])
+    self.assertAlmostEqual(
+      found.surprisals[:, 1:].mean(), synthetic.floor(language), delta=0.1
+    )
+
+  def test_kinds_are_those_of_the_laws(self):
+    laws = synthetic.laws(synthetic.Language())
+    self.assertEqual(set(laws), set(synthetic.KINDS))
+
+
 class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
     (dict(shares=(1.0,)), 'one a structure'),

@@ -16,6 +16,7 @@ from experiments import commands
 from rllc_jax.data import documents
 from rllc_jax.data import mini_pile
 from rllc_jax.data import packing
+from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
 
 ROOT = pathlib.Path(build_corpus.__file__).parents[1]
@@ -257,3 +258,52 @@ def test_what_the_user_can_mend_is_one_line(error, capsys):
     commands.fail_with_one_line(main)(['two\n  lines'])
   assert stop.value.code == 1
   assert capsys.readouterr().err.endswith(': error: two lines\n')
+
+
+def test_a_planted_language_is_one_token_a_symbol(tmp_path):
+  settings = dict(
+    sources=('planted',),
+    further=('planted_flat',),
+    tokenizer='words',
+    cap_mb=0.1,
+    vocab_size=128,
+  )
+  corpus = build_corpus.run(config((), **settings), tmp_path)
+  tokenizer = tokenizers.load(tmp_path / 'corpus' / 'tokenizer.json')
+  symbols = synthetic.symbols(synthetic.Language())
+  assert corpus.vocab_size == len(symbols) + 2  # The special tokens.
+  assert corpus.eos_id == len(symbols) + 1
+  assert set(tokenizer.get_vocab()) == {
+    *symbols,
+    tokenizers.UNKNOWN,
+    tokenizers.END_OF_TEXT,
+  }
+  unknown = tokenizer.token_to_id(tokenizers.UNKNOWN)
+  assert not (corpus.tokens == unknown).any()
+  rows = packing_rows(corpus, 'held_out/planted_flat')
+  text = tokenizers.decode(tokenizer, rows[0, 1:])
+  assert '( (' not in text and '[ (' not in text
+
+
+def packing_rows(corpus, window):
+  start, length = corpus.windows[window]
+  return corpus.tokens[start : start + length]
+
+
+def test_an_unknown_tokenizer_is_refused(files, tmp_path):
+  with pytest.raises(ValueError, match="one of bpe, words; got 'letters'"):
+    build_corpus.run(config(files, tokenizer='letters'), tmp_path)
+
+
+def test_a_corpus_from_before_a_setting_has_its_default(workdir, files):
+  path = workdir / 'corpus' / 'corpus.json'
+  kept = path.read_text()
+  record = json.loads(kept)
+  del record['provenance']['settings']['tokenizer']
+  path.write_text(json.dumps(record))
+  try:
+    build_corpus.run(config(files), workdir)
+    with pytest.raises(ValueError, match="tokenizer='words'; got one with"):
+      build_corpus.run(config(files, tokenizer='words'), workdir)
+  finally:
+    path.write_text(kept)

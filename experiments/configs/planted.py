@@ -1,0 +1,36 @@
+"""A language whose structure is known, learned on two cores in minutes.
+
+  make demo PRESET=planted
+
+Bigrams, n-grams, skip n-grams, nested brackets and repeated strings in stated
+shares (`rllc_jax.data.synthetic`), and two further data sets that differ in one
+structure each. On real text no induction forms at this scale; here it does.
+"""
+
+import ml_collections
+
+from experiments import sections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  return sections.make_config(
+    seed=0,
+    corpus=dict(
+      sources=('planted',),
+      further=('planted_flat', 'planted_words'),
+      tokenizer='words',
+      cap_mb=12.0,
+      vocab_size=128,
+      context_length=96,
+    ),
+    model=dict(num_layers=2, num_heads=4, d_model=64, d_head=16),
+    training=dict(
+      learning_rate=2e-3, batch_size=64, num_steps=6000, num_checkpoints=16
+    ),
+    estimation=dict(
+      datasets=('train', 'held_out/planted_flat', 'held_out/planted_words'),
+      batch_size=8,
+      num_chains=2,
+      num_draws=300,
+    ),
+  )

@@ -1,0 +1,108 @@
+"""What heads attend to and do over training, and what a model has learned."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+from matplotlib import axes
+from matplotlib import figure
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import style
+
+_PANEL = (3.4, 2.4)
+# What each variable of `readings.read_heads` is called, and its unit.
+_TITLES = {
+  'previous_token': ('attends to the token before', 'attention'),
+  'current_token': ('attends to itself', 'attention'),
+  'prefix_matching': ('attends to what followed before', 'attention'),
+  'ablation_resample': ('loss without the head', 'rise, nats'),
+}
+_KIND_COLUMNS = 4
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def head_readings(
+  found: xr.Dataset, even: Mapping[str, float]
+) -> figure.Figure:
+  """Draws three scores and an ablation, a row a layer, a line a head.
+
+  Args:
+    found: from `readings.read_heads`.
+    even: by score, what a head scores that attends to all positions alike.
+  """
+  num_layers = found.sizes['layer']
+  drawn, panels = style.new_figure(
+    num_layers, len(_TITLES), _PANEL, sharey='col'
+  )
+  for column, (name, (title, unit)) in enumerate(_TITLES.items()):
+    for layer in range(num_layers):
+      ax = panels[layer, column]
+      colors = style.shades(layer, found.sizes['head'])
+      values = found[name].isel(layer=layer)
+      _lines(ax, found.checkpoint.values, values.values.T, colors)
+      if name in even:
+        ax.axhline(even[name], color=style.GRAY, lw=0.8, ls='--', zorder=1)
+      ax.set_title(f'Layer {layer}: {title}')
+      ax.set_ylabel(unit)
+  for layer in range(num_layers):
+    for ax, name in zip(panels[layer], _TITLES, strict=True):
+      label = 'training step' if layer == num_layers - 1 else ''
+      style.step_axis(ax, found.checkpoint.values, label)
+      style.label_ends(ax, _ends(found, name, layer))
+  style.footnote(
+    drawn,
+    'dashed: attention to all positions alike',
+    'ablation: values of another sequence instead',
+  )
+  return drawn
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def kind_losses(found: xr.Dataset) -> figure.Figure:
+  """Draws the loss on each kind of symbol above its floor.
+
+  Args:
+    found: `kind_loss` (checkpoint, kind) and `kind_floor` (kind), nats.
+  """
+  kinds = [str(kind) for kind in found.kind.values]
+  columns = min(_KIND_COLUMNS, len(kinds))
+  drawn, panels = style.new_figure(
+    -(-len(kinds) // columns), columns, (2.9, 2.1), sharey=True
+  )
+  for place, (kind, ax) in enumerate(zip(kinds, panels.flat, strict=False)):
+    cell = found.sel(kind=kind)
+    (color,) = style.shades(0, 1)
+    _lines(ax, cell.checkpoint.values, [cell.kind_loss.values], [color])
+    ax.axhline(float(cell.kind_floor), color=style.GRAY, lw=1, ls='--')
+    last = place + columns >= len(kinds)
+    style.step_axis(ax, cell.checkpoint.values, 'training step' if last else '')
+    ax.set_title(kind.replace('_', ' '))
+    ax.set_ylim(0, None)
+  for ax in panels[:, 0]:
+    ax.set_ylabel('nats')
+  for ax in panels.flat[len(kinds) :]:
+    ax.remove()
+  style.footnote(
+    drawn, 'dashed: the least loss that is possible', 'second half of each row'
+  )
+  return drawn
+
+
+def _lines(
+  ax: axes.Axes, steps: np.ndarray, rows: Any, colors: Sequence[Any]
+) -> None:
+  for values, color in zip(rows, colors, strict=True):
+    ax.plot(steps, values, color=color, lw=1.5, marker='o', ms=2.5)
+
+
+def _ends(found: xr.Dataset, name: str, layer: int) -> list[style.Label]:
+  values = found[name].isel(layer=layer, checkpoint=-1).values
+  colors = style.shades(layer, len(values))
+  step = int(found.checkpoint.values[-1])
+  return [
+    style.Label(f'{layer}:{head}', step, float(value), color)
+    for head, (value, color) in enumerate(zip(values, colors, strict=True))
+  ]

@@ -1,0 +1,62 @@
+"""What the heads attend to and do, beside what their rLLCs say."""
+
+import xarray as xr
+
+from rllc_jax.report import markup
+from rllc_jax.report import tables
+
+_COLUMNS = {
+  'previous_token': 'previous token',
+  'current_token': 'current token',
+  'prefix_matching': 'prefix matching',
+  'ablation_zero': 'zero ablation, nats',
+  'ablation_resample': 'resample ablation, nats',
+}
+_HEADS = (
+  'Attention scores and the rise of the loss without the head, over training, '
+  'a line a head. Dashed: attention to all positions alike.'
+)
+_KINDS = (
+  'The loss on each kind of symbol of the planted language. Dashed: the least '
+  'that is possible, which is known in closed form.'
+)
+
+
+def behaviour(
+  readings: xr.Dataset | None, heads: bytes | None, kinds: bytes | None
+) -> list[str]:
+  """The section's parts.
+
+  Args:
+    readings: `analysis.zarr`, if there is one.
+    heads: the figure of scores and ablations.
+    kinds: the figure of losses by kind of symbol, of a planted language.
+  """
+  if readings is None or heads is None:
+    words = 'Nothing was measured: run experiments.analyze, then the report.'
+    return [markup.tag('p', words)]
+  parts = [
+    markup.picture(heads, 'Scores of heads over training', _HEADS),
+    markup.table(heads_table(readings)),
+  ]
+  if kinds is not None:
+    parts.append(markup.picture(kinds, 'Losses by kind of symbol', _KINDS))
+  return parts
+
+
+def heads_table(readings: xr.Dataset) -> tables.Table:
+  """The last checkpoint, a row a head."""
+  last = readings.sortby('checkpoint').isel(checkpoint=-1)
+  rows = [
+    (
+      tables.Cell(f'{layer}:{head}'),
+      *(
+        tables.Cell(tables.number(float(last[name][layer, head]), '.3f'))
+        for name in _COLUMNS
+      ),
+    )
+    for layer in range(last.sizes['layer'])
+    for head in range(last.sizes['head'])
+  ]
+  step = f'head, at step {int(last.checkpoint):,}'
+  return tables.Table((step, *_COLUMNS.values()), rows)

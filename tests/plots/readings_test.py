@@ -1,0 +1,67 @@
+"""What the figures of heads show, read back from their artists."""
+
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import readings
+from rllc_jax.plots import style
+
+STEPS = [0, 10, 100]
+SCORES = ('previous_token', 'current_token', 'prefix_matching')
+
+
+def found(num_layers=2, num_heads=3):
+  rng = np.random.default_rng(0)
+  names = (*SCORES, 'ablation_resample')
+  shape = len(STEPS), num_layers, num_heads
+  dims = 'checkpoint', 'layer', 'head'
+  kinds = ['start', 'bigram', 'ngram', 'skip', 'repeat']
+  return xr.Dataset(
+    {name: (dims, rng.uniform(size=shape)) for name in names}
+    | {
+      'kind_loss': (('checkpoint', 'kind'), rng.uniform(1, 2, (3, 5))),
+      'kind_floor': ('kind', np.arange(5) / 5),
+    },
+    {'checkpoint': STEPS, 'kind': kinds},
+  )
+
+
+def test_a_line_a_head_and_what_is_even():
+  data = found()
+  drawn = readings.head_readings(data, {'previous_token': 0.03})
+  assert len(drawn.axes) == 8
+  for place, ax in enumerate(drawn.axes):
+    layer, column = divmod(place, 4)
+    name = (*SCORES, 'ablation_resample')[column]
+    lines = [line for line in ax.lines if line.get_marker() == 'o']
+    for head, line in enumerate(lines):
+      np.testing.assert_array_equal(
+        line.get_ydata(), data[name][:, layer, head]
+      )
+    assert len(lines) == 3
+    dashed = [line for line in ax.lines if line.get_linestyle() == '--']
+    assert len(dashed) == (name == 'previous_token')
+    texts = [text.get_text() for text in ax.texts]
+    assert [f'{layer}:{head}' for head in range(3)] == texts[-3:]
+  assert style.image(drawn, 'png')[:4] == b'\x89PNG'
+
+
+def test_losses_stand_above_their_floors():
+  data = found()
+  drawn = readings.kind_losses(data)
+  assert len(drawn.axes) == 5
+  for ax, kind in zip(drawn.axes, data.kind.values, strict=True):
+    assert ax.get_title(loc='left') == kind
+    curve, dashed = ax.lines
+    np.testing.assert_array_equal(
+      curve.get_ydata(), data.kind_loss.sel(kind=kind)
+    )
+    assert set(dashed.get_ydata()) == {float(data.kind_floor.sel(kind=kind))}
+    assert ax.get_ylim()[0] == 0
+  assert style.image(drawn, 'svg')
+
+
+def test_one_layer_and_one_kind_are_enough():
+  data = found(1, 1).sel(kind=['ngram'])
+  assert len(readings.head_readings(data, {}).axes) == 4
+  assert len(readings.kind_losses(data).axes) == 1
