@@ -1,0 +1,146 @@
+"""How near a model is to pairs of tokens, and how well it knows n-grams.
+
+As in the code of Hoogland et al. (2402.02364). Their n-grams are words of
+GPT-2's vocabulary that the model's tokenizer cuts into n tokens; ours are the
+most frequent runs of n tokens of the corpus that begin a word and end one, so
+that no second tokenizer is needed.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+from rllc_jax.models import frozen_layers
+
+
+class BigramScore(NamedTuple):
+  """The model's predictions beside the corpus's pairs, nats.
+
+  Attributes:
+    cross_entropy: of what the corpus says of the token alone, against what the
+      model says of the whole context.
+    floor: the entropy of the former: what no model is below.
+  """
+
+  cross_entropy: types.Array
+  floor: types.Array
+
+
+def bigram_table(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
+  """How often each token follows each, [V, V], rows that add up to 1 or 0.
+
+  Examples:
+    >>> print(bigram_table(np.array([[0, 1, 0, 2]]), 3))
+    [[0.  0.5 0.5]
+     [1.  0.  0. ]
+     [0.  0.  0. ]]
+  """
+  wide = tokens.astype(np.int64)
+  pairs = (wide[:, :-1] * vocab_size + wide[:, 1:]).ravel()
+  counts = np.bincount(pairs, minlength=vocab_size**2)
+  counts = counts.reshape(vocab_size, vocab_size).astype(np.float32)
+  totals = counts.sum(axis=1, keepdims=True)
+  return np.divide(counts, totals, out=counts, where=totals > 0)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def bigram_score(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  tokens: types.Array,
+  places: types.Array,
+  table: types.Array,
+) -> BigramScore:
+  """Cross-entropy between the corpus's pairs and the model, at single places.
+
+  Args:
+    model: its sizes.
+    params: its weights. Traced: map over checkpoints.
+    tokens: [B, T], integers.
+    places: [B], a position of each row, 1 to T - 1; the first is special.
+    table: [V, V], from `bigram_table` of the training set.
+  """
+  tiles = frozen_layers.default_tiles()
+  tokens = tokens.astype(jnp.int32)
+  normed = frozen_layers.final_norm(params, tokens, model.num_heads, tiles)
+  rows = jnp.arange(len(tokens))
+  unembed = params['unembed']
+
+  def of_row(row):
+    x, token = row
+    log_odds = jax.nn.log_softmax(x @ unembed['W_U'] + unembed['b_U'])
+    odds = table[token]
+    known = jnp.where(odds > 0, odds, 1)
+    return -odds @ log_odds, -odds @ jnp.log(known)
+
+  found = jax.lax.map(
+    of_row,
+    (normed[rows, places], tokens[rows, places]),
+    batch_size=tiles.tokens,
+  )
+  return BigramScore(*(jnp.mean(x) for x in found))
+
+
+def frequent_ngrams(
+  tokens: np.ndarray, length: int, is_start: np.ndarray, count: int
+) -> np.ndarray:
+  """The words of so many tokens that are the most frequent, [n, length].
+
+  Args:
+    tokens: [N, T], of the corpus.
+    length: tokens of an n-gram.
+    is_start: [V], whether a token begins a word; the next one that does ends
+      it.
+    count: how many, at most.
+
+  Raises:
+    ValueError: if the corpus has none.
+  """
+  wide = tokens[:, 1:].astype(np.int64)
+  starts = is_start[wide]
+  ends = np.ones(starts.shape, bool)  # A row's end ends a word.
+  ends[:, :-1] = starts[:, 1:]
+  windows = np.lib.stride_tricks.sliding_window_view(wide, length, axis=1)
+  first = starts[:, : windows.shape[1]]
+  last = ends[:, length - 1 :]
+  inside = np.zeros(first.shape, bool)
+  for place in range(1, length):
+    inside |= starts[:, place : place + windows.shape[1]]
+  found = windows[first & last & ~inside]
+  if not len(found):
+    raise ValueError(
+      f'The corpus must have words of {length} tokens, to measure how well '
+      'they are known; got none.'
+    )
+  grams, counts = np.unique(found, axis=0, return_counts=True)
+  return grams[np.argsort(-counts, kind='stable')[:count]]
+
+
+def ngram_score(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  ngrams: np.ndarray,
+  losses_of_tokens: types.Array,
+) -> types.Array:
+  """How much easier the last token of an n-gram is than any other there, [].
+
+  Above 1 the model knows the n-grams better than text in general.
+
+  Args:
+    model: its sizes; its last token is the special one.
+    params: its weights.
+    ngrams: [n, length], each read after the special token.
+    losses_of_tokens: of ordinary rows, from `token_losses`: those at the same
+      place are compared with.
+  """
+  length = ngrams.shape[1]
+  special = np.full((len(ngrams), 1), model.vocab_size - 1)
+  batch = jnp.asarray(np.concatenate([special, ngrams], axis=1), jnp.int32)
+  found = token_losses.token_losses(model, params, batch)[:, -1]
+  return jnp.mean(losses_of_tokens[:, length - 1]) / jnp.mean(found)

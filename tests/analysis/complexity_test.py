@@ -1,0 +1,97 @@
+"""Traces against matrices that are known."""
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax import types
+from rllc_jax.analysis import complexity
+from rllc_jax.data import minibatches
+from rllc_jax.refinement import weights
+
+CURVATURES = np.array([[1.0, 2.0, 4.0], [0.5, 0.5, 8.0]])
+DATA = np.random.default_rng(0).normal(size=(500, 3))
+
+
+def loss_fn(params, batch):
+  """A bowl in each row of w, shifted by the data: Hessian diag(CURVATURES)."""
+  away = params['w'][None] - batch[:, None]
+  return jnp.mean(jnp.sum(0.5 * CURVATURES * away**2, axis=(1, 2)))
+
+
+def rows():
+  """A refinement a row of w."""
+  lens = types.Lens(
+    extract=lambda params, i: params['w'][i],
+    insert=lambda u, params, i: {'w': params['w'].at[i].set(u)},
+  )
+  loss = weights.refine(loss_fn, lens)
+  return types.Refinements(('0', '1'), lens, jnp.arange(2), loss)
+
+
+def measured(**options):
+  params = {'w': np.array([[3.0, 4, 0], [0, 0, 1]])}
+  batches = minibatches.uniform(DATA, 10)
+  window = types.Window(100, 300)
+  return params, complexity.complexity(
+    jax.random.key(0), rows(), loss_fn, params, batches, window, **options
+  )
+
+
+class ComplexityTest(absltest.TestCase):
+  def test_the_hessian_s_trace_is_exact_where_it_is_diagonal(self):
+    """z^T diag(h) z = sum h for any signs."""
+    _, found = measured()
+    np.testing.assert_allclose(found.hessian_trace, [7, 9], rtol=1e-5)
+    np.testing.assert_allclose(found.hessian_error, 0, atol=1e-5)
+
+  def test_the_fisher_trace_is_the_mean_square_of_a_sequence_s_gradient(self):
+    params, found = measured(num_batches=400)
+    away = params['w'][:, None] - DATA[None, 100:400]
+    squares = np.sum((CURVATURES[:, None] * away) ** 2, axis=2)
+    expected = squares.mean(axis=1)
+    far = np.abs(found.fisher_trace - expected) / found.fisher_error
+    self.assertLess(far.max(), 4)
+    # Not that of a minibatch's mean, which is smaller.
+    self.assertLess(found.fisher_error.max() / expected.min(), 0.1)
+
+  def test_the_norm(self):
+    _, found = measured()
+    np.testing.assert_allclose(found.weight_norm, [5, 1], rtol=1e-6)
+
+  def test_signs_average_what_is_off_the_diagonal(self):
+    """A dense Hessian: the trace within 4 errors, which shrink."""
+    matrix = np.random.default_rng(1).normal(size=(6, 6))
+    matrix = matrix @ matrix.T
+
+    def dense(params, batch):
+      return 0.5 * params @ jnp.asarray(matrix) @ params + 0 * jnp.sum(batch)
+
+    lens = weights.all_weights()
+    family = types.Refinements(
+      ('all',), lens, jnp.zeros(1), weights.refine(dense, lens)
+    )
+    errors = []
+    for num_batches in (25, 400):
+      found = complexity.complexity(
+        jax.random.key(0),
+        family,
+        dense,
+        np.ones(6),
+        minibatches.uniform(np.zeros(4), 2),
+        types.Window(0, 4),
+        num_batches=num_batches,
+      )
+      away = abs(found.hessian_trace[0] - np.trace(matrix))
+      self.assertLess(away, 4 * found.hessian_error[0])
+      errors.append(found.hessian_error[0])
+    self.assertAlmostEqual(errors[0] / errors[1], 4, delta=1.5)
+
+  def test_one_minibatch_has_no_error(self):
+    with self.assertRaisesRegex(ValueError, 'at least 2.*got 1'):
+      measured(num_batches=1)
+
+
+if __name__ == '__main__':
+  absltest.main()

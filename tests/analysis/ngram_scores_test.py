@@ -1,0 +1,97 @@
+"""Scores of pairs and n-grams on tables and models that are known."""
+
+from absl.testing import absltest
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from rllc_jax.analysis import ngram_scores
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+from tests.models import attention_only_test
+
+MODEL = attention_only.AttentionOnly(
+  num_layers=1,
+  num_heads=2,
+  d_model=16,
+  d_head=4,
+  context_length=12,
+  vocab_size=10,
+)
+
+
+def pairs_model(table):
+  """A model without attention, whose predictions are a table of pairs."""
+  V, D = 10, 16
+  shapes = attention_only.params_shapes(MODEL)
+  params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
+  params['embed']['W_E'][:, :V] = np.eye(V)
+  params['ln_final']['w'] += 1
+  # The norm of a unit vector: 1 less the mean, over the deviation.
+  x = (np.eye(V, D) - 1 / D) / np.sqrt(1 / D - 1 / D**2 + 1e-5)
+  params['unembed']['W_U'] = np.linalg.lstsq(x, np.log(table), rcond=None)[0]
+  return params
+
+
+class BigramTest(absltest.TestCase):
+  def test_a_model_of_pairs_is_at_the_floor(self):
+    rng = np.random.default_rng(0)
+    table = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
+    tokens = jnp.asarray(rng.integers(10, size=(40, 12)))
+    places = jnp.asarray(rng.integers(1, 12, size=40))
+    score = ngram_scores.bigram_score(
+      MODEL, pairs_model(table), tokens, places, table
+    )
+    at = np.asarray(tokens)[np.arange(40), np.asarray(places)]
+    entropies = -np.sum(table * np.log(table), axis=1)[at]
+    np.testing.assert_allclose(score.floor, entropies.mean(), rtol=1e-4)
+    np.testing.assert_allclose(score.cross_entropy, score.floor, rtol=1e-3)
+    # Another model is above it, by the divergence at those places.
+    other = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
+    worse = ngram_scores.bigram_score(
+      MODEL, pairs_model(other), tokens, places, table
+    )
+    apart = np.sum(table * np.log(table / other), axis=1)[at].mean()
+    np.testing.assert_allclose(
+      worse.cross_entropy - worse.floor, apart, rtol=1e-2
+    )
+
+  def test_pairs_that_never_occur_cost_nothing(self):
+    table = np.zeros((10, 10), np.float32)
+    table[:, 0] = 1
+    params = attention_only_test.random_params(MODEL)
+    tokens = jnp.ones((4, 12), int)
+    score = ngram_scores.bigram_score(
+      MODEL, params, tokens, jnp.full(4, 3), table
+    )
+    self.assertEqual(score.floor, 0)
+    self.assertGreater(score.cross_entropy, 0.1)
+
+
+class NgramTest(absltest.TestCase):
+  def test_words_are_counted_whole(self):
+    """Tokens 0 to 4 begin words, 5 to 9 go on with them."""
+    is_start = np.arange(10) < 5
+    tokens = np.array([[9, 0, 5, 1, 6, 7, 0, 5], [9, 5, 5, 0, 5, 2, 3, 8]])
+    found = lambda length, count: ngram_scores.frequent_ngrams(
+      tokens, length, is_start, count
+    ).tolist()
+    self.assertEqual(found(2, 9), [[0, 5], [3, 8]])
+    self.assertEqual(found(2, 1), [[0, 5]])
+    self.assertEqual(found(3, 9), [[1, 6, 7]])
+    self.assertEqual(found(1, 9), [[2]])
+    with self.assertRaisesRegex(ValueError, 'words of 4 tokens.*got none'):
+      found(4, 9)
+
+  def test_the_score_compares_the_same_place(self):
+    params = attention_only_test.random_params(MODEL)
+    ngrams = np.array([[1, 2, 3], [4, 5, 6]])
+    rows = jnp.arange(24.0).reshape(2, 12)
+    score = ngram_scores.ngram_score(MODEL, params, ngrams, rows)
+    batch = jnp.array([[9, 1, 2, 3], [9, 4, 5, 6]])
+    last = token_losses.token_losses(MODEL, params, batch)[:, 2]
+    np.testing.assert_allclose(score, rows[:, 2].mean() / last.mean())
+
+
+if __name__ == '__main__':
+  absltest.main()
