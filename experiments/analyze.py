@@ -28,6 +28,7 @@ from experiments import sections
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import readings
 from rllc_jax.analysis import token_losses
 from rllc_jax.data import packing
@@ -50,8 +51,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    What `analysis.zarr` holds: see `readings.read_heads`, and `kind_loss` over
-    (checkpoint, kind) and `kind_floor`, nats, of a planted language.
+    What `analysis.zarr` holds: see `readings.read_heads`, and of the last
+    checkpoint `readings.read_multigrams`; of a planted language `kind_loss`
+    over (checkpoint, kind) and `kind_floor`, nats.
 
   Raises:
     ValueError: a window does not exist, the context is too short, or what is
@@ -82,7 +84,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       'config.analysis.dataset must be a window of the corpus, '
       f'{", ".join(corpus.windows)}; got {settings.dataset!r}.'
     )
-  rows = runs.evenly_spaced(corpus.windows[settings.dataset], settings.num_rows)
+  count = max(16, settings.num_tokens // corpus.tokens.shape[1])
+  rows = runs.evenly_spaced(corpus.windows[settings.dataset], count)
   with tqdm.tqdm(
     total=len(trajectory.steps), desc='analyzing', disable=None
   ) as bar:
@@ -94,6 +97,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       num_sequences=settings.num_sequences,
       progress=functools.partial(_show, bar),
     )
+  found = found.merge(
+    readings.read_multigrams(
+      jax.random.key(config.seed + 1),
+      model,
+      checkpoints.load(kept, trajectory.steps[-1]),
+      corpus.tokens[rows],
+      choices.texts(corpus, workdir / 'corpus'),
+      multigrams.pair_odds(_rows_of(corpus, 'train')),
+    )
+  )
   languages = [
     name for name in synthetic.LANGUAGES if f'train/{name}' in corpus.windows
   ]
@@ -118,6 +131,11 @@ def draw(found: xr.Dataset) -> dict[str, figure.Figure]:
   if 'kind_loss' in found:
     drawn['kinds'] = plots.kind_losses(found)
   return drawn
+
+
+def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:
+  start, length = corpus.windows[window]
+  return corpus.tokens[int(start) : int(start + length)]
 
 
 def planted_rows(

@@ -243,15 +243,20 @@ def classed_tokens(
     directory: with `tokenizer.json`.
     code: domains that are code; those that are not there are passed over.
   """
-  tokenizer = tokenizers.load(directory / 'tokenizer.json')
-  texts = [tokenizers.decode(tokenizer, [i]) for i in range(corpus.vocab_size)]
+  found = texts(corpus, directory)
   places = [
     window
     for name, window in corpus.windows.items()
     if name.split('/')[-1] in code
   ]
-  classes = token_classes.classify(corpus.tokens, texts, places)
+  classes = token_classes.classify(corpus.tokens, found, places)
   return types.ClassedTokens(corpus.tokens, classes)
+
+
+def texts(corpus: packing.Corpus, directory: pathlib.Path) -> list[str]:
+  """What each token id spells, by the `tokenizer.json` of a corpus."""
+  tokenizer = tokenizers.load(directory / 'tokenizer.json')
+  return [tokenizers.decode(tokenizer, [i]) for i in range(corpus.vocab_size)]
 
 
 def weighted_windows(

@@ -179,12 +179,13 @@ class Analysis(NamedTuple):
 
   Attributes:
     dataset: the window of the corpus that losses are measured on.
-    num_rows: its sequences that are taken, evenly spaced.
+    num_tokens: of its sequences that are taken, evenly spaced; 16 sequences at
+      least.
     num_sequences: random ones a score of attention is the mean over.
   """
 
   dataset: str = 'held_out'
-  num_rows: int = 256
+  num_tokens: int = 16_384
   num_sequences: int = 2_048
 
 

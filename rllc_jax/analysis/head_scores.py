@@ -160,6 +160,28 @@ def attention_to(
 ) -> types.Array:
   """The attention weight of each question, in every head, [L, H, B]."""
   tokens, queries, keys = questions
+  rows = attention_rows(model, params, tokens, queries)
+  return jnp.take_along_axis(rows, keys[None, None, :, None], axis=3)[..., 0]
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def attention_rows(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  tokens: types.Array,
+  queries: types.Array,
+) -> types.Array:
+  """What one position of each sequence attends to, in every head.
+
+  Args:
+    model: its sizes.
+    params: its weights. Traced.
+    tokens: [B, T], integers.
+    queries: [B], positions.
+
+  Returns:
+    [L, H, B, T], weights that add up to 1 over the last axis.
+  """
   tiles = frozen_layers.default_tiles()
   layers, positions = frozen_layers.of_params(params, tokens.shape[1])
   residual = params['embed']['W_E'][tokens]
@@ -167,12 +189,13 @@ def attention_to(
   for i, layer in enumerate(layers):
     x = attention_only.layer_norm(layer.norm, residual)
     heads = params[f'blocks_{i}']['attn']
-    rows = jax.vmap(_row, (0, None, None))(
-      {name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')},
-      x + positions[None],
-      queries,
+    found.append(
+      jax.vmap(_row, (0, None, None))(
+        {name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')},
+        x + positions[None],
+        queries,
+      )
     )
-    found.append(jnp.take_along_axis(rows, keys[None, :, None], axis=2)[..., 0])
     residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
   return jnp.stack(found)
 

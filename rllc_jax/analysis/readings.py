@@ -1,6 +1,7 @@
 """All that is read off a model's heads, checkpoint by checkpoint."""
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,6 +13,7 @@ from rllc_jax import types
 from rllc_jax.analysis import ablations
 from rllc_jax.analysis import composition
 from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import token_losses
 from rllc_jax.models import attention_only
 
@@ -105,3 +107,71 @@ def _effects(rng_key, model, params, tokens, kinds) -> dict[str, Any]:
     for name, value in jax.device_get(means).items():
       sums[name] = sums.get(name, 0.0) + np.asarray(value, float)
   return {name: value / len(starts) for name, value in sums.items()}
+
+
+def read_multigrams(
+  rng_key: types.Key,
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  tokens: np.ndarray,
+  texts: Sequence[str],
+  pair_odds: Mapping[tuple[int, int], float],
+  *,
+  count: int = 500,
+  support: int = 3,
+) -> xr.Dataset:
+  """What the tokens are that each head matters most for, at one checkpoint.
+
+  Args:
+    rng_key: of what is resampled.
+    model: its sizes.
+    params: its weights.
+    tokens: [N, T], sequences; those beyond the last full minibatch of 16 are
+      left out, unless there are fewer.
+    texts: of each token id.
+    pair_odds: from `multigrams.pair_odds` of the training set.
+    count: affected tokens of each head that are sorted.
+    support: rows in which a multigram must be met.
+
+  Returns:
+    `patterns` over (layer, head, pattern), affected tokens; `num_memorized`
+    over (layer, head), distinct n-grams and skip n-grams.
+  """
+  size = min(_BATCH, len(tokens))
+  tokens = np.asarray(tokens[: len(tokens) // size * size], np.int32)
+  effects = []
+  for start in range(0, len(tokens), size):
+    batch = tokens[start : start + size]
+    plain = token_losses.token_losses(model, params, batch)
+    ablated = ablations.ablated_losses(
+      model, params, batch, 'resample', rng_key
+    )
+    effects.append(np.asarray(ablated - plain))
+  by_head = np.concatenate(effects, axis=2)  # [L, H, N, T - 1].
+  shape = by_head.shape[:2]
+  patterns = np.zeros((*shape, len(multigrams.PATTERNS)), int)
+  memorized = np.zeros(shape, int)
+  for layer, head in np.ndindex(shape):
+    affected = multigrams.most_affected(by_head[layer, head], count)
+    if not affected.rows.size:
+      continue
+    attention = head_scores.attention_rows(
+      model, params, tokens[affected.rows], affected.places - 1
+    )
+    found = multigrams.identify(
+      tokens,
+      affected,
+      np.asarray(attention[layer, head].argmax(axis=1)),
+      texts,
+      pair_odds,
+      support=support,
+    )
+    patterns[layer, head] = list(found.counts.values())
+    memorized[layer, head] = found.num_memorized
+  return xr.Dataset(
+    {
+      'patterns': (('layer', 'head', 'pattern'), patterns),
+      'num_memorized': (('layer', 'head'), memorized),
+    },
+    {'pattern': list(multigrams.PATTERNS)},
+  )

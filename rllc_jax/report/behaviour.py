@@ -54,9 +54,10 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
         tables.Cell(tables.number(float(last[name][layer, head]), '.3f'))
         for name in _COLUMNS
       ),
+      tables.Cell(f'{int(readings.num_memorized[layer, head])}'),
     )
     for layer in range(last.sizes['layer'])
     for head in range(last.sizes['head'])
   ]
   step = f'head, at step {int(last.checkpoint):,}'
-  return tables.Table((step, *_COLUMNS.values()), rows)
+  return tables.Table((step, *_COLUMNS.values(), 'multigrams'), rows)

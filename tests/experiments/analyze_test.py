@@ -36,7 +36,7 @@ def config(**changes):
     training=dict(
       learning_rate=1e-2, batch_size=16, num_steps=60, num_checkpoints=3
     ),
-    analysis=dict(num_rows=32, num_sequences=256) | changes,
+    analysis=dict(num_tokens=512, num_sequences=256) | changes,
   )
 
 
@@ -62,6 +62,15 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
   for name in head_scores.SCORES:
     even = head_scores.even_attention(name, 16)
     np.testing.assert_allclose(found[name][0].mean(), even, rtol=0.3)
+
+
+def test_patterns_of_affected_tokens_are_counted(analyzed):
+  _, found = analyzed
+  assert found.patterns.dims == ('layer', 'head', 'pattern')
+  total = found.patterns.sum('pattern')
+  assert (total > 50).all() and (total <= 500).all()  # 32 rows of 15 tokens.
+  multigram = found.patterns.sel(pattern=['ngram', 'skip_ngram']).sum('pattern')
+  assert (found.num_memorized <= multigram).all()  # Each counts once.
 
 
 def test_losses_are_those_of_the_data_set(analyzed):
@@ -92,9 +101,11 @@ def test_losses_on_kinds_of_symbols_lie_above_their_floors(analyzed):
 def test_it_is_read_again_for_the_same_run_alone(analyzed):
   workdir, found = analyzed
   assert analyze.run(config(), workdir).identical(found)
-  assert json.loads(found.attrs['identity'])['num_rows'] == 32
-  with pytest.raises(ValueError, match='num_rows = 32 was expected.*got 16'):
-    analyze.run(config(num_rows=16), workdir)
+  assert json.loads(found.attrs['identity'])['num_tokens'] == 512
+  with pytest.raises(
+    ValueError, match='num_tokens = 512 was expected.*got 256'
+  ):
+    analyze.run(config(num_tokens=256), workdir)
 
 
 def test_a_window_that_is_not_there_is_named(analyzed, tmp_path):

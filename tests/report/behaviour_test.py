@@ -18,6 +18,7 @@ def readings():
   values = np.arange(2 * 2 * 2, dtype=float).reshape(2, 2, 2) / 8
   dims = 'checkpoint', 'layer', 'head'
   data = {name: (dims, values + i) for i, name in enumerate(NAMES)}
+  data['num_memorized'] = (dims[1:], np.array([[4, 0], [7, 1]]))
   return xr.Dataset(data, {'checkpoint': [300, 0]})  # In any order.
 
 
@@ -25,7 +26,7 @@ def test_the_last_checkpoint_has_a_row_a_head():
   table = behaviour.heads_table(readings())
   assert table.header[0] == 'head, at step 300'
   rows = [[cell.text for cell in row] for row in table.rows]
-  assert rows[2] == ['1:0', '0.250', '1.250', '2.250', '3.250', '4.250']
+  assert rows[2] == ['1:0', '0.250', '1.250', '2.250', '3.250', '4.250', '7']
   assert [row[0] for row in rows] == ['0:0', '0:1', '1:0', '1:1']
 
 
