@@ -58,9 +58,9 @@ def read_heads(
     (params,) = _unstacked(trajectory.load([step]))
     at_step: dict[str, Any] = {
       score: head_scores.head_scores(
-        score, model, params, rng_key, num_sequences
+        score, model, params, jax.random.fold_in(rng_key, i), num_sequences
       )
-      for score in head_scores.SCORES
+      for i, score in enumerate(head_scores.SCORES)
     }
     at_step |= _effects(rng_key, model, params, tokens, kinds)
     if model.num_layers > 1:
@@ -96,15 +96,17 @@ def _effects(rng_key, model, params, tokens, kinds) -> dict[str, Any]:
   sums: dict[str, Any] = {}
   for start in starts:
     batch = np.asarray(tokens[start : start + size], np.int32)
-    plain = token_losses.token_losses(model, params, batch)
+    plain = np.asarray(token_losses.token_losses(model, params, batch))
     means = {'loss': plain.mean()}
     for kind in kinds:
-      ablated = ablations.ablated_losses(model, params, batch, kind, rng_key)
-      means[f'ablation_{kind}'] = (ablated - plain).mean(axis=(2, 3))
+      key = jax.random.fold_in(rng_key, start)
+      ablated = ablations.ablated_losses(model, params, batch, kind, key)
+      rise = np.asarray(ablated) - plain
+      means[f'ablation_{kind}'] = rise.mean(axis=(2, 3))
     if model.num_layers > 1:
       cut = ablations.path_ablated_losses(model, params, batch, 0, 1)
-      means['path'] = (cut - plain).mean(axis=(2, 3))
-    for name, value in jax.device_get(means).items():
+      means['path'] = (np.asarray(cut) - plain).mean(axis=(2, 3))
+    for name, value in means.items():
       sums[name] = sums.get(name, 0.0) + np.asarray(value, float)
   return {name: value / len(starts) for name, value in sums.items()}
 
@@ -142,11 +144,10 @@ def read_multigrams(
   effects = []
   for start in range(0, len(tokens), size):
     batch = tokens[start : start + size]
-    plain = token_losses.token_losses(model, params, batch)
-    ablated = ablations.ablated_losses(
-      model, params, batch, 'resample', rng_key
-    )
-    effects.append(np.asarray(ablated - plain))
+    plain = np.asarray(token_losses.token_losses(model, params, batch))
+    key = jax.random.fold_in(rng_key, start)
+    ablated = ablations.ablated_losses(model, params, batch, 'resample', key)
+    effects.append(np.asarray(ablated) - plain)
   by_head = np.concatenate(effects, axis=2)  # [L, H, N, T - 1].
   shape = by_head.shape[:2]
   patterns = np.zeros((*shape, len(multigrams.PATTERNS)), int)

@@ -63,7 +63,12 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
     )
   beside = path.with_name(f'{path.name}.unfinished')
   shutil.rmtree(beside, ignore_errors=True)
-  record.to_zarr(beside, mode='w', consolidated=False, zarr_format=3)
+  # Format 3 has no strings of fixed length; with a fill value xarray would read
+  # the zeros of format 2 as missing.
+  encoding = {name: {'_FillValue': None} for name in record.variables}
+  record.to_zarr(
+    beside, mode='w', consolidated=False, zarr_format=2, encoding=encoding
+  )
   beside.rename(path)
 
 

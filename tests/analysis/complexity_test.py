@@ -17,7 +17,7 @@ DATA = np.random.default_rng(0).normal(size=(500, 3))
 def loss_fn(params, batch):
   """A bowl in each row of w, shifted by the data: Hessian diag(CURVATURES)."""
   away = params['w'][None] - batch[:, None]
-  return jnp.mean(jnp.sum(0.5 * CURVATURES * away**2, axis=(1, 2)))
+  return jnp.mean(jnp.sum(0.5 * CURVATURES[None] * away**2, axis=(1, 2)))
 
 
 def rows():

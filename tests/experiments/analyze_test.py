@@ -112,7 +112,7 @@ def test_a_window_that_is_not_there_is_named(analyzed, tmp_path):
   workdir, _ = analyzed
   for name in ('corpus', 'train'):
     (tmp_path / name).symlink_to(workdir / name)
-  with pytest.raises(ValueError, match="held_out/planted; got 'code'"):
+  with pytest.raises(ValueError, match="held_out; got 'code'"):
     analyze.run(config(dataset='code'), tmp_path)
 
 
