@@ -15,10 +15,10 @@ from rllc_jax.plots import style
 _PANEL = (3.4, 2.4)
 # What each variable of `readings.read_heads` is called, and its unit.
 _TITLES = {
-  'previous_token': ('attends to the token before', 'attention'),
-  'current_token': ('attends to itself', 'attention'),
-  'prefix_matching': ('attends to what followed before', 'attention'),
-  'ablation_resample': ('loss without the head', 'rise, nats'),
+  'previous_token': ('previous token', 'attention'),
+  'current_token': ('current token', 'attention'),
+  'prefix_matching': ('prefix matching', 'attention'),
+  'ablation_resample': ('ablation', 'rise of the loss, nats'),
 }
 _KIND_COLUMNS = 4
 
@@ -55,7 +55,7 @@ def head_readings(
   style.footnote(
     drawn,
     'dashed: attention to all positions alike',
-    'ablation: values of another sequence instead',
+    "ablation: the head's values are those of another sequence",
   )
   return drawn
 
@@ -80,7 +80,8 @@ def kind_losses(found: xr.Dataset) -> figure.Figure:
     last = place + columns >= len(kinds)
     style.step_axis(ax, cell.checkpoint.values, 'training step' if last else '')
     ax.set_title(kind.replace('_', ' '))
-    ax.set_ylim(0, None)
+  # Shared: one panel's limits are all panels'.
+  panels[0, 0].set_ylim(0, 1.05 * float(found.kind_loss.max()))
   for ax in panels[:, 0]:
     ax.set_ylabel('nats')
   for ax in panels.flat[len(kinds) :]:
