@@ -41,6 +41,7 @@ from rllc_jax.training import records
 from rllc_jax.training import runs
 
 _PLANTED_ROWS = 1_024
+_SAMPLE = 512  # Symbols of a kind whose sources are looked at.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -53,7 +54,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   Returns:
     What `analysis.zarr` holds: see `readings.read_heads`, and of the last
     checkpoint `readings.read_multigrams`; of a planted language `kind_loss`
-    over (checkpoint, kind) and `kind_floor`, nats.
+    over (checkpoint, kind) and `kind_floor`, nats, and of the last checkpoint
+    `source_attention`.
 
   Raises:
     ValueError: a window does not exist, the context is too short, or what is
@@ -113,7 +115,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   if languages:
     text = planted_rows(languages[0], corpus, workdir / 'corpus', config.seed)
     losses = kind_losses(model, trajectory, text)
-    found = found.merge(losses).merge(floors(languages[0]))
+    last = checkpoints.load(kept, trajectory.steps[-1])
+    attended = source_attention(model, last, text)
+    found = xr.merge([found, losses, floors(languages[0]), attended])
   found.attrs['identity'] = json.dumps(identity)
   records.save_record(found, path)
   logging.info('%s: complete\n%s', path, table(found))
@@ -179,6 +183,37 @@ def kind_losses(
   )
 
 
+def source_attention(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  text: synthetic.Rows,
+) -> xr.Dataset:
+  """How much each head attends to what tells a symbol, by its kind.
+
+  From the position that predicts it; on a sample of what a kind has.
+
+  Returns:
+    `source_attention` over (layer, head, kind).
+  """
+  shape = model.num_layers, model.num_heads, len(synthetic.KINDS)
+  found = np.full(shape, np.nan)
+  for i in range(len(synthetic.KINDS)):
+    rows, places = np.nonzero((text.kinds == i) & (text.sources >= 0))
+    if not rows.size:
+      continue
+    chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
+    rows, places = rows[chosen], places[chosen]
+    questions = head_scores.Questions(
+      text.tokens[rows], places - 1, text.sources[rows, places]
+    )
+    weights = head_scores.attention_to(model, params, questions)
+    found[..., i] = np.asarray(weights).mean(axis=-1)
+  return xr.Dataset(
+    {'source_attention': (('layer', 'head', 'kind'), found)},
+    {'kind': list(synthetic.KINDS)},
+  )
+
+
 def floors(name: str) -> xr.Dataset:
   """The least losses that are possible, by kind."""
   laws = synthetic.laws(synthetic.LANGUAGES[name])
@@ -201,11 +236,23 @@ def table(found: xr.Dataset) -> str:
       cells = ''.join(f'{value:>18.4f}' for value in values)
       lines.append(f'{f"{layer}:{head}":>6}{cells}')
   if 'kind_loss' in last:
-    lines.append(f'{"kind":>16}{"loss":>10}{"floor":>10}')
+    heads = ''.join(
+      f'{f"{layer}:{head}":>8}'
+      for layer in range(last.sizes['layer'])
+      for head in range(last.sizes['head'])
+    )
+    lines.append(
+      f'{"kind":>16}{"loss":>10}{"floor":>10}{heads}  attention to the source'
+    )
     for kind in last.kind.values:
       cell = last.sel(kind=kind)
       loss, floor = float(cell.kind_loss), float(cell.kind_floor)
-      lines.append(f'{kind:>16}{loss:>10.4f}{floor:>10.4f}')
+      attended = cell.source_attention.values
+      cells = ''.join(f'{x:>8.3f}' for x in attended.ravel())
+      lines.append(
+        f'{kind:>16}{loss:>10.4f}{floor:>10.4f}'
+        + (cells if np.isfinite(attended).all() else '')
+      )
   return '\n'.join(lines)
 
 

@@ -28,7 +28,7 @@ class Corpus(NamedTuple):
     tfds_split: its split, in the notation of TFDS.
     cap_mb: most text taken from a source, in 10^6 bytes.
     held_out_fraction: share of the mix's documents that is held out.
-    tokenizer: 'bpe', byte pairs, or 'words', what white space parts.
+    tokenizer: byte pairs, 'bpe', or what white space parts, 'words'.
     vocab_size: ids, the special token included.
     context_length: tokens a row, the special token at its start included.
   """

@@ -94,11 +94,16 @@ class Segment(NamedTuple):
     symbols: what is read.
     kinds: of each, what it depends on: a key of `laws`.
     surprisals: of each, -ln of its odds given all before it, nats.
+    sources: of each, the place of what tells it, besides the symbol before it:
+      of an n-gram the symbol two before, of a skip n-gram its source, of a
+      closing bracket the one that it closes, of the second half of a string the
+      symbol that it repeats; -1 for other kinds.
   """
 
   symbols: list[str]
   kinds: list[str]
   surprisals: list[float]
+  sources: list[int]
 
 
 class Law(NamedTuple):
@@ -162,7 +167,7 @@ def segments(language: Language, rng: np.random.Generator) -> Iterator[Segment]:
   draw = _Drawing(language, tables(language), rng)
   while True:
     which = rng.choice(len(STRUCTURES), p=language.shares)
-    written = Segment([], [], [])
+    written = Segment([], [], [], [])
     _SEGMENTS[STRUCTURES[which]](draw, written)
     written.kinds[0] = 'start'
     written.surprisals[0] -= math.log(language.shares[which])
@@ -236,11 +241,14 @@ class Rows(NamedTuple):
     tokens: [N, T], the special token first.
     kinds: [N, T], of each token, a place in `KINDS`; -1 for special ones.
     surprisals: [N, T], nats; 0 for special ones.
+    sources: [N, T], the column of what tells each token; -1 where nothing in
+      the row does.
   """
 
   tokens: np.ndarray
   kinds: np.ndarray
   surprisals: np.ndarray
+  sources: np.ndarray
 
 
 def rows(
@@ -266,10 +274,12 @@ def rows(
     length: T.
   """
   count = num_rows * (length - 1)
-  tokens, kinds, surprisals = [], [], []
+  tokens, kinds, surprisals, sources = [], [], [], []
   drawn = segments(language, rng)
   while len(tokens) < count:
     segment = next(drawn)
+    start = len(tokens)
+    sources += [x if x < 0 else start + x for x in segment.sources]
     tokens += [ids[symbol] for symbol in segment.symbols]
     kinds += [KINDS.index(kind) for kind in segment.kinds]
     surprisals += segment.surprisals
@@ -280,7 +290,16 @@ def rows(
     ],
     axis=1,
   )
-  return Rows(fold(tokens, eos_id), fold(kinds, -1), fold(surprisals, 0.0))
+  # From a place in the stream to a column: the first holds the special token.
+  begins = np.arange(num_rows)[:, None] * (length - 1)
+  columns = fold(sources, -1) - begins + 1
+  known = (columns >= 1) & (fold(sources, -1) >= 0)
+  return Rows(
+    fold(tokens, eos_id),
+    fold(kinds, -1),
+    fold(surprisals, 0.0),
+    np.where(known, columns, -1),
+  )
 
 
 # Segments.
@@ -292,10 +311,13 @@ class _Drawing(NamedTuple):
   rng: np.random.Generator
 
 
-def _write(segment: Segment, symbol: str, kind: str, odds: float) -> None:
+def _write(
+  segment: Segment, symbol: str, kind: str, odds: float, source: int = -1
+) -> None:
   segment.symbols.append(symbol)
   segment.kinds.append(kind)
   segment.surprisals.append(-math.log(odds))
+  segment.sources.append(source)
 
 
 def _bigram(draw: _Drawing, out: Segment) -> None:
@@ -320,7 +342,7 @@ def _ngram(draw: _Drawing, out: Segment) -> None:
     _write(out, first, 'ngram_choice', going / language.num_starts)
     _write(out, second, 'ngram_choice', 1 / language.num_seconds)
     for symbol in rest:
-      _write(out, symbol, 'ngram', 1.0)
+      _write(out, symbol, 'ngram', 1.0, len(out.symbols) - 2)
     going = 1 - stop
     if rng.random() < stop:
       return _write(out, 'b.', 'ngram_choice', stop)
@@ -335,22 +357,23 @@ def _skip(draw: _Drawing, out: Segment) -> None:
     odds = (1 - stop) / language.num_fillers
     _write(out, f'f{filler}', 'skip_filler', odds)
   _write(out, '?', 'skip_filler', stop)
-  _write(out, f't{source}', 'skip', 1.0)
+  _write(out, f't{source}', 'skip', 1.0, 0)
 
 
 def _bracket(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
   opens, count = language.bracket_open, len(_BRACKETS)
-  stack = [_BRACKETS[rng.integers(count)]]
-  _write(out, stack[0][0], 'start', 1 / count)
+  stack = [(_BRACKETS[rng.integers(count)], 0)]  # Pairs and their places.
+  _write(out, stack[0][0][0], 'start', 1 / count)
   while stack:
     free = opens if len(stack) < language.max_depth else 0.0
     if rng.random() < free:
-      stack.append(_BRACKETS[rng.integers(count)])
-      _write(out, stack[-1][0], 'bracket_open', free / count)
+      stack.append((_BRACKETS[rng.integers(count)], len(out.symbols)))
+      _write(out, stack[-1][0][0], 'bracket_open', free / count)
     else:
       kind = 'bracket_nested' if len(stack) > 1 else 'bracket_last'
-      _write(out, stack.pop()[1], kind, 1 - free)
+      pair, place = stack.pop()
+      _write(out, pair[1], kind, 1 - free, place)
 
 
 def _repeat(draw: _Drawing, out: Segment) -> None:
@@ -367,9 +390,9 @@ def _repeat(draw: _Drawing, out: Segment) -> None:
     length += 1
   full = length == language.max_repeat
   _write(out, '==', 'repeat_new', 1.0 if full else language.repeat_stop)
-  for symbol in string[:length]:
-    _write(out, f'r{symbol}', 'repeat', 1.0)
-  _write(out, '>>', 'repeat', 1.0)
+  for place, symbol in enumerate(string[:length], 1):
+    _write(out, f'r{symbol}', 'repeat', 1.0, place)
+  _write(out, '>>', 'repeat', 1.0, length + 1)  # It ends as the first did.
 
 
 _SEGMENTS: Mapping[str, Callable[[_Drawing, Segment], None]] = {

@@ -142,6 +142,31 @@ class StructureTest(absltest.TestCase):
         start, end = segment.symbols[i : i + 2], segment.symbols[i + 2 : i + 4]
         self.assertEqual(ended.setdefault(tuple(start), end), end)
 
+  def test_sources_are_what_tells_a_symbol(self):
+    """The same symbol, its opening bracket, its source, or two before."""
+    opening = dict(zip(')]}>', '([{<', strict=True))
+    for name in ('ngram', 'skip', 'bracket', 'repeat'):
+      for segment in self.segments_of(name):
+        for place, (symbol, source) in enumerate(
+          zip(segment.symbols, segment.sources, strict=True)
+        ):
+          told = segment.symbols[source] if source >= 0 else None
+          kind = segment.kinds[place]
+          if kind == 'repeat' and symbol != '>>':
+            self.assertEqual(told, symbol)
+          elif kind == 'repeat':
+            self.assertEqual(told, '==')
+          elif kind == 'skip':
+            self.assertEqual(told, 's' + symbol[1:])
+          elif kind == 'ngram':
+            self.assertEqual(source, place - 2)
+          elif symbol in opening:
+            self.assertEqual(told, opening[symbol])
+            between = segment.symbols[source + 1 : place]
+            self.assertEqual(len(between) % 2, 0)  # All of it closed.
+          else:
+            self.assertIsNone(told)
+
   def test_a_source_tells_the_target(self):
     for segment in self.segments_of('skip'):
       self.assertEqual(segment.symbols[-1], 't' + segment.symbols[0][1:])
@@ -202,6 +227,15 @@ class TextTest(absltest.TestCase):
     kinds = [synthetic.KINDS[i] for i in found.kinds[:, 1:].ravel()]
     names = [kind for segment in text for kind in segment.kinds]
     self.assertEqual(kinds, names[: stream.size])
+    known = np.argwhere(found.sources >= 0)
+    self.assertGreater(len(known), 200)
+    repeats = synthetic.KINDS.index('repeat')
+    for row, place in known:
+      source = found.sources[row, place]
+      self.assertTrue(1 <= source < place)
+      token, told = found.tokens[row, place], found.tokens[row, source]
+      if found.kinds[row, place] == repeats and token != ids['>>']:
+        self.assertEqual(token, told)
     self.assertAlmostEqual(
       found.surprisals[:, 1:].mean(), synthetic.floor(language), delta=0.1
     )

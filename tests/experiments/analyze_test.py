@@ -34,7 +34,7 @@ def config(**changes):
     ),
     model=dict(num_layers=2, num_heads=2, d_model=16, d_head=8),
     training=dict(
-      learning_rate=1e-2, batch_size=16, num_steps=60, num_checkpoints=3
+      learning_rate=1e-2, batch_size=16, num_steps=60, num_checkpoints=2
     ),
     analysis=dict(num_tokens=512, num_sequences=256) | changes,
   )
@@ -56,7 +56,7 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
     assert found[name].dims == ('checkpoint', 'layer', 'head')
   for name in ('composition_K', 'path'):
     assert found[name].dims == ('checkpoint', 'writer', 'reader')
-  for value in found.values():
+  for value in found.drop_vars('source_attention').values():
     assert np.isfinite(value).all()
   # Weights as drawn hardly attend to anything in particular.
   for name in head_scores.SCORES:
@@ -96,6 +96,16 @@ def test_losses_on_kinds_of_symbols_lie_above_their_floors(analyzed):
   # 1,024 rows of 8 symbols: the rarest kind is met 200 times.
   assert (found.kind_loss - found.kind_floor > -0.1).all()
   assert (found.kind_loss[0] > 3).all()
+
+
+def test_attention_to_sources_is_a_weight(analyzed):
+  _, found = analyzed
+  known = {'ngram', 'skip', 'bracket_nested', 'bracket_last', 'repeat'}
+  for kind in found.kind.values:
+    weights = found.source_attention.sel(kind=kind)
+    assert bool(np.isfinite(weights).all()) == (kind in known)
+    if kind in known:
+      assert (weights > 0).all() and (weights < 1).all()
 
 
 def test_it_is_read_again_for_the_same_run_alone(analyzed):

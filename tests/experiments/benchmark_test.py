@@ -62,6 +62,7 @@ class YardstickTest(absltest.TestCase):
 
 
 class AcceleratorTest(absltest.TestCase):
+  @pytest.mark.long
   def test_a_wrong_gradient_is_noticed(self):
     """A context of other weights is a gradient of another model."""
     model, tokens = gpu.SMALL.model, np.arange(64).reshape(2, 32)

@@ -7,6 +7,8 @@ from experiments import sections
 from experiments import train
 from tests.experiments import train_test
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope='module')
 def rows(tmp_path_factory):

@@ -72,12 +72,7 @@ class GradientIdentityTest(parameterized.TestCase):
   def test_every_other_lens(self):
     model = MODELS['2_layers']
     params = attention_only_test.random_params(model)
-    names = (
-      *OTHER_NAMES,
-      '0:1+1:2',
-      'embed+unembed',
-      *weights.head_names(params),
-    )
+    names = (*OTHER_NAMES, '0:1+1:2')
     self.check(model, weights.families(names, params, plain_loss(model)))
 
   def check(self, model, families):
