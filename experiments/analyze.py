@@ -16,6 +16,7 @@ import pathlib
 
 from absl import logging
 import jax
+import jax.numpy as jnp
 from matplotlib import figure
 import ml_collections
 import numpy as np
@@ -203,9 +204,8 @@ def source_attention(
       continue
     chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
     rows, places = rows[chosen], places[chosen]
-    questions = head_scores.Questions(
-      text.tokens[rows], places - 1, text.sources[rows, places]
-    )
+    asked = text.tokens[rows], places - 1, text.sources[rows, places]
+    questions = head_scores.Questions(*map(jnp.asarray, asked))
     weights = head_scores.attention_to(model, params, questions)
     found[..., i] = np.asarray(weights).mean(axis=-1)
   return xr.Dataset(
