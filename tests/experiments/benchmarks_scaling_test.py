@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from experiments.benchmarks import problem as problems
 from experiments.benchmarks import runs
@@ -105,6 +106,7 @@ class MultiplyAddsTest(parameterized.TestCase):
     self.assertLess(chains, 3 * one)
 
 
+@pytest.mark.long
 class CallTest(absltest.TestCase):
   def test_a_run_is_of_its_size(self):
     """In small: every knob but the model's own is an axis of the traces."""

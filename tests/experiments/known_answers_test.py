@@ -6,6 +6,7 @@ import pathlib
 import tempfile
 
 from absl.testing import absltest
+import pytest
 
 from experiments import known_answers
 from experiments import known_problems
@@ -25,6 +26,7 @@ def every_problem():
   return [p for family in shallow for p in family(quick=False)] + [*deep]
 
 
+@pytest.mark.long
 class QuickRunTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
