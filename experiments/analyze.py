@@ -4,10 +4,11 @@
 
 reads `DIR/corpus`, `DIR/train/checkpoints` and the section `analysis` of the
 config, and writes `DIR/analysis.zarr`: scores of attention, the effects of
-ablations and of cut paths, composition, and, where the corpus is a planted
-language, the loss on each kind of its symbols beside the least that is possible
-(`rllc_jax.data.synthetic`). No logits are kept: they exist a tile at a time.
-experiments.report draws it.
+ablations and of cut paths, the patterns that each head serves, composition,
+scores of the whole model, other measures of complexity, and, where the corpus
+is a planted language, the loss on each kind of its symbols beside the least
+that is possible (`rllc_jax.data.synthetic`). No logits are kept: they exist a
+tile at a time. experiments.report draws it.
 """
 
 import functools
@@ -16,7 +17,6 @@ import pathlib
 
 from absl import logging
 import jax
-import jax.numpy as jnp
 from matplotlib import figure
 import ml_collections
 import numpy as np
@@ -27,22 +27,27 @@ from experiments import choices
 from experiments import commands
 from experiments import sections
 from rllc_jax import trees
-from rllc_jax import types
+from rllc_jax.analysis import affected_tokens
+from rllc_jax.analysis import complexity
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import multigrams
+from rllc_jax.analysis import ngram_scores
+from rllc_jax.analysis import planted
 from rllc_jax.analysis import readings
-from rllc_jax.analysis import token_losses
+from rllc_jax.analysis import stage_scores
+from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
-from rllc_jax.models import attention_only
 from rllc_jax.plots import readings as plots
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 from rllc_jax.training import runs
 
 _PLANTED_ROWS = 1_024
-_SAMPLE = 512  # Symbols of a kind whose sources are looked at.
+_NGRAMS = (2, 3, 4)  # Tokens of the words whose losses are looked at.
+_NUM_NGRAMS = 1_000
+_CURVATURE_ROWS = 4  # Sequences of a minibatch for traces.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -53,10 +58,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    What `analysis.zarr` holds: see `readings.read_heads`, and of the last
-    checkpoint `readings.read_multigrams`; of a planted language `kind_loss`
-    over (checkpoint, kind) and `kind_floor`, nats, and of the last checkpoint
-    `source_attention`.
+    What `analysis.zarr` holds: see `readings.read_heads`,
+    `stage_scores.read_stages`, `complexity.read_complexity`, of the last
+    checkpoint `affected_tokens.affected_tokens`; of a planted language,
+    `planted.kind_losses`, `floors` and `source_attention`.
 
   Raises:
     ValueError: a window does not exist, the context is too short, or what is
@@ -87,38 +92,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       'config.analysis.dataset must be a window of the corpus, '
       f'{", ".join(corpus.windows)}; got {settings.dataset!r}.'
     )
-  count = max(16, settings.num_tokens // corpus.tokens.shape[1])
-  rows = runs.evenly_spaced(corpus.windows[settings.dataset], count)
-  with tqdm.tqdm(
-    total=len(trajectory.steps), desc='analyzing', disable=None
-  ) as bar:
-    found = readings.read_heads(
-      jax.random.key(config.seed),
-      model,
-      trajectory,
-      corpus.tokens[rows],
-      num_sequences=settings.num_sequences,
-      progress=functools.partial(_show, bar),
-    )
-  found = found.merge(
-    readings.read_multigrams(
-      jax.random.key(config.seed + 1),
-      model,
-      checkpoints.load(kept, trajectory.steps[-1]),
-      corpus.tokens[rows],
-      choices.texts(corpus, workdir / 'corpus'),
-      multigrams.pair_odds(_rows_of(corpus, 'train')),
-    )
-  )
-  languages = [
-    name for name in synthetic.LANGUAGES if f'train/{name}' in corpus.windows
-  ]
-  if languages:
-    text = planted_rows(languages[0], corpus, workdir / 'corpus', config.seed)
-    losses = kind_losses(model, trajectory, text)
-    last = checkpoints.load(kept, trajectory.steps[-1])
-    attended = source_attention(model, last, text)
-    found = xr.merge([found, losses, floors(languages[0]), attended])
+  found = _read(config, corpus, workdir, model, trajectory)
   found.attrs['identity'] = json.dumps(identity)
   records.save_record(found, path)
   logging.info('%s: complete\n%s', path, table(found))
@@ -127,20 +101,87 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
 
 def draw(found: xr.Dataset) -> dict[str, figure.Figure]:
   """Draws the figures of what was analyzed, by name."""
-  length = json.loads(found.attrs['identity'])['model']['context_length']
-  even = {
-    score: head_scores.even_attention(score, length)
-    for score in head_scores.SCORES
-  }
+  even = {str(x): float(found.even.sel(score=x)) for x in found.score.values}
   drawn = {'heads': plots.head_readings(found, even)}
   if 'kind_loss' in found:
     drawn['kinds'] = plots.kind_losses(found)
   return drawn
 
 
+def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
+  settings = sections.read(config, 'analysis')
+  window = corpus.windows[settings.dataset]
+  count = max(16, settings.num_tokens // corpus.tokens.shape[1])
+  rows = corpus.tokens[runs.evenly_spaced(window, count)]
+  trained_on = _rows_of(corpus, 'train')
+  spellings = choices.texts(corpus, workdir / 'corpus')
+  odds = multigrams.pair_odds(trained_on)
+  text = readings.Text(rows, spellings, odds)
+  keys = [jax.random.key(config.seed + i) for i in range(4)]
+  with tqdm.tqdm(
+    total=len(trajectory.steps), desc='analyzing', disable=None
+  ) as bar:
+    parts = [
+      readings.read_heads(
+        keys[0],
+        model,
+        trajectory,
+        text,
+        num_sequences=settings.num_sequences,
+        progress=functools.partial(_show, bar),
+      )
+    ]
+  table = ngram_scores.bigram_table(trained_on, corpus.vocab_size)
+  grams = _ngrams(trained_on, spellings)
+  parts.append(
+    stage_scores.read_stages(keys[1], model, trajectory, rows, table, grams)
+  )
+  parts.append(_complexity(keys[2], settings, corpus, model, trajectory))
+  last = jax.tree.map(
+    lambda leaf: leaf[0], trajectory.load(trajectory.steps[-1:])
+  )
+  parts.append(affected_tokens.affected_tokens(keys[3], model, last, text))
+  for name in synthetic.LANGUAGES:
+    if f'train/{name}' in corpus.windows:
+      known = planted_rows(name, corpus, workdir / 'corpus', config.seed)
+      parts += [
+        planted.kind_losses(model, trajectory, known),
+        planted.floors(name),
+        planted.source_attention(model, last, known),
+      ]
+      break
+  return xr.merge(parts)
+
+
 def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:
   start, length = corpus.windows[window]
   return corpus.tokens[int(start) : int(start + length)]
+
+
+def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
+  """Frequent words of several tokens, by length; {} if words are tokens."""
+  starts = np.array([not x[:1].strip() for x in spellings])
+  found = {}
+  for length in _NGRAMS:
+    try:
+      found[length] = ngram_scores.frequent_ngrams(
+        tokens, length, starts, _NUM_NGRAMS
+      )
+    except ValueError as error:
+      logging.info('no scores of %s-grams: %s', length, error)
+  return found
+
+
+def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
+  return complexity.read_complexity(
+    rng_key,
+    choices.families(['heads'], model),
+    choices.next_tokens(model).loss_fn,
+    trajectory,
+    minibatches.uniform(corpus.tokens, _CURVATURE_ROWS),
+    corpus.windows[settings.dataset],
+    num_batches=settings.num_curvature_batches,
+  )
 
 
 def planted_rows(
@@ -155,73 +196,6 @@ def planted_rows(
     np.random.default_rng([seed, *name.encode()]),
     num_rows=_PLANTED_ROWS,
     length=corpus.tokens.shape[1],
-  )
-
-
-def kind_losses(
-  model: attention_only.AttentionOnly,
-  trajectory: types.Trajectory,
-  text: synthetic.Rows,
-) -> xr.Dataset:
-  """Mean losses on the second half of rows, by the kind of the symbol.
-
-  In the first half, what a symbol depends on may lie before the row.
-  """
-  half = text.tokens.shape[1] // 2
-  kinds = text.kinds[:, half:]
-  found = np.zeros((len(trajectory.steps), len(synthetic.KINDS)))
-  losses_of = jax.jit(
-    lambda params: token_losses.token_losses(model, params, text.tokens)
-  )
-  for k, step in enumerate(trajectory.steps):
-    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
-    losses = np.asarray(losses_of(params))[:, half - 1 :]
-    for i in range(len(synthetic.KINDS)):
-      found[k, i] = losses[kinds == i].mean() if (kinds == i).any() else np.nan
-  return xr.Dataset(
-    {'kind_loss': (('checkpoint', 'kind'), found)},
-    {'checkpoint': list(trajectory.steps), 'kind': list(synthetic.KINDS)},
-  )
-
-
-def source_attention(
-  model: attention_only.AttentionOnly,
-  params: types.Params,
-  text: synthetic.Rows,
-) -> xr.Dataset:
-  """How much each head attends to what tells a symbol, by its kind.
-
-  From the position that predicts it; on a sample of what a kind has.
-
-  Returns:
-    `source_attention` over (layer, head, kind).
-  """
-  shape = model.num_layers, model.num_heads, len(synthetic.KINDS)
-  found = np.full(shape, np.nan)
-  for i in range(len(synthetic.KINDS)):
-    rows, places = np.nonzero((text.kinds == i) & (text.sources >= 0))
-    if not rows.size:
-      continue
-    chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
-    rows, places = rows[chosen], places[chosen]
-    asked = text.tokens[rows], places - 1, text.sources[rows, places]
-    questions = head_scores.Questions(*map(jnp.asarray, asked))
-    weights = head_scores.attention_to(model, params, questions)
-    found[..., i] = np.asarray(weights).mean(axis=-1)
-  return xr.Dataset(
-    {'source_attention': (('layer', 'head', 'kind'), found)},
-    {'kind': list(synthetic.KINDS)},
-  )
-
-
-def floors(name: str) -> xr.Dataset:
-  """The least losses that are possible, by kind."""
-  laws = synthetic.laws(synthetic.LANGUAGES[name])
-  values = [
-    laws[kind].floor if kind in laws else np.nan for kind in synthetic.KINDS
-  ]
-  return xr.Dataset(
-    {'kind_floor': ('kind', values)}, {'kind': list(synthetic.KINDS)}
   )
 
 

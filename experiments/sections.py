@@ -182,11 +182,14 @@ class Analysis(NamedTuple):
     num_tokens: of its sequences that are taken, evenly spaced; 16 sequences at
       least.
     num_sequences: random ones a score of attention is the mean over.
+    num_curvature_batches: minibatches of 4 sequences for the traces of Hessian
+      and Fisher matrix, 2 at least.
   """
 
   dataset: str = 'held_out'
   num_tokens: int = 16_384
   num_sequences: int = 2_048
+  num_curvature_batches: int = 4
 
 
 SECTIONS: Mapping[str, Any] = {

@@ -3,8 +3,8 @@
   make demo PRESET=planted
 
 Bigrams, n-grams, skip n-grams, nested brackets and repeated strings in stated
-shares (`rllc_jax.data.synthetic`), and two further data sets that differ in one
-structure each. On real text no induction forms at this scale; here it does.
+shares (`rllc_jax.data.synthetic`), and three further data sets that differ in
+one structure each. On real text no induction forms at this scale; here it does.
 """
 
 import ml_collections
@@ -17,20 +17,25 @@ def get_config() -> ml_collections.ConfigDict:
     seed=0,
     corpus=dict(
       sources=('planted',),
-      further=('planted_flat', 'planted_words'),
+      further=('planted_flat', 'planted_words', 'planted_repeats'),
       tokenizer='words',
       cap_mb=12.0,
       vocab_size=128,
       context_length=96,
     ),
-    model=dict(num_layers=2, num_heads=4, d_model=64, d_head=16),
+    model=dict(num_layers=2, num_heads=8, d_model=64, d_head=8),
     training=dict(
       learning_rate=2e-3, batch_size=64, num_steps=6000, num_checkpoints=16
     ),
     estimation=dict(
-      datasets=('train', 'held_out/planted_flat', 'held_out/planted_words'),
+      datasets=(
+        'train',
+        'held_out/planted_flat',
+        'held_out/planted_words',
+        'held_out/planted_repeats',
+      ),
       batch_size=8,
-      num_chains=2,
-      num_draws=300,
+      num_chains=4,
+      num_draws=200,
     ),
   )

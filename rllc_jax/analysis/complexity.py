@@ -12,12 +12,14 @@ Where :math:`\gamma \gg n\beta h` for every curvature h the rLLC itself is near
 :math:`n\beta\,\mathrm{tr}(H) / (2\gamma)`.
 """
 
+from collections.abc import Sequence
 import functools
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from rllc_jax import trees
 from rllc_jax import types
@@ -82,6 +84,55 @@ def complexity(
     np.std(x, axis=1, ddof=1) / np.sqrt(num_batches) for x in (hessian, fisher)
   ]
   return Complexity(means[0], errors[0], means[1], errors[1], norms)
+
+
+def read_complexity(
+  rng_key: types.Key,
+  families: Sequence[types.Refinements],
+  loss_fn: types.LossFn,
+  trajectory: types.Trajectory,
+  minibatches: types.Minibatches,
+  window: types.PyTree,
+  *,
+  num_batches: int = 4,
+) -> xr.Dataset:
+  """All measures at every checkpoint, on the same minibatches.
+
+  Args:
+    rng_key: as of `complexity`, whose other arguments these are, too.
+    families: refinements of the model.
+    loss_fn: the plain loss.
+    trajectory: the checkpoints.
+    minibatches: data, and how they are drawn.
+    window: the data set.
+    num_batches: minibatches a checkpoint.
+
+  Returns:
+    The fields of `Complexity` over (checkpoint, refinement).
+  """
+  dims = 'checkpoint', 'refinement'
+  parts = []
+  for family in families:
+    measured = [
+      complexity(
+        rng_key,
+        family,
+        loss_fn,
+        jax.tree.map(lambda leaf: leaf[0], trajectory.load([step])),
+        minibatches,
+        window,
+        num_batches=num_batches,
+      )
+      for step in trajectory.steps
+    ]
+    columns = zip(Complexity._fields, zip(*measured, strict=True), strict=True)
+    values = {name: (dims, np.stack(column)) for name, column in columns}
+    labels = {
+      'checkpoint': list(trajectory.steps),
+      'refinement': list(family.names),
+    }
+    parts.append(xr.Dataset(values, labels))
+  return xr.concat(parts, 'refinement')
 
 
 @functools.lru_cache(maxsize=64)

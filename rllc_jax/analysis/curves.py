@@ -6,11 +6,11 @@ between the values at the checkpoints, which are spaced in the logarithm of the
 step, and the number is the caller's: that of the classes to compare with.
 """
 
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 import warnings
 
 import numpy as np
+from numpy.typing import ArrayLike
 from sklearn import cluster
 from sklearn import gaussian_process
 from sklearn import metrics
@@ -139,7 +139,7 @@ def _in_order(labels: np.ndarray) -> np.ndarray:
   return np.array([number.setdefault(x, len(number)) for x in labels])
 
 
-def agreement(labels: Sequence[Any], classes: Sequence[Any]) -> float:
+def agreement(labels: ArrayLike, classes: ArrayLike) -> float:
   """The adjusted Rand index of two groupings: 1 if equal, 0 as by chance.
 
   Examples:

@@ -1,18 +1,24 @@
-"""What heads attend to, on sequences of random tokens.
+"""What heads attend to, on sequences of random tokens and on text.
 
 As in the code of Hoogland et al. (2402.02364), for the transformer of Wang et
 al. (2410.02984). A score is an attention weight, so between 0 and 1; how high
 it gets depends on the model, so rank heads by it and compare with the weight of
 an even attention.
+
+A small model may match prefixes in the text that it has learned and not among
+random tokens, which it never saw. `repeated_pairs` finds where it should in
+text; the score there is ours and not the paper's.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 import functools
 import math
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import types
 from rllc_jax.models import attention_only
@@ -103,6 +109,72 @@ def _lengths(context_length):
 
 def _prefix_length(context_length):
   return min(128, context_length)
+
+
+def repeated_pairs(
+  tokens: np.ndarray,
+  pair_odds: Mapping[tuple[int, int], float],
+  count: int,
+  *,
+  common: float = 0.05,
+) -> Questions:
+  """Where text repeats a pair: its first token, and what followed it before.
+
+  From there a head that matches prefixes attends to the position after the
+  last earlier occurrence of the token, and so predicts the second of the pair.
+
+  Args:
+    tokens: [N, T], text.
+    pair_odds: {(token, next): odds}, from `multigrams.pair_odds`.
+    count: questions at most, evenly spaced among those there are.
+    common: odds from which a pair is a bigram and needs no earlier one.
+  """
+  found = []
+  for row, sequence in enumerate(np.asarray(tokens).tolist()):
+    last: dict[int, int] = {}  # Where each token was met.
+    for place in range(len(sequence) - 1):
+      token, following = sequence[place], sequence[place + 1]
+      before = last.get(token, place)
+      repeats = before + 1 < place and sequence[before + 1] == following
+      if repeats and pair_odds.get((token, following), 0.0) <= common:
+        found.append((row, place, before + 1))
+      last[token] = place
+  chosen = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
+  places = np.array(found, int).reshape(-1, 3)[chosen]
+  rows, queries, keys = places.T
+  return Questions(*map(jnp.asarray, (np.asarray(tokens)[rows], queries, keys)))
+
+
+class TextScore(NamedTuple):
+  """Attention to what a repeated pair repeats, and beside it.
+
+  Attributes:
+    score: [L, H], mean weight on the key of each question; NaN without any.
+    beside: [L, H], mean weight on the two positions next to it, or of even
+      attention, whichever is more: what a head gets that attends there for
+      the place's sake.
+  """
+
+  score: types.Array
+  beside: types.Array
+
+
+def text_score(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  questions: Questions,
+) -> TextScore:
+  """How much heads match prefixes in text, from `repeated_pairs`."""
+  tokens, queries, keys = questions
+  if not len(tokens):
+    empty = jnp.full((model.num_layers, model.num_heads), jnp.nan)
+    return TextScore(empty, empty)
+  to = lambda offset: attention_to(
+    model, params, Questions(tokens, queries, keys + offset)
+  )
+  even = jnp.mean(1 / (queries + 1))
+  beside = jnp.mean((to(-1) + to(1)) / 2, axis=-1)
+  return TextScore(jnp.mean(to(0), axis=-1), jnp.maximum(beside, even))
 
 
 # A score asks for its questions: (rng_key, model, num_sequences).
@@ -208,6 +280,35 @@ def _row(head, positioned, queries):
   scores = jnp.einsum('bqe,bke->bk', q, k) / math.sqrt(q.shape[-1])
   seen = jnp.arange(k.shape[1])[None] <= queries[:, None]
   return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def most_attended(
+  model: attention_only.AttentionOnly, params: types.Params, tokens: types.Array
+) -> types.Array:
+  """The position that each attends to most, [B, T] -> [L, H, B, T]."""
+  tiles = frozen_layers.default_tiles()
+  layers, positions = frozen_layers.of_params(params, tokens.shape[1])
+  residual = params['embed']['W_E'][tokens]
+  length = tokens.shape[1]
+  found = []
+  for i, layer in enumerate(layers):
+    x = attention_only.layer_norm(layer.norm, residual) + positions[None]
+    heads = params[f'blocks_{i}']['attn']
+
+    def of_pair(pair, x=x, heads=heads):
+      head, row = pair
+      q = attention_only.linear(x[row], heads['W_Q'][head], heads['b_Q'][head])
+      k = attention_only.linear(x[row], heads['W_K'][head], heads['b_K'][head])
+      seen = jnp.tril(jnp.ones((length, length), bool))
+      return jnp.argmax(jnp.where(seen, q @ k.T, -jnp.inf), axis=-1)
+
+    shape = model.num_heads, len(tokens)
+    pairs = jnp.indices(shape).reshape(2, -1)
+    places = jax.lax.map(of_pair, (pairs[0], pairs[1]))
+    found.append(places.reshape(*shape, length))
+    residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
+  return jnp.stack(found)
 
 
 def even_attention(score: str, context_length: int = 1024) -> float:

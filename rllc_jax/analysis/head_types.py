@@ -4,24 +4,27 @@ Wang et al. (2410.02984) speak of previous-token, current-token, induction and
 multigram heads, the last being those whose removal hurts memorized n-grams and
 skip n-grams; no thresholds are known. Here a head belongs to the score that it
 exceeds even attention by most, if by enough, and otherwise it is a multigram
-head where it has memorized enough of them.
+head where it has memorized enough of them. Matching prefixes counts among
+random tokens or in text, wherever it is clearer.
 """
 
 from collections.abc import Mapping
 
 import numpy as np
+import xarray as xr
 
 TYPES = {
   'previous_token': 'previous-token',
   'current_token': 'current-token',
   'prefix_matching': 'induction',
+  'prefix_matching_text': 'induction',
 }
 MULTIGRAM, OTHER = 'multigram', 'other'
 
 
 def classify(
   scores: Mapping[str, np.ndarray],
-  even: Mapping[str, float],
+  even: Mapping[str, float | np.ndarray],
   num_memorized: np.ndarray | None = None,
   *,
   factor: float = 4.0,
@@ -30,8 +33,8 @@ def classify(
   """A class for every head.
 
   Args:
-    scores: by the keys of `TYPES`, [L, H] each.
-    even: of each score, what even attention gets.
+    scores: by keys of `TYPES`, [L, H] each; NaN where a score is not known.
+    even: of each score, what even attention gets, one number or [L, H].
     num_memorized: [L, H], distinct multigrams of each head, from
       `multigrams.identify`; without it no head is known to be one.
     factor: by which a head must exceed even attention.
@@ -51,9 +54,29 @@ def classify(
     >>> print(classify(scores, even, np.array([[0, 7]])))
     [['previous-token' 'multigram']]
   """
-  names = list(TYPES)
+  names = [name for name in TYPES if name in scores]
   ratios = np.stack([np.asarray(scores[x]) / even[x] for x in names])
+  ratios = np.nan_to_num(ratios)
   found = np.array([TYPES[x] for x in names], object)[ratios.argmax(axis=0)]
   memorized = np.zeros(found.shape) if num_memorized is None else num_memorized
   rest = np.where(np.asarray(memorized) >= least, MULTIGRAM, OTHER)
   return np.where(ratios.max(axis=0) >= factor, found, rest).astype(str)
+
+
+def of_readings(readings: xr.Dataset) -> dict[str, str]:
+  """The class of every head 'LAYER:HEAD' at the last checkpoint.
+
+  Args:
+    readings: from `readings.read_heads`.
+  """
+  last = readings.sortby('checkpoint').isel(checkpoint=-1)
+  found = classify(
+    {name: last[name].values for name in TYPES},
+    {str(x): float(last.even.sel(score=x)) for x in last.score.values}
+    | {'prefix_matching_text': last.prefix_matching_text_beside.values},
+    (last.num_ngrams + last.num_skip_ngrams).values,
+  )
+  return {
+    f'{layer}:{head}': str(found[layer, head])
+    for layer, head in np.ndindex(found.shape)
+  }

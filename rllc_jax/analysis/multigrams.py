@@ -84,7 +84,7 @@ def identify(
   tokens: np.ndarray,
   affected: Affected,
   attended: np.ndarray,
-  texts: Sequence[str],
+  closings: Sequence[Mapping[int, int]],
   pair_odds: Mapping[tuple[int, int], float],
   *,
   support: int = 3,
@@ -97,7 +97,7 @@ def identify(
     affected: N predictions in it.
     attended: [N], the position that the head attends to most from the token
       before each.
-    texts: of each token id, for brackets.
+    closings: [B], of each row, from `closing`.
     pair_odds: {(token, next): odds of the next after the token}, in the corpus;
       a pair that is not there has none.
     support: rows in which a multigram must be met, among the affected.
@@ -112,14 +112,13 @@ def identify(
     for (row, place), source in zip(places, attended, strict=True)
   ]
   rows_of = _supports(affected.rows, grams, skips)
-  closing = {row: _closing(tokens[row], texts) for row in set(affected.rows)}
   labels, ngrams, skip_ngrams = [], {}, {}
   for (row, place), gram, skip in zip(places, grams, skips, strict=True):
     known = [x for x in gram.values() if len(rows_of[x]) >= support]
     if _is_induction(tokens[row], place, pair_odds, common):
       labels.append('induction')
-    elif place in closing[row]:
-      labels.append('dyck_nested' if closing[row][place] > 1 else 'dyck')
+    elif place in closings[row]:
+      labels.append('dyck_nested' if closings[row][place] > 1 else 'dyck')
     elif known:
       labels.append('ngram')
       ngrams[known[0]] = len(rows_of[known[0]])
@@ -135,6 +134,28 @@ def identify(
     ngrams,
     skip_ngrams,
   )
+
+
+def closing(row: np.ndarray, spellings: Sequence[str]) -> dict[int, int]:
+  """Tokens that close the innermost bracket, {place: brackets open before it}.
+
+  A token with several brackets closes if its first one does.
+
+  Args:
+    row: [T], tokens.
+    spellings: of each token id.
+  """
+  stack: list[str] = []
+  found = {}
+  for place, token in enumerate(row):
+    for i, mark in enumerate(_marks(spellings[token])):
+      if mark in BRACKETS.values():
+        stack.append(mark)
+      elif stack and stack[-1] == BRACKETS[mark]:
+        if i == 0:
+          found[place] = len(stack)
+        stack.pop()
+  return found
 
 
 def _gram(tokens, row, place, length):
@@ -166,24 +187,6 @@ def _is_induction(row, place, pair_odds, common):
   before = row[: place - 1]  # The pair itself ends at `place`.
   again = (before == pair[0]) & (row[1:place] == pair[1])
   return bool(again.any()) and pair_odds.get(pair, 0.0) <= common
-
-
-def _closing(row, texts) -> dict[int, int]:
-  """{place: brackets open before it} of tokens that close the innermost.
-
-  A token with several brackets closes if its first one does.
-  """
-  stack: list[str] = []
-  found = {}
-  for place, token in enumerate(row):
-    for i, mark in enumerate(_marks(texts[token])):
-      if mark in BRACKETS.values():
-        stack.append(mark)
-      elif stack and stack[-1] == BRACKETS[mark]:
-        if i == 0:
-          found[place] = len(stack)
-        stack.pop()
-  return found
 
 
 def _marks(text: str) -> str:

@@ -1,9 +1,10 @@
 """All that is read off a model's heads, checkpoint by checkpoint."""
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -18,161 +19,204 @@ from rllc_jax.analysis import token_losses
 from rllc_jax.models import attention_only
 
 _BATCH = 16  # Sequences whose tokens have losses at once.
+_QUESTIONS = 512  # Repeated pairs that are looked at.
+_HEAD = ('layer', 'head')
+_PAIR = ('writer', 'reader')
+
+
+class Text(NamedTuple):
+  """What is read.
+
+  Attributes:
+    tokens: [N, T], sequences; those that do not fill a minibatch of 16 are
+      left out, unless there are fewer.
+    spellings: of each token id, for brackets.
+    pair_odds: of the training set, from `multigrams.pair_odds`.
+  """
+
+  tokens: np.ndarray
+  spellings: Sequence[str]
+  pair_odds: Mapping[tuple[int, int], float]
+
+  def minibatches(self) -> Iterator[np.ndarray]:
+    """[16, T] each, or all if there are fewer."""
+    size = min(_BATCH, len(self.tokens))
+    for start in range(0, len(self.tokens) - size + 1, size):
+      yield np.asarray(self.tokens[start : start + size], np.int32)
 
 
 def read_heads(
   rng_key: types.Key,
   model: attention_only.AttentionOnly,
   trajectory: types.Trajectory,
-  tokens: np.ndarray,
+  text: Text,
   *,
   num_sequences: int = 2_048,
-  kinds: Sequence[str] = ablations.KINDS,
+  count: int = 500,
+  support: int = 3,
   progress: Callable[[int, int], None] | None = None,
 ) -> xr.Dataset:
-  """Scores, ablations and compositions of every head at every checkpoint.
+  """Scores, ablations, patterns and compositions at every checkpoint.
 
   Args:
     rng_key: of the random sequences, and of what is resampled; the same for
       all checkpoints.
     model: its sizes.
     trajectory: the checkpoints.
-    tokens: [N, T], sequences that losses are measured on; those that do not
-      fill a minibatch of 16 are left out, unless there are fewer.
+    text: that losses are measured on.
     num_sequences: random ones a score.
-    kinds: of ablations.
+    count: affected tokens of each head that are sorted into patterns.
+    support: rows in which a multigram must be met.
     progress: `progress(done, total)` in checkpoints.
 
   Returns:
     Over (checkpoint, layer, head): `previous_token`, `current_token`,
-    `prefix_matching`; `ablation_KIND`, the rise of the mean loss in nats; over
-    (checkpoint, writer, reader), heads of the first layer and the second:
-    `composition_K`, `_Q`, `_V` and `path`, the rise of the loss with the path
-    between them cut. Over (checkpoint): `loss`.
+    `prefix_matching`, `prefix_matching_text` and `_beside` it (see
+    `head_scores.text_score`); `ablation_KIND`, the rise of the mean loss in
+    nats; `num_ngrams` and `num_skip_ngrams`, distinct ones; and, over
+    (pattern), too, `patterns`, affected tokens. Over (checkpoint, writer,
+    reader), heads of the first layer and the second: `composition_K`, `_Q`,
+    `_V` and `path`, the rise of the loss with the path between them cut, and,
+    by minibatch, `path_nested`, of tokens that close a nested bracket: NaN
+    where there are none. Over (checkpoint): `loss`. Over (score): `even`, what
+    attention to all positions alike gets.
   """
+  questions = head_scores.repeated_pairs(
+    text.tokens, text.pair_odds, _QUESTIONS
+  )
+  nested = [_nested(batch, text.spellings) for batch in text.minibatches()]
   found: list[dict[str, Any]] = []
   total = len(trajectory.steps)
   for done, step in enumerate(trajectory.steps):
     if progress:
       progress(done, total)
-    (params,) = _unstacked(trajectory.load([step]))
+    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
     at_step: dict[str, Any] = {
       score: head_scores.head_scores(
         score, model, params, jax.random.fold_in(rng_key, i), num_sequences
       )
       for i, score in enumerate(head_scores.SCORES)
     }
-    at_step |= _effects(rng_key, model, params, tokens, kinds)
+    matched = head_scores.text_score(model, params, questions)
+    at_step['prefix_matching_text'] = matched.score
+    at_step['prefix_matching_text_beside'] = matched.beside
+    effects = _effects(rng_key, model, params, text, nested)
+    at_step |= effects.means
+    at_step |= _patterns(effects, text, count, support)
     if model.num_layers > 1:
-      found_kinds = composition.composition(params, 0, 1)
-      at_step |= {f'composition_{k}': v for k, v in found_kinds.items()}
+      kinds = composition.composition(params, 0, 1)
+      at_step |= {f'composition_{k}': v for k, v in kinds.items()}
     found.append(jax.device_get(at_step))
   if progress:
     progress(total, total)
+  even = [
+    head_scores.even_attention(score, model.context_length)
+    for score in head_scores.SCORES
+  ]
+  read = _dataset(trajectory.steps, found)
+  return read.assign(even=('score', even)).assign_coords(
+    score=list(head_scores.SCORES)
+  )
+
+
+def _dataset(steps, found) -> xr.Dataset:
+  dims = {'loss': (), 'path': _PAIR, 'path_nested': (*_PAIR, 'minibatch')}
+  dims |= {f'composition_{kind}': _PAIR for kind in composition.KINDS}
+  dims['patterns'] = (*_HEAD, 'pattern')
   stacked = {
-    name: (_dims(name), np.stack([at_step[name] for at_step in found]))
+    name: (
+      ('checkpoint', *dims.get(name, _HEAD)),
+      np.stack([at_step[name] for at_step in found]),
+    )
     for name in found[0]
   }
-  return xr.Dataset(stacked, {'checkpoint': list(trajectory.steps)})
+  labels = {'checkpoint': list(steps), 'pattern': list(multigrams.PATTERNS)}
+  return xr.Dataset(stacked, labels)
 
 
-def _dims(name: str) -> tuple[str, ...]:
-  if name == 'loss':
-    return ('checkpoint',)
-  if name == 'path' or name.startswith('composition'):
-    return 'checkpoint', 'writer', 'reader'
-  return 'checkpoint', 'layer', 'head'
+class _Effects(NamedTuple):
+  """Of ablations, at one checkpoint.
+
+  Attributes:
+    means: by name.
+    by_token: [L, H, N, T - 1], of resampling, nats.
+    attended: [L, H, N, T], where each attends to most.
+  """
+
+  means: dict[str, Any]
+  by_token: np.ndarray
+  attended: np.ndarray
 
 
-def _unstacked(params: types.Params) -> list[types.Params]:
-  count = len(jax.tree.leaves(params)[0])
-  return [jax.tree.map(lambda leaf, i=i: leaf[i], params) for i in range(count)]
-
-
-def _effects(rng_key, model, params, tokens, kinds) -> dict[str, Any]:
+def _effects(rng_key, model, params, text, nested) -> _Effects:
   """Mean losses, and how much they rise, over minibatches of the tokens."""
-  size = min(_BATCH, len(tokens))
-  starts = range(0, len(tokens) - size + 1, size)
   sums: dict[str, Any] = {}
-  for start in starts:
-    batch = np.asarray(tokens[start : start + size], np.int32)
+  by_token, attended, paths = [], [], []
+  for number, batch in enumerate(text.minibatches()):
     plain = np.asarray(token_losses.token_losses(model, params, batch))
     means = {'loss': plain.mean()}
-    for kind in kinds:
-      key = jax.random.fold_in(rng_key, start)
+    for kind in ablations.KINDS:
+      key = jax.random.fold_in(rng_key, number)
       ablated = ablations.ablated_losses(model, params, batch, kind, key)
       rise = np.asarray(ablated) - plain
       means[f'ablation_{kind}'] = rise.mean(axis=(2, 3))
+      if kind == 'resample':
+        by_token.append(rise)
+    attended.append(head_scores.most_attended(model, params, batch))
     if model.num_layers > 1:
       cut = ablations.path_ablated_losses(model, params, batch, 0, 1)
-      means['path'] = (np.asarray(cut) - plain).mean(axis=(2, 3))
+      rise = np.asarray(cut) - plain
+      means['path'] = rise.mean(axis=(2, 3))
+      paths.append(_mean_where(rise, nested[number]))
     for name, value in means.items():
       sums[name] = sums.get(name, 0.0) + np.asarray(value, float)
-  return {name: value / len(starts) for name, value in sums.items()}
+  means = {name: value / len(by_token) for name, value in sums.items()}
+  if paths:
+    means['path_nested'] = np.stack(paths, axis=-1)
+  return _Effects(
+    means, np.concatenate(by_token, axis=2), np.concatenate(attended, axis=2)
+  )
 
 
-def read_multigrams(
-  rng_key: types.Key,
-  model: attention_only.AttentionOnly,
-  params: types.Params,
-  tokens: np.ndarray,
-  texts: Sequence[str],
-  pair_odds: Mapping[tuple[int, int], float],
-  *,
-  count: int = 500,
-  support: int = 3,
-) -> xr.Dataset:
-  """What the tokens are that each head matters most for, at one checkpoint.
+def _nested(batch, spellings):
+  """Whether each predicted token closes a nested bracket, [B, T - 1]."""
+  found = np.zeros((len(batch), batch.shape[1] - 1), bool)
+  for row, sequence in enumerate(batch):
+    closing = multigrams.closing(sequence, spellings)
+    places = [place - 1 for place, depth in closing.items() if depth > 1]
+    found[row, places] = True
+  return found
 
-  Args:
-    rng_key: of what is resampled.
-    model: its sizes.
-    params: its weights.
-    tokens: [N, T], sequences; those beyond the last full minibatch of 16 are
-      left out, unless there are fewer.
-    texts: of each token id.
-    pair_odds: from `multigrams.pair_odds` of the training set.
-    count: affected tokens of each head that are sorted.
-    support: rows in which a multigram must be met.
 
-  Returns:
-    `patterns` over (layer, head, pattern), affected tokens; `num_memorized`
-    over (layer, head), distinct n-grams and skip n-grams.
-  """
-  size = min(_BATCH, len(tokens))
-  tokens = np.asarray(tokens[: len(tokens) // size * size], np.int32)
-  effects = []
-  for start in range(0, len(tokens), size):
-    batch = tokens[start : start + size]
-    plain = np.asarray(token_losses.token_losses(model, params, batch))
-    key = jax.random.fold_in(rng_key, start)
-    ablated = ablations.ablated_losses(model, params, batch, 'resample', key)
-    effects.append(np.asarray(ablated) - plain)
-  by_head = np.concatenate(effects, axis=2)  # [L, H, N, T - 1].
-  shape = by_head.shape[:2]
+def _mean_where(values, mask):
+  """Over the last two axes; NaN if nowhere."""
+  if not mask.any():
+    return np.full(values.shape[:-2], np.nan)
+  return values[..., mask].mean(axis=-1)
+
+
+def _patterns(effects: _Effects, text, count, support) -> dict[str, Any]:
+  tokens = np.concatenate(list(text.minibatches()))
+  shape = effects.by_token.shape[:2]
   patterns = np.zeros((*shape, len(multigrams.PATTERNS)), int)
-  memorized = np.zeros(shape, int)
+  ngrams, skip_ngrams = np.zeros(shape, int), np.zeros(shape, int)
+  closing = [multigrams.closing(row, text.spellings) for row in tokens]
   for layer, head in np.ndindex(shape):
-    affected = multigrams.most_affected(by_head[layer, head], count)
-    if not affected.rows.size:
-      continue
-    attention = head_scores.attention_rows(
-      model, params, tokens[affected.rows], affected.places - 1
-    )
+    affected = multigrams.most_affected(effects.by_token[layer, head], count)
+    places = effects.attended[layer, head]
     found = multigrams.identify(
       tokens,
       affected,
-      np.asarray(attention[layer, head].argmax(axis=1)),
-      texts,
-      pair_odds,
+      places[affected.rows, affected.places - 1],
+      closing,
+      text.pair_odds,
       support=support,
     )
     patterns[layer, head] = list(found.counts.values())
-    memorized[layer, head] = found.num_memorized
-  return xr.Dataset(
-    {
-      'patterns': (('layer', 'head', 'pattern'), patterns),
-      'num_memorized': (('layer', 'head'), memorized),
-    },
-    {'pattern': list(multigrams.PATTERNS)},
-  )
+    ngrams[layer, head] = len(found.ngrams)
+    skip_ngrams[layer, head] = len(found.skip_ngrams)
+  return {
+    'patterns': patterns,
+    'num_ngrams': ngrams,
+    'num_skip_ngrams': skip_ngrams,
+  }

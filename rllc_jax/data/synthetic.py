@@ -11,8 +11,9 @@ current symbol tells which one it belongs to:
   repeat   << r5 r1 r9 == r5 r1 r9 >>   the second half repeats the first
 
 An optimal reader knows the odds of every next symbol. What it loses, on average
-over the symbols of a kind, is that kind's floor. `laws` has floors and expected
-counts in closed form; `segments` gives each symbol's surprisal besides.
+over the symbols of a kind, is that kind's floor. `synthetic_laws` has floors
+and expected counts in closed form; `segments` gives each symbol's surprisal
+besides.
 """
 
 from collections.abc import Callable
@@ -40,8 +41,8 @@ KINDS = (
   'repeat_new',
   'repeat',
 )
-_SUCCESSOR_ODDS = np.array([0.5, 0.25, 0.125, 0.125])
-_BRACKETS = ('()', '[]', '{}', '<>')
+SUCCESSOR_ODDS = np.array([0.5, 0.25, 0.125, 0.125])
+BRACKETS = ('()', '[]', '{}', '<>')
 
 
 class Language(NamedTuple):
@@ -92,7 +93,7 @@ class Segment(NamedTuple):
 
   Attributes:
     symbols: what is read.
-    kinds: of each, what it depends on: a key of `laws`.
+    kinds: of each, what it depends on: one of `KINDS`.
     surprisals: of each, -ln of its odds given all before it, nats.
     sources: of each, the place of what tells it, besides the symbol before it:
       of an n-gram the symbol two before, of a skip n-gram its source, of a
@@ -104,18 +105,6 @@ class Segment(NamedTuple):
   kinds: list[str]
   surprisals: list[float]
   sources: list[int]
-
-
-class Law(NamedTuple):
-  """What is known of the symbols of a kind.
-
-  Attributes:
-    count: expected in a segment of the language, over all structures.
-    floor: expected surprisal of one, nats: the least loss that is possible.
-  """
-
-  count: float
-  floor: float
 
 
 class Tables(NamedTuple):
@@ -133,7 +122,7 @@ class Tables(NamedTuple):
 def tables(language: Language) -> Tables:
   """The successors and words of a language."""
   rng = np.random.default_rng(language.seed)
-  count, places = language.num_bigrams, len(_SUCCESSOR_ODDS)
+  count, places = language.num_bigrams, len(SUCCESSOR_ODDS)
   successors = [rng.permutation(count)[:places] for _ in range(count)]
   firsts = rng.permutation(language.num_ngrams)[: language.num_starts]
   starts = [
@@ -158,7 +147,7 @@ def symbols(language: Language) -> list[str]:
     'r': language.num_repeats,
   }
   names = [f'{x}{i}' for x, count in numbered.items() for i in range(count)]
-  return [*names, 'a.', 'b.', '?', *''.join(_BRACKETS), '<<', '==', '>>']
+  return [*names, 'a.', 'b.', '?', *''.join(BRACKETS), '<<', '==', '>>']
 
 
 def segments(language: Language, rng: np.random.Generator) -> Iterator[Segment]:
@@ -211,12 +200,13 @@ def check(language: Language) -> None:
 _SEGMENTS_A_DOCUMENT = 64
 _DOCUMENTS = 1_000_000  # More than anybody takes.
 
-# The language, and two that differ from it in one structure each: brackets are
-# not nested; words end otherwise.
+# The language, and three that differ from it in one structure each: brackets
+# are not nested; words end otherwise; more segments are repeated strings.
 LANGUAGES: Mapping[str, Language] = {
   'planted': Language(),
   'planted_flat': Language(max_depth=1),
   'planted_words': Language(ending_seed=1),
+  'planted_repeats': Language(shares=(0.075, 0.125, 0.1, 0.1, 0.6)),
 }
 
 
@@ -326,9 +316,9 @@ def _bigram(draw: _Drawing, out: Segment) -> None:
   current = rng.integers(count)
   _write(out, f'a{current}', 'start', 1 / count)
   while rng.random() >= stop:
-    place = rng.choice(len(_SUCCESSOR_ODDS), p=_SUCCESSOR_ODDS)
+    place = rng.choice(len(SUCCESSOR_ODDS), p=SUCCESSOR_ODDS)
     current = draw.tables.successors[current, place]
-    odds = (1 - stop) * _SUCCESSOR_ODDS[place]
+    odds = (1 - stop) * SUCCESSOR_ODDS[place]
     _write(out, f'a{current}', 'bigram', odds)
   _write(out, 'a.', 'bigram', stop)
 
@@ -362,13 +352,13 @@ def _skip(draw: _Drawing, out: Segment) -> None:
 
 def _bracket(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
-  opens, count = language.bracket_open, len(_BRACKETS)
-  stack = [(_BRACKETS[rng.integers(count)], 0)]  # Pairs and their places.
+  opens, count = language.bracket_open, len(BRACKETS)
+  stack = [(BRACKETS[rng.integers(count)], 0)]  # Pairs and their places.
   _write(out, stack[0][0][0], 'start', 1 / count)
   while stack:
     free = opens if len(stack) < language.max_depth else 0.0
     if rng.random() < free:
-      stack.append((_BRACKETS[rng.integers(count)], len(out.symbols)))
+      stack.append((BRACKETS[rng.integers(count)], len(out.symbols)))
       _write(out, stack[-1][0][0], 'bracket_open', free / count)
     else:
       kind = 'bracket_nested' if len(stack) > 1 else 'bracket_last'
@@ -402,122 +392,3 @@ _SEGMENTS: Mapping[str, Callable[[_Drawing, Segment], None]] = {
   'bracket': _bracket,
   'repeat': _repeat,
 }
-
-
-# What is known of them.
-
-
-def laws(language: Language) -> dict[str, Law]:
-  """Expected counts and floors of every kind of symbol, in closed form.
-
-  Returns:
-    By kind: 'start', of any segment; 'bigram'; 'ngram_choice', which word, and
-    whether one; 'ngram', its last two symbols; 'skip_filler'; 'skip', the
-    target; 'bracket_open'; 'bracket_nested', closing within another;
-    'bracket_last', closing the outermost; 'repeat_new'; 'repeat', the second
-    half. Kinds that do not occur are left out.
-  """
-  check(language)
-  shares = dict(zip(STRUCTURES, language.shares, strict=True))
-  counts: dict[str, float] = {'start': 1.0}
-  nats: dict[str, float] = {'start': _entropy(np.array(language.shares))}
-  for structure, share in shares.items():
-    for kind, (count, surprisal) in _LAWS[structure](language).items():
-      counts[kind] = counts.get(kind, 0.0) + share * count
-      nats[kind] = nats.get(kind, 0.0) + share * surprisal
-  counts['start'] = 1.0
-  return {
-    kind: Law(count, nats[kind] / count)
-    for kind, count in counts.items()
-    if count > 0
-  }
-
-
-def floor(language: Language) -> float:
-  """The least loss on a long text, nats per symbol."""
-  found = laws(language).values()
-  return sum(x.count * x.floor for x in found) / sum(x.count for x in found)
-
-
-# Of one segment of a structure: {kind: (expected count, expected surprisal of
-# all of them)}. What begins a segment is of the kind 'start'.
-_Sums = dict[str, tuple[float, float]]
-
-
-def _bigram_law(language: Language) -> _Sums:
-  stop = language.bigram_stop
-  each = _entropy(np.append(stop, (1 - stop) * _SUCCESSOR_ODDS))
-  return {
-    'start': (0, math.log(language.num_bigrams)),
-    'bigram': (1 / stop, each / stop),
-  }
-
-
-def _ngram_law(language: Language) -> _Sums:
-  stop, words = language.ngram_stop, 1 / language.ngram_stop
-  first, second = (
-    math.log(n) for n in (language.num_starts, language.num_seconds)
-  )
-  ends = words * _entropy(np.array([stop, 1 - stop]))
-  return {
-    'start': (0, first),
-    'ngram_choice': (2 * words, ends + (words - 1) * first + words * second),
-    'ngram': (2 * words, 0.0),
-  }
-
-
-def _skip_law(language: Language) -> _Sums:
-  stop, fillers = language.skip_stop, language.num_fillers
-  odds = np.append(stop, np.full(fillers, (1 - stop) / fillers))
-  return {
-    'start': (0, math.log(language.num_skips)),
-    'skip_filler': (1 / stop, _entropy(odds) / stop),
-    'skip': (1, 0.0),
-  }
-
-
-def _bracket_law(language: Language) -> _Sums:
-  """From the expected visits of each depth, which solve a linear system."""
-  depth, opens = language.max_depth, language.bracket_open
-  free = np.append(np.full(depth - 1, opens), 0.0)  # At depth 1, 2, ...
-  moves = np.diag(free[:-1], 1) + np.diag(1 - free[1:], -1)
-  visits = np.linalg.solve(np.eye(depth) - moves.T, np.eye(depth)[0])
-  opened, closed = visits * free, visits * (1 - free)
-  lost = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
-  openings = opened @ (lost(free) + math.log(len(_BRACKETS)))
-  closings = closed * lost(1 - free)
-  return {
-    'start': (0, math.log(len(_BRACKETS))),
-    'bracket_open': (opened.sum(), openings),
-    'bracket_nested': (closed[1:].sum(), closings[1:].sum()),
-    'bracket_last': (closed[0], closings[0]),
-  }
-
-
-def _repeat_law(language: Language) -> _Sums:
-  stop, longest = language.repeat_stop, language.max_repeat
-  places = np.arange(longest)
-  reached = (1 - stop) ** places  # Odds of a symbol at each place.
-  length = reached.sum()
-  # Whether to go on is open before every symbol but the first.
-  ends = reached[:-1].sum() * _entropy(np.array([stop, 1 - stop]))
-  new = reached @ np.log(language.num_repeats - places)
-  return {
-    'start': (0, 0.0),
-    'repeat_new': (length + 1, ends + new),
-    'repeat': (length + 1, 0.0),
-  }
-
-
-_LAWS: Mapping[str, Callable[[Language], _Sums]] = {
-  'bigram': _bigram_law,
-  'ngram': _ngram_law,
-  'skip': _skip_law,
-  'bracket': _bracket_law,
-  'repeat': _repeat_law,
-}
-
-
-def _entropy(odds: np.ndarray) -> float:
-  positive = odds[odds > 0]
-  return float(-np.sum(positive * np.log(positive)))

@@ -137,6 +137,30 @@ def contrast(
       f'{cells.DIMS}, so that they can be subtracted; got {dict(a)} and '
       f'{dict(b)}.'
     )
+  both = by_draw(traces, burn_in=burn_in, estimator_nbeta=estimator_nbeta)
+  sides = [both.sel(side).drop_vars(list(a)) for side in (a, b)]
+  return of_draws(sides[0] - sides[1])
+
+
+def by_draw(
+  traces: xr.Dataset,
+  *,
+  burn_in: int | None = None,
+  estimator_nbeta: float | None = None,
+) -> xr.DataArray:
+  """What every draw says of every estimate, the mean over its chains.
+
+  Any linear combination of these - a mean over heads, a difference of
+  differences - has its error from `of_draws`, shared minibatches and all.
+
+  Args:
+    traces: from `estimate_trajectory` or a store.
+    burn_in: steps left out.
+    estimator_nbeta: the factor in front, if not the run's n beta.
+
+  Returns:
+    Over (checkpoint, dataset, refinement, draw); NaN where there is nothing.
+  """
   traces = cells.with_all_dims(traces)
   nbeta = _factor(traces, estimator_nbeta)
   series = np.full([traces.sizes[d] for d in (*cells.DIMS, 'draw')], np.nan)
@@ -144,16 +168,27 @@ def contrast(
     if cell.has_enough():
       series[where][cell.draws] = nbeta * cell.paired().mean(axis=0)
   labels = {name: traces[name].values for name in cells.DIMS}
-  both = xr.DataArray(series, labels, (*cells.DIMS, 'draw'))
-  sides = [both.sel(side).drop_vars(list(a)) for side in (a, b)]
-  difference = sides[0] - sides[1]
-  left = difference.isel(draw=0, drop=True)
+  return xr.DataArray(series, labels, (*cells.DIMS, 'draw'))
+
+
+def of_draws(draws: xr.DataArray) -> xr.Dataset:
+  """The mean over the last dim, 'draw', with its error.
+
+  Args:
+    draws: from `by_draw`, or a linear combination of such.
+
+  Returns:
+    `llc`, `standard_error`, `low`, `high` over the dims that are left; NaN
+    under 24 draws.
+  """
+  draws = draws.transpose(..., 'draw')
+  left = draws.isel(draw=0, drop=True)
   found = {
     name: left.copy(data=np.full(left.shape, np.nan))
     for name in errors.Mean._fields
   }
   for where in np.ndindex(left.shape):
-    values = difference.values[where]
+    values = draws.values[where]
     values = values[np.isfinite(values)]
     if len(values) >= errors.MIN_DRAWS:
       for name, value in errors.mean_with_error(values)._asdict().items():

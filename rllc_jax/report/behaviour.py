@@ -54,10 +54,15 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
         tables.Cell(tables.number(float(last[name][layer, head]), '.3f'))
         for name in _COLUMNS
       ),
-      tables.Cell(f'{int(readings.num_memorized[layer, head])}'),
+      tables.Cell(f'{_num_memorized(last, layer, head)}'),
     )
     for layer in range(last.sizes['layer'])
     for head in range(last.sizes['head'])
   ]
   step = f'head, at step {int(last.checkpoint):,}'
   return tables.Table((step, *_COLUMNS.values(), 'multigrams'), rows)
+
+
+def _num_memorized(last: xr.Dataset, layer: int, head: int) -> int:
+  """Distinct n-grams and skip n-grams."""
+  return int((last.num_ngrams + last.num_skip_ngrams)[layer, head])

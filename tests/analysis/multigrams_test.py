@@ -21,8 +21,9 @@ def found(tokens, places, attended=None, pair_odds=None, **options):
   rows, at = np.array(places).T
   affected = multigrams.Affected(rows, at, np.ones(len(at)))
   attended = at - 1 if attended is None else np.array(attended)
+  closings = [multigrams.closing(row, TEXTS) for row in tokens]
   patterns = multigrams.identify(
-    tokens, affected, attended, TEXTS, pair_odds or {}, **options
+    tokens, affected, attended, closings, pair_odds or {}, **options
   )
   labels = [multigrams.PATTERNS[i] for i in patterns.labels]
   return labels, patterns

@@ -9,6 +9,7 @@ from absl.testing import parameterized
 import numpy as np
 
 from rllc_jax.data import synthetic
+from rllc_jax.data import synthetic_laws
 
 NUM_SEGMENTS = 20_000
 LANGUAGES = {
@@ -39,7 +40,7 @@ class LawTest(parameterized.TestCase):
   def test_counts_and_floors(self, language):
     """Means over segments, within 5 standard errors of the closed forms."""
     found = drawn(language)
-    laws = synthetic.laws(language)
+    laws = synthetic_laws.laws(language)
     kinds = {kind for segment in found for kind in segment.kinds}
     self.assertEqual(kinds, set(laws))
     for kind, law in laws.items():
@@ -61,10 +62,12 @@ class LawTest(parameterized.TestCase):
     nats = [sum(segment.surprisals) for segment in found]
     lengths = [len(segment.symbols) for segment in found]
     mean = sum(nats) / sum(lengths)
-    self.assertLess(abs(mean - synthetic.floor(LANGUAGES['default'])), 0.01)
+    self.assertLess(
+      abs(mean - synthetic_laws.floor(LANGUAGES['default'])), 0.01
+    )
 
   def test_certain_kinds_have_no_floor(self):
-    laws = synthetic.laws(LANGUAGES['default'])
+    laws = synthetic_laws.laws(LANGUAGES['default'])
     for kind in ('ngram', 'skip', 'repeat'):
       self.assertEqual(laws[kind].floor, 0)
 
@@ -197,12 +200,16 @@ class TextTest(absltest.TestCase):
       texts[name] = list(itertools.islice(read(), 5))
       self.assertEqual(texts[name], list(itertools.islice(read(), 5)))
       self.assertContainsSubset(' '.join(texts[name]).split(), known)
-    self.assertLen({text for found in texts.values() for text in found}, 15)
+    self.assertLen({text for found in texts.values() for text in found}, 20)
 
   def test_variants_differ_in_one_structure(self):
-    languages = synthetic.LANGUAGES.values()
-    plain, flat, other = (synthetic.laws(language) for language in languages)
+    languages = list(synthetic.LANGUAGES.values())
+    plain, flat, other, repeats = map(synthetic_laws.laws, languages)
     self.assertEqual(plain, other)
+    self.assertEqual(repeats['repeat'].floor, 0)
+    # Three times the share, so three times as many a segment.
+    ratio = repeats['repeat'].count / plain['repeat'].count
+    self.assertAlmostEqual(ratio, 3)
     same = {kind for kind in flat if flat[kind] == plain[kind]}
     self.assertEqual(
       set(plain) - same, {'bracket_open', 'bracket_nested', 'bracket_last'}
@@ -237,11 +244,11 @@ class TextTest(absltest.TestCase):
       if found.kinds[row, place] == repeats and token != ids['>>']:
         self.assertEqual(token, told)
     self.assertAlmostEqual(
-      found.surprisals[:, 1:].mean(), synthetic.floor(language), delta=0.1
+      found.surprisals[:, 1:].mean(), synthetic_laws.floor(language), delta=0.1
     )
 
   def test_kinds_are_those_of_the_laws(self):
-    laws = synthetic.laws(synthetic.Language())
+    laws = synthetic_laws.laws(synthetic.Language())
     self.assertEqual(set(laws), set(synthetic.KINDS))
 
 
@@ -255,7 +262,7 @@ class RefusalTest(parameterized.TestCase):
   )
   def test_what_makes_no_sense(self, changes, message):
     with self.assertRaisesRegex(ValueError, message):
-      synthetic.laws(synthetic.Language(**changes))
+      synthetic_laws.laws(synthetic.Language(**changes))
 
 
 if __name__ == '__main__':

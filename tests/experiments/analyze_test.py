@@ -16,6 +16,7 @@ from rllc_jax import losses
 from rllc_jax.analysis import head_scores
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
+from rllc_jax.data import synthetic_laws
 from rllc_jax.models import attention_only
 from rllc_jax.training import checkpoints
 from rllc_jax.training import runs
@@ -56,8 +57,11 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
     assert found[name].dims == ('checkpoint', 'layer', 'head')
   for name in ('composition_K', 'path'):
     assert found[name].dims == ('checkpoint', 'writer', 'reader')
-  for value in found.drop_vars('source_attention').values():
-    assert np.isfinite(value).all()
+  measured = found.drop_vars(
+    ['source_attention', 'affected_text', 'affected_effect', 'path_nested']
+  )
+  for name, value in measured.items():
+    assert np.isfinite(value).all(), name
   # Weights as drawn hardly attend to anything in particular.
   for name in head_scores.SCORES:
     even = head_scores.even_attention(name, 16)
@@ -66,11 +70,13 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
 
 def test_patterns_of_affected_tokens_are_counted(analyzed):
   _, found = analyzed
-  assert found.patterns.dims == ('layer', 'head', 'pattern')
+  assert found.patterns.dims == ('checkpoint', 'layer', 'head', 'pattern')
   total = found.patterns.sum('pattern')
   assert (total > 50).all() and (total <= 500).all()  # 32 rows of 15 tokens.
-  multigram = found.patterns.sel(pattern=['ngram', 'skip_ngram']).sum('pattern')
-  assert (found.num_memorized <= multigram).all()  # Each counts once.
+  for name in ('ngram', 'skip_ngram'):  # Each counts once.
+    assert (
+      found[f'num_{name}s'] <= found.patterns.sel(pattern=name, drop=True)
+    ).all()
 
 
 def test_losses_are_those_of_the_data_set(analyzed):
@@ -90,7 +96,7 @@ def test_losses_are_those_of_the_data_set(analyzed):
 
 def test_losses_on_kinds_of_symbols_lie_above_their_floors(analyzed):
   _, found = analyzed
-  laws = synthetic.laws(synthetic.Language())
+  laws = synthetic_laws.laws(synthetic.Language())
   for kind, law in laws.items():
     assert float(found.kind_floor.sel(kind=kind)) == law.floor
   # 1,024 rows of 8 symbols: the rarest kind is met 200 times.

@@ -18,7 +18,9 @@ def readings():
   values = np.arange(2 * 2 * 2, dtype=float).reshape(2, 2, 2) / 8
   dims = 'checkpoint', 'layer', 'head'
   data = {name: (dims, values + i) for i, name in enumerate(NAMES)}
-  data['num_memorized'] = (dims[1:], np.array([[4, 0], [7, 1]]))
+  ngrams = np.array([[[3, 0], [5, 1]], [[9, 9], [9, 9]]])
+  data['num_ngrams'] = (dims, ngrams)
+  data['num_skip_ngrams'] = (dims, np.array([[[1, 0], [2, 0]]] * 2))
   return xr.Dataset(data, {'checkpoint': [300, 0]})  # In any order.
 
 

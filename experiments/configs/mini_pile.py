@@ -1,0 +1,27 @@
+"""Real text at the scale of a laptop: what the claims are also tested on.
+
+  python -m experiments.claims --workdir=DIR --language=mini_pile --seed=0
+
+Eight heads a layer as in the paper, a quarter of its width and less text.
+"""
+
+import ml_collections
+
+from experiments import sections
+
+
+def get_config() -> ml_collections.ConfigDict:
+  return sections.make_config(
+    seed=0,
+    corpus=dict(cap_mb=5.0, vocab_size=2000, context_length=128),
+    model=dict(num_layers=2, num_heads=8, d_model=128, d_head=16),
+    training=dict(
+      learning_rate=2e-3, batch_size=32, num_steps=8000, num_checkpoints=14
+    ),
+    estimation=dict(
+      datasets=('train', 'train/stdlib_code', 'held_out/wiki_fr'),
+      batch_size=8,
+      num_chains=4,
+      num_draws=200,
+    ),
+  )

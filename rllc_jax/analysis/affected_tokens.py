@@ -1,0 +1,99 @@
+"""The tokens in context that a head matters most for, to be read by people."""
+
+import jax
+import numpy as np
+import xarray as xr
+
+from rllc_jax import types
+from rllc_jax.analysis import ablations
+from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import multigrams
+from rllc_jax.analysis import readings
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+
+
+def affected_tokens(
+  rng_key: types.Key,
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  text: readings.Text,
+  *,
+  count: int = 6,
+  context: int = 14,
+) -> xr.Dataset:
+  """For each head, the predictions that resampling it hurts most.
+
+  No more than one a sequence and target, so that they are not all alike.
+
+  Args:
+    rng_key: of what is resampled.
+    model: its sizes.
+    params: the checkpoint.
+    text: that losses are measured on.
+    count: predictions a head.
+    context: tokens that are kept of each, the predicted one last.
+
+  Returns:
+    Over (layer, head, rank): `affected_effect`, the rise of the loss in nats,
+    NaN beyond the last; over (layer, head, rank, place), too: `affected_text`,
+    spellings, '' before the row's start, and `affected_attention` from the
+    place before the last, 0 to 1.
+  """
+  tokens = np.concatenate(list(text.minibatches()))
+  effects = _effects(rng_key, model, params, text)
+  shape = (*effects.shape[:2], count)
+  effect = np.full(shape, np.nan)
+  spelled = np.full((*shape, context), '', object)
+  attention = np.zeros((*shape, context))
+  for layer, head in np.ndindex(shape[:2]):
+    found = _distinct(effects[layer, head], tokens, count)
+    if not found.rows.size:
+      continue
+    weights = head_scores.attention_rows(
+      model, params, tokens[found.rows], found.places - 1
+    )[layer, head]
+    effect[layer, head, : len(found.rows)] = found.effects
+    for rank, (row, place) in enumerate(
+      zip(found.rows, found.places, strict=True)
+    ):
+      first = max(0, place + 1 - context)
+      kept = tokens[row, first : place + 1]
+      start = context - len(kept)
+      spelled[layer, head, rank, start:] = [text.spellings[x] for x in kept]
+      attention[layer, head, rank, start:-1] = np.asarray(weights)[
+        rank, first:place
+      ]
+  dims = ('layer', 'head', 'rank')
+  return xr.Dataset(
+    {
+      'affected_effect': (dims, effect),
+      'affected_text': ((*dims, 'place'), spelled.astype(str)),
+      'affected_attention': ((*dims, 'place'), attention),
+    }
+  )
+
+
+def _effects(rng_key, model, params, text) -> np.ndarray:
+  """[L, H, N, T - 1], nats."""
+  found = []
+  for number, batch in enumerate(text.minibatches()):
+    key = jax.random.fold_in(rng_key, number)
+    plain = np.asarray(token_losses.token_losses(model, params, batch))
+    ablated = ablations.ablated_losses(model, params, batch, 'resample', key)
+    found.append(np.asarray(ablated) - plain)
+  return np.concatenate(found, axis=2)
+
+
+def _distinct(effects, tokens, count) -> multigrams.Affected:
+  """The most affected, each sequence and each target once."""
+  worst = multigrams.most_affected(effects, 50 * count)
+  rows, targets, chosen = set(), set(), []
+  for i, (row, place) in enumerate(zip(worst.rows, worst.places, strict=True)):
+    target = tokens[row, place]
+    if row not in rows and target not in targets and len(chosen) < count:
+      chosen.append(i)
+      rows.add(row)
+      targets.add(target)
+  places = np.array(chosen, int)
+  return multigrams.Affected(*(values[places] for values in worst))

@@ -1,0 +1,82 @@
+"""What a model has learned of a planted language, beside what can be known."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from rllc_jax import types
+from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import token_losses
+from rllc_jax.data import synthetic
+from rllc_jax.data import synthetic_laws
+from rllc_jax.models import attention_only
+
+_SAMPLE = 512  # Symbols of a kind whose sources are looked at.
+
+
+def kind_losses(
+  model: attention_only.AttentionOnly,
+  trajectory: types.Trajectory,
+  text: synthetic.Rows,
+) -> xr.Dataset:
+  """Mean losses on the second half of rows, by the kind of the symbol.
+
+  In the first half, what a symbol depends on may lie before the row.
+  """
+  half = text.tokens.shape[1] // 2
+  kinds = text.kinds[:, half:]
+  found = np.zeros((len(trajectory.steps), len(synthetic.KINDS)))
+  losses_of = jax.jit(
+    lambda params: token_losses.token_losses(model, params, text.tokens)
+  )
+  for k, step in enumerate(trajectory.steps):
+    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
+    losses = np.asarray(losses_of(params))[:, half - 1 :]
+    for i in range(len(synthetic.KINDS)):
+      found[k, i] = losses[kinds == i].mean() if (kinds == i).any() else np.nan
+  return xr.Dataset(
+    {'kind_loss': (('checkpoint', 'kind'), found)},
+    {'checkpoint': list(trajectory.steps), 'kind': list(synthetic.KINDS)},
+  )
+
+
+def source_attention(
+  model: attention_only.AttentionOnly,
+  params: types.Params,
+  text: synthetic.Rows,
+) -> xr.Dataset:
+  """How much each head attends to what tells a symbol, by its kind.
+
+  From the position that predicts it; on a sample of what a kind has.
+
+  Returns:
+    `source_attention` over (layer, head, kind).
+  """
+  shape = model.num_layers, model.num_heads, len(synthetic.KINDS)
+  found = np.full(shape, np.nan)
+  for i in range(len(synthetic.KINDS)):
+    rows, places = np.nonzero((text.kinds == i) & (text.sources >= 0))
+    if not rows.size:
+      continue
+    chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
+    rows, places = rows[chosen], places[chosen]
+    asked = text.tokens[rows], places - 1, text.sources[rows, places]
+    questions = head_scores.Questions(*map(jnp.asarray, asked))
+    weights = head_scores.attention_to(model, params, questions)
+    found[..., i] = np.asarray(weights).mean(axis=-1)
+  return xr.Dataset(
+    {'source_attention': (('layer', 'head', 'kind'), found)},
+    {'kind': list(synthetic.KINDS)},
+  )
+
+
+def floors(name: str) -> xr.Dataset:
+  """The least losses that are possible, by kind."""
+  laws = synthetic_laws.laws(synthetic.LANGUAGES[name])
+  values = [
+    laws[kind].floor if kind in laws else np.nan for kind in synthetic.KINDS
+  ]
+  return xr.Dataset(
+    {'kind_floor': ('kind', values)}, {'kind': list(synthetic.KINDS)}
+  )

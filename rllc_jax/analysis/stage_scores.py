@@ -1,0 +1,68 @@
+"""What a model can do at each checkpoint: scores over stages of development.
+
+As in Hoogland et al. (2402.02364): how much the context helps, how near the
+predictions are to pairs of tokens, how well n-grams are known.
+"""
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from rllc_jax import types
+from rllc_jax.analysis import ngram_scores
+from rllc_jax.analysis import token_losses
+from rllc_jax.models import attention_only
+
+_LATE = 500  # Of the paper's 1,024 tokens; 50 is the early one.
+
+
+def read_stages(
+  rng_key: types.Key,
+  model: attention_only.AttentionOnly,
+  trajectory: types.Trajectory,
+  tokens: np.ndarray,
+  table: np.ndarray,
+  ngrams: Mapping[int, np.ndarray],
+) -> xr.Dataset:
+  """Scores of the whole model at every checkpoint.
+
+  Args:
+    rng_key: of the places where pairs are looked at.
+    model: its sizes.
+    trajectory: the checkpoints.
+    tokens: [N, T], sequences that losses are measured on.
+    table: of pairs, from `ngram_scores.bigram_table` of the training set.
+    ngrams: by length, from `ngram_scores.frequent_ngrams`.
+
+  Returns:
+    Over (checkpoint): `in_context`, the loss of the 500th token of a row less
+    that of the 50th, or of the last and one at a tenth of a shorter row;
+    `bigram`, nats, and `bigram_floor`; `ngram_LENGTH` for each length.
+  """
+  batch = jnp.asarray(tokens, jnp.int32)
+  places = jax.random.randint(rng_key, (len(batch),), 1, batch.shape[1])
+  late = min(_LATE, batch.shape[1])
+  early = max(2, late // 10)
+  rows = []
+  for step in trajectory.steps:
+    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
+    losses = token_losses.token_losses(model, params, batch)
+    pairs = ngram_scores.bigram_score(model, params, batch, places, table)
+    row = {
+      'in_context': token_losses.in_context_score(losses, late, early),
+      'bigram': pairs.cross_entropy,
+      'bigram_floor': pairs.floor,
+    }
+    for length, grams in ngrams.items():
+      row[f'ngram_{length}'] = ngram_scores.ngram_score(
+        model, params, grams, losses
+      )
+    rows.append(jax.device_get(row))
+  values = {
+    name: ('checkpoint', np.stack([row[name] for row in rows]))
+    for name in rows[0]
+  }
+  return xr.Dataset(values, {'checkpoint': list(trajectory.steps)})

@@ -1,0 +1,142 @@
+"""What is known of a planted language: how often, and how surprising.
+
+In closed form, symbol by symbol: an entropy where the odds are stated, and 0
+where the text before tells the symbol.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from rllc_jax.data import synthetic
+
+
+class Law(NamedTuple):
+  """What is known of the symbols of a kind.
+
+  Attributes:
+    count: expected in a segment of the language, over all structures.
+    floor: expected surprisal of one, nats: the least loss that is possible.
+  """
+
+  count: float
+  floor: float
+
+
+def laws(language: synthetic.Language) -> dict[str, Law]:
+  """Expected counts and floors of every kind of symbol, in closed form.
+
+  Returns:
+    By kind: 'start', of any segment; 'bigram'; 'ngram_choice', which word, and
+    whether one; 'ngram', its last two symbols; 'skip_filler'; 'skip', the
+    target; 'bracket_open'; 'bracket_nested', closing within another;
+    'bracket_last', closing the outermost; 'repeat_new'; 'repeat', the second
+    half. Kinds that do not occur are left out.
+  """
+  synthetic.check(language)
+  shares = dict(zip(synthetic.STRUCTURES, language.shares, strict=True))
+  counts: dict[str, float] = {'start': 1.0}
+  nats: dict[str, float] = {'start': _entropy(np.array(language.shares))}
+  for structure, share in shares.items():
+    for kind, (count, surprisal) in _LAWS[structure](language).items():
+      counts[kind] = counts.get(kind, 0.0) + share * count
+      nats[kind] = nats.get(kind, 0.0) + share * surprisal
+  counts['start'] = 1.0
+  return {
+    kind: Law(count, nats[kind] / count)
+    for kind, count in counts.items()
+    if count > 0
+  }
+
+
+def floor(language: synthetic.Language) -> float:
+  """The least loss on a long text, nats per symbol."""
+  found = laws(language).values()
+  return sum(x.count * x.floor for x in found) / sum(x.count for x in found)
+
+
+# Of one segment of a structure: {kind: (expected count, expected surprisal of
+# all of them)}. What begins a segment is of the kind 'start'.
+_Sums = dict[str, tuple[float, float]]
+
+
+def _bigram_law(language: synthetic.Language) -> _Sums:
+  stop = language.bigram_stop
+  each = _entropy(np.append(stop, (1 - stop) * synthetic.SUCCESSOR_ODDS))
+  return {
+    'start': (0, math.log(language.num_bigrams)),
+    'bigram': (1 / stop, each / stop),
+  }
+
+
+def _ngram_law(language: synthetic.Language) -> _Sums:
+  stop, words = language.ngram_stop, 1 / language.ngram_stop
+  first, second = (
+    math.log(n) for n in (language.num_starts, language.num_seconds)
+  )
+  ends = words * _entropy(np.array([stop, 1 - stop]))
+  return {
+    'start': (0, first),
+    'ngram_choice': (2 * words, ends + (words - 1) * first + words * second),
+    'ngram': (2 * words, 0.0),
+  }
+
+
+def _skip_law(language: synthetic.Language) -> _Sums:
+  stop, fillers = language.skip_stop, language.num_fillers
+  odds = np.append(stop, np.full(fillers, (1 - stop) / fillers))
+  return {
+    'start': (0, math.log(language.num_skips)),
+    'skip_filler': (1 / stop, _entropy(odds) / stop),
+    'skip': (1, 0.0),
+  }
+
+
+def _bracket_law(language: synthetic.Language) -> _Sums:
+  """From the expected visits of each depth, which solve a linear system."""
+  depth, opens = language.max_depth, language.bracket_open
+  free = np.append(np.full(depth - 1, opens), 0.0)  # At depth 1, 2, ...
+  moves = np.diag(free[:-1], 1) + np.diag(1 - free[1:], -1)
+  visits = np.linalg.solve(np.eye(depth) - moves.T, np.eye(depth)[0])
+  opened, closed = visits * free, visits * (1 - free)
+  lost = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
+  openings = opened @ (lost(free) + math.log(len(synthetic.BRACKETS)))
+  closings = closed * lost(1 - free)
+  return {
+    'start': (0, math.log(len(synthetic.BRACKETS))),
+    'bracket_open': (opened.sum(), openings),
+    'bracket_nested': (closed[1:].sum(), closings[1:].sum()),
+    'bracket_last': (closed[0], closings[0]),
+  }
+
+
+def _repeat_law(language: synthetic.Language) -> _Sums:
+  stop, longest = language.repeat_stop, language.max_repeat
+  places = np.arange(longest)
+  reached = (1 - stop) ** places  # Odds of a symbol at each place.
+  length = reached.sum()
+  # Whether to go on is open before every symbol but the first.
+  ends = reached[:-1].sum() * _entropy(np.array([stop, 1 - stop]))
+  new = reached @ np.log(language.num_repeats - places)
+  return {
+    'start': (0, 0.0),
+    'repeat_new': (length + 1, ends + new),
+    'repeat': (length + 1, 0.0),
+  }
+
+
+_LAWS: Mapping[str, Callable[[synthetic.Language], _Sums]] = {
+  'bigram': _bigram_law,
+  'ngram': _ngram_law,
+  'skip': _skip_law,
+  'bracket': _bracket_law,
+  'repeat': _repeat_law,
+}
+
+
+def _entropy(odds: np.ndarray) -> float:
+  positive = odds[odds > 0]
+  return float(-np.sum(positive * np.log(positive)))
