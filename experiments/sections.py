@@ -192,6 +192,28 @@ class Analysis(NamedTuple):
   num_curvature_batches: int = 4
 
 
+class Figure(NamedTuple):
+  """The section `figure` of a config; see experiments.figures.
+
+  Attributes:
+    name: of the file, below DIR/figures.
+    draws: which of the paper's figures, a key of `experiments.figures.DRAWN`.
+    text: the data set that the model was trained on.
+    datasets: those that are drawn beside it, such as code.
+    method: of clustering: 'euclidean', 'dtw' or 'hierarchical'.
+    normalisation: of curves before: 'none', 'minmax' or 'standard'.
+    made_with: command, device, time and date of the figure that is kept.
+  """
+
+  name: str = 'figure'
+  draws: str = 'heads'
+  text: str = 'train'
+  datasets: tuple[str, ...] = ()
+  method: str = 'euclidean'
+  normalisation: str = 'none'
+  made_with: str = ''
+
+
 SECTIONS: Mapping[str, Any] = {
   'corpus': Corpus,
   'model': Model,
@@ -199,6 +221,7 @@ SECTIONS: Mapping[str, Any] = {
   'estimation': Estimation,
   'calibration': Calibration,
   'analysis': Analysis,
+  'figure': Figure,
 }
 
 

@@ -59,7 +59,7 @@ def llc_curves(estimates: xr.Dataset) -> figure.Figure:
   for number, dataset in enumerate(datasets):
     rows = panels[number * rows_each : (number + 1) * rows_each]
     for group, ax in zip(groups, rows.flat, strict=False):
-      _curves(ax, estimates.sel(dataset=dataset), group)
+      draw_curves(ax, estimates.sel(dataset=dataset), group)
       name = f' · {dataset}' if len(datasets) > 1 else ''
       ax.set_title(group.title + name)
       ax.set_ylabel('refined LLC (wrLLC)' if ax in rows[:, 0] else '')
@@ -67,9 +67,9 @@ def llc_curves(estimates: xr.Dataset) -> figure.Figure:
         heads.append(ax)
     for ax in rows.flat[len(groups) :]:
       ax.remove()
-  _share_limits(heads)
+  share_limits(heads)
   _finish(panels, estimates, groups, datasets, rows_each)
-  style.footnote(drawn, *_notes(estimates))
+  style.footnote(drawn, *notes_on(estimates))
   return drawn
 
 
@@ -85,7 +85,8 @@ def groups_of(refinements: Sequence[str]) -> list[Group]:
   return groups
 
 
-def _curves(ax: axes.Axes, estimates: xr.Dataset, group: Group) -> None:
+def draw_curves(ax: axes.Axes, estimates: xr.Dataset, group: Group) -> None:
+  """Draws a group's estimates with bands and points; limits come after."""
   steps = estimates.checkpoint.values
   for name, color in zip(group.names, group.colors, strict=True):
     cell = estimates.sel(refinement=name)
@@ -121,8 +122,8 @@ def _beside(present: np.ndarray) -> np.ndarray:
   return padded[:-2] | padded[2:]
 
 
-def _share_limits(panels: Sequence[axes.Axes]) -> None:
-  """One range for all, down to 0 unless that would flatten the curves."""
+def share_limits(panels: Sequence[axes.Axes]) -> None:
+  """Gives all one range, down to 0 unless that would flatten the curves."""
   if not panels:
     return
   limits = np.array([ax.get_ylim() for ax in panels])
@@ -145,10 +146,11 @@ def _finish(panels, estimates, groups, datasets, rows_each) -> None:
       )
       if ax.get_ylim()[0] < 0:
         ax.axhline(0, color=style.GRAY, lw=0.8, zorder=1)
-      style.label_ends(ax, _ends(estimates.sel(dataset=dataset), group))
+      style.label_ends(ax, ends_of(estimates.sel(dataset=dataset), group))
 
 
-def _ends(estimates: xr.Dataset, group: Group) -> list[style.Label]:
+def ends_of(estimates: xr.Dataset, group: Group) -> list[style.Label]:
+  """Names for `style.label_ends`, at the last estimate of each."""
   ends = []
   for name, color in zip(group.names, group.colors, strict=True):
     llc = estimates.llc.sel(refinement=name).dropna('checkpoint')
@@ -159,7 +161,8 @@ def _ends(estimates: xr.Dataset, group: Group) -> list[style.Label]:
   return ends
 
 
-def _notes(estimates: xr.Dataset) -> list[str]:
+def notes_on(estimates: xr.Dataset) -> list[str]:
+  """What a footnote says of estimates."""
   notes = ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
   if missing := int(estimates.llc.isnull().sum()):
     notes.append(f'{missing} of {estimates.llc.size} cells without an estimate')

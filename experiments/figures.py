@@ -1,0 +1,70 @@
+"""A figure of the paper, drawn from a saved study.
+
+  python -m experiments.figures --config=FILE --workdir=DIR
+
+reads what experiments.study saved in DIR and writes `DIR/figures/NAME.png`.
+FILE is one of `experiments/configs/paper`: one a figure.
+"""
+
+from collections.abc import Callable
+from collections.abc import Mapping
+import pathlib
+
+from absl import logging
+from matplotlib import figure
+import ml_collections
+
+from experiments import commands
+from experiments import sections
+from experiments.paper_figures import comparisons
+from experiments.paper_figures import curves_of_heads
+from experiments.paper_figures import saved
+from rllc_jax.plots import style
+from rllc_jax.report import page
+
+DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
+  'head_types': curves_of_heads.classes,
+  'heads': curves_of_heads.heads,
+  'datasets': curves_of_heads.datasets,
+  'multigram_circuit': curves_of_heads.multigram_circuit,
+  'whole_model': curves_of_heads.whole_model,
+  'ablation_clusters': comparisons.ablation_clusters,
+  'baselines': comparisons.baselines,
+  'stages': comparisons.stages,
+  'memorisation': comparisons.memorisation,
+  'affected_tokens': comparisons.tokens,
+  'sensitivity': comparisons.settings,
+}
+
+
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> pathlib.Path:
+  """Draws the figure of a config.
+
+  Args:
+    config: `figure` has fields of `sections.Figure`.
+    workdir: of a study.
+
+  Returns:
+    The file.
+
+  Raises:
+    ValueError: there is no such figure, or what it needs was not saved.
+  """
+  settings = sections.read(config, 'figure')
+  if settings.draws not in DRAWN:
+    raise ValueError(
+      f'config.figure.draws must be one of {", ".join(DRAWN)}; got '
+      f'{settings.draws!r}.'
+    )
+  workdir = pathlib.Path(workdir)
+  drawn = DRAWN[settings.draws](saved.Saved(workdir, settings))
+  path = workdir / 'figures' / f'{settings.name}.png'
+  page.write_whole(path, style.image(drawn, 'png'))
+  logging.info('%s', path)
+  return path
+
+
+if __name__ == '__main__':
+  commands.start(run)

@@ -1,0 +1,146 @@
+"""Figures of rLLCs beside other measurements, and beside other settings."""
+
+from typing import Any
+
+from matplotlib import figure
+import numpy as np
+
+from experiments import study
+from experiments.paper_figures import saved
+from rllc_jax.analysis import claims
+from rllc_jax.analysis import curves
+from rllc_jax.analysis import head_types
+from rllc_jax.plots import affected
+from rllc_jax.plots import memory
+from rllc_jax.plots import panels
+from rllc_jax.plots import sensitivity
+
+
+def ablation_clusters(made: saved.Saved) -> figure.Figure:
+  """Clusters of ablation curves beside those of wrLLC curves."""
+  text = made.estimates().sel(dataset=made.settings.text)
+  readings = made.readings()
+  names = saved.names(text)
+  ablation = saved.of_heads(readings.ablation_resample, names)
+  sides = {
+    'wrLLC': (text, saved.WRLLC),
+    'ablation': (
+      panels.as_curves(ablation, readings.checkpoint.values, names),
+      'rise of the loss, nats',
+    ),
+  }
+  classes = head_types.of_readings(readings)
+  rows = []
+  for title, (found, unit) in sides.items():
+    row = []
+    for layer, own in claims.layers_of(names).items():
+      labels = made.clusters(own, found.llc.sel(refinement=own).values.T)
+      index = curves.agreement(labels, [classes[name] for name in own])
+      colors = panels.by_class(own, labels)
+      full = f'Layer {layer}: {title} (index {index:.2f})'
+      row.append(panels.Panel(full, unit, found, colors))
+    rows.append(row)
+  notes = [
+    f'colors: clusters by {made.settings.method} k-means, curves scaled: '
+    f'{made.settings.normalisation}',
+    'index: adjusted Rand index with the classes of the heads',
+  ]
+  return panels.curves_over_training(rows, made.boundaries(), notes)
+
+
+def baselines(made: saved.Saved) -> figure.Figure:
+  """Draws wrLLC beside other measures of complexity."""
+  text = made.estimates().sel(dataset=made.settings.text)
+  readings = made.readings()
+  names = saved.names(text)
+  measures = {
+    'wrLLC': (text, saved.WRLLC),
+    'Hessian trace': ('hessian_trace', 'nats / weight²'),
+    'Fisher trace': ('fisher_trace', 'nats² / weight²'),
+    'weight norm': ('weight_norm', 'weights'),
+  }
+  rows: list[list[panels.Panel]] = [[] for _ in claims.layers_of(names)]
+  for title, (measure, unit) in measures.items():
+    found: Any = measure
+    if isinstance(measure, str):
+      values = saved.of_heads(readings[measure], names)
+      found = panels.as_curves(values, readings.checkpoint.values, names)
+    for row, panel in zip(
+      rows, saved.by_layer(found, 'Layer {}: '), strict=True
+    ):
+      row.append(panel._replace(title=panel.title + title, unit=unit))
+  return panels.curves_over_training(rows, made.boundaries(), saved.notes(text))
+
+
+def stages(made: saved.Saved) -> figure.Figure:
+  """What the model can do at each checkpoint."""
+  readings = made.readings()
+  steps = readings.checkpoint.values
+  titles = {
+    'bigram': ('Bigram cross-entropy', 'nats'),
+    'in_context': ('In-context score', 'nats'),
+    **{f'ngram_{n}': (f'{n}-gram score', 'ratio of losses') for n in (2, 3, 4)},
+  }
+  floor = float(readings.bigram_floor[-1])
+  found = []
+  for name, (title, unit) in titles.items():
+    if name in readings:
+      curve = panels.as_curves(readings[name].values[:, None], steps, [title])
+      line = floor if name == 'bigram' else None
+      colors = panels.by_class([''], [''])
+      panel = panels.Panel(title, unit, curve, {title: colors['']}, line)
+      found.append(panel)
+  heads = [
+    f'{layer}:{head}'
+    for layer, head in np.ndindex(
+      readings.sizes['layer'], readings.sizes['head']
+    )
+  ]
+  for name in ('previous_token', 'prefix_matching_text'):
+    curve = panels.as_curves(
+      saved.of_heads(readings[name], heads), steps, heads
+    )
+    title = name.replace('_', ' ').capitalize()
+    found.append(
+      panels.Panel(title, 'attention', curve, panels.by_layer(heads))
+    )
+  columns = 2 if len(found) == 4 else 3
+  found += [found[-1]] * (-len(found) % columns)
+  rows = [found[i : i + columns] for i in range(0, len(found), columns)]
+  notes = ['dashed: the entropy of pairs in the corpus']
+  return panels.curves_over_training(rows, made.boundaries(), notes)
+
+
+def memorisation(made: saved.Saved) -> figure.Figure:
+  """Draws rLLCs against what is memorized, in the middle and at the end."""
+  text = made.estimates().sel(dataset=made.settings.text)
+  readings = made.readings()
+  middle = readings.sizes['checkpoint'] // 2
+  scatters = []
+  for counted in (('num_ngrams',), ('num_ngrams', 'num_skip_ngrams')):
+    for place in (middle, -1):
+      step = int(readings.checkpoint[place])
+      for layer in claims.layers_of(saved.names(text)):
+        title = f'Layer {layer}, step {step:,}'
+        scatters.append(
+          saved.scatter(text, readings, place, counted, title, layer)
+        )
+  return memory.memory(scatters, 4)
+
+
+def tokens(made: saved.Saved) -> figure.Figure:
+  """The tokens that each head matters most for."""
+  return affected.affected_tokens(made.readings())
+
+
+def settings(made: saved.Saved) -> figure.Figure:
+  """Every head at the last checkpoint, one setting at a time varied."""
+  own = made.estimates().isel(checkpoint=-1).sel(dataset=made.settings.text)
+  sweeps = []
+  for setting in study.SWEPT:
+    found = {float(own.attrs[setting]): own}
+    for path in sorted(made.workdir.glob(f'sweep_{setting}_*')):
+      at = made.estimates(path.name).isel(checkpoint=-1, dataset=0)
+      found[float(at.attrs[setting])] = at
+    sweeps.append(sensitivity.Sweep(setting, float(own.attrs[setting]), found))
+  return sensitivity.sensitivity(sweeps)

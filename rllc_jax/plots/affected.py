@@ -1,0 +1,83 @@
+"""The tokens in context that heads matter most for, with attention shown."""
+
+import matplotlib
+from matplotlib import figure
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import style
+
+_ROW = 0.19  # Inches.
+_CELL = 0.72
+_LONGEST = 9  # Characters of a token.
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def affected_tokens(found: xr.Dataset, *, ranks: int = 3) -> figure.Figure:
+  """Draws a line a prediction: its context, shaded by attention.
+
+  Args:
+    found: from `affected_tokens.affected_tokens`.
+    ranks: predictions a head, the most affected first.
+  """
+  places = found.sizes['place']
+  heads = list(np.ndindex(found.sizes['layer'], found.sizes['head']))
+  ranks = min(ranks, found.sizes['rank'])
+  count = len(heads) * ranks
+  size = _CELL * (places + 2), _ROW * (count + len(heads) + 3)
+  drawn = figure.Figure(figsize=size, layout='constrained', dpi=100)
+  ax = drawn.subplots()
+  ax.set(xlim=(-1.2, places + 1), ylim=(count + len(heads) * 0.6 + 0.5, -1.2))
+  ax.axis('off')
+  ax.text(places - 1, -0.7, 'predicted', ha='center', size=7, color=style.GRAY)
+  ax.text(places + 0.1, -0.7, 'nats lost', size=7, color=style.GRAY)
+  line = 0.0
+  for layer, head in heads:
+    cell = found.isel(layer=layer, head=head)
+    (color,) = style.shades(layer, 1)
+    ax.text(-1.1, line, f'{layer}:{head}', size=9, weight='bold', color=color)
+    for rank in range(ranks):
+      if np.isfinite(cell.affected_effect[rank]):
+        _line(ax, cell.isel(rank=rank), line, color)
+      line += 1
+    line += 0.6
+  style.footnote(
+    drawn, 'shade: attention from the token before the predicted one'
+  )
+  return drawn
+
+
+def _line(ax, cell: xr.Dataset, line: float, color) -> None:
+  texts = [str(text) for text in cell.affected_text.values]
+  weights = cell.affected_attention.values
+  for place, (text, weight) in enumerate(zip(texts, weights, strict=True)):
+    is_target = place == len(texts) - 1
+    box = {
+      'boxstyle': 'square,pad=0.15',
+      'facecolor': (*color[:3], 0.0 if is_target else float(weight)),
+      'edgecolor': style.GRAY if is_target else 'none',
+      'linewidth': 0.6,
+    }
+    if text:
+      ink = 'white' if weight > 0.55 and not is_target else 'black'
+      ax.text(
+        place,
+        line,
+        _printable(text),
+        ha='center',
+        va='center',
+        size=6.5,
+        color=ink,
+        family='monospace',
+        bbox=box,
+      )
+  effect = float(cell.affected_effect)
+  ax.text(len(texts) - 0.1, line, f'{effect:.2f}', va='center', size=7)
+
+
+def _printable(text: str) -> str:
+  """A token as it can be read, its spaces and line ends shown."""
+  shown = text.replace('\n', '⏎').replace('\t', '→').replace(' ', '·')
+  shown = ''.join(x if x.isprintable() else '�' for x in shown)
+  shown = shown.replace('$', r'\$')  # No mathematics.
+  return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'

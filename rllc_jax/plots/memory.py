@@ -1,0 +1,97 @@
+"""Refined LLCs beside what heads have memorized."""
+
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib import axes
+from matplotlib import figure
+import numpy as np
+from scipy import stats
+
+from rllc_jax.plots import panels
+from rllc_jax.plots import style
+
+
+class Scatter(NamedTuple):
+  """Heads as points.
+
+  Attributes:
+    title: above it.
+    count: [n], of each head, distinct patterns.
+    count_name: what is counted.
+    llc: [n], of each head.
+    names: [n].
+    colors: by name.
+  """
+
+  title: str
+  count: np.ndarray
+  count_name: str
+  llc: np.ndarray
+  names: Sequence[str]
+  colors: Mapping[str, Any]
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def memory(scatters: Sequence[Scatter], columns: int) -> figure.Figure:
+  """Draws heads' rLLCs against counts, with lines of least squares."""
+  rows = -(-len(scatters) // columns)
+  drawn, grid = style.new_figure(rows, columns, (3.4, 2.8), sharey=True)
+  for scatter, ax in zip(scatters, grid.flat, strict=False):
+    _draw(ax, scatter)
+  for ax in grid.flat[len(scatters) :]:
+    ax.remove()
+  style.footnote(drawn, 'multigram heads', 'dashed: least squares')
+  return drawn
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def classes_and_memory(
+  curves: panels.Panel,
+  classes: Mapping[str, str],
+  scatter: Scatter,
+  boundaries: Sequence[float] = (),
+  notes: Sequence[str] = (),
+) -> figure.Figure:
+  """Draws curves in the colors of their clusters, classes, and memory.
+
+  Args:
+    curves: of one layer, colored by cluster.
+    classes: of its heads, written beside their names.
+    scatter: heads against counts.
+    boundaries: of stages.
+    notes: for the footnote.
+  """
+  drawn = figure.Figure(figsize=(9.4, 3.3), layout='constrained', dpi=100)
+  left, right = drawn.subplots(1, 2, width_ratios=(1.7, 1))
+  panels.draw(left, curves)
+  named = {f'{x} {classes[x]}': x for x in curves.colors}
+  renamed = curves.curves.sel(refinement=list(named.values()))
+  renamed = renamed.assign_coords(refinement=list(named))
+  colors = {text: curves.colors[name] for text, name in named.items()}
+  with_classes = curves._replace(curves=renamed, colors=colors)
+  panels.finish(left, with_classes, 'training step', boundaries)
+  _draw(right, scatter)
+  style.footnote(drawn, 'colors: clusters of the curves alone', *notes)
+  return drawn
+
+
+def _draw(ax: axes.Axes, scatter: Scatter) -> None:
+  x, y = scatter.count, scatter.llc
+  ax.set_title(scatter.title)
+  ax.set_xlabel(f'{scatter.count_name} memorized')
+  ax.set_ylabel('refined LLC')
+  if not len(x):
+    style.write_middle(ax, 'no multigram heads')
+    return
+  ax.scatter(x, y, c=[scatter.colors[x] for x in scatter.names], s=22, zorder=3)
+  for name, a, b in zip(scatter.names, x, y, strict=True):
+    ax.annotate(name, (a, b), (3, 3), textcoords='offset points', fontsize=6.5)
+  if len(x) > 2 and np.ptp(x) > 0:
+    slope, start = np.polyfit(x, y, 1)
+    ends = np.array([np.min(x), np.max(x)])
+    ax.plot(ends, start + slope * ends, color=style.GRAY, lw=1, ls='--')
+    correlation = stats.spearmanr(x, y).statistic
+    ax.set_title(f'{scatter.title} (ρ = {correlation:.2f})')

@@ -1,0 +1,146 @@
+"""Panels of curves over training, whatever they are, with stages shaded."""
+
+from collections.abc import Iterable
+from collections.abc import Mapping
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import matplotlib
+from matplotlib import axes
+from matplotlib import figure
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import heads
+from rllc_jax.plots import style
+
+FADED = '#c4c8d0'
+_PALETTE = ('#1f83c4', '#e0561f', '#3f9142', '#8f4fbf', '#b8860b', '#14255f')
+_SHADE = '#eef1f6'
+
+
+class Panel(NamedTuple):
+  """Curves that share axes.
+
+  Attributes:
+    title: above it.
+    unit: of y; panels of one unit and one row share their range.
+    curves: `llc`, `low`, `high`, `num_failed` over (checkpoint, refinement),
+      from `llc_from_traces` or `as_curves`.
+    colors: by refinement; what it lacks is not drawn, `FADED` is not named.
+    line: a value that is marked by a dashed line, if any.
+  """
+
+  title: str
+  unit: str
+  curves: xr.Dataset
+  colors: Mapping[str, Any]
+  line: float | None = None
+
+
+def as_curves(
+  values: np.ndarray, steps: Sequence[int], names: Sequence[str]
+) -> xr.Dataset:
+  """Numbers without errors, [K, N], as curves."""
+  array = xr.DataArray(
+    np.asarray(values, float),
+    {'checkpoint': list(steps), 'refinement': list(names)},
+    ('checkpoint', 'refinement'),
+  )
+  return xr.Dataset(
+    {'llc': array, 'low': array, 'high': array, 'num_failed': 0 * array}
+  )
+
+
+def by_class(names: Sequence[str], classes: Iterable[Any]) -> dict[str, Any]:
+  """A color for every class, in their order of appearance."""
+  classes = list(classes)
+  order = list(dict.fromkeys(classes))
+  return {
+    name: _PALETTE[order.index(kind) % len(_PALETTE)]
+    for name, kind in zip(names, classes, strict=True)
+  }
+
+
+def by_layer(names: Sequence[str]) -> dict[str, Any]:
+  """The colors that heads have in every figure."""
+  return {
+    name: color
+    for group in heads.groups_of(names)
+    for name, color in zip(group.names, group.colors, strict=True)
+  }
+
+
+def highlighted(names: Sequence[str], chosen: Sequence[str]) -> dict[str, Any]:
+  """The colors of heads, for those that are chosen; the others fade."""
+  colors = by_layer(names)
+  return {name: colors[name] if name in chosen else FADED for name in names}
+
+
+@matplotlib.rc_context(style.SETTINGS)
+def curves_over_training(
+  rows: Sequence[Sequence[Panel]],
+  boundaries: Sequence[float] = (),
+  notes: Sequence[str] = (),
+) -> figure.Figure:
+  """Draws a grid of panels.
+
+  Args:
+    rows: of panels, each as long as the first.
+    boundaries: training steps where stages end; every other one is shaded.
+    notes: for the footnote.
+  """
+  columns = len(rows[0])
+  width = {1: 6.4, 2: 4.3}.get(columns, 3.3)
+  drawn, grid = style.new_figure(len(rows), columns, (width, 2.7))
+  for panels, places in zip(rows, grid, strict=True):
+    for panel, ax in zip(panels, places, strict=True):
+      draw(ax, panel)
+    for unit in {panel.unit for panel in panels}:
+      same = [
+        ax
+        for panel, ax in zip(panels, places, strict=True)
+        if panel.unit == unit
+      ]
+      heads.share_limits(same)
+  for number, (panels, places) in enumerate(zip(rows, grid, strict=True)):
+    for panel, ax in zip(panels, places, strict=True):
+      last = number == len(rows) - 1
+      finish(ax, panel, 'training step' if last else '', boundaries)
+  shaded = ['shaded: every other stage'] if len(boundaries) else []
+  style.footnote(drawn, *shaded, *notes)
+  return drawn
+
+
+def draw(ax: axes.Axes, panel: Panel) -> None:
+  """Draws a panel's curves, those that fade below the others."""
+  faded = [name for name, color in panel.colors.items() if color == FADED]
+  for names in (faded, [x for x in panel.colors if x not in faded]):
+    if names:
+      colors = [panel.colors[name] for name in names]
+      heads.draw_curves(ax, panel.curves, heads.Group('', names, colors))
+  if panel.line is not None:
+    ax.axhline(panel.line, color=style.GRAY, lw=1, ls='--', zorder=1)
+  ax.set_title(panel.title)
+  ax.set_ylabel(panel.unit)
+
+
+def finish(
+  ax: axes.Axes, panel: Panel, label: str, boundaries: Sequence[float]
+) -> None:
+  """Its axis of steps, stages and names, once its limits are known."""
+  steps = panel.curves.checkpoint.values
+  style.step_axis(ax, steps, label)
+  shade_stages(ax, boundaries, steps)
+  named = {x: color for x, color in panel.colors.items() if color != FADED}
+  group = heads.Group('', list(named), list(named.values()))
+  style.label_ends(ax, heads.ends_of(panel.curves, group))
+
+
+def shade_stages(
+  ax: axes.Axes, boundaries: Sequence[float], steps: np.ndarray
+) -> None:
+  """Shades every other stage, the second one first."""
+  edges = [*boundaries, float(np.max(steps))]
+  for start, end in zip(edges[:-1:2], edges[1::2], strict=False):
+    ax.axvspan(start, end, color=_SHADE, lw=0, zorder=0)
