@@ -16,6 +16,7 @@ Exit status: 0 if every claim holds in every language, or else 1. A claim that
 cannot be told is neither.
 """
 
+from collections.abc import Mapping
 from collections.abc import Sequence
 import json
 import math
@@ -198,20 +199,24 @@ def _table(found: Sequence[claims.Finding]) -> str:
   )
 
 
-def _plain(finding: claims.Finding) -> dict[str, Any]:
-  """For JSON, which has no NaN."""
-  item = finding._asdict()
+def _plain(found: claims.Finding) -> dict[str, Any]:
+  """A finding for JSON, which has no NaN."""
+  item = found._asdict()
   for name in ('effect', 'error'):
     item[name] = item[name] if math.isfinite(item[name]) else None
+  item['statement'] = claims.STATEMENTS[found.claim]
+  item['holds'] = claims.verdict([found])
   return item
 
 
-def _finding(item: dict[str, Any]) -> claims.Finding:
+def _finding(item: Mapping[str, Any]) -> claims.Finding:
+  """What `_plain` made of a finding, made a finding again."""
+  values = [item[name] for name in claims.Finding._fields]
+  found = claims.Finding(*values)
   effect, error = (
-    math.nan if item[name] is None else item[name]
-    for name in ('effect', 'error')
+    math.nan if value is None else value
+    for value in (found.effect, found.error)
   )
-  found = claims.Finding(**item)
   return found._replace(effect=effect, error=error)
 
 

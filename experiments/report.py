@@ -57,6 +57,7 @@ class _Saved(NamedTuple):
   known_answers: list[dict[str, Any]]
   coverage: list[dict[str, Any]]
   readings: xr.Dataset | None
+  findings: list[dict[str, Any]]
 
 
 def run(
@@ -110,6 +111,7 @@ def run(
     known_answers=saved.known_answers,
     coverage=saved.coverage,
     readings=saved.readings,
+    findings=saved.findings,
   )
   logging.info('%s: complete', path)
   return path
@@ -176,11 +178,18 @@ def _read(workdir: pathlib.Path) -> _Saved:
     _records(workdir / 'known_answers.json'),
     _records(workdir / 'coverage.json'),
     _readings(workdir / 'analysis.zarr'),
+    _findings(workdir / 'claims.json'),
   )
 
 
 def _readings(path: pathlib.Path) -> xr.Dataset | None:
   return records.load_record(path) if path.exists() else None
+
+
+def _findings(path: pathlib.Path) -> list[dict[str, Any]]:
+  return (
+    json.loads(path.read_text('utf-8'))['findings'] if path.exists() else []
+  )
 
 
 def _records(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -6,7 +6,7 @@ Corpus and training as in experiments.demo, a one-layer model trained alike,
 and the stores
 
   rllc              every head, on every data set of the config
-  full              the whole model, likewise
+  full              the whole model, likewise and on text that is held out whole
   reference         every head against what the one-layer model says
   sweep_NAME_VALUE  every head at the last checkpoint, with one setting halved
                     or doubled
@@ -87,8 +87,12 @@ def estimations(
   own = config.estimation
   yield 'rllc', config
   first = tuple(own.datasets[:1])
+  held_out = (f'held_out/{name}' for name in config.corpus.further)
   changes = {
-    'full': {'refinements': ('all',)},
+    'full': {
+      'refinements': ('all',),
+      'datasets': tuple(dict.fromkeys((*own.datasets, *held_out))),
+    },
     'reference': {'reference': REFERENCE, 'datasets': first},
   }
   for field in SWEPT:

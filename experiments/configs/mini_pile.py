@@ -16,11 +16,11 @@ def get_config() -> ml_collections.ConfigDict:
     corpus=dict(cap_mb=5.0, vocab_size=2000, context_length=128),
     model=dict(num_layers=2, num_heads=8, d_model=128, d_head=16),
     training=dict(
-      learning_rate=2e-3, batch_size=32, num_steps=8000, num_checkpoints=14
+      learning_rate=2e-3, batch_size=32, num_steps=8000, num_checkpoints=12
     ),
     estimation=dict(
-      datasets=('train', 'train/stdlib_code', 'held_out/wiki_fr'),
-      batch_size=8,
+      datasets=('train', 'train/stdlib_code'),
+      batch_size=4,
       num_chains=4,
       num_draws=200,
     ),

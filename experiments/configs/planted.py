@@ -25,16 +25,11 @@ def get_config() -> ml_collections.ConfigDict:
     ),
     model=dict(num_layers=2, num_heads=8, d_model=64, d_head=8),
     training=dict(
-      learning_rate=2e-3, batch_size=64, num_steps=6000, num_checkpoints=16
+      learning_rate=2e-3, batch_size=64, num_steps=6000, num_checkpoints=12
     ),
     estimation=dict(
-      datasets=(
-        'train',
-        'held_out/planted_flat',
-        'held_out/planted_words',
-        'held_out/planted_repeats',
-      ),
-      batch_size=8,
+      datasets=('train', 'held_out/planted_repeats'),
+      batch_size=4,
       num_chains=4,
       num_draws=200,
     ),

@@ -308,14 +308,32 @@ def _index(layers: _Layers) -> float:
 
 
 def _null(layers: _Layers) -> np.ndarray:
-  """The same under permutations of the classes; the same ones for all."""
+  """The same under permutations of the classes; the same ones for all, [P].
+
+  The index is (m - E[m]) / (max m - E[m]) of the number m of pairs that are
+  together in both groupings; E[m] is that of permutations.
+  """
   rng = np.random.default_rng(0)
-  return np.array(
-    [
-      _index([(labels, rng.permutation(own)) for labels, own in layers])
-      for _ in range(_PERMUTATIONS)
-    ]
-  )
+  found = []
+  for labels, classes in layers:
+    a, b = (np.equal.outer(x, np.unique(x)) for x in (labels, classes))
+    order = rng.permuted(np.tile(np.arange(len(b)), (_PERMUTATIONS, 1)), axis=1)
+    met = np.einsum('na,pnb->pab', a.astype(int), b[order].astype(int))
+    pairs = lambda counts: counts * (counts - 1) / 2
+    together = pairs(met).sum(axis=(1, 2))
+    first, second = (pairs(x.sum(axis=0)).sum() for x in (a, b))
+    expected = first * second / pairs(len(b))
+    most = (first + second) / 2
+    scale = most - expected
+    found.append((together - expected) / scale if scale else 0 * together)
+  return np.mean(found, axis=0)
+
+
+def _correlation(a: np.ndarray, b: np.ndarray) -> float:
+  """Spearman's; NaN if one of them is constant."""
+  if np.ptp(a) == 0 or np.ptp(b) == 0:
+    return math.nan
+  return float(stats.spearmanr(a, b).statistic)
 
 
 def _induction_is_simple(heads: _Heads) -> list[Finding]:
@@ -338,7 +356,7 @@ def _memory_is_complexity(heads: _Heads) -> list[Finding]:
   counts = sum(
     heads.reading(name, names)[-1] for name in ('num_ngrams', 'num_skip_ngrams')
   )
-  effect = float(stats.spearmanr(final, counts).statistic)
+  effect = _correlation(final, counts)
   error = 1 / math.sqrt(len(names) - 1)
   return [Finding('C4', effect, error, '', f'{len(names)} heads')]
 
@@ -437,10 +455,7 @@ def _order_is_stable(heads: _Heads) -> list[Finding]:
   final, count = cells.mean('draw').values, len(heads.names)
   if count < 5:
     return [_missing('C9', f'{count} heads')]
-  least = min(
-    float(stats.spearmanr(final, other).statistic)
-    for other in heads.evidence.swept
-  )
+  least = min(_correlation(final, other) for other in heads.evidence.swept)
   scale = lambda r: math.atanh(min(r, _LARGEST_CORRELATION))
   effect = scale(least) - scale(_NULL_CORRELATION)
   error = 1.06 / math.sqrt(count - 3)

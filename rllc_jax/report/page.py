@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import xarray as xr
 
 from rllc_jax.report import behaviour
+from rllc_jax.report import claims
 from rllc_jax.report import losses
 from rllc_jax.report import markup
 from rllc_jax.report import opening
@@ -22,6 +23,7 @@ _SECTIONS = {
   'trained': 'What was trained',
   'heads': 'The heads',
   'behaviour': 'What the heads do',
+  'claims': "The paper's claims",
   'trust': 'Can the numbers be trusted?',
   'truth': 'Known answers and coverage',
   'provenance': 'Provenance',
@@ -68,6 +70,7 @@ def write_report(
   known_answers: Sequence[truth.Record] = (),
   coverage: Sequence[truth.Record] = (),
   readings: xr.Dataset | None = None,
+  findings: Sequence[truth.Record] = (),
 ) -> pathlib.Path:
   """Writes the report; one that is there is replaced, whole or not at all.
 
@@ -87,6 +90,7 @@ def write_report(
     known_answers: entries of `known_answers.json`, if there is one.
     coverage: entries of `coverage.json`, if there is one.
     readings: `analysis.zarr`, if there is one.
+    findings: entries of `claims.json`, if there is one.
 
   Returns:
     The path.
@@ -98,6 +102,7 @@ def write_report(
     'trained': sections.trained(training, corpus, loss, figures.loss),
     'heads': sections.heads(estimates, verdicts, figures.spread),
     'behaviour': behaviour.behaviour(readings, figures.heads, figures.kinds),
+    'claims': claims.claims(findings),
     'trust': trust.trust(
       estimates, traces, burn_in, variances, figures.health, figures.traces
     ),

@@ -12,7 +12,7 @@ import pytest
 from experiments import sections
 
 ROOT = pathlib.Path(__file__).parents[2]
-PRESETS = ('demo', 'smoke', 'paper')
+PRESETS = ('demo', 'smoke', 'paper/full_size')
 
 
 def parsed(monkeypatch, *arguments):

@@ -1,0 +1,233 @@
+"""Statistics are positive where a claim is planted, negative if reversed."""
+
+import math
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from rllc_jax.analysis import claims
+from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import head_types
+from rllc_jax.analysis import multigrams
+
+STEPS = [0, 10, 100, 1000]
+HEADS = [f'{layer}:{head}' for layer in range(2) for head in range(8)]
+# Layer 0: two previous-token heads; layer 1: two induction heads.
+PREVIOUS, INDUCTION = ['0:1', '0:4'], ['1:6', '1:7']
+MULTIGRAMS = [x for x in HEADS if x not in PREVIOUS + INDUCTION]
+
+
+def levels():
+  """rLLCs [4, 2, 16] in which every claim is true."""
+  found = np.full((4, 2, 16), 5.0)
+  memorized = np.arange(16)
+  for k in range(1, 4):  # Step 0 is alike; then heads grow apart.
+    for i, name in enumerate(HEADS):
+      low = name in PREVIOUS + INDUCTION
+      found[k, :, i] = 5 + k * (1 if low else 8 + 0.1 * memorized[i])
+  induction = [HEADS.index(name) for name in INDUCTION]
+  found[3, 1, induction] += [6, 10]  # On code they rise, and part.
+  return found
+
+
+def by_draw(values, seed=0, scale=0.05):
+  rng = np.random.default_rng(seed)
+  noise = scale * rng.normal(size=(*values.shape, 64))
+  labels = {
+    'checkpoint': STEPS,
+    'dataset': ['text', 'code'][: values.shape[1]],
+    'refinement': HEADS,
+  }
+  return xr.DataArray(values[..., None] + noise, labels, (*labels, 'draw'))
+
+
+def readings():
+  heads = 'checkpoint', 'layer', 'head'
+  even = {
+    'previous_token': 0.03,
+    'current_token': 0.03,
+    'prefix_matching': 0.01,
+  }
+  score = {name: np.full((4, 2, 8), 0.5 * x) for name, x in even.items()}
+  text = np.full((4, 2, 8), 0.01)
+  for place, name in ((1, '0:1'), (4, '0:4')):
+    assert name in PREVIOUS
+    score['previous_token'][:, 0, place] = 0.8
+  text[2:, 1, 6:] = [[0.3, 0.25], [0.5, 0.4]]  # The onset is step 10.
+  data = {name: (heads, value) for name, value in score.items()}
+  data['prefix_matching_text'] = (heads, text)
+  data['prefix_matching_text_beside'] = (heads, np.full((4, 2, 8), 0.02))
+  counts = np.broadcast_to(np.arange(16).reshape(2, 8) + 1, (4, 2, 8))
+  data['num_ngrams'] = data['num_skip_ngrams'] = (heads, counts)
+  growing = np.arange(4.0)[:, None, None]
+  pairs = 0.01 * np.random.default_rng(1).normal(size=(4, 8, 8))
+  edges = 'checkpoint', 'writer', 'reader'
+  data['composition_K'] = (edges, growing + pairs)
+  nested = growing[..., None] + 0.01 * np.arange(3)
+  nested = nested * np.linspace(0.9, 1.1, 3)
+  data['path_nested'] = (
+    (*edges, 'minibatch'),
+    np.broadcast_to(nested, (4, 8, 8, 3)),
+  )
+  data['bigram'] = ('checkpoint', np.array([9.0, 4.0, 5.0, 6.0]))
+  data['even'] = ('score', list(even.values()))
+  rng = np.random.default_rng(2)
+  for name in ('hessian_trace', 'fisher_trace'):
+    data[name] = (('checkpoint', 'refinement'), rng.normal(size=(4, 16)))
+  data['ablation_resample'] = (heads, rng.normal(size=(4, 2, 8)))
+  labels = {
+    'checkpoint': STEPS,
+    'score': list(head_scores.SCORES),
+    'refinement': HEADS,
+  }
+  assert list(even) == labels['score']
+  return xr.Dataset(data, labels)
+
+
+def evidence(change=lambda values: values, **changes):
+  values = change(levels())
+  reference = np.full((4, 1, 16), 5.0)
+  reference[3, 0, :8] -= 2
+  reference[3, 0, 8:] += 2
+  final = values[-1, 0]
+  made = claims.Evidence(
+    by_draw(values),
+    by_draw(reference, seed=1),
+    np.stack([2 * final, 3 * final + 1]),
+    readings(),
+    'code',
+    [True, True],
+  )
+  return made._replace(**changes)
+
+
+def measured(made):
+  return {x.claim: x for x in claims.findings(made)}
+
+
+def test_the_classes_are_those_that_were_planted():
+  classes = head_types.of_readings(readings())
+  for kind, names in (
+    ('previous-token', PREVIOUS),
+    ('induction', INDUCTION),
+    (head_types.MULTIGRAM, MULTIGRAMS),
+  ):
+    assert [name for name in HEADS if classes[name] == kind] == names
+  assert 'ngram' in multigrams.PATTERNS
+
+
+def test_what_is_planted_speaks_for_every_claim():
+  found = measured(evidence())
+  assert list(found) == list(claims.STATEMENTS)
+  for name, finding in found.items():
+    assert claims.verdict([finding]) is True, finding
+    assert finding.note, name
+  # Sizes by hand: 24 more a multigram head, less 3 of an induction head.
+  layer = [5 + 3 * (8 + 0.1 * i) for i in range(8, 14)]
+  np.testing.assert_allclose(found['C3'].effect, np.mean(layer) - 8, atol=0.03)
+  np.testing.assert_allclose(found['C5a'].effect, 8, atol=0.05)
+  np.testing.assert_allclose(found['C5b'].effect, 4, atol=0.1)
+  np.testing.assert_allclose(found['C6a'].effect, 2, atol=0.03)
+  np.testing.assert_allclose(found['C6b'].effect, 2, atol=0.03)
+  np.testing.assert_allclose(found['C7a'].effect, 2, atol=0.01)
+  np.testing.assert_allclose(found['C4'].effect, 1)
+  assert 'step 10' in found['C6a'].note and 'step 10 to' in found['C1'].note
+  # The error of a mean of independent draws: 0.05 a draw and head.
+  expected = 0.05 * math.sqrt(1 / 6 + 1 / 2) / 8
+  np.testing.assert_allclose(found['C3'].error, expected, rtol=0.5)
+
+
+def test_an_index_of_one_is_far_from_chance():
+  """Two of eight: a permutation is right in one of 28."""
+  found = measured(evidence())['C2']
+  assert 'index 1.00' in found.note
+  np.testing.assert_allclose(found.effect, 1, atol=0.05)
+  assert 0.1 < found.error < 0.3
+
+
+REVERSED = {
+  'C1': lambda values: values[::-1] * np.ones((4, 1, 1)),
+  'C3': lambda values: -values,
+  'C4': lambda values: -values,
+  'C5a': lambda values: values[:, ::-1],
+  'C5b': lambda values: values[:, ::-1],
+}
+
+
+@pytest.mark.parametrize('claim', REVERSED)
+def test_what_is_reversed_speaks_against(claim):
+  found = measured(evidence(REVERSED[claim]))[claim]
+  assert claims.verdict([found]) is False, found
+
+
+@pytest.mark.parametrize('claim', ['C6a', 'C6b', 'C7a', 'C7b', 'C8'])
+def test_what_goes_back_in_time_speaks_against(claim):
+  made = evidence()
+  back = made.readings.copy()
+  for name in ('composition_K', 'path_nested'):
+    back[name] = (back[name].dims, back[name].values[::-1])
+  turned = by_draw(made.reference.mean('draw').values[::-1])
+  turned[1:3] = turned[0].values  # The onset is step 10.
+  turned[3] = 5.0 + 0.001 * np.random.default_rng(0).normal(size=(1, 16, 64))
+  found = measured(made._replace(readings=back, reference=turned))[claim]
+  assert claims.verdict([found]) is False, found
+
+
+def test_the_null_of_the_index_is_that_of_permutations():
+  rng = np.random.default_rng(3)
+  layers = [
+    (np.array([0, 0, 1, 1, 1, 2, 2, 2]), np.array(list('aabbbbcc'))),
+    (np.array([0, 1, 1, 1, 1, 1, 1, 1]), np.array(list('aabbbbbb'))),
+  ]
+  null = claims._null(layers)
+  assert abs(null.mean()) < 4 * null.std() / math.sqrt(len(null))
+  expected = [
+    claims._index([(labels, rng.permutation(own)) for labels, own in layers])
+    for _ in range(300)
+  ]
+  np.testing.assert_allclose(null.std(), np.std(expected), rtol=0.2)
+  np.testing.assert_allclose(null.max(), np.max(expected), rtol=0.5)
+
+
+def test_curves_that_tell_nothing_do_not_speak():
+  values = 5 + 0.1 * np.random.default_rng(5).normal(size=(4, 2, 16))
+  found = measured(evidence(lambda _: values))
+  for name in ('C2', 'C10'):
+    assert claims.verdict([found[name]]) is None
+
+
+def test_the_order_of_heads_has_to_be_kept_at_every_setting():
+  final = levels()[-1, 0]
+  shuffled = np.random.default_rng(0).permutation(final)
+  found = measured(evidence(swept=np.stack([final, shuffled])))['C9']
+  assert claims.verdict([found]) is not True
+  found = measured(evidence(swept=np.stack([final, -final])))['C9']
+  assert claims.verdict([found]) is False
+
+
+def test_one_wrong_known_answer_is_enough():
+  found = measured(evidence(known_answers=[True, False]))['C11']
+  assert claims.verdict([found]) is False
+
+
+def test_without_induction_heads_most_cannot_be_told():
+  made = evidence()
+  idle = made.readings.copy()
+  idle['prefix_matching_text'] = 0 * idle.prefix_matching_text
+  found = measured(made._replace(readings=idle))
+  for name in ('C3', 'C5a', 'C5b', 'C6a', 'C6b', 'C7a', 'C7b', 'C8'):
+    assert math.isnan(found[name].effect), name
+    assert claims.verdict([found[name]]) is None
+    assert found[name].note
+  assert claims.verdict([found['C1']]) is True
+
+
+def test_verdicts_need_every_seed():
+  finding = lambda effect: claims.Finding('C3', effect, 0.4, '', '')
+  assert claims.verdict([finding(1.0), finding(2.0)]) is True
+  assert claims.verdict([finding(-1.0), finding(-2.0)]) is False
+  assert claims.verdict([finding(1.0), finding(-2.0)]) is None
+  assert claims.verdict([finding(1.0), finding(0.7)]) is None
+  assert claims.verdict([finding(1.0), finding(math.nan)]) is None
+  assert claims.verdict([]) is None
