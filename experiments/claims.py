@@ -162,7 +162,7 @@ def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
 def _row(claim, language, found) -> targets.Row:
   each = list(found.values())
   ratios = [_ratio(x) for x in each]
-  smallest = min(ratios) if np.isfinite(ratios).all() else math.nan
+  smallest = math.nan if np.isnan(ratios).any() else min(ratios)
   words = [f'seed {seed}: {_words(x)}' for seed, x in found.items()]
   holds = claims.verdict(each)
   if holds is None:

@@ -78,17 +78,18 @@ def stages(made: saved.Saved) -> figure.Figure:
   steps = readings.checkpoint.values
   titles = {
     'bigram': ('Bigram cross-entropy', 'nats'),
-    'in_context': ('In-context score', 'nats'),
+    'in_context': ('In-context score', 'late less early loss, nats'),
     **{f'ngram_{n}': (f'{n}-gram score', 'ratio of losses') for n in (2, 3, 4)},
   }
   floor = float(readings.bigram_floor[-1])
   found = []
   for name, (title, unit) in titles.items():
     if name in readings:
-      curve = panels.as_curves(readings[name].values[:, None], steps, [title])
+      curve = panels.as_curves(readings[name].values[:, None], steps, [''])
       line = floor if name == 'bigram' else None
-      colors = panels.by_class([''], [''])
-      panel = panels.Panel(title, unit, curve, {title: colors['']}, line)
+      panel = panels.Panel(
+        title, unit, curve, panels.by_class([''], ['']), line
+      )
       found.append(panel)
   heads = [
     f'{layer}:{head}'
@@ -104,9 +105,8 @@ def stages(made: saved.Saved) -> figure.Figure:
     found.append(
       panels.Panel(title, 'attention', curve, panels.by_layer(heads))
     )
-  columns = 2 if len(found) == 4 else 3
-  found += [found[-1]] * (-len(found) % columns)
-  rows = [found[i : i + columns] for i in range(0, len(found), columns)]
+  # Those of the whole model, then those of heads.
+  rows = [found[:-2], found[-2:]]
   notes = ['dashed: the entropy of pairs in the corpus']
   return panels.curves_over_training(rows, made.boundaries(), notes)
 
@@ -139,7 +139,7 @@ def settings(made: saved.Saved) -> figure.Figure:
   sweeps = []
   for setting in study.SWEPT:
     found = {float(own.attrs[setting]): own}
-    for path in sorted(made.workdir.glob(f'sweep_{setting}_*')):
+    for path in sorted(made.workdir.glob(f'sweep_{setting}_*/')):
       at = made.estimates(path.name).isel(checkpoint=-1, dataset=0)
       found[float(at.attrs[setting])] = at
     sweeps.append(sensitivity.Sweep(setting, float(own.attrs[setting]), found))

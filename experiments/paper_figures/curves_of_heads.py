@@ -9,6 +9,14 @@ from rllc_jax.analysis import head_types
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 
+_SHORT = {
+  'previous-token': 'prev',
+  'current-token': 'cur',
+  'induction': 'ind',
+  head_types.MULTIGRAM: 'multi',
+  head_types.OTHER: 'other',
+}
+
 
 def classes(made: saved.Saved) -> figure.Figure:
   """Fig. 1: clusters of the last layer's curves, classes, memory."""
@@ -102,7 +110,7 @@ def _compositions(readings, classes) -> list[panels.Panel]:
     if own == kind and name.startswith(f'{layer}:')
   ]
   pairs = {
-    f'{a} → {b}': (of(0, a), of(1, b))
+    f'{_SHORT[a]} → {_SHORT[b]}': (of(0, a), of(1, b))
     for a in kinds
     for b in kinds
     if of(0, a) and of(1, b)

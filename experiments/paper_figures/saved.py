@@ -83,7 +83,8 @@ def of_heads(values: xr.DataArray, names: list[str]) -> np.ndarray:
     return values.sel(refinement=names).values
   places = [tuple(map(int, name.split(':'))) for name in names]
   ordered = values.transpose('checkpoint', 'layer', 'head').values
-  return np.stack([ordered[:, layer, head] for layer, head in places], axis=1)
+  layers, heads = np.array(places, int).reshape(-1, 2).T
+  return ordered[:, layers, heads]
 
 
 def notes(estimates: xr.Dataset) -> list[str]:

@@ -211,7 +211,8 @@ class _Heads(NamedTuple):
       return found.sel(refinement=list(heads)).values
     places = [tuple(map(int, head.split(':'))) for head in heads]
     values = found.transpose('checkpoint', 'layer', 'head').values
-    return np.stack([values[:, layer, head] for layer, head in places], axis=1)
+    layers, own = np.array(places, int).reshape(-1, 2).T
+    return values[:, layers, own]
 
   def mean(self, draws, heads, step, dataset=None) -> xr.DataArray:
     """By draw, the mean rLLC of heads at a checkpoint."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import matplotlib
 from matplotlib import axes
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 from scipy import stats
 
@@ -41,6 +42,8 @@ def memory(scatters: Sequence[Scatter], columns: int) -> figure.Figure:
   drawn, grid = style.new_figure(rows, columns, (3.4, 2.8), sharey=True)
   for scatter, ax in zip(scatters, grid.flat, strict=False):
     _draw(ax, scatter)
+  for ax in grid[:, 1:].flat:
+    ax.set_ylabel('')
   for ax in grid.flat[len(scatters) :]:
     ax.remove()
   style.footnote(drawn, 'multigram heads', 'dashed: least squares')
@@ -83,8 +86,11 @@ def _draw(ax: axes.Axes, scatter: Scatter) -> None:
   ax.set_title(scatter.title)
   ax.set_xlabel(f'{scatter.count_name} memorized')
   ax.set_ylabel('refined LLC')
+  ax.xaxis.set_major_locator(ticker.MaxNLocator(integer=True))
   if not len(x):
-    style.write_middle(ax, 'no multigram heads')
+    ax.set_xticks([])
+    middle = ax.transAxes
+    ax.text(0.5, 0.5, 'no such head', transform=middle, ha='center')
     return
   ax.scatter(x, y, c=[scatter.colors[x] for x in scatter.names], s=22, zorder=3)
   for name, a, b in zip(scatter.names, x, y, strict=True):

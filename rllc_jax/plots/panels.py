@@ -86,25 +86,27 @@ def curves_over_training(
   """Draws a grid of panels.
 
   Args:
-    rows: of panels, each as long as the first.
+    rows: of panels.
     boundaries: training steps where stages end; every other one is shaded.
     notes: for the footnote.
   """
-  columns = len(rows[0])
+  columns = max(map(len, rows))
   width = {1: 6.4, 2: 4.3}.get(columns, 3.3)
   drawn, grid = style.new_figure(len(rows), columns, (width, 2.7))
   for panels, places in zip(rows, grid, strict=True):
-    for panel, ax in zip(panels, places, strict=True):
+    for ax in places[len(panels) :]:
+      ax.remove()
+    for panel, ax in zip(panels, places, strict=False):
       draw(ax, panel)
     for unit in {panel.unit for panel in panels}:
       same = [
         ax
-        for panel, ax in zip(panels, places, strict=True)
+        for panel, ax in zip(panels, places, strict=False)
         if panel.unit == unit
       ]
       heads.share_limits(same)
   for number, (panels, places) in enumerate(zip(rows, grid, strict=True)):
-    for panel, ax in zip(panels, places, strict=True):
+    for panel, ax in zip(panels, places, strict=False):
       last = number == len(rows) - 1
       finish(ax, panel, 'training step' if last else '', boundaries)
   shaded = ['shaded: every other stage'] if len(boundaries) else []

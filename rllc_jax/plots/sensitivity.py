@@ -38,6 +38,7 @@ class Sweep(NamedTuple):
 def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
   """Draws a panel a setting, a line a head."""
   drawn, grid = style.new_figure(1, len(sweeps), (3.5, 3.2), sharey=True)
+  names_at = {}
   for sweep, ax in zip(sweeps, grid[0], strict=True):
     values = sorted(sweep.estimates)
     first = sweep.estimates[values[0]]
@@ -62,6 +63,8 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
     ax.set_title(f'order kept: ρ ≥ {_least_correlation(sweep):.3f}')
     ax.label_outer()
     ax.margins(x=0.08)
+    names_at[ax] = ends
+  for ax, ends in names_at.items():  # Once the shared limits are known.
     style.label_ends(ax, ends)
   grid[0, 0].set_ylabel('refined LLC (wrLLC)')
   style.footnote(
