@@ -1,5 +1,6 @@
 """Figures of rLLC curves: the paper's first four, and the whole model's."""
 
+from absl import logging
 from matplotlib import figure
 import numpy as np
 
@@ -96,7 +97,10 @@ def multigram_circuit(made: saved.Saved) -> figure.Figure:
     ]
     for title, (found, unit) in sides.items()
   ]
-  rows.append(_compositions(readings, head_types.of_readings(readings)))
+  if 'composition_K' in readings:
+    rows.append(_compositions(readings, head_types.of_readings(readings)))
+  else:
+    logging.warning('no composition: the model has one layer')
   notes = ['colored: multigram heads', *saved.notes(estimates)]
   return panels.curves_over_training(rows, made.boundaries(), notes)
 
@@ -109,11 +113,12 @@ def _compositions(readings, classes) -> list[panels.Panel]:
     for name, own in classes.items()
     if own == kind and name.startswith(f'{layer}:')
   ]
+  last = max(int(name.split(':')[0]) for name in classes)
   pairs = {
-    f'{_SHORT[a]} → {_SHORT[b]}': (of(0, a), of(1, b))
+    f'{_SHORT[a]} → {_SHORT[b]}': (of(0, a), of(last, b))
     for a in kinds
     for b in kinds
-    if of(0, a) and of(1, b)
+    if of(0, a) and of(last, b)
   }
   found = []
   for name, title, unit in (

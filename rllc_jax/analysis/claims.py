@@ -415,6 +415,9 @@ def _composition(heads: _Heads) -> list[Finding]:
   found = []
   for claim, (writers, readers) in pairs.items():
     count = len(writers) * len(readers)
+    if 'composition_K' not in heads.evidence.readings:
+      found.append(_missing(claim, 'one layer'))
+      continue
     if heads.onset is None or count < 2:
       found.append(_missing(claim, f'{count} pairs'))
       continue
@@ -436,6 +439,8 @@ def _of_pairs(heads, name, writers, readers) -> xr.DataArray:
 
 def _nested_brackets(heads: _Heads) -> list[Finding]:
   writers, readers = heads.first_multigrams, heads.last_multigrams
+  if 'path_nested' not in heads.evidence.readings:
+    return [_missing('C8', 'one layer')]
   if heads.onset is None or not writers or not readers:
     return [_missing('C8', heads_text(heads.classes))]
   rise = _of_pairs(heads, 'path_nested', writers, readers)

@@ -75,7 +75,7 @@ def read_heads(
     `head_scores.text_score`); `ablation_KIND`, the rise of the mean loss in
     nats; `num_ngrams` and `num_skip_ngrams`, distinct ones; and, over
     (pattern), too, `patterns`, affected tokens. Over (checkpoint, writer,
-    reader), heads of the first layer and the second: `composition_K`, `_Q`,
+    reader), heads of the first layer and the last: `composition_K`, `_Q`,
     `_V` and `path`, the rise of the loss with the path between them cut, and,
     by minibatch, `path_nested`, of tokens that close a nested bracket: NaN
     where there are none. Over (checkpoint): `loss`. Over (score): `even`, what
@@ -104,7 +104,7 @@ def read_heads(
     at_step |= effects.means
     at_step |= _patterns(effects, text, count, support)
     if model.num_layers > 1:
-      kinds = composition.composition(params, 0, 1)
+      kinds = composition.composition(params, 0, model.num_layers - 1)
       at_step |= {f'composition_{k}': v for k, v in kinds.items()}
     found.append(jax.device_get(at_step))
   if progress:
@@ -164,7 +164,8 @@ def _effects(rng_key, model, params, text, nested) -> _Effects:
         by_token.append(rise)
     attended.append(head_scores.most_attended(model, params, batch))
     if model.num_layers > 1:
-      cut = ablations.path_ablated_losses(model, params, batch, 0, 1)
+      last = model.num_layers - 1
+      cut = ablations.path_ablated_losses(model, params, batch, 0, last)
       rise = np.asarray(cut) - plain
       means['path'] = rise.mean(axis=(2, 3))
       paths.append(_mean_where(rise, nested[number]))

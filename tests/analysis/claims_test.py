@@ -223,6 +223,18 @@ def test_without_induction_heads_most_cannot_be_told():
   assert claims.verdict([found['C1']]) is True
 
 
+def test_data_without_brackets_and_models_of_one_layer_are_named():
+  made = evidence()
+  without = made.readings.assign(path_nested=np.nan * made.readings.path_nested)
+  found = measured(made._replace(readings=without))
+  assert 'no closing of nested brackets' in found['C8'].note
+  one_layer = made.readings.drop_vars(['path_nested', 'composition_K'])
+  found = measured(made._replace(readings=one_layer))
+  for name in ('C7a', 'C7b', 'C8'):
+    assert found[name].note == 'one layer'
+  assert claims.verdict([found['C3']]) is True
+
+
 def test_verdicts_need_every_seed():
   finding = lambda effect: claims.Finding('C3', effect, 0.4, '', '')
   assert claims.verdict([finding(1.0), finding(2.0)]) is True
