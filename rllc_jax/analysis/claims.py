@@ -354,9 +354,8 @@ def _memory_is_complexity(heads: _Heads) -> list[Finding]:
     return [_missing('C4', f'{len(names)} multigram heads')]
   cells = heads.evidence.draws.sel(dataset=heads.text, checkpoint=heads.end)
   final = cells.sel(refinement=names).mean('draw').values
-  counts = sum(
-    heads.reading(name, names)[-1] for name in ('num_ngrams', 'num_skip_ngrams')
-  )
+  kinds = 'num_ngrams', 'num_skip_ngrams'
+  counts = np.sum([heads.reading(kind, names)[-1] for kind in kinds], axis=0)
   effect = _correlation(final, counts)
   error = 1 / math.sqrt(len(names) - 1)
   return [Finding('C4', effect, error, '', f'{len(names)} heads')]

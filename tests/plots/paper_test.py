@@ -1,0 +1,132 @@
+"""Figures of the paper hold what they are given, where it belongs."""
+
+from matplotlib import figure
+from matplotlib import patches
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import affected
+from rllc_jax.plots import memory
+from rllc_jax.plots import panels
+from rllc_jax.plots import sensitivity
+from rllc_jax.plots import style
+
+STEPS = [0, 10, 100, 1000]
+HEADS = ['1:0', '1:1', '1:2']
+
+
+def curves():
+  return panels.as_curves(np.arange(12.0).reshape(4, 3), STEPS, HEADS)
+
+
+def texts(drawn):
+  return {text.get_text() for text in drawn.findobj(match=_is_text)}
+
+
+def _is_text(artist):
+  return hasattr(artist, 'get_text')
+
+
+def lines_of(ax):
+  """Curves by their last value: those with a point a checkpoint."""
+  return {
+    float(line.get_ydata()[-1]): line
+    for line in ax.lines
+    if len(line.get_xdata()) == len(STEPS)
+  }
+
+
+def test_colors_are_those_of_classes_and_faded_curves_have_no_name():
+  colors = panels.by_class(HEADS, ['b', 'a', 'b'])
+  assert colors['1:0'] == colors['1:2'] != colors['1:1']
+  chosen = panels.highlighted(HEADS, ['1:1'])
+  assert chosen['1:0'] == chosen['1:2'] == panels.FADED
+  panel = panels.Panel('title', 'unit', curves(), chosen)
+  drawn = panels.curves_over_training([[panel]])
+  lines = lines_of(drawn.axes[0])
+  assert sorted(lines) == [9, 10, 11]
+  assert lines[10].get_color() == chosen['1:1']
+  named = texts(drawn)
+  assert '1:1' in named and not {'1:0', '1:2'} & named
+
+
+def test_panels_of_a_unit_share_their_range_and_others_do_not():
+  colors = panels.by_layer(HEADS)
+  small = panels.as_curves(np.ones((4, 3)), STEPS, HEADS)
+  row = [
+    panels.Panel('a', 'nats', curves(), colors),
+    panels.Panel('b', 'nats', small, colors),
+    panels.Panel('c', 'else', small, colors, line=7.0),
+  ]
+  drawn = panels.curves_over_training([row, row[:1]])
+  a, b, c, below = drawn.axes
+  assert a.get_ylim() == b.get_ylim() != c.get_ylim()
+  assert c.get_ylim()[1] > 7 and below.get_xlabel() == 'training step'
+
+
+def test_every_other_stage_is_shaded():
+  ax = figure.Figure().subplots()
+  panels.shade_stages(ax, [20.0, 200.0, 500.0], np.array(STEPS))
+  spans = [x for x in ax.patches if isinstance(x, patches.Rectangle)]
+  edges = [(x.get_x(), x.get_x() + x.get_width()) for x in spans]
+  assert edges == [(20, 200), (500, 1000)]
+
+
+def scatter(**changes):
+  made = memory.Scatter(
+    'At the end',
+    np.array([1, 5, 9]),
+    'multigrams',
+    np.array([2.0, 4.0, 3.0]),
+    HEADS,
+    panels.by_layer(HEADS),
+  )
+  return made._replace(**changes)
+
+
+def test_memory_is_drawn_with_its_correlation():
+  empty = scatter(count=np.array([]), llc=np.array([]), names=[])
+  drawn = memory.memory([scatter(), empty], 2)
+  points = drawn.axes[0].collections[0].get_offsets()
+  np.testing.assert_array_equal(points, [[1, 2], [5, 4], [9, 3]])
+  assert drawn.axes[0].get_title(loc='left') == 'At the end (ρ = 0.50)'
+  assert 'no such head' in texts(drawn)
+  panel = panels.Panel(
+    'Layer 1', 'rLLC', curves(), panels.by_class(HEADS, [0, 0, 1])
+  )
+  classes = dict(zip(HEADS, ('induction', 'other', 'multigram'), strict=True))
+  both = memory.classes_and_memory(panel, classes, scatter())
+  assert {'1:0 induction', '1:2 multigram'} <= texts(both)
+
+
+def test_tokens_are_shown_with_their_effects():
+  dims = 'layer', 'head', 'rank', 'place'
+  spelled = np.array(['', 'a b', '\n', 'target']).reshape(1, 1, 1, 4)
+  found = xr.Dataset(
+    {
+      'affected_effect': (dims[:3], np.array([[[1.25]]])),
+      'affected_text': (dims, spelled),
+      'affected_attention': (
+        dims,
+        np.array([0, 0.9, 0.1, 0]).reshape(spelled.shape),
+      ),
+    }
+  )
+  shown = texts(affected.affected_tokens(found))
+  assert {'a·b', '⏎', 'target', '1.25', '0:0'} <= shown
+
+
+def test_sensitivity_names_the_least_correlation():
+  estimate = lambda values: xr.Dataset(
+    {
+      name: ('refinement', np.array(values) + shift)
+      for name, shift in (('llc', 0.0), ('low', -0.1), ('high', 0.1))
+    },
+    {'refinement': HEADS},
+  )
+  estimates = {1.0: estimate([1.0, 2.0, 3.0]), 2.0: estimate([2.0, 6.0, 4.0])}
+  drawn = sensitivity.sensitivity([sensitivity.Sweep('nbeta', 1.0, estimates)])
+  (ax,) = drawn.axes
+  assert ax.get_title(loc='left') == 'order kept: ρ ≥ 0.500'
+  assert ax.get_xlabel().startswith('nβ')
+  assert style.image(drawn, 'png')
