@@ -29,6 +29,7 @@ DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'multigram_circuit': curves_of_heads.multigram_circuit,
   'whole_model': curves_of_heads.whole_model,
   'ablation_clusters': comparisons.ablation_clusters,
+  'cluster_methods': comparisons.cluster_methods,
   'baselines': comparisons.baselines,
   'stages': comparisons.stages,
   'memorisation': comparisons.memorisation,

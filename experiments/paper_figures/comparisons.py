@@ -11,6 +11,7 @@ from rllc_jax.analysis import claims
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
 from rllc_jax.plots import affected
+from rllc_jax.plots import agreement
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 from rllc_jax.plots import sensitivity
@@ -34,7 +35,7 @@ def ablation_clusters(made: saved.Saved) -> figure.Figure:
   for title, (found, unit) in sides.items():
     row = []
     for layer, own in claims.layers_of(names).items():
-      labels = made.clusters(own, found.llc.sel(refinement=own).values.T)
+      labels, _ = made.clusters(own, found.llc.sel(refinement=own).values.T)
       index = curves.agreement(labels, [classes[name] for name in own])
       colors = panels.by_class(own, labels)
       full = f'Layer {layer}: {title} (index {index:.2f})'
@@ -144,3 +145,46 @@ def settings(made: saved.Saved) -> figure.Figure:
       found[float(at.attrs[setting])] = at
     sweeps.append(sensitivity.Sweep(setting, float(own.attrs[setting]), found))
   return sensitivity.sensitivity(sweeps)
+
+
+def cluster_methods(made: saved.Saved) -> figure.Figure:
+  """Every way of clustering, on wrLLC curves and on other measures'."""
+  text = made.estimates().sel(dataset=made.settings.text)
+  readings = made.readings()
+  names = saved.names(text)
+  measures = {
+    'wrLLC': text.llc.sel(refinement=names).values,
+    'ablation': saved.of_heads(readings.ablation_resample, names),
+    'Hessian trace': saved.of_heads(readings.hessian_trace, names),
+    'Fisher trace': saved.of_heads(readings.fisher_trace, names),
+  }
+  classes = head_types.of_readings(readings)
+  layers = [
+    own
+    for own in claims.layers_of(names).values()
+    if len({classes[name] for name in own}) > 1
+  ]
+  found = {}
+  for measure, values in measures.items():
+    table = np.full(
+      (len(curves.METHODS), len(curves.NORMALISATIONS), 2), np.nan
+    )
+    for i, j in np.ndindex(table.shape[:2]):
+      how = saved.Saved(
+        made.workdir,
+        made.settings._replace(
+          method=curves.METHODS[i], normalisation=curves.NORMALISATIONS[j]
+        ),
+      )
+      scores = []
+      for own in layers:
+        places = [names.index(name) for name in own]
+        clusters = how.clusters(own, values[:, places].T)
+        agreed = curves.agreement(
+          clusters.labels, [classes[name] for name in own]
+        )
+        scores.append((agreed, clusters.silhouette))
+      if scores:
+        table[i, j] = np.mean(scores, axis=0)
+    found[measure] = table
+  return agreement.agreement(found, curves.METHODS, curves.NORMALISATIONS)

@@ -25,7 +25,7 @@ def classes(made: saved.Saved) -> figure.Figure:
   text = estimates.sel(dataset=made.settings.text)
   layers = claims.layers_of(saved.names(text))
   names = layers[max(layers)]
-  labels = made.clusters(names, text.llc.sel(refinement=names).values.T)
+  labels, _ = made.clusters(names, text.llc.sel(refinement=names).values.T)
   panel = panels.Panel(
     f'Layer {max(layers)}', saved.WRLLC, text, panels.by_class(names, labels)
   )

@@ -49,12 +49,12 @@ class Saved(NamedTuple):
       return []
     return found.boundaries.tolist()
 
-  def clusters(self, names: list[str], values: np.ndarray) -> np.ndarray:
-    """Labels of curves [n, K], as many as their heads have classes."""
+  def clusters(self, names: list[str], values: np.ndarray) -> curves.Clusters:
+    """Groups of curves [n, K], as many as their heads have classes."""
     classes = head_types.of_readings(self.readings())
     count = len({classes[name] for name in names})
     try:
-      found = curves.cluster_curves(
+      return curves.cluster_curves(
         values,
         count,
         method=self.settings.method,
@@ -62,8 +62,7 @@ class Saved(NamedTuple):
       )
     except ValueError as error:
       logging.warning('no clusters: %s', error)
-      return np.zeros(len(names), int)
-    return found.labels
+      return curves.Clusters(np.zeros(len(names), int), np.nan)
 
 
 def names(estimates: xr.Dataset) -> list[str]:
