@@ -279,6 +279,23 @@ class ContrastTest(absltest.TestCase):
       float(found.standard_error.max()), 0.1 * float(each.standard_error.min())
     )
 
+  def test_combinations_of_draws_have_the_errors_of_estimates(self):
+    traces = hand_made()
+    draws = llc.by_draw(traces, burn_in=10)
+    whole, each = llc.of_draws(draws), llc.llc_from_traces(traces, burn_in=10)
+    for name in ('llc', 'standard_error', 'low', 'high'):
+      np.testing.assert_allclose(whole[name], each[name], rtol=1e-6)
+    sides = [{'refinement': '0:0'}, {'refinement': '0:1'}]
+    difference = draws.sel(refinement='0:0') - draws.sel(refinement='0:1')
+    found = llc.of_draws(difference)
+    expected = llc.contrast(traces, *sides, burn_in=10)
+    for name in expected:
+      np.testing.assert_allclose(found[name], expected[name], rtol=1e-9)
+    # A mean of three independent heads has a third of the variance.
+    mean = llc.of_draws(draws.mean('refinement')).standard_error
+    ratio = mean / np.sqrt((each.standard_error**2).mean('refinement') / 3)
+    self.assertBetween(float(ratio.mean()), 0.6, 1.5)
+
   def test_sides_must_choose_in_the_same_dims(self):
     with self.assertRaisesRegex(ValueError, 'same dims'):
       llc.contrast(hand_made(), {'refinement': '0:0'}, {'checkpoint': 0})
