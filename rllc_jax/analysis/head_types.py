@@ -5,7 +5,9 @@ multigram heads, the last being those whose removal hurts memorized n-grams and
 skip n-grams; no thresholds are known. Here a head belongs to the score that it
 exceeds even attention by most, if by enough, and otherwise it is a multigram
 head where it has memorized enough of them. Matching prefixes counts among
-random tokens or in text, wherever it is clearer.
+random tokens or in text, wherever it is clearer. Attention to a place counts
+where the head stands out of its layer, too: most heads look at the current
+token when they find nothing else, and all the more among random tokens.
 """
 
 from collections.abc import Mapping
@@ -20,6 +22,7 @@ TYPES = {
   'prefix_matching_text': 'induction',
 }
 MULTIGRAM, OTHER = 'multigram', 'other'
+_PLACES = ('previous_token', 'current_token')
 
 
 def classify(
@@ -28,6 +31,7 @@ def classify(
   num_memorized: np.ndarray | None = None,
   *,
   factor: float = 4.0,
+  apart: float = 2.0,
   least: int = 1,
 ) -> np.ndarray:
   """A class for every head.
@@ -38,6 +42,8 @@ def classify(
     num_memorized: [L, H], distinct multigrams of each head, from
       `multigrams.identify`; without it no head is known to be one.
     factor: by which a head must exceed even attention.
+    apart: by which attention to a place must exceed the median of the other
+      heads of the layer.
     least: multigrams from which a head is a multigram head.
 
   Returns:
@@ -55,12 +61,30 @@ def classify(
     [['previous-token' 'multigram']]
   """
   names = [name for name in TYPES if name in scores]
-  ratios = np.stack([np.asarray(scores[x]) / even[x] for x in names])
+  ratios = np.stack(
+    [
+      np.asarray(scores[x])
+      / even[x]
+      * (_stands_out(scores[x], apart) if x in _PLACES else 1)
+      for x in names
+    ]
+  )
   ratios = np.nan_to_num(ratios)
   found = np.array([TYPES[x] for x in names], object)[ratios.argmax(axis=0)]
   memorized = np.zeros(found.shape) if num_memorized is None else num_memorized
   rest = np.where(np.asarray(memorized) >= least, MULTIGRAM, OTHER)
   return np.where(ratios.max(axis=0) >= factor, found, rest).astype(str)
+
+
+def _stands_out(score: np.ndarray, apart: float) -> np.ndarray:
+  """Whether each of [L, H] exceeds the others of its layer; one alone does."""
+  score = np.asarray(score)
+  found = np.ones(score.shape, bool)
+  for layer, head in np.ndindex(score.shape):
+    others = np.delete(score[layer], head)
+    if others.size:
+      found[layer, head] = score[layer, head] >= apart * np.median(others)
+  return found
 
 
 def of_readings(readings: xr.Dataset) -> dict[str, str]:

@@ -11,7 +11,7 @@ from tests.analysis import known_heads
 def test_the_known_circuit():
   model, params = known_heads.circuit(vocab_size=40, context_length=64)
   scores, even = {}, {}
-  for name in head_types.TYPES:
+  for name in head_scores.SCORES:
     scores[name] = head_scores.head_scores(
       name, model, params, jax.random.key(0), 512
     )
@@ -28,3 +28,30 @@ def test_the_known_circuit():
   assert stricter[1, 2] == 'other'
   none = head_types.classify(scores, even, memorized, factor=1e3)
   assert none[1, 0] == 'multigram' and none[0, 0] == 'other'
+
+
+def test_what_all_heads_of_a_layer_do_is_no_class():
+  """A head that looks at itself stands out, or nothing is learned from it."""
+  even = {'current_token': 0.03, 'previous_token': 0.03}
+  scores = {
+    'current_token': np.array([[0.3, 0.25, 0.2, 0.2], [0.6, 0.1, 0.2, 0.2]]),
+    'previous_token': np.array([[0.05, 0.04, 0.3, 0.05], [0.05] * 4]),
+  }
+  found = head_types.classify(scores, even, np.ones((2, 4)))
+  assert found.tolist() == [
+    ['multigram', 'multigram', 'previous-token', 'multigram'],
+    ['current-token', 'multigram', 'multigram', 'multigram'],
+  ]
+
+
+def test_matching_in_text_counts_against_what_lies_beside():
+  even = {
+    'prefix_matching': 0.01,
+    'prefix_matching_text': np.array([[0.1, 0.1, 0.1]]),
+  }
+  scores = {
+    'prefix_matching': np.array([[0.001, 0.05, 0.001]]),
+    'prefix_matching_text': np.array([[0.7, np.nan, 0.3]]),
+  }
+  found = head_types.classify(scores, even, np.ones((1, 3)))
+  assert found.tolist() == [['induction', 'induction', 'multigram']]
