@@ -85,7 +85,6 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
   record = {
     'language': language,
     'seed': seed,
-    'seconds': round(seconds, 1),
     'device': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'findings': [_plain(finding) for finding in found],

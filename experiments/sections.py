@@ -202,7 +202,6 @@ class Figure(NamedTuple):
     datasets: those that are drawn beside it, such as code.
     method: of clustering: 'euclidean', 'dtw' or 'hierarchical'.
     normalisation: of curves before: 'none', 'minmax' or 'standard'.
-    made_with: command, device, time and date of the figure that is kept.
   """
 
   name: str = 'figure'
@@ -211,7 +210,6 @@ class Figure(NamedTuple):
   datasets: tuple[str, ...] = ()
   method: str = 'euclidean'
   normalisation: str = 'none'
-  made_with: str = ''
 
 
 SECTIONS: Mapping[str, Any] = {

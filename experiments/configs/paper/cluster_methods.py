@@ -1,4 +1,12 @@
-"""Every method of clustering and scaling beside the classes of heads."""
+"""Every method of clustering and scaling beside the classes of heads.
+
+The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+
+  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
+  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
+
+in 33 minutes and in seconds, FILE being this one.
+"""
 
 import ml_collections
 
@@ -7,5 +15,5 @@ from experiments import sections
 
 def get_config() -> ml_collections.ConfigDict:
   return sections.make_config(
-    figure=dict(name='cluster_methods', draws='cluster_methods', made_with='')
+    figure=dict(name='cluster_methods', draws='cluster_methods')
   )

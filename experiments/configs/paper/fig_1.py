@@ -1,4 +1,12 @@
-"""Fig. 1: last-layer wrLLC by cluster, head classes, and memory."""
+"""Fig. 1: last-layer wrLLC by cluster, head classes, and memory.
+
+The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+
+  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
+  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
+
+in 33 minutes and in seconds, FILE being this one.
+"""
 
 import ml_collections
 
@@ -6,6 +14,4 @@ from experiments import sections
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
-    figure=dict(name='fig_1', draws='head_types', made_with='')
-  )
+  return sections.make_config(figure=dict(name='fig_1', draws='head_types'))

@@ -1,4 +1,12 @@
-"""Fig. 3: induction heads on text and on data that wants induction."""
+"""Fig. 3: induction heads on text and on data that wants induction.
+
+The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+
+  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
+  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
+
+in 33 minutes and in seconds, FILE being this one.
+"""
 
 import ml_collections
 
@@ -8,9 +16,6 @@ from experiments import sections
 def get_config() -> ml_collections.ConfigDict:
   return sections.make_config(
     figure=dict(
-      name='fig_3',
-      draws='datasets',
-      datasets=('held_out/planted_repeats',),
-      made_with='',
+      name='fig_3', draws='datasets', datasets=('held_out/planted_repeats',)
     )
   )
