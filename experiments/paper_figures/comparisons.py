@@ -98,14 +98,15 @@ def stages(made: saved.Saved) -> figure.Figure:
       readings.sizes['layer'], readings.sizes['head']
     )
   ]
-  for name in ('previous_token', 'prefix_matching_text'):
+  for name, title in (
+    ('previous_token', 'Previous token'),
+    ('prefix_matching_text', 'Prefix matching in text'),
+  ):
     curve = panels.as_curves(
       saved.of_heads(readings[name], heads), steps, heads
     )
-    title = name.replace('_', ' ').capitalize()
-    found.append(
-      panels.Panel(title, 'attention', curve, panels.by_layer(heads))
-    )
+    unit = f'attention: {title.lower()}'  # Of its own: ranges differ.
+    found.append(panels.Panel(title, unit, curve, panels.by_layer(heads)))
   # Those of the whole model, then those of heads.
   rows = [found[:-2], found[-2:]]
   notes = ['dashed: the entropy of pairs in the corpus']

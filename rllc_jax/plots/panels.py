@@ -27,7 +27,8 @@ class Panel(NamedTuple):
     unit: of y; panels of one unit and one row share their range.
     curves: `llc`, `low`, `high`, `num_failed` over (checkpoint, refinement),
       from `llc_from_traces` or `as_curves`.
-    colors: by refinement; what it lacks is not drawn, `FADED` is not named.
+    colors: by refinement; what it lacks is not drawn, `FADED` is not named,
+      nor is one without a name, ''.
     line: a value that is marked by a dashed line, if any.
   """
 
@@ -134,7 +135,9 @@ def finish(
   steps = panel.curves.checkpoint.values
   style.step_axis(ax, steps, label)
   shade_stages(ax, boundaries, steps)
-  named = {x: color for x, color in panel.colors.items() if color != FADED}
+  named = {
+    x: color for x, color in panel.colors.items() if x and color != FADED
+  }
   group = heads.Group('', list(named), list(named.values()))
   style.label_ends(ax, heads.ends_of(panel.curves, group))
 
