@@ -30,6 +30,7 @@ from rllc_jax import trees
 from rllc_jax.analysis import affected_tokens
 from rllc_jax.analysis import complexity
 from rllc_jax.analysis import head_scores
+from rllc_jax.analysis import head_types
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import ngram_scores
 from rllc_jax.analysis import planted
@@ -60,7 +61,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   Returns:
     What `analysis.zarr` holds: see `readings.read_heads`,
     `stage_scores.read_stages`, `complexity.read_complexity`, of the last
-    checkpoint `affected_tokens.affected_tokens`; of a planted language,
+    checkpoint `affected_tokens.affected_tokens` and `head_class` over (layer,
+    head), see `head_types`; of a planted language,
     `planted.kind_losses`, `floors` and `source_attention`.
 
   Raises:
@@ -150,7 +152,12 @@ def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
         planted.source_attention(model, last, known),
       ]
       break
-  return xr.merge(parts)
+  found = xr.merge(parts)
+  classes = list(head_types.of_readings(found).values())
+  shape = model.num_layers, model.num_heads
+  return found.assign(
+    head_class=(('layer', 'head'), np.reshape(classes, shape))
+  )
 
 
 def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:

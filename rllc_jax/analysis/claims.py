@@ -351,7 +351,7 @@ def _induction_is_simple(heads: _Heads) -> list[Finding]:
 def _memory_is_complexity(heads: _Heads) -> list[Finding]:
   names = heads.having(head_types.MULTIGRAM)
   if len(names) < 4:
-    return [_missing('C4', f'{len(names)} multigram heads')]
+    return [_missing('C4', f'multigram heads: {len(names)}')]
   cells = heads.evidence.draws.sel(dataset=heads.text, checkpoint=heads.end)
   final = cells.sel(refinement=names).mean('draw').values
   kinds = 'num_ngrams', 'num_skip_ngrams'
@@ -418,7 +418,7 @@ def _composition(heads: _Heads) -> list[Finding]:
       found.append(_missing(claim, 'one layer'))
       continue
     if heads.onset is None or count < 2:
-      found.append(_missing(claim, f'{count} pairs'))
+      found.append(_missing(claim, f'pairs: {count}'))
       continue
     scores = _of_pairs(heads, 'composition_K', writers, readers)
     change = (

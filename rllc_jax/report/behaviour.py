@@ -9,6 +9,7 @@ _COLUMNS = {
   'previous_token': 'previous token',
   'current_token': 'current token',
   'prefix_matching': 'prefix matching',
+  'prefix_matching_text': 'the same in text',
   'ablation_zero': 'zero ablation, nats',
   'ablation_resample': 'resample ablation, nats',
 }
@@ -55,12 +56,13 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
         for name in _COLUMNS
       ),
       tables.Cell(f'{_num_memorized(last, layer, head)}'),
+      tables.Cell(str(readings.head_class.values[layer, head])),
     )
     for layer in range(last.sizes['layer'])
     for head in range(last.sizes['head'])
   ]
   step = f'head, at step {int(last.checkpoint):,}'
-  return tables.Table((step, *_COLUMNS.values(), 'multigrams'), rows)
+  return tables.Table((step, *_COLUMNS.values(), 'multigrams', 'class'), rows)
 
 
 def _num_memorized(last: xr.Dataset, layer: int, head: int) -> int:

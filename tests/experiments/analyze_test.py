@@ -58,7 +58,13 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
   for name in ('composition_K', 'path'):
     assert found[name].dims == ('checkpoint', 'writer', 'reader')
   measured = found.drop_vars(
-    ['source_attention', 'affected_text', 'affected_effect', 'path_nested']
+    [
+      'source_attention',
+      'affected_text',
+      'affected_effect',
+      'path_nested',
+      'head_class',
+    ]
   )
   for name, value in measured.items():
     assert np.isfinite(value).all(), name

@@ -9,6 +9,7 @@ NAMES = (
   'previous_token',
   'current_token',
   'prefix_matching',
+  'prefix_matching_text',
   'ablation_zero',
   'ablation_resample',
 )
@@ -20,6 +21,8 @@ def readings():
   data = {name: (dims, values + i) for i, name in enumerate(NAMES)}
   ngrams = np.array([[[3, 0], [5, 1]], [[9, 9], [9, 9]]])
   data['num_ngrams'] = (dims, ngrams)
+  kinds = [['multigram', 'other'], ['induction', 'multigram']]
+  data['head_class'] = (dims[1:], np.array(kinds))
   data['num_skip_ngrams'] = (dims, np.array([[[1, 0], [2, 0]]] * 2))
   return xr.Dataset(data, {'checkpoint': [300, 0]})  # In any order.
 
@@ -28,7 +31,8 @@ def test_the_last_checkpoint_has_a_row_a_head():
   table = behaviour.heads_table(readings())
   assert table.header[0] == 'head, at step 300'
   rows = [[cell.text for cell in row] for row in table.rows]
-  assert rows[2] == ['1:0', '0.250', '1.250', '2.250', '3.250', '4.250', '7']
+  numbers = [f'{x}.250' for x in range(6)]
+  assert rows[2] == ['1:0', *numbers, '7', 'induction']
   assert [row[0] for row in rows] == ['0:0', '0:1', '1:0', '1:1']
 
 
