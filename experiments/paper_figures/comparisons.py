@@ -7,14 +7,15 @@ import numpy as np
 
 from experiments import study
 from experiments.paper_figures import saved
-from rllc_jax.analysis import claims
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
+from rllc_jax.analysis import readings as reading
 from rllc_jax.plots import affected
 from rllc_jax.plots import agreement
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 from rllc_jax.plots import sensitivity
+from rllc_jax.results import names as naming
 
 
 def ablation_clusters(made: saved.Saved) -> figure.Figure:
@@ -22,7 +23,7 @@ def ablation_clusters(made: saved.Saved) -> figure.Figure:
   text = made.estimates().sel(dataset=made.settings.text)
   readings = made.readings()
   names = saved.names(text)
-  ablation = saved.of_heads(readings.ablation_resample, names)
+  ablation = reading.of_heads(readings.ablation_resample, names)
   sides = {
     'wrLLC': (text, saved.WRLLC),
     'ablation': (
@@ -34,7 +35,7 @@ def ablation_clusters(made: saved.Saved) -> figure.Figure:
   rows = []
   for title, (found, unit) in sides.items():
     row = []
-    for layer, own in claims.layers_of(names).items():
+    for layer, own in naming.heads_by_layer(names).items():
       labels, _ = made.clusters(own, found.llc.sel(refinement=own).values.T)
       index = curves.agreement(labels, [classes[name] for name in own])
       colors = panels.by_class(own, labels)
@@ -60,11 +61,11 @@ def baselines(made: saved.Saved) -> figure.Figure:
     'Fisher trace': ('fisher_trace', 'nats² / weight²'),
     'weight norm': ('weight_norm', 'weights'),
   }
-  rows: list[list[panels.Panel]] = [[] for _ in claims.layers_of(names)]
+  rows: list[list[panels.Panel]] = [[] for _ in naming.heads_by_layer(names)]
   for title, (measure, unit) in measures.items():
     found: Any = measure
     if isinstance(measure, str):
-      values = saved.of_heads(readings[measure], names)
+      values = reading.of_heads(readings[measure], names)
       found = panels.as_curves(values, readings.checkpoint.values, names)
     for row, panel in zip(
       rows, saved.by_layer(found, 'Layer {}: '), strict=True
@@ -103,7 +104,7 @@ def stages(made: saved.Saved) -> figure.Figure:
     ('prefix_matching_text', 'Prefix matching in text'),
   ):
     curve = panels.as_curves(
-      saved.of_heads(readings[name], heads), steps, heads
+      reading.of_heads(readings[name], heads), steps, heads
     )
     unit = f'attention: {title.lower()}'  # Of its own: ranges differ.
     found.append(panels.Panel(title, unit, curve, panels.by_layer(heads)))
@@ -122,7 +123,7 @@ def memorisation(made: saved.Saved) -> figure.Figure:
   for counted in (('num_ngrams',), ('num_ngrams', 'num_skip_ngrams')):
     for place in (middle, -1):
       step = int(readings.checkpoint[place])
-      for layer in claims.layers_of(saved.names(text)):
+      for layer in naming.heads_by_layer(saved.names(text)):
         title = f'Layer {layer}, step {step:,}'
         scatters.append(
           saved.scatter(text, readings, place, counted, title, layer)
@@ -155,14 +156,14 @@ def cluster_methods(made: saved.Saved) -> figure.Figure:
   names = saved.names(text)
   measures = {
     'wrLLC': text.llc.sel(refinement=names).values,
-    'ablation': saved.of_heads(readings.ablation_resample, names),
-    'Hessian trace': saved.of_heads(readings.hessian_trace, names),
-    'Fisher trace': saved.of_heads(readings.fisher_trace, names),
+    'ablation': reading.of_heads(readings.ablation_resample, names),
+    'Hessian trace': reading.of_heads(readings.hessian_trace, names),
+    'Fisher trace': reading.of_heads(readings.fisher_trace, names),
   }
   classes = head_types.of_readings(readings)
   layers = [
     own
-    for own in claims.layers_of(names).values()
+    for own in naming.heads_by_layer(names).values()
     if len({classes[name] for name in own}) > 1
   ]
   found = {}

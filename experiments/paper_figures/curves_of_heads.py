@@ -5,10 +5,10 @@ from matplotlib import figure
 import numpy as np
 
 from experiments.paper_figures import saved
-from rllc_jax.analysis import claims
 from rllc_jax.analysis import head_types
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
+from rllc_jax.results import names as naming
 
 _SHORT = {
   'previous-token': 'prev',
@@ -23,7 +23,7 @@ def classes(made: saved.Saved) -> figure.Figure:
   """Fig. 1: clusters of the last layer's curves, classes, memory."""
   estimates, readings = made.estimates(), made.readings()
   text = estimates.sel(dataset=made.settings.text)
-  layers = claims.layers_of(saved.names(text))
+  layers = naming.heads_by_layer(saved.names(text))
   names = layers[max(layers)]
   labels, _ = made.clusters(names, text.llc.sel(refinement=names).values.T)
   panel = panels.Panel(
@@ -57,7 +57,7 @@ def datasets(made: saved.Saved) -> figure.Figure:
   induction = [name for name in names if classes[name] == 'induction']
   colors = panels.highlighted(names, induction)
   rows = []
-  for layer, own in claims.layers_of(names).items():
+  for layer, own in naming.heads_by_layer(names).items():
     rows.append(
       [
         panels.Panel(
@@ -93,7 +93,7 @@ def multigram_circuit(made: saved.Saved) -> figure.Figure:
         found.sel(dataset=made.settings.text),
         {head: colors[head] for head in own},
       )
-      for layer, own in claims.layers_of(names).items()
+      for layer, own in naming.heads_by_layer(names).items()
     ]
     for title, (found, unit) in sides.items()
   ]

@@ -10,13 +10,14 @@ import xarray as xr
 
 from experiments import sections
 from experiments import study
-from rllc_jax.analysis import claims
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
+from rllc_jax.analysis import readings as reading
 from rllc_jax.estimators import llc
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 from rllc_jax.plots import style
+from rllc_jax.results import names as naming
 
 WRLLC = 'refined LLC (wrLLC)'
 
@@ -76,16 +77,6 @@ def multigrams(heads: list[str], readings: xr.Dataset) -> list[str]:
   return [name for name in heads if classes[name] == head_types.MULTIGRAM]
 
 
-def of_heads(values: xr.DataArray, names: list[str]) -> np.ndarray:
-  """[K, n], what was read of heads at every checkpoint."""
-  if 'refinement' in values.dims:
-    return values.sel(refinement=names).values
-  places = [tuple(map(int, name.split(':'))) for name in names]
-  ordered = values.transpose('checkpoint', 'layer', 'head').values
-  layers, heads = np.array(places, int).reshape(-1, 2).T
-  return ordered[:, layers, heads]
-
-
 def notes(estimates: xr.Dataset) -> list[str]:
   """What a footnote says of estimates."""
   return ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
@@ -113,7 +104,9 @@ def scatter(
   if layer is not None:
     heads = [name for name in heads if name.startswith(f'{layer}:')]
   step = readings.checkpoint.values[place]
-  counts = np.sum([of_heads(readings[x], heads)[place] for x in counted], 0)
+  counts = np.sum(
+    [reading.of_heads(readings[x], heads)[place] for x in counted], 0
+  )
   values = text.llc.sel(checkpoint=step, refinement=heads).values
   what = 'n-grams' if counted == ('num_ngrams',) else 'multigrams'
   colors = panels.by_layer(names(text))
@@ -127,5 +120,5 @@ def by_layer(text: xr.Dataset, title: str) -> list[panels.Panel]:
     panels.Panel(
       title.format(layer), WRLLC, text, {head: colors[head] for head in heads}
     )
-    for layer, heads in claims.layers_of(names(text)).items()
+    for layer, heads in naming.heads_by_layer(names(text)).items()
   ]

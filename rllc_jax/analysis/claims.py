@@ -57,7 +57,9 @@ import xarray as xr
 
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
+from rllc_jax.analysis import readings
 from rllc_jax.estimators import llc
+from rllc_jax.results import names as naming
 
 _PERMUTATIONS = 2_000
 _NULL_CORRELATION = 0.5
@@ -141,14 +143,6 @@ def verdict(found: Sequence[Finding]) -> bool | None:
   return None
 
 
-def layers_of(names: Sequence[str]) -> dict[int, list[str]]:
-  """Heads 'LAYER:HEAD' by layer."""
-  found: dict[int, list[str]] = {}
-  for name in names:
-    found.setdefault(int(name.split(':')[0]), []).append(name)
-  return found
-
-
 class _Heads(NamedTuple):
   """Evidence with its heads sorted into classes.
 
@@ -206,13 +200,7 @@ class _Heads(NamedTuple):
 
   def reading(self, name: str, heads: Sequence[str]) -> np.ndarray:
     """[K, n], a measure of heads at every checkpoint."""
-    found = self.evidence.readings[name]
-    if 'refinement' in found.dims:
-      return found.sel(refinement=list(heads)).values
-    places = [tuple(map(int, head.split(':'))) for head in heads]
-    values = found.transpose('checkpoint', 'layer', 'head').values
-    layers, own = np.array(places, int).reshape(-1, 2).T
-    return values[:, layers, own]
+    return readings.of_heads(self.evidence.readings[name], heads)
 
   def mean(self, draws, heads, step, dataset=None) -> xr.DataArray:
     """By draw, the mean rLLC of heads at a checkpoint."""
@@ -227,7 +215,7 @@ def _heads(evidence: Evidence) -> _Heads:
     names,
     str(evidence.draws.dataset.values[0]),
     head_types.of_readings(evidence.readings),
-    layers_of(names),
+    naming.heads_by_layer(names),
     evidence.readings.checkpoint.values,
   )
 

@@ -119,6 +119,21 @@ def read_heads(
   )
 
 
+def of_heads(values: xr.DataArray, names: Sequence[str]) -> np.ndarray:
+  """What was read of heads 'LAYER:HEAD' at every checkpoint, [K, n].
+
+  Args:
+    values: over (checkpoint, layer, head), or (checkpoint, refinement).
+    names: of n heads.
+  """
+  if 'refinement' in values.dims:
+    return values.sel(refinement=list(names)).values
+  places = [tuple(map(int, name.split(':'))) for name in names]
+  layers, heads = np.array(places, int).reshape(-1, 2).T
+  ordered = values.transpose('checkpoint', 'layer', 'head').values
+  return ordered[:, layers, heads]
+
+
 def _dataset(steps, found) -> xr.Dataset:
   dims = {'loss': (), 'path': _PAIR, 'path_nested': (*_PAIR, 'minibatch')}
   dims |= {f'composition_{kind}': _PAIR for kind in composition.KINDS}
