@@ -48,7 +48,7 @@ from rllc_jax.training import runs
 _PLANTED_ROWS = 1_024
 _NGRAMS = (2, 3, 4)  # Tokens of the words whose losses are looked at.
 _NUM_NGRAMS = 1_000
-_CURVATURE_ROWS = 4  # Sequences of a minibatch for traces.
+_CURVATURE_TOKENS = 1_024  # Of a minibatch for traces.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -180,12 +180,13 @@ def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
 
 
 def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
+  rows = max(1, _CURVATURE_TOKENS // corpus.tokens.shape[1])
   return complexity.read_complexity(
     rng_key,
     choices.families(['heads'], model),
     choices.next_tokens(model).loss_fn,
     trajectory,
-    minibatches.uniform(corpus.tokens, _CURVATURE_ROWS),
+    minibatches.uniform(corpus.tokens, rows),
     corpus.windows[settings.dataset],
     num_batches=settings.num_curvature_batches,
   )

@@ -171,7 +171,7 @@ class Calibration(NamedTuple):
   localizations: tuple[float, ...] = (200.0,)
   num_chains: int = 4
   num_draws: int = 400
-  num_curvature_batches: int = 4
+  num_curvature_batches: int = 8
 
 
 class Analysis(NamedTuple):
@@ -182,8 +182,8 @@ class Analysis(NamedTuple):
     num_tokens: of its sequences that are taken, evenly spaced; 16 sequences at
       least.
     num_sequences: random ones a score of attention is the mean over.
-    num_curvature_batches: minibatches of 4 sequences for the traces of Hessian
-      and Fisher matrix, 2 at least.
+    num_curvature_batches: minibatches of 1,024 tokens or one sequence for the
+      traces of Hessian and Fisher matrix, 2 at least.
   """
 
   dataset: str = 'held_out'

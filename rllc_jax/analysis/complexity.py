@@ -57,8 +57,8 @@ def complexity(
 
   Args:
     rng_key: draws minibatches and signs. The key is consumed.
-    refinements: R of one family; their fast losses are not used, since those
-      are differentiable once.
+    refinements: R of one family, each free in coordinates of the weights; their
+      fast losses are not used, since those are differentiable once.
     loss_fn: the plain loss; it must take a minibatch of one sequence.
     params: the checkpoint.
     minibatches: data, and how they are drawn.
@@ -137,32 +137,52 @@ def read_complexity(
 
 @functools.lru_cache(maxsize=64)
 def _measure(lens, loss_fn, draw, num_batches):
-  """Compiled once a family: index by index, minibatch by minibatch."""
+  """Compiled once a family, for all of its indices in one pass.
 
-  def of_index(rng_key, index, params, data, window):
-    position = lens.extract(params, index)
+  A lens frees coordinates, so the gradient in u is that part of the gradient in
+  all weights. Signs go to all indices at once: what one adds to another's
+  z^T H z has mean 0, since their signs are independent.
+  """
+  extract = jax.vmap(lens.extract, (None, 0))
+
+  def measure(rng_key, indices, params, data, window):
+    positions = extract(params, indices)
 
     def of_batch(i):
       batch_key, sign_key = jax.random.split(jax.random.fold_in(rng_key, i))
       batch = draw(batch_key, i, data, window)
-      signs = _signs_like(sign_key, position)
-      loss = lambda u, rows: loss_fn(lens.insert(u, params, index), rows)
-      gradient = jax.grad(loss)
-      image = jax.jvp(lambda u: gradient(u, batch), (position,), (signs,))[1]
+      signs = _signs_like(sign_key, positions)
+      image = jax.jvp(
+        lambda p: jax.grad(loss_fn)(p, batch),
+        (params,),
+        (_inserted(lens, signs, params, indices),),
+      )[1]
       one_by_one = jax.tree.map(lambda leaf: leaf[:, None], batch)
       squares = jax.lax.map(
-        lambda row: _square(gradient(position, row)), one_by_one
+        lambda row: jax.vmap(_square)(
+          extract(jax.grad(loss_fn)(params, row), indices)
+        ),
+        one_by_one,
       )
-      return trees.dot(signs, image), jnp.mean(squares)
+      hessian = jax.vmap(trees.dot)(signs, extract(image, indices))
+      return hessian, jnp.mean(squares, axis=0)
 
-    return *jax.lax.map(of_batch, jnp.arange(num_batches)), trees.norm(position)
-
-  def measure(rng_key, indices, params, data, window):
-    return jax.lax.map(
-      lambda index: of_index(rng_key, index, params, data, window), indices
-    )
+    hessian, fisher = jax.lax.map(of_batch, jnp.arange(num_batches))
+    return hessian.T, fisher.T, jax.vmap(trees.norm)(positions)
 
   return jax.jit(measure)
+
+
+def _inserted(lens, positions, params, indices):
+  """Positions [R, ...] put into zeros and added up, like `params`."""
+  zeros = jax.tree.map(jnp.zeros_like, params)
+
+  def add(total, one):
+    position, index = one
+    put = lens.insert(position, zeros, index)
+    return jax.tree.map(jnp.add, total, put), None
+
+  return jax.lax.scan(add, zeros, (positions, indices))[0]
 
 
 def _square(tree):

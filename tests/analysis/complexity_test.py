@@ -88,6 +88,36 @@ class ComplexityTest(absltest.TestCase):
       errors.append(found.hessian_error[0])
     self.assertAlmostEqual(errors[0] / errors[1], 4, delta=1.5)
 
+  def test_what_heads_add_to_each_other_averages_out(self):
+    """Two halves of a dense Hessian: each its own block's trace."""
+    matrix = np.random.default_rng(1).normal(size=(6, 6))
+    matrix = matrix @ matrix.T
+    lens = types.Lens(
+      extract=lambda params, i: params[i],
+      insert=lambda u, params, i: params.at[i].set(u),
+    )
+    flat = lambda params: params.reshape(-1)
+
+    def dense(params, batch):
+      return 0.5 * flat(params) @ matrix @ flat(params) + 0 * jnp.sum(batch)
+
+    family = types.Refinements(
+      ('0', '1'), lens, jnp.arange(2), weights.refine(dense, lens)
+    )
+    found = complexity.complexity(
+      jax.random.key(0),
+      family,
+      dense,
+      np.ones((2, 3)),
+      minibatches.uniform(np.zeros(4), 2),
+      types.Window(0, 4),
+      num_batches=400,
+    )
+    expected = [np.trace(matrix[:3, :3]), np.trace(matrix[3:, 3:])]
+    away = np.abs(found.hessian_trace - expected) / found.hessian_error
+    self.assertLess(away.max(), 4)
+    self.assertLess((found.hessian_error / expected).max(), 0.1)
+
   def test_one_minibatch_has_no_error(self):
     with self.assertRaisesRegex(ValueError, 'at least 2.*got 1'):
       measured(num_batches=1)

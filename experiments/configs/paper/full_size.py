@@ -1,6 +1,6 @@
 """The settings of Wang et al. (2410.02984) on a corpus of one's own.
 
-  make demo PRESET=paper
+  make demo PRESET=paper/full_size
 
 The text packages hold some 25 million tokens; the paper trained on 5 billion.
 Name more text in `corpus.files` or `corpus.tfds_directory`. For accelerators:
@@ -24,5 +24,6 @@ def get_config() -> ml_collections.ConfigDict:
       num_steps=50_000,
       num_checkpoints=107,
     ),
+    analysis=dict(num_tokens=8_192),
     estimation=dict(batch_size=32, num_chains=4, num_draws=200, burn_in=0),
   )
