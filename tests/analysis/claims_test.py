@@ -57,6 +57,10 @@ def readings():
   text[2:, 1, 6:] = [[0.3, 0.25], [0.5, 0.4]]  # The onset is step 10.
   data = {name: (heads, value) for name, value in score.items()}
   data['prefix_matching_text'] = (heads, text)
+  patterns = np.zeros((4, 2, 8, len(multigrams.PATTERNS)))
+  patterns[..., multigrams.PATTERNS.index('ngram')] = 1
+  patterns[:, 1, 6:, multigrams.PATTERNS.index('induction')] = 2
+  data['patterns'] = ((*heads, 'pattern'), patterns)
   data['prefix_matching_text_beside'] = (heads, np.full((4, 2, 8), 0.02))
   counts = np.broadcast_to(np.arange(16).reshape(2, 8) + 1, (4, 2, 8))
   data['num_ngrams'] = data['num_skip_ngrams'] = (heads, counts)
@@ -80,6 +84,7 @@ def readings():
     'checkpoint': STEPS,
     'score': list(head_scores.SCORES),
     'refinement': HEADS,
+    'pattern': list(multigrams.PATTERNS),
   }
   assert list(even) == labels['score']
   return xr.Dataset(data, labels)
@@ -114,7 +119,6 @@ def test_the_classes_are_those_that_were_planted():
     (head_types.MULTIGRAM, MULTIGRAMS),
   ):
     assert [name for name in HEADS if classes[name] == kind] == names
-  assert 'ngram' in multigrams.PATTERNS
 
 
 def test_what_is_planted_speaks_for_every_claim():

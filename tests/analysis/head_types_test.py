@@ -47,11 +47,21 @@ def test_what_all_heads_of_a_layer_do_is_no_class():
 def test_matching_in_text_counts_against_what_lies_beside():
   even = {
     'prefix_matching': 0.01,
-    'prefix_matching_text': np.array([[0.1, 0.1, 0.1]]),
+    'prefix_matching_text': np.array([[0.1, 0.1, 0.2, 0.1]]),
   }
   scores = {
-    'prefix_matching': np.array([[0.001, 0.05, 0.001]]),
-    'prefix_matching_text': np.array([[0.7, np.nan, 0.3]]),
+    'prefix_matching': np.array([[0.001, 0.05, 0.001, 0.001]]),
+    'prefix_matching_text': np.array([[0.7, np.nan, 0.3, 0.25]]),
   }
-  found = head_types.classify(scores, even, np.ones((1, 3)))
-  assert found.tolist() == [['induction', 'induction', 'multigram']]
+  classify = lambda serves: head_types.classify(
+    scores, even, np.ones((1, 4)), serves_induction=np.array([serves])
+  )
+  found = classify([True, True, True, False])
+  assert found.tolist() == [
+    ['induction', 'induction', 'multigram', 'multigram']
+  ]
+  # Among random tokens attention is enough.
+  found = classify([False, False, False, True])
+  assert found.tolist() == [
+    ['multigram', 'induction', 'multigram', 'induction']
+  ]
