@@ -115,7 +115,7 @@ def test_the_page_is_one_file_that_asks_for_nothing(tmp_path):
 def test_every_link_of_the_contents_has_its_section(tmp_path):
   html = write(tmp_path / 'report.html')
   links = [x[1:] for x in read(html).addresses if x.startswith('#')]
-  assert len(set(links)) == 6 and links.count('trust') == 2
+  assert len(set(links)) == 7 and links.count('trust') == 2
   for name in links:
     assert f'id="{name}"' in html
 
