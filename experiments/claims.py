@@ -12,8 +12,8 @@ and was written before it was run.
 
 shows those that are kept with the project.
 
-Exit status: 0 if every claim holds in every language, or else 1. A claim that
-cannot be told is neither.
+Exit status: 0 if every claim holds in every language, or else 1, be it that one
+does not hold or that it cannot be told.
 """
 
 from collections.abc import Mapping

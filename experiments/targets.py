@@ -28,7 +28,7 @@ class Row(NamedTuple):
     unit: of value and target; '' for a pure number.
     target: what must hold of the value, in words; '' for a figure that is
       reported and not judged.
-    holds: whether it does; None where there is no target.
+    holds: whether it does; None where there is no target, or it cannot be told.
     note: how, and beside what.
   """
 
@@ -63,11 +63,11 @@ def table(rows: Sequence[Row]) -> str:
 
 
 def finish(rows: Sequence[Row]) -> None:
-  """Writes --json, prints the table and exits 1 if a target does not hold."""
+  """Writes --json, prints the table and exits 1 unless every target holds."""
   if JSON.value:
     write_json(pathlib.Path(JSON.value), rows)
   print(table(rows), flush=True)
-  if any(row.holds is False for row in rows):
+  if any(row.target and not row.holds for row in rows):
     sys.exit(1)
 
 
