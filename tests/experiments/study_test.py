@@ -13,6 +13,11 @@ from experiments import study
 from rllc_jax.analysis import claims as definitions
 
 CONFIGS = pathlib.Path(claims.__file__).parent / 'configs' / 'paper'
+FIGURES = [
+  path
+  for path in sorted(CONFIGS.glob('*.py'))
+  if path.stem not in ('__init__', 'full_size')
+]
 
 
 def config():
@@ -88,12 +93,8 @@ def test_verdicts_are_read_from_what_is_kept(studies, tmp_path):
 
 
 @pytest.mark.long
-@pytest.mark.parametrize(
-  'path', sorted(CONFIGS.glob('*.py')), ids=lambda path: path.stem
-)
+@pytest.mark.parametrize('path', FIGURES, ids=lambda path: path.stem)
 def test_every_figure_of_the_paper_is_drawn(path, studies):
-  if path.stem in ('__init__', 'full_size'):
-    pytest.skip('not a figure')
   namespace = {}
   exec(path.read_text(), namespace)  # As ml_collections does.
   settings = namespace['get_config']()
