@@ -208,6 +208,19 @@ def test_curves_that_tell_nothing_do_not_speak():
     assert claims.verdict([found[name]]) is None
 
 
+def test_measures_that_tell_as_much_leave_no_difference():
+  made = evidence()
+  same = made.readings.copy()
+  values = levels()[:, 0]
+  for name in ('hessian_trace', 'fisher_trace'):
+    same[name] = (same[name].dims, values)
+  ablation = same.ablation_resample
+  same['ablation_resample'] = (ablation.dims, values.reshape(4, 2, 8))
+  found = measured(made._replace(readings=same))
+  assert found['C2'].effect > 0.9
+  np.testing.assert_allclose(found['C10'].effect, 0, atol=1e-9)
+
+
 def test_the_order_of_heads_has_to_be_kept_at_every_setting():
   final = levels()[-1, 0]
   shuffled = np.random.default_rng(0).permutation(final)
