@@ -5,8 +5,8 @@
 makes `experiments.study` of a language and a seed in `DIR/planted-0`, or goes
 on with it, and writes what it says of each claim to `claims.json` there. Then,
 and without --language at once, it shows the verdicts over all such files in
-DIR. What is measured, against which null, is said in `rllc_jax.analysis.claims`
-and was written before it was run.
+DIR. What is measured, against which null, and what was settled before any run,
+is said in `rllc_jax.analysis.claims`.
 
   python -m experiments.claims --workdir=experiments/results
 

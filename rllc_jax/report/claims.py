@@ -18,8 +18,8 @@ _HEADER = (
   'unit',
 )
 _METHOD = (
-  'Statistics and nulls were chosen before the run and are defined in '
-  'rllc_jax.analysis.claims: each is positive if its claim is true, and speaks '
+  'Statistics and nulls are defined in rllc_jax.analysis.claims, which says '
+  'what was settled before any run and what was not: each is positive if its claim is true, and speaks '
   'for or against it beyond two standard errors. A claim holds if every seed '
   'speaks for it; experiments.claims puts the seeds together.'
 )
