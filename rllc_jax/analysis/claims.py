@@ -450,8 +450,9 @@ def _order_is_stable(heads: _Heads) -> list[Finding]:
   final, count = cells.mean('draw').values, len(heads.names)
   if count < 5:
     return [_missing('C9', f'{count} heads')]
-  least = min(_correlation(final, other) for other in heads.evidence.swept)
-  scale = lambda r: math.atanh(min(r, _LARGEST_CORRELATION))
+  found = [_correlation(final, other) for other in heads.evidence.swept]
+  least, most = float(np.min(found)), _LARGEST_CORRELATION  # NaN stays NaN.
+  scale = lambda r: math.atanh(float(np.clip(r, -most, most)))
   effect = scale(least) - scale(_NULL_CORRELATION)
   error = 1.06 / math.sqrt(count - 3)
   note = f'least correlation {least:.3f} of {len(heads.evidence.swept)}'

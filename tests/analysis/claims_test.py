@@ -228,6 +228,11 @@ def test_the_order_of_heads_has_to_be_kept_at_every_setting():
   assert claims.verdict([found]) is not True
   found = measured(evidence(swept=np.stack([final, -final])))['C9']
   assert claims.verdict([found]) is False
+  exact = evidence()
+  last = exact.draws.sel(checkpoint=1000, dataset='text').mean('draw').values
+  for other, expected in ((-last, False), (0 * last, None), (last, True)):
+    found = measured(exact._replace(swept=np.stack([last, other])))['C9']
+    assert claims.verdict([found]) is expected
 
 
 def test_one_wrong_known_answer_is_enough():
