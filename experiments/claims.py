@@ -37,6 +37,7 @@ from experiments import targets
 from experiments.configs import mini_pile
 from experiments.configs import planted
 from rllc_jax.analysis import claims
+from rllc_jax.analysis import evidence
 from rllc_jax.estimators import llc
 from rllc_jax.training import checkpoints
 
@@ -80,7 +81,7 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     study.run(config, directory)
   except commands.ChainsFailed as error:
     failure = error
-  found = claims.findings(evidence(directory, config, code))
+  found = claims.findings(gather(directory, config, code))
   seconds = time.perf_counter() - began
   record = {
     'language': language,
@@ -96,9 +97,9 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     raise failure
 
 
-def evidence(
+def gather(
   directory: pathlib.Path, config: Any, code: str
-) -> claims.Evidence:
+) -> evidence.Evidence:
   """What a study says, in the form that claims are measured on.
 
   Args:
@@ -115,7 +116,7 @@ def evidence(
     if name.startswith('sweep')
   ]
   known = known_answers.run(directory, quick=True)
-  return claims.Evidence(
+  return evidence.Evidence(
     draws=draws,
     reference=llc.by_draw(study.traces(directory, 'reference')),
     swept=np.stack(swept),
@@ -179,26 +180,26 @@ def _row(claim, language, found) -> targets.Row:
   )
 
 
-def _ratio(finding: claims.Finding) -> float:
+def _ratio(finding: evidence.Finding) -> float:
   if finding.error:
     return finding.effect / finding.error
   return math.copysign(math.inf, finding.effect)
 
 
-def _words(finding: claims.Finding) -> str:
+def _words(finding: evidence.Finding) -> str:
   if not math.isfinite(finding.effect):
     return f'not measured ({finding.note})'
   unit = f' {finding.unit}' if finding.unit else ''
   return f'{finding.effect:.3g} ± {finding.error:.2g}{unit} ({finding.note})'
 
 
-def _table(found: Sequence[claims.Finding]) -> str:
+def _table(found: Sequence[evidence.Finding]) -> str:
   return '\n'.join(
     f'  {x.claim:4} {claims.STATEMENTS[x.claim]}: {_words(x)}' for x in found
   )
 
 
-def _plain(found: claims.Finding) -> dict[str, Any]:
+def _plain(found: evidence.Finding) -> dict[str, Any]:
   """A finding for JSON, which has no NaN."""
   item = found._asdict()
   for name in ('effect', 'error'):
@@ -208,10 +209,10 @@ def _plain(found: claims.Finding) -> dict[str, Any]:
   return item
 
 
-def _finding(item: Mapping[str, Any]) -> claims.Finding:
+def _finding(item: Mapping[str, Any]) -> evidence.Finding:
   """What `_plain` made of a finding, made a finding again."""
-  values = [item[name] for name in claims.Finding._fields]
-  found = claims.Finding(*values)
+  values = [item[name] for name in evidence.Finding._fields]
+  found = evidence.Finding(*values)
   effect, error = (
     math.nan if value is None else value
     for value in (found.effect, found.error)

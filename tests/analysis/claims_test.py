@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from rllc_jax.analysis import claim_statistics
 from rllc_jax.analysis import claims
+from rllc_jax.analysis import evidence
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import multigrams
@@ -91,13 +93,13 @@ def readings():
   return xr.Dataset(data, labels)
 
 
-def evidence(change=lambda values: values, **changes):
+def run_with(change=lambda values: values, **changes):
   values = change(levels())
   reference = np.full((4, 1, 16), 5.0)
   reference[3, 0, :8] -= 2
   reference[3, 0, 8:] += 2
   final = values[-1, 0]
-  made = claims.Evidence(
+  made = evidence.Evidence(
     by_draw(values),
     by_draw(reference, seed=1),
     np.stack([2 * final, 3 * final + 1]),
@@ -115,7 +117,7 @@ def measured(made):
 @functools.cache
 def planted():
   """What the evidence says in which every claim is true."""
-  return measured(evidence())
+  return measured(run_with())
 
 
 def test_the_classes_are_those_that_were_planted():
@@ -168,13 +170,13 @@ REVERSED = {
 
 @pytest.mark.parametrize('claim', REVERSED)
 def test_what_is_reversed_speaks_against(claim):
-  found = measured(evidence(REVERSED[claim]))[claim]
+  found = measured(run_with(REVERSED[claim]))[claim]
   assert claims.verdict([found]) is False, found
 
 
 @pytest.mark.parametrize('claim', ['C6a', 'C6b', 'C7a', 'C7b', 'C8'])
 def test_what_goes_back_in_time_speaks_against(claim):
-  made = evidence()
+  made = run_with()
   back = made.readings.copy()
   for name in ('composition_K', 'path_nested'):
     back[name] = (back[name].dims, back[name].values[::-1])
@@ -191,10 +193,12 @@ def test_the_null_of_the_index_is_that_of_permutations():
     (np.array([0, 0, 1, 1, 1, 2, 2, 2]), np.array(list('aabbbbcc'))),
     (np.array([0, 1, 1, 1, 1, 1, 1, 1]), np.array(list('aabbbbbb'))),
   ]
-  null = claims._null(layers)
+  null = claim_statistics._null(layers)
   assert abs(null.mean()) < 4 * null.std() / math.sqrt(len(null))
   expected = [
-    claims._index([(labels, rng.permutation(own)) for labels, own in layers])
+    claim_statistics._index(
+      [(labels, rng.permutation(own)) for labels, own in layers]
+    )
     for _ in range(300)
   ]
   np.testing.assert_allclose(null.std(), np.std(expected), rtol=0.2)
@@ -203,13 +207,13 @@ def test_the_null_of_the_index_is_that_of_permutations():
 
 def test_curves_that_tell_nothing_do_not_speak():
   values = 5 + 0.1 * np.random.default_rng(5).normal(size=(4, 2, 16))
-  found = measured(evidence(lambda _: values))
+  found = measured(run_with(lambda _: values))
   for name in ('C2', 'C10'):
     assert claims.verdict([found[name]]) is None
 
 
 def test_measures_that_tell_as_much_leave_no_difference():
-  made = evidence()
+  made = run_with()
   same = made.readings.copy()
   values = levels()[:, 0]
   for name in ('hessian_trace', 'fisher_trace'):
@@ -224,11 +228,11 @@ def test_measures_that_tell_as_much_leave_no_difference():
 def test_the_order_of_heads_has_to_be_kept_at_every_setting():
   final = levels()[-1, 0]
   shuffled = np.random.default_rng(0).permutation(final)
-  found = measured(evidence(swept=np.stack([final, shuffled])))['C9']
+  found = measured(run_with(swept=np.stack([final, shuffled])))['C9']
   assert claims.verdict([found]) is not True
-  found = measured(evidence(swept=np.stack([final, -final])))['C9']
+  found = measured(run_with(swept=np.stack([final, -final])))['C9']
   assert claims.verdict([found]) is False
-  exact = evidence()
+  exact = run_with()
   last = exact.draws.sel(checkpoint=1000, dataset='text').mean('draw').values
   for other, expected in ((-last, False), (0 * last, None), (last, True)):
     found = measured(exact._replace(swept=np.stack([last, other])))['C9']
@@ -236,12 +240,12 @@ def test_the_order_of_heads_has_to_be_kept_at_every_setting():
 
 
 def test_one_wrong_known_answer_is_enough():
-  found = measured(evidence(known_answers=[True, False]))['C11']
+  found = measured(run_with(known_answers=[True, False]))['C11']
   assert claims.verdict([found]) is False
 
 
 def test_without_induction_heads_most_cannot_be_told():
-  made = evidence()
+  made = run_with()
   idle = made.readings.copy()
   idle['prefix_matching_text'] = 0 * idle.prefix_matching_text
   found = measured(made._replace(readings=idle))
@@ -253,7 +257,7 @@ def test_without_induction_heads_most_cannot_be_told():
 
 
 def test_data_without_brackets_and_models_of_one_layer_are_named():
-  made = evidence()
+  made = run_with()
   without = made.readings.assign(path_nested=np.nan * made.readings.path_nested)
   found = measured(made._replace(readings=without))
   assert 'no closing of nested brackets' in found['C8'].note
@@ -265,7 +269,7 @@ def test_data_without_brackets_and_models_of_one_layer_are_named():
 
 
 def test_verdicts_need_every_seed():
-  finding = lambda effect: claims.Finding('C3', effect, 0.4, '', '')
+  finding = lambda effect: evidence.Finding('C3', effect, 0.4, '', '')
   assert claims.verdict([finding(1.0), finding(2.0)]) is True
   assert claims.verdict([finding(-1.0), finding(-2.0)]) is False
   assert claims.verdict([finding(1.0), finding(-2.0)]) is None

@@ -1,0 +1,152 @@
+"""What one training run says of the claims, and in which form.
+
+Used by `rllc_jax.analysis.claim_statistics`, one function a claim.
+"""
+
+from collections.abc import Sequence
+import math
+from typing import NamedTuple
+
+import numpy as np
+import xarray as xr
+
+from rllc_jax.analysis import head_types
+from rllc_jax.analysis import readings
+from rllc_jax.estimators import llc
+from rllc_jax.results import names as naming
+
+
+class Evidence(NamedTuple):
+  """What one training run gives; its first data set is 'text'.
+
+  Attributes:
+    draws: of every head, from `llc.by_draw`.
+    reference: likewise, against the one-layer model.
+    swept: [S, R], final estimates of all heads at S other settings.
+    readings: what `experiments.analyze` measured.
+    code: the data set that stands for code.
+    known_answers: whether each is met.
+  """
+
+  draws: xr.DataArray
+  reference: xr.DataArray
+  swept: np.ndarray
+  readings: xr.Dataset
+  code: str
+  known_answers: Sequence[bool]
+
+
+class Finding(NamedTuple):
+  """A statistic in one run.
+
+  Attributes:
+    claim: a key of `claims.STATEMENTS`.
+    effect: positive if the claim is true.
+    error: its standard error; both NaN where it cannot be measured.
+    unit: of both.
+    note: what went in.
+  """
+
+  claim: str
+  effect: float
+  error: float
+  unit: str
+  note: str
+
+
+class Heads(NamedTuple):
+  """Evidence with its heads sorted into classes.
+
+  Attributes:
+    evidence: all of it.
+    names: of the heads.
+    text: the data set that the model is trained on.
+    classes: of the heads by name.
+    layers: names by layer.
+    steps: [K], of the checkpoints.
+  """
+
+  evidence: Evidence
+  names: list[str]
+  text: str
+  classes: dict[str, str]
+  layers: dict[int, list[str]]
+  steps: np.ndarray
+
+  @property
+  def end(self) -> int:
+    """The last checkpoint."""
+    return int(self.steps[-1])
+
+  def having(self, kind: str, layer: int | None = None) -> list[str]:
+    """Heads of a class, in one layer or all; -1 is the last."""
+    layers = list(self.layers)
+    own = self.names if layer is None else self.layers[layers[layer]]
+    return [name for name in own if self.classes[name] == kind]
+
+  @property
+  def last_multigrams(self) -> list[str]:
+    """Multigram heads of the last layer."""
+    return self.having(head_types.MULTIGRAM, -1)
+
+  @property
+  def first_multigrams(self) -> list[str]:
+    """Multigram heads of the first layer."""
+    return self.having(head_types.MULTIGRAM, 0)
+
+  @property
+  def induction(self) -> list[str]:
+    """Induction heads of the last layer."""
+    return self.having('induction', -1)
+
+  @property
+  def onset(self) -> int | None:
+    """The onset of induction, if there is any."""
+    if not self.induction:
+      return None
+    scores = self.reading('prefix_matching_text', self.induction)
+    reached = (scores >= scores[-1] / 2).any(axis=1)
+    before = np.flatnonzero(~reached)
+    return int(self.steps[before[-1]]) if len(before) else None
+
+  @property
+  def words(self) -> str:
+    """The heads of each class, as 'multigram 0:0 1:1, induction 1:0'."""
+    found: dict[str, list[str]] = {}
+    for name, kind in self.classes.items():
+      found.setdefault(kind, []).append(name)
+    return ', '.join(f'{kind} {" ".join(own)}' for kind, own in found.items())
+
+  def reading(self, name: str, heads: Sequence[str]) -> np.ndarray:
+    """[K, n], a measure of heads at every checkpoint."""
+    return readings.of_heads(self.evidence.readings[name], heads)
+
+  def mean(self, draws, heads, step, dataset=None) -> xr.DataArray:
+    """By draw, the mean rLLC of heads at a checkpoint."""
+    cell = draws.sel(checkpoint=step, dataset=dataset or self.text)
+    return cell.sel(refinement=list(heads)).mean('refinement')
+
+
+def sort_heads(evidence: Evidence) -> Heads:
+  """Sorts the heads of a training run into classes and layers."""
+  names = [str(name) for name in evidence.draws.refinement.values]
+  return Heads(
+    evidence,
+    names,
+    str(evidence.draws.dataset.values[0]),
+    head_types.of_readings(evidence.readings),
+    naming.heads_by_layer(names),
+    evidence.readings.checkpoint.values,
+  )
+
+
+def of_draws(claim: str, draws: xr.DataArray, note: str) -> Finding:
+  """A combination of estimates, from `llc.by_draw`, as a finding."""
+  found = llc.of_draws(draws)
+  values = float(found.llc), float(found.standard_error)
+  return Finding(claim, *values, 'rLLC', note)
+
+
+def missing(claim: str, why: str) -> Finding:
+  """A statistic that cannot be measured."""
+  return Finding(claim, math.nan, math.nan, '', why)
