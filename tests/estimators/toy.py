@@ -1,5 +1,8 @@
 """A toy with everything that a run needs: three heads, two data sets."""
 
+import pathlib
+import tempfile
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -85,3 +88,18 @@ def compile_counter():
 
   jax.monitoring.register_event_duration_secs_listener(listen)
   return counts
+
+
+TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
+
+
+def assert_same_traces(found, expected, rtol=1e-5):
+  for name in TRACES:
+    scale = np.abs(expected[name].values).max()
+    np.testing.assert_allclose(
+      found[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
+    )
+
+
+def directory():
+  return pathlib.Path(tempfile.mkdtemp())

@@ -1,12 +1,6 @@
 """Whatever surrounds a cell of the grid, the cell is the same."""
 
 import functools
-import os
-import pathlib
-import signal
-import subprocess
-import sys
-import tempfile
 import zlib
 
 from absl.testing import absltest
@@ -14,7 +8,6 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 import rllc_jax
 from rllc_jax import types
@@ -25,19 +18,6 @@ from rllc_jax.samplers import sgld
 from tests.estimators import toy
 
 COMPILED = toy.compile_counter()
-TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
-
-
-def assert_same_traces(found, expected, rtol=1e-5):
-  for name in TRACES:
-    scale = np.abs(expected[name].values).max()
-    np.testing.assert_allclose(
-      found[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
-    )
-
-
-def directory():
-  return pathlib.Path(tempfile.mkdtemp())
 
 
 class InvarianceTest(parameterized.TestCase):
@@ -57,23 +37,23 @@ class InvarianceTest(parameterized.TestCase):
   )
   def test_chunk_segment_and_block_change_nothing(self, **layout_options):
     options = {'mesh': layout.make_mesh(1, 1)} | layout_options
-    assert_same_traces(toy.run(**options), self.whole)
+    toy.assert_same_traces(toy.run(**options), self.whole)
 
   @parameterized.parameters((2, 1), (1, 2))
   def test_two_devices_change_nothing(self, rows, columns):
     found = toy.run(mesh=layout.make_mesh(rows, columns))
-    assert_same_traces(found, self.whole)
+    toy.assert_same_traces(found, self.whole)
 
   def test_a_segment_changes_no_bit(self):
     options = {'mesh': layout.make_mesh(1, 1)}
     for segment in (1, 7, 30):
       found = toy.run(segment=segment, **options)
-      for name in TRACES:
+      for name in toy.TRACES:
         np.testing.assert_array_equal(found[name], self.whole[name])
 
   def test_a_longer_run_begins_with_the_shorter(self):
     longer = toy.run(num_draws=60).isel(draw=slice(30))
-    assert_same_traces(longer, self.whole)
+    toy.assert_same_traces(longer, self.whole)
 
   def test_more_of_anything_repeats_the_fewer(self):
     more = toy.run(
@@ -83,7 +63,7 @@ class InvarianceTest(parameterized.TestCase):
     )
     whole = self.whole
     part = more.sel(dataset=whole.dataset, checkpoint=whole.checkpoint)
-    assert_same_traces(part.isel(chain=slice(2)), whole)
+    toy.assert_same_traces(part.isel(chain=slice(2)), whole)
 
   def test_the_order_of_a_list_is_not_an_address(self):
     found = toy.run(
@@ -91,11 +71,11 @@ class InvarianceTest(parameterized.TestCase):
       datasets=dict(reversed(toy.DATASETS.items())),
     )
     part = self.whole.sel(refinement=found.refinement, dataset=found.dataset)
-    assert_same_traces(found, part)
+    toy.assert_same_traces(found, part)
 
   def test_families_of_their_own_change_nothing(self):
     found = toy.run(refinements=[toy.family(1), toy.family(0, 2)])
-    assert_same_traces(found, self.whole.sel(refinement=found.refinement))
+    toy.assert_same_traces(found, self.whole.sel(refinement=found.refinement))
 
   def test_chains_heads_checkpoints_and_data_sets_differ(self):
     """Or else the equalities above could be those of constants."""
@@ -136,7 +116,7 @@ class InvarianceTest(parameterized.TestCase):
     different = own.center_loss.diff('chain') != 0
     self.assertGreater(float(different.mean()), 0.99)
     again = toy.run(share_batches=False, num_chains=3, chunk_size=3)
-    assert_same_traces(again.isel(chain=slice(2)), own)
+    toy.assert_same_traces(again.isel(chain=slice(2)), own)
 
   def test_the_first_draw_is_the_checkpoint(self):
     first = self.whole.isel(draw=0)
@@ -148,7 +128,7 @@ class InvarianceTest(parameterized.TestCase):
     apart = toy.run(num_steps_between_draws=3, num_draws=24, burn_in=0)
     every = toy.run(num_draws=72, burn_in=0)
     np.testing.assert_array_equal(apart.draw, every.draw[::3])
-    assert_same_traces(apart, every.isel(draw=slice(None, None, 3)))
+    toy.assert_same_traces(apart, every.isel(draw=slice(None, None, 3)))
 
   def test_observations_are_recorded_at_draws(self):
     def observe(position, context):
@@ -160,7 +140,7 @@ class InvarianceTest(parameterized.TestCase):
     for step in found.checkpoint.values:
       at_start = found.v.sel(checkpoint=step).isel(draw=0)[0, :, 0]
       np.testing.assert_array_equal(at_start, toy.checkpoint(step)['v'])
-    assert_same_traces(found, self.whole)
+    toy.assert_same_traces(found, self.whole)
 
 
 class OneAmongManyTest(absltest.TestCase):
@@ -333,201 +313,6 @@ class ProgressTest(absltest.TestCase):
     np.testing.assert_array_equal(steps, [[0, 4 * 12, 26 * 12]] * 3)
 
 
-@pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
-class StoreTest(parameterized.TestCase):
-  def test_a_store_holds_what_memory_holds(self):
-    path = directory() / 'store'
-    expected = toy.run()
-    found = toy.run(store=rllc_jax.open_store(path))
-    assert_same_traces(found, expected, rtol=0)
-    read = rllc_jax.open_store(path).read()
-    self.assertEqual(set(read.variables), set(expected.variables))
-    for name in expected.variables:
-      np.testing.assert_array_equal(read[name], expected[name], err_msg=name)
-
-  def test_padding_is_not_stored(self):
-    """6 rows in blocks of 4, 6 columns in chunks of 4."""
-    found = toy.run(
-      store=rllc_jax.open_store(directory() / 'store'),
-      mesh=layout.make_mesh(1, 1),
-      rows_per_block=4,
-      chunk_size=4,
-    )
-    assert_same_traces(found, toy.run())
-    self.assertEqual(found.baseline_loss.shape, (3, 2, 3, 4))
-    self.assertTrue(np.isfinite(found.baseline_loss).all())
-
-  def test_a_run_that_stopped_goes_on_bit_for_bit(self):
-    """After every number of segments."""
-    expected = toy.run()
-    for last in (2, 4, 8):
-      path = directory() / 'store'
-
-      class Stop(Exception):
-        pass
-
-      calls = []
-
-      def stop(done, total, last=last, calls=calls, Stop=Stop):
-        calls.append(done)
-        if len(calls) == last:
-          raise Stop
-
-      with self.assertRaises(Stop):
-        toy.run(store=rllc_jax.open_store(path), segment=8, progress=stop)
-      kept = rllc_jax.open_store(path).read()
-      self.assertEqual(int(kept.recorded.sum()), calls[-1])
-      found = toy.run(store=rllc_jax.open_store(path), segment=8)
-      for name in TRACES:
-        np.testing.assert_array_equal(found[name], expected[name])
-
-  @parameterized.parameters(
-    {'num_chains': 1},
-    {'num_draws': 30, 'burn_in': 0},
-    {'trajectory': toy.trajectory((0, 20))},
-    {'datasets': {'code': toy.DATASETS['code']}},
-    {'refinements': [toy.family(2)]},
-    {
-      'num_chains': 1,
-      'num_draws': 24,
-      'burn_in': 0,
-      'trajectory': toy.trajectory((20,)),
-      'refinements': [toy.family(1)],
-    },
-  )
-  def test_a_run_grows_in_every_direction(self, **first):
-    path = directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path), **first)
-    found = toy.run(store=rllc_jax.open_store(path))
-    assert_same_traces(found, toy.run())
-    read = rllc_jax.open_store(path).read()
-    self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])
-
-  def test_what_is_done_stays_done_while_more_is_on_its_way(self):
-    path = directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
-    before = 3 * 2 * 3 * 2 * 30
-
-    def stop(done, total):
-      del total
-      if done > before:
-        raise InterruptedError
-
-    with self.assertRaises(InterruptedError):
-      toy.run(
-        store=rllc_jax.open_store(path), num_chains=3, segment=8, progress=stop
-      )
-    recorded = rllc_jax.open_store(path).read().recorded
-    self.assertTrue((recorded.isel(chain=slice(2)) == 30).all())
-    self.assertGreater(int(recorded.isel(chain=2).sum()), 0)
-
-  def test_what_is_there_is_not_done_again(self):
-    path = directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
-    calls = []
-    toy.run(
-      store=rllc_jax.open_store(path),
-      num_chains=3,
-      progress=lambda done, total: calls.append((done, total)),
-    )
-    cells, draws = 3 * 2 * 3, 30
-    self.assertEqual(calls[-1], (cells * 3 * draws, cells * 3 * draws))
-    self.assertEqual(calls[0], (cells * 2 * draws, cells * 3 * draws))
-
-  @parameterized.parameters(
-    ({'step_size': 2e-3}, 'step_size = 0.001, and this run has 0.002'),
-    ({'posterior': types.Posterior(10.0, 50.0)}, 'nbeta = 30.0'),
-    ({'rng_key': jax.random.key(1)}, 'rng_key'),
-    ({'minibatches': minibatches.uniform(toy.data(), 8)}, 'batch'),
-    ({'minibatches': minibatches.uniform(1 + toy.data(), 4)}, 'data = '),
-    ({'datasets': {'text': types.Window(0, 39)}}, r'windows.text = \[0, 40\]'),
-    ({'provenance': {'loss': 'other'}}, 'provenance.loss'),
-    ({'sampler': sgld.sgld(noise_scale=0.5)}, 'noise_scale=0.5'),
-    (
-      {
-        'trajectory': types.Trajectory(
-          (0,), lambda steps: toy.trajectory().load([9] * len(steps))
-        )
-      },
-      'params.0',
-    ),
-  )
-  def test_another_run_is_refused_with_the_first_difference(self, other, said):
-    path = directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
-    before = rllc_jax.open_store(path).read()
-    options = {'num_draws': 30} | other
-    with self.assertRaisesRegex(ValueError, said):
-      toy.run(store=rllc_jax.open_store(path), **options)
-    after = rllc_jax.open_store(path).read()
-    np.testing.assert_array_equal(before.loss, after.loss.isel(draw=slice(30)))
-
-  def test_one_run_at_a_time_writes(self):
-    path = directory() / 'store'
-    store = rllc_jax.open_store(path)
-
-    def second(done, total):
-      del done, total
-      toy.run(store=rllc_jax.open_store(path))
-
-    with self.assertRaisesRegex(ValueError, 'one run at a time'):
-      toy.run(store=store, progress=second)
-    toy.run(store=rllc_jax.open_store(path))
-
-  def test_two_handles_see_what_each_other_wrote(self):
-    path = directory() / 'store'
-    handles = [rllc_jax.open_store(path), rllc_jax.open_store(path)]
-    for step, store in zip((0, 10, 20), [*handles, handles[0]], strict=True):
-      toy.run(store=store, trajectory=toy.trajectory((step,)))
-    assert_same_traces(toy.run(store=handles[1]), toy.run())
-
-  def test_a_complete_store_of_other_weights_is_refused(self):
-    path = directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
-    other = lambda steps: toy.trajectory().load([step + 1 for step in steps])
-    with self.assertRaisesRegex(ValueError, 'params.0'):
-      toy.run(
-        store=rllc_jax.open_store(path),
-        trajectory=types.Trajectory((0, 10, 20), other),
-        num_chains=3,
-      )
-    self.assertEqual(rllc_jax.open_store(path).read().sizes['chain'], 2)
-
-  def test_long_and_odd_names_are_names_of_files(self):
-    path = directory() / 'store'
-    window = types.Window(0, 9)
-    names = {'..': window, '.': window, 'x' * 400: window}
-    for num_draws in (24, 30):
-      store = rllc_jax.open_store(path)
-      found = toy.run(store=store, datasets=names, num_draws=num_draws)
-    assert_same_traces(found, toy.run(datasets=names, num_draws=30))
-
-  def test_a_killed_process_loses_one_segment_at_most(self):
-    """A real process, a real SIGKILL, bit-equal in the end."""
-    path = directory() / 'store'
-    code = (
-      'import jax; jax.config.update("jax_num_cpu_devices", 2);'
-      'import rllc_jax, sys; from tests.estimators import toy;'
-      'say = lambda done, total: print(done, flush=True);'
-      'toy.run(store=rllc_jax.open_store(sys.argv[1]), segment=3, progress=say)'
-    )
-    process = subprocess.Popen(
-      [sys.executable, '-c', code, str(path)],
-      stdout=subprocess.PIPE,
-      env={**os.environ, 'PYTHONPATH': os.getcwd()},
-    )
-    for _ in range(6):
-      process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
-    kept = int(rllc_jax.open_store(path).read().recorded.sum())
-    self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
-    found = toy.run(store=rllc_jax.open_store(path), segment=3)
-    for name in TRACES:
-      np.testing.assert_array_equal(found[name], toy.run()[name])
-
-
 class DoorTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'posterior': types.Posterior(-1.0, 50.0)}, 'nbeta must be at least 0'),
@@ -576,7 +361,7 @@ class DoorTest(parameterized.TestCase):
       toy.run(refinements=family)
 
   def test_a_checkpoint_with_nan_is_named_and_loses_nothing(self):
-    path = directory() / 'store'
+    path = toy.directory() / 'store'
     toy.run(store=rllc_jax.open_store(path), trajectory=toy.trajectory((0, 10)))
     before = rllc_jax.open_store(path).read()
 

@@ -1,0 +1,213 @@
+"""A trajectory that is kept on disk is the one in memory, whatever happens."""
+
+import os
+import signal
+import subprocess
+import sys
+
+from absl.testing import parameterized
+import jax
+import numpy as np
+import pytest
+
+import rllc_jax
+from rllc_jax import types
+from rllc_jax.data import minibatches
+from rllc_jax.estimators import layout
+from rllc_jax.samplers import sgld
+from tests.estimators import toy
+
+
+@pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
+class StoreTest(parameterized.TestCase):
+  def test_a_store_holds_what_memory_holds(self):
+    path = toy.directory() / 'store'
+    expected = toy.run()
+    found = toy.run(store=rllc_jax.open_store(path))
+    toy.assert_same_traces(found, expected, rtol=0)
+    read = rllc_jax.open_store(path).read()
+    self.assertEqual(set(read.variables), set(expected.variables))
+    for name in expected.variables:
+      np.testing.assert_array_equal(read[name], expected[name], err_msg=name)
+
+  def test_padding_is_not_stored(self):
+    """6 rows in blocks of 4, 6 columns in chunks of 4."""
+    found = toy.run(
+      store=rllc_jax.open_store(toy.directory() / 'store'),
+      mesh=layout.make_mesh(1, 1),
+      rows_per_block=4,
+      chunk_size=4,
+    )
+    toy.assert_same_traces(found, toy.run())
+    self.assertEqual(found.baseline_loss.shape, (3, 2, 3, 4))
+    self.assertTrue(np.isfinite(found.baseline_loss).all())
+
+  def test_a_run_that_stopped_goes_on_bit_for_bit(self):
+    """After every number of segments."""
+    expected = toy.run()
+    for last in (2, 4, 8):
+      path = toy.directory() / 'store'
+
+      class Stop(Exception):
+        pass
+
+      calls = []
+
+      def stop(done, total, last=last, calls=calls, Stop=Stop):
+        calls.append(done)
+        if len(calls) == last:
+          raise Stop
+
+      with self.assertRaises(Stop):
+        toy.run(store=rllc_jax.open_store(path), segment=8, progress=stop)
+      kept = rllc_jax.open_store(path).read()
+      self.assertEqual(int(kept.recorded.sum()), calls[-1])
+      found = toy.run(store=rllc_jax.open_store(path), segment=8)
+      for name in toy.TRACES:
+        np.testing.assert_array_equal(found[name], expected[name])
+
+  @parameterized.parameters(
+    {'num_chains': 1},
+    {'num_draws': 30, 'burn_in': 0},
+    {'trajectory': toy.trajectory((0, 20))},
+    {'datasets': {'code': toy.DATASETS['code']}},
+    {'refinements': [toy.family(2)]},
+    {
+      'num_chains': 1,
+      'num_draws': 24,
+      'burn_in': 0,
+      'trajectory': toy.trajectory((20,)),
+      'refinements': [toy.family(1)],
+    },
+  )
+  def test_a_run_grows_in_every_direction(self, **first):
+    path = toy.directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path), **first)
+    found = toy.run(store=rllc_jax.open_store(path))
+    toy.assert_same_traces(found, toy.run())
+    read = rllc_jax.open_store(path).read()
+    self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])
+
+  def test_what_is_done_stays_done_while_more_is_on_its_way(self):
+    path = toy.directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    before = 3 * 2 * 3 * 2 * 30
+
+    def stop(done, total):
+      del total
+      if done > before:
+        raise InterruptedError
+
+    with self.assertRaises(InterruptedError):
+      toy.run(
+        store=rllc_jax.open_store(path), num_chains=3, segment=8, progress=stop
+      )
+    recorded = rllc_jax.open_store(path).read().recorded
+    self.assertTrue((recorded.isel(chain=slice(2)) == 30).all())
+    self.assertGreater(int(recorded.isel(chain=2).sum()), 0)
+
+  def test_what_is_there_is_not_done_again(self):
+    path = toy.directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    calls = []
+    toy.run(
+      store=rllc_jax.open_store(path),
+      num_chains=3,
+      progress=lambda done, total: calls.append((done, total)),
+    )
+    cells, draws = 3 * 2 * 3, 30
+    self.assertEqual(calls[-1], (cells * 3 * draws, cells * 3 * draws))
+    self.assertEqual(calls[0], (cells * 2 * draws, cells * 3 * draws))
+
+  @parameterized.parameters(
+    ({'step_size': 2e-3}, 'step_size = 0.001, and this run has 0.002'),
+    ({'posterior': types.Posterior(10.0, 50.0)}, 'nbeta = 30.0'),
+    ({'rng_key': jax.random.key(1)}, 'rng_key'),
+    ({'minibatches': minibatches.uniform(toy.data(), 8)}, 'batch'),
+    ({'minibatches': minibatches.uniform(1 + toy.data(), 4)}, 'data = '),
+    ({'datasets': {'text': types.Window(0, 39)}}, r'windows.text = \[0, 40\]'),
+    ({'provenance': {'loss': 'other'}}, 'provenance.loss'),
+    ({'sampler': sgld.sgld(noise_scale=0.5)}, 'noise_scale=0.5'),
+    (
+      {
+        'trajectory': types.Trajectory(
+          (0,), lambda steps: toy.trajectory().load([9] * len(steps))
+        )
+      },
+      'params.0',
+    ),
+  )
+  def test_another_run_is_refused_with_the_first_difference(self, other, said):
+    path = toy.directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    before = rllc_jax.open_store(path).read()
+    options = {'num_draws': 30} | other
+    with self.assertRaisesRegex(ValueError, said):
+      toy.run(store=rllc_jax.open_store(path), **options)
+    after = rllc_jax.open_store(path).read()
+    np.testing.assert_array_equal(before.loss, after.loss.isel(draw=slice(30)))
+
+  def test_one_run_at_a_time_writes(self):
+    path = toy.directory() / 'store'
+    store = rllc_jax.open_store(path)
+
+    def second(done, total):
+      del done, total
+      toy.run(store=rllc_jax.open_store(path))
+
+    with self.assertRaisesRegex(ValueError, 'one run at a time'):
+      toy.run(store=store, progress=second)
+    toy.run(store=rllc_jax.open_store(path))
+
+  def test_two_handles_see_what_each_other_wrote(self):
+    path = toy.directory() / 'store'
+    handles = [rllc_jax.open_store(path), rllc_jax.open_store(path)]
+    for step, store in zip((0, 10, 20), [*handles, handles[0]], strict=True):
+      toy.run(store=store, trajectory=toy.trajectory((step,)))
+    toy.assert_same_traces(toy.run(store=handles[1]), toy.run())
+
+  def test_a_complete_store_of_other_weights_is_refused(self):
+    path = toy.directory() / 'store'
+    toy.run(store=rllc_jax.open_store(path))
+    other = lambda steps: toy.trajectory().load([step + 1 for step in steps])
+    with self.assertRaisesRegex(ValueError, 'params.0'):
+      toy.run(
+        store=rllc_jax.open_store(path),
+        trajectory=types.Trajectory((0, 10, 20), other),
+        num_chains=3,
+      )
+    self.assertEqual(rllc_jax.open_store(path).read().sizes['chain'], 2)
+
+  def test_long_and_odd_names_are_names_of_files(self):
+    path = toy.directory() / 'store'
+    window = types.Window(0, 9)
+    names = {'..': window, '.': window, 'x' * 400: window}
+    for num_draws in (24, 30):
+      store = rllc_jax.open_store(path)
+      found = toy.run(store=store, datasets=names, num_draws=num_draws)
+    toy.assert_same_traces(found, toy.run(datasets=names, num_draws=30))
+
+  def test_a_killed_process_loses_one_segment_at_most(self):
+    """A real process, a real SIGKILL, bit-equal in the end."""
+    path = toy.directory() / 'store'
+    code = (
+      'import jax; jax.config.update("jax_num_cpu_devices", 2);'
+      'import rllc_jax, sys; from tests.estimators import toy;'
+      'say = lambda done, total: print(done, flush=True);'
+      'toy.run(store=rllc_jax.open_store(sys.argv[1]), segment=3, progress=say)'
+    )
+    process = subprocess.Popen(
+      [sys.executable, '-c', code, str(path)],
+      stdout=subprocess.PIPE,
+      env={**os.environ, 'PYTHONPATH': os.getcwd()},
+    )
+    for _ in range(6):
+      process.stdout.readline()
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    process.stdout.close()
+    kept = int(rllc_jax.open_store(path).read().recorded.sum())
+    self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
+    found = toy.run(store=rllc_jax.open_store(path), segment=3)
+    for name in toy.TRACES:
+      np.testing.assert_array_equal(found[name], toy.run()[name])
