@@ -42,7 +42,7 @@ from rllc_jax.data import packing
 from rllc_jax.models import attention_only
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
-from rllc_jax.results import marks
+from rllc_jax.results import files
 from rllc_jax.training import checkpoints
 
 # Options of a sweep from the section `estimation`, and from its own.
@@ -76,7 +76,7 @@ def run(
   found = recommendation.recommend(sweep)
   for name, drawn in _figures(sweep, found):
     path = workdir / 'figures' / f'calibration_{name}.png'
-    marks.replace_file(path, style.image(drawn, 'png'))
+    files.replace(path, style.image(drawn, 'png'))
     logging.info('%s', path)
   print(text(sweep, found), flush=True)
   return found
@@ -217,7 +217,7 @@ class _Kept(collections.UserDict):
     content = json.dumps(identity, indent=1, sort_keys=True).encode()
     name = hashlib.blake2b(content, digest_size=8).hexdigest()
     self.directory = directory / name
-    marks.replace_file(self.directory / 'identity.json', content)
+    files.replace(self.directory / 'identity.json', content)
     for path in self.directory.glob('setting_*.json'):
       saved = json.loads(path.read_text())
       setting = calibration.Setting(**saved['setting'])
@@ -228,7 +228,7 @@ class _Kept(collections.UserDict):
     saved = {'setting': key._asdict(), 'estimates': item.to_dict()}
     name = '_'.join(map(str, key))
     path = self.directory / f'setting_{name}.json'
-    marks.replace_file(path, json.dumps(saved).encode())
+    files.replace(path, json.dumps(saved).encode())
 
 
 def _save(sweep: xr.Dataset, path: pathlib.Path) -> None:

@@ -44,7 +44,7 @@ from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
-from rllc_jax.results import marks
+from rllc_jax.results import files
 
 _OPTIONS = (
   'step_size',
@@ -185,7 +185,7 @@ def write_csv(path: pathlib.Path, found: xr.Dataset) -> None:
   frame = found.drop_vars('failed').to_dataframe(list(cells.DIMS))
   frame = frame.assign(failed_chains=named).reset_index()
   text = frame.to_csv(index=False, float_format='%.8g')
-  marks.replace_file(path, text.encode())
+  files.replace(path, text.encode())
 
 
 def check_chains(found: xr.Dataset) -> None:

@@ -141,14 +141,19 @@ def make_job(
 Recorded = Callable[[Sequence[stores.Row], Sequence[stores.Column]], np.ndarray]
 
 
+def all_rows(extent: stores.Extent) -> list[stores.Row]:
+  """The rows of an extent, checkpoint by checkpoint."""
+  return [(k, s) for k in extent.checkpoints for s in extent.datasets]
+
+
 def plan(
   recorded: Recorded,
   refinements: Sequence[types.Refinements],
   extent: stores.Extent,
+  rows: Sequence[stores.Row],
   rows_per_block: int,
 ) -> list[Work]:
-  """What is missing of an extent, family by family."""
-  rows = [(k, s) for k in extent.checkpoints for s in extent.datasets]
+  """What is missing of rows of an extent, family by family."""
   works = []
   for family in refinements:
     chains = range(extent.num_chains)
@@ -188,16 +193,15 @@ def run_block(
     block = make_block(job, work, rows, chunk)
     try:
       states, baseline = start(block, saved)
-      if saved is None:
-        store.write_baseline(work.rows, work.family.names, baseline)
       compiled(job, block, states)
       yield 0
       for segment in segments(job, block, states, first):
-        write(store, work, first, segment)
+        write(store, work, first, segment, baseline)
         first, saved = first + segment.count, segment.states
         yield segment.count
     except jax.errors.JaxRuntimeError as error:
       job.chunks.shrink(error, work.family, columns, measure)
+  store.complete(work.rows, work.columns)
 
 
 def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
@@ -297,10 +301,21 @@ def _arguments(job, block, states, first, count):
 
 
 def write(
-  store: stores.Store, work: Work, first: int, segment: Segment
+  store: stores.Store,
+  work: Work,
+  first: int,
+  segment: Segment,
+  baseline: np.ndarray,
 ) -> None:
-  """Stores a segment."""
-  store.write(work.rows, work.columns, first, segment.traces, segment.states)
+  """Stores a segment, and the losses at the checkpoints with the first one."""
+  store.write(
+    work.rows,
+    work.columns,
+    first,
+    segment.traces,
+    segment.states,
+    baseline if not first else baseline[:, :0],
+  )
 
 
 def footprint_of(

@@ -59,7 +59,8 @@ class Costs(NamedTuple):
     chunk_size: columns of a device in parallel.
     compile_seconds: to compile its programs; less if they are found in JAX's
       compilation cache.
-    start_seconds: to prepare it and to measure the losses at its checkpoints.
+    start_seconds: to prepare it, to measure the losses at its checkpoints, and
+      to put it away when it is done.
     draw_seconds: for a draw of all its chains.
     write_seconds: to store a segment.
   """
@@ -173,7 +174,9 @@ def plan(
   job, extent = request.job, request.extent
   families = []
   for family in request.refinements:
-    works = blocks.plan(recorded, [family], extent, job.rows_per_block)
+    works = blocks.plan(
+      recorded, [family], extent, blocks.all_rows(extent), job.rows_per_block
+    )
     if works:
       families.append(_plan_family(request, works, trajectory, store))
   return Plan(tuple(families), job.mesh.devices.size, check_seconds)
@@ -186,8 +189,8 @@ def _recorded(
   counts: dict[Any, int] = {}
   try:
     held = None if store is None else store.read()
-  except traces.StoreError:
-    held = None  # Nothing there yet.
+  except traces.EmptyStoreError:
+    held = None
   if held is not None:
     known = json.loads(held.attrs['identity'])
     _, difference = traces.merge_identity(known, identity)
@@ -284,9 +287,9 @@ def _measure(job, work, params, store) -> Costs:
 def _measure_chunk(job, work, params, store, chunk) -> Costs:
   clock = time.perf_counter
   began = clock()
-  _start(job, work, params, store, chunk)
+  _start(job, work, params, chunk)
   cold, began = clock() - began, clock()
-  states, block = _start(job, work, params, store, chunk)
+  block, states, baseline = _start(job, work, params, chunk)
   start_seconds = clock() - began
   began = clock()
   compiled = blocks.compiled(job, block, states)
@@ -294,26 +297,26 @@ def _measure_chunk(job, work, params, store, chunk) -> Costs:
   states, first = blocks.take(job, block, states, 0, 1)
   count = int(_TIMED_SECONDS / first.seconds)
   count = max(1, min(count, job.num_draws - 1))
-  blocks.write(store, work, 0, first)
+  blocks.write(store, work, 0, first, baseline)
   _, segment = blocks.take(job, block, states, 1, count)
   began = clock()
-  blocks.write(store, work, 1, segment)
+  blocks.write(store, work, 1, segment, baseline)
+  write_seconds, began = clock() - began, clock()
+  store.complete(work.rows, work.columns)
   return Costs(
     _peak_bytes(compiled),
     chunk,
     compile_seconds,
-    start_seconds,
+    start_seconds + clock() - began,
     segment.seconds / count,
-    clock() - began,
+    write_seconds,
   )
 
 
-def _start(job, work, params, store, chunk):
+def _start(job, work, params, chunk):
   rows = blocks.make_rows(job, work, params)
   block = blocks.make_block(job, work, rows, chunk)
-  states, baseline = blocks.start(block, None)
-  store.write_baseline(work.rows, work.family.names, baseline)
-  return states, block
+  return block, *blocks.start(block, None)
 
 
 def _peak_bytes(compiled: Any) -> int:

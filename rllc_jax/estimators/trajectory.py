@@ -137,11 +137,12 @@ def _run(
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
   job, extent = request.job, request.extent
+  rows = store.own(blocks.all_rows(extent))
   works = blocks.plan(
-    store.recorded, request.refinements, extent, job.rows_per_block
+    store.recorded, request.refinements, extent, rows, job.rows_per_block
   )
   left = sum(work.num_chains * (job.num_draws - work.first) for work in works)
-  total = math.prod(traces.sizes(extent))
+  total = len(rows) * math.prod(traces.sizes(extent)[2:])
   done = total - left
   progress(done, total)
   for work, params in _loaded_ahead(trajectory, works, job.rows_per_block):

@@ -1,91 +1,89 @@
-"""Marks: how many draws of each chain are stored, and the chains after them.
+"""Marks: how many draws of each chain are in the table, and their checksums.
 
-A file holds the chains of one (checkpoint, data set, refinement). It is written
-after the draws that it speaks of, and replaced in one move: it never promises
-more than is there, whenever a run is killed.
+A piece of the table is some checkpoints on one data set, all refinements, all
+chains. Its mark is written after the draws that it speaks of, and replaced in
+one move: it never promises more than is there, and tells when that is damaged.
 """
 
-from collections.abc import Sequence
-import io
-import os
 import pathlib
+from typing import NamedTuple
+import zlib
 
 import numpy as np
 
-from rllc_jax.results import traces
+from rllc_jax.results import files
+
+BASELINE = 'baseline_loss'
+_CHECK = 'check/'
 
 
-def read_counts(path: pathlib.Path, num_chains: int) -> np.ndarray:
-  """Draws stored of each chain, [C]; 0 for chains that the mark lacks."""
-  counts = np.zeros(num_chains, np.int32)
-  for saved in _read(path, ['recorded']):
-    counts[: len(saved)] = saved[:num_chains]
-  return counts
+class Mark(NamedTuple):
+  """What is known of a piece of G checkpoints, R refinements, C chains.
+
+  Attributes:
+    recorded: [G, R, C], draws in the table.
+    made_with: [G, R], software and devices of the last of them.
+    checks: CRC-32 of those draws by array, [G, R, C], and of the losses at the
+      checkpoint, [G, R].
+  """
+
+  recorded: np.ndarray
+  made_with: np.ndarray
+  checks: dict[str, np.ndarray]
+
+  def check(self, name: str) -> np.ndarray:
+    """The checksums of an array, to be changed."""
+    count = 2 if name == BASELINE else 3
+    nothing = np.zeros(self.recorded.shape[:count], np.uint32)
+    return self.checks.setdefault(name, nothing)
 
 
-def read_states(path: pathlib.Path) -> list[np.ndarray]:
-  """Leaves of the chains' states, [C, ...] each; none without a mark."""
-  return _read(path)
+def read(path: pathlib.Path, shape: tuple[int, int, int]) -> Mark:
+  """The mark of a piece of the given shape (G, R, C), grown to it if need be.
+
+  Raises:
+    DamagedFileError: if it is not what was written.
+  """
+  saved = files.read_arrays(path)
+  recorded = _grown(saved.get('recorded', np.zeros((0, 0, 0), np.int32)), shape)
+  made_with = np.full(shape[:2], '', object)
+  known = saved.get('made_with', np.zeros((0, 0), object))
+  made_with[tuple(map(slice, known.shape))] = known
+  checks = {
+    name.removeprefix(_CHECK): _grown(array, shape[: array.ndim])
+    for name, array in saved.items()
+    if name.startswith(_CHECK)
+  }
+  return Mark(recorded, made_with, checks)
 
 
-def read_made_with(path: pathlib.Path) -> str:
-  """The software and devices that the last draws were made with."""
-  return ''.join(str(saved) for saved in _read(path, ['made_with']))
+def write(path: pathlib.Path, mark: Mark) -> None:
+  """Replaces a mark."""
+  checks = {f'{_CHECK}{name}': array for name, array in mark.checks.items()}
+  made_with = mark.made_with.astype(str)
+  arrays = {'recorded': mark.recorded, 'made_with': made_with, **checks}
+  files.write_arrays(path, arrays)
 
 
-def write(
-  path: pathlib.Path,
-  num_chains: int,
-  chains: Sequence[int],
-  count: int,
-  states: Sequence[np.ndarray],
-  made_with: str,
-) -> None:
-  """Marks that some chains have `count` draws now; the others stay.
+def checksums(
+  values: np.ndarray, counts: np.ndarray, begun: np.ndarray | None = None
+) -> np.ndarray:
+  """CRC-32 of the first draws of cells.
 
   Args:
-    path: the mark.
-    num_chains: C, of all chains there are.
-    chains: which of them.
-    count: draws.
-    states: leaves [len(chains), ...].
-    made_with: software and devices, for people.
+    values: [cells, draws, ...].
+    counts: [cells], how many draws count.
+    begun: [cells], checksums of what came before; nothing by default.
   """
-  counts = read_counts(path, num_chains)
-  counts[list(chains)] = count
-  known = read_states(path) or [leaf[:0] for leaf in states]
-  leaves = []
-  for old, new in zip(known, states, strict=True):
-    leaf = np.zeros((num_chains, *new.shape[1:]), new.dtype)
-    leaf[: len(old)] = old
-    leaf[list(chains)] = new
-    leaves.append(leaf)
-  content = io.BytesIO()
-  named = {f'leaf_{i:04d}': leaf for i, leaf in enumerate(leaves)}
-  named |= {'recorded': counts, 'made_with': np.array(made_with)}
-  np.savez(content, allow_pickle=False, **named)
-  replace_file(path, content.getvalue())
+  begun = np.zeros(len(values), np.uint32) if begun is None else begun
+  own = [
+    zlib.crc32(np.ascontiguousarray(cell[:count]).tobytes(), int(start))
+    for cell, count, start in zip(values, counts, begun, strict=True)
+  ]
+  return np.array(own, np.uint32)
 
 
-def replace_file(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file in one move: whole, or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(path.name + '.new')
-  beside.write_bytes(content)
-  os.replace(beside, path)
-
-
-def _read(path, names=None) -> list[np.ndarray]:
-  """The named arrays, or all leaves in the order they were written."""
-  if not path.exists():
-    return []
-  try:
-    with open(path, 'rb') as file, np.load(file) as mark:
-      if names is None:
-        names = sorted(name for name in mark.files if name[:4] == 'leaf')
-      return [mark[name] for name in names]
-  except Exception as error:
-    raise traces.StoreError(
-      f'{path} must be a mark of this store, so that a run can go on; got '
-      f'{type(error).__name__}: {error}. Remove the file to do its draws again.'
-    ) from error
+def _grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  out = np.zeros(shape, array.dtype)
+  out[tuple(map(slice, array.shape))] = array
+  return out

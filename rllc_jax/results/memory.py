@@ -32,7 +32,10 @@ class MemoryStore:
   def states(self, rows, columns):
     raise tables.StoreError('Chains go on from a store on disk alone.')
 
-  def write(self, rows, columns, first, traces, states):
+  def own(self, rows):
+    return list(rows)
+
+  def write(self, rows, columns, first, traces, states, baseline):
     del states
     stop = first + next(iter(traces.values())).shape[2]
     for name, trace in traces.items():
@@ -42,11 +45,16 @@ class MemoryStore:
           array[self._cell(row, column)][first:stop] = trace[k, n]
           self._arrays['recorded'][self._cell(row, column)] = stop
 
-  def write_baseline(self, rows, refinements, losses):
-    array = self._array('baseline_loss', 3, losses.shape[1:], losses.dtype)
-    for row, values in zip(rows, losses, strict=True):
-      for name in refinements:
-        array[self._cell(row, (name, 0))[:3]] = values
+    if baseline.shape[1]:
+      array = self._array(
+        'baseline_loss', 3, baseline.shape[1:], baseline.dtype
+      )
+      for row, values in zip(rows, baseline, strict=True):
+        for column in columns:
+          array[self._cell(row, column)[:3]] = values
+
+  def complete(self, rows, columns):
+    pass  # Every draw has its place at once.
 
   def read(self, extent=None):
     whole = tables.dataset_of(self._arrays, self._identity, self._extent)

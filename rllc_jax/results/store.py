@@ -73,6 +73,9 @@ class Store(Protocol):
   def end(self) -> None:
     """Says that nothing more is stored: others may."""
 
+  def own(self, rows: Sequence[Row]) -> list[Row]:
+    """Those that this process shall do: all, unless it is one of several."""
+
   def recorded(
     self, rows: Sequence[Row], columns: Sequence[Column]
   ) -> np.ndarray:
@@ -90,13 +93,16 @@ class Store(Protocol):
     first: int,
     traces: Mapping[str, np.ndarray],
     states: Sequence[np.ndarray],
+    baseline: np.ndarray,
   ) -> None:
-    """Keeps draws from `first` on, and the chains after them."""
+    """Keeps draws from `first` on, and the chains after them.
 
-  def write_baseline(
-    self, rows: Sequence[Row], refinements: Sequence[str], losses: np.ndarray
-  ) -> None:
-    """Keeps losses at the checkpoints, [K, M], the same for refinements."""
+    The losses at the checkpoints, [K, M], come with the draws from 0 on; later
+    ones have M = 0.
+    """
+
+  def complete(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
+    """Says that no more draws of a block are on their way."""
 
   def read(self, extent: Extent | None = None) -> xr.Dataset:
     """The traces of an extent (everything by default), NaN where missing."""

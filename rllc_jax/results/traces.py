@@ -24,6 +24,10 @@ class StoreError(ValueError):
   """A store that cannot be used as asked; nothing in it was changed."""
 
 
+class EmptyStoreError(StoreError):
+  """A store without results."""
+
+
 def sizes(extent: stores.Extent) -> tuple[int, ...]:
   """The lengths of `DIMS`."""
   return (*map(len, extent[:3]), *extent[3:])

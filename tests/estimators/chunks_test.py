@@ -66,7 +66,7 @@ class WatchedStore(memory.MemoryStore):
   def __init__(self):
     self.written = []
 
-  def write(self, rows, columns, first, traces, states):
+  def write(self, rows, columns, first, traces, states, baseline):
     count = traces['loss'].shape[2]
     self.written += [
       (*row, *column, draw)
@@ -74,7 +74,7 @@ class WatchedStore(memory.MemoryStore):
       for column in columns
       for draw in range(first, first + count)
     ]
-    super().write(rows, columns, first, traces, states)
+    super().write(rows, columns, first, traces, states, baseline)
 
 
 @pytest.mark.parametrize(

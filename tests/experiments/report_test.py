@@ -56,8 +56,9 @@ def write_traces(directory):
       }
       columns = [(name, chain) for chain in range(4)]
       state = [np.zeros((1, 4, 1), np.float32)]
-      store.write([(step, 'text')], columns, 0, draws, state)
-      store.write_baseline([(step, 'text')], [name], np.full((1, 2), 2.0))
+      rows, baseline = [(step, 'text')], np.full((1, 2), 2.0)
+      store.write(rows, columns, 0, draws, state, baseline)
+      store.complete(rows, columns)
   store.end()
 
 

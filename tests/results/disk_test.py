@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 import rllc_jax
+from rllc_jax.results import files
 from rllc_jax.results import traces as tables
 from tests.estimators import toy
 
@@ -25,6 +26,9 @@ def small_run(path, **options):
     refinements=[toy.family(0, 1)],
     **options,
   )
+
+
+TEXT = files.name_of('text')
 
 
 class DiskStoreTest(absltest.TestCase):
@@ -66,15 +70,22 @@ class DiskStoreTest(absltest.TestCase):
     ):
       rllc_jax.open_store(self.path)
 
-  def test_a_broken_mark_is_named(self):
-    mark = next(self.copy().glob('marks/*/*/*.npz'))
-    mark.write_bytes(mark.read_bytes()[:100])
-    with self.assertRaisesRegex(ValueError, f'{mark.name} must be a mark'):
-      small_run(self.path, num_draws=40)
+  def damage(self, pattern):
+    """A copy with the first such file damaged."""
+    path = sorted(self.copy().glob(pattern))[0]
+    path.write_bytes(path.read_bytes()[:-9])
+    return path
+
+  def test_a_damaged_mark_is_named_and_its_draws_done_again(self):
+    mark = self.damage('marks/*/*.npz')
+    with self.assertRaisesRegex(ValueError, f'{mark.name} must be as it was'):
+      rllc_jax.open_store(self.path).read()
+    with self.assertWarnsRegex(UserWarning, f'{mark.name} was expected'):
+      found = small_run(self.path)
+    np.testing.assert_array_equal(found.loss, self.traces.loss)
 
   def test_a_mark_that_is_gone_is_done_again(self):
-    for mark in self.copy().glob('marks/10-*/*/*.npz'):
-      mark.unlink()
+    (self.copy() / 'marks' / TEXT / '1.npz').unlink()
     kept = rllc_jax.open_store(self.path).read()
     counts = kept.recorded.sum(('dataset', 'refinement', 'chain')).values
     self.assertEqual(counts.tolist(), [120, 0])

@@ -1,0 +1,59 @@
+"""Files that are there whole or not at all, whenever a run is killed.
+
+What a store writes goes through here, or through Zarr, which replaces files in
+the same way.
+"""
+
+from collections.abc import Mapping
+import hashlib
+import io
+import os
+import pathlib
+from urllib import parse
+
+import numpy as np
+
+
+class DamagedFileError(ValueError):
+  """A file is not what was written; the text is the reason."""
+
+
+def replace(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file in one move: whole, or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  beside = path.with_name(path.name + '.new')
+  beside.write_bytes(content)
+  os.replace(beside, path)
+
+
+def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
+  """Writes named arrays, with a checksum each, in one move."""
+  content = io.BytesIO()
+  np.savez(content, allow_pickle=False, **arrays)
+  replace(path, content.getvalue())
+
+
+def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+  """Reads what `write_arrays` wrote; none if there is no such file.
+
+  Raises:
+    DamagedFileError: if it is not what was written.
+  """
+  try:
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
+      return dict(arrays)
+  except FileNotFoundError:
+    return {}
+  except Exception as error:  # NumPy and zipfile raise what comes.
+    raise DamagedFileError(f'{type(error).__name__}: {error}') from error
+
+
+def name_of(name: str) -> str:
+  """A name of a file that no other name has, whatever its length and letters.
+
+  Examples:
+    >>> name_of('0:3')
+    '0%3A3-b13634a2'
+  """
+  digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
+  return f'{parse.quote(name, safe="")[:80]}-{digest}'

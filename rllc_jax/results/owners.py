@@ -1,0 +1,146 @@
+"""Who writes to a store: the processes of one run, and no other.
+
+Every process locks a file of its own and says there who it is. The system lets
+go of the lock when the process ends, however it ends. Process 0 prepares the
+store; the others wait until it says that it has.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import time
+from typing import Any, NamedTuple
+
+from rllc_jax.results import traces
+
+_PATIENCE = 600.0  # Seconds to wait for process 0.
+_PAUSE = 0.05
+_TRIES = 20  # Others look at a lock by holding it for a moment.
+
+
+class Process(NamedTuple):
+  """Which of the processes of a run this one is.
+
+  Attributes:
+    index: from 0.
+    count: of all.
+  """
+
+  index: int = 0
+  count: int = 1
+
+
+class Owner:
+  """A process's right to write to a store, until it is ended."""
+
+  def __init__(self, directory: pathlib.Path, process: Process):
+    self._directory, self._process = directory, process
+    directory.mkdir(parents=True, exist_ok=True)
+    self._file = _open_locked(directory / str(process.index))
+    try:
+      self.say('preparing')
+      self._refuse_others()
+    except BaseException:
+      self._file.close()
+      raise
+
+  def say(self, state: str) -> None:
+    """Writes who holds the lock and how far it is."""
+    said = {
+      'host': socket.gethostname(),
+      'process': os.getpid(),
+      'index': self._process.index,
+      'count': self._process.count,
+      'since': time.strftime('%Y-%m-%d %H:%M:%S'),
+      'state': state,
+    }
+    self._file.seek(0)
+    self._file.truncate()
+    self._file.write(json.dumps(said).encode())
+    self._file.flush()
+
+  def wait_for_first(self, patience: float = _PATIENCE) -> None:
+    """Waits until process 0 of the same run has prepared the store.
+
+    Raises:
+      StoreError: if it does not within so many seconds.
+    """
+    end = time.monotonic() + patience
+    path = self._directory / '0'
+    while True:
+      said = _read(path)
+      state = said.get('state') if _same_run(said, self._process) else None
+      if state == 'ended' or (state == 'ready' and _held(path)):
+        return
+      if time.monotonic() > end:
+        raise traces.StoreError(
+          f'{self._directory.parent} must be prepared by process 0 of '
+          f'{self._process.count}, which shares it with this one; got none '
+          f'within {patience:.0f} seconds. Start it, with the same settings.'
+        )
+      time.sleep(_PAUSE)
+
+  def end(self) -> None:
+    """Lets others write."""
+    with contextlib.suppress(OSError):  # What is told is for people.
+      self.say('ended')
+    self._file.close()
+
+  def _refuse_others(self) -> None:
+    for path in self._directory.iterdir():
+      if path.name != str(self._process.index) and _held(path):
+        said = _read(path)
+        if not _same_run(said, self._process):
+          raise _taken(path, said)
+
+
+def _open_locked(path: pathlib.Path) -> Any:
+  file = open(path, 'ab')
+  for _ in range(_TRIES):
+    try:
+      fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      return file
+    except BlockingIOError:
+      time.sleep(_PAUSE)
+    except OSError:
+      return file  # A file system without locks: go on.
+  file.close()
+  raise _taken(path, _read(path))
+
+
+def _held(path: pathlib.Path) -> bool:
+  """Whether a process that lives holds the lock."""
+  with open(path, 'rb') as file:
+    try:
+      fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+      return True
+    except OSError:
+      pass
+  return False
+
+
+def _read(path: pathlib.Path) -> dict[str, Any]:
+  """What an owner says; nothing while it writes it."""
+  try:
+    said = json.loads(path.read_bytes())
+  except (OSError, ValueError):
+    return {}
+  return said if isinstance(said, dict) else {}
+
+
+def _same_run(said: dict[str, Any], process: Process) -> bool:
+  return said.get('count') == process.count
+
+
+def _taken(path: pathlib.Path, said: dict[str, Any]) -> traces.StoreError:
+  known = ('process', 'host', 'since')
+  process, host, since = (said.get(name, 'unknown') for name in known)
+  return traces.StoreError(
+    f'{path.parent.parent} must be written by one run at a time; got another '
+    f'that is still going on: process {process} on {host}, since {since}. Wait '
+    'for it, or use another directory.'
+  )

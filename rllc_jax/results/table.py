@@ -1,0 +1,192 @@
+"""The table of a store: its arrays in Zarr, and how they are cut into files.
+
+A file holds a piece, some checkpoints on one data set, or a stretch of its
+draws. Pieces are made longer as runs grow, or there were millions of files.
+"""
+
+from collections.abc import Mapping
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rllc_jax.results import marks
+from rllc_jax.results import store as stores
+from rllc_jax.results import traces as tables
+
+_CHUNK_BYTES = 2**26
+_LEAST_CHUNK_DRAWS = 256
+_MOST_FILES = 50_000
+_ARRAYS = 8  # As many as a run has, about.
+
+
+def piece_length(extent: stores.Extent) -> int:
+  """Checkpoints of a piece: as few as leave a store fewer than 50,000 files.
+
+  Examples:
+    >>> heads = tuple(map(str, range(400)))
+    >>> texts = tuple(map(str, range(20)))
+    >>> piece_length(stores.Extent(tuple(range(107)), texts, heads, 4, 250))
+    1
+    >>> piece_length(stores.Extent(tuple(range(10_000)), texts, heads, 4, 250))
+    32
+  """
+  length = 1
+  while num_files(extent, length) > _MOST_FILES:
+    length *= 2
+  return length
+
+
+def num_files(extent: stores.Extent, length: int) -> int:
+  """Files of the table, about: the arrays differ from sampler to sampler."""
+  pieces = -(-len(extent.checkpoints) // length) * len(extent.datasets)
+  draws = -(-extent.num_draws // chunk_draws(extent, length))
+  if length >= len(extent.checkpoints):
+    draws = 1  # No further cut helps.
+  return pieces * draws * _ARRAYS
+
+
+def chunk_draws(extent: stores.Extent, length: int) -> int:
+  """Draws of a file: all, unless that were more than 64 MB."""
+  cells = length * len(extent.refinements) * extent.num_chains
+  most = max(_LEAST_CHUNK_DRAWS, _CHUNK_BYTES // (4 * cells))
+  return min(extent.num_draws, most)
+
+
+class Table(NamedTuple):
+  """The arrays of a store.
+
+  A piece is (dataset, number): places of a data set in the extent, and of its
+  checkpoints, `length` at a time.
+
+  Attributes:
+    path: of the Zarr group.
+    extent: coordinates.
+    length: checkpoints of a piece.
+  """
+
+  path: pathlib.Path
+  extent: stores.Extent
+  length: int
+
+  def fit(self, identity: Mapping[str, Any]) -> None:
+    """Grows all arrays, and the copy of the coordinates, to the extent."""
+    group = self._group('a')
+    sizes = dict(zip(tables.DIMS, tables.sizes(self.extent), strict=True))
+    for name, array in group.arrays():
+      if name not in tables.DIMS:
+        dims = zip(array.attrs['_ARRAY_DIMENSIONS'], array.shape, strict=True)
+        array.resize(tuple(max(sizes.get(dim, 0), old) for dim, old in dims))
+    coordinates = tables.dataset_of({}, identity, self.extent).coords
+    for name in tables.DIMS:
+      values = coordinates[name].values
+      # Without fill value: xarray takes values equal to it as missing.
+      array = group.create_array(
+        name,
+        shape=values.shape,
+        dtype=values.dtype,
+        fill_value=None,
+        overwrite=True,
+        attributes={'_ARRAY_DIMENSIONS': [name]},
+      )
+      array[:] = values
+
+  def put(
+    self,
+    piece: tuple[int, int],
+    name: str,
+    cells: tuple[np.ndarray, ...],
+    first: int,
+    values: np.ndarray,
+  ) -> None:
+    """Writes cells of a piece.
+
+    Args:
+      piece: the piece.
+      name: of the array.
+      cells: [n] each: places of checkpoints in the piece, of refinements, and,
+        unless these are losses at checkpoints, of chains.
+      first: the first draw, if there are draws.
+      values: [n, draws, ...] or [n, M].
+    """
+    dims = tables.DIMS[:3] if name == marks.BASELINE else tables.DIMS
+    extra = (
+      values.shape[len(dims) - 3 :] if len(dims) == 5 else values.shape[1:]
+    )
+    array = self._array(name, dims, extra, values.dtype)
+    low, high = int(cells[0].min()), int(cells[0].max()) + 1
+    at = self._slices(piece, low, high)
+    if len(dims) == 5:
+      at = (
+        *at,
+        slice(None),
+        slice(None),
+        slice(first, first + values.shape[1]),
+      )
+    slab = array[at]
+    slab[(cells[0] - low, *cells[1:])] = values
+    array[at] = slab
+
+  def get(self, piece: tuple[int, int]) -> dict[str, np.ndarray | Exception]:
+    """All that is in a piece, by array; what went wrong if it cannot be read.
+
+    Returns:
+      [G, R, C, draws, ...], or losses at the checkpoint [G, R, M].
+    """
+    return {name: self._read(array, piece) for name, array in self.arrays()}
+
+  def arrays(self) -> list[tuple[str, Any]]:
+    """Names and arrays, without the coordinates."""
+    if not self.path.exists():
+      return []
+    return [x for x in self._group('r').arrays() if x[0] not in tables.DIMS]
+
+  def files(self, piece: tuple[int, int], name: str) -> list[pathlib.Path]:
+    """The files of a piece of an array."""
+    dataset, number = piece
+    return sorted((self.path / name).glob(f'{number}.{dataset}.*'))
+
+  def _read(self, array, piece) -> np.ndarray | Exception:
+    draws = slice(self.extent.num_draws)  # More are there after some kills.
+    try:
+      cut = (slice(None), slice(None), draws)[: array.ndim - 2]
+      slab = array[(*self._slices(piece, 0, self.length), *cut)]
+    except Exception as error:  # Codecs raise what comes.
+      return error
+    short = self.length - slab.shape[0]
+    return np.pad(slab, [(0, short)] + [(0, 0)] * (slab.ndim - 1))
+
+  def _slices(self, piece, low, high) -> tuple[Any, ...]:
+    dataset, number = piece
+    start = number * self.length
+    return slice(start + low, start + high), dataset
+
+  def _group(self, mode) -> Any:
+    # Not at the top: estimating in memory does not need Zarr.
+    import zarr
+
+    return zarr.open_group(self.path, mode=mode, zarr_format=2)
+
+  def _array(self, name, dims, extra, dtype) -> Any:
+    """An array of the group, made on first use."""
+    group = self._group('a')
+    if name in group:
+      return group[name]
+    extent = self.extent
+    chunks = (
+      self.length,
+      1,
+      len(extent.refinements),
+      extent.num_chains,
+      chunk_draws(extent, self.length),
+    )
+    return group.create_array(
+      name,
+      shape=(*tables.sizes(extent)[: len(dims)], *extra),
+      chunks=(*chunks[: len(dims)], *extra),
+      dtype=dtype,
+      fill_value=float('nan'),
+      attributes={
+        '_ARRAY_DIMENSIONS': [*dims, *tables.own_dims(name, len(extra))]
+      },
+    )

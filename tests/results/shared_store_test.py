@@ -1,0 +1,147 @@
+"""Several processes share a store, and nothing else."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+
+import pytest
+
+import rllc_jax
+from rllc_jax.results import owners
+from tests.estimators import toy
+
+pytestmark = pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
+WORKER = """
+  import sys
+  import jax
+  jax.config.update('jax_num_cpu_devices', 2)
+  import rllc_jax
+  from tests.estimators import toy
+  path, index, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+  say = lambda done, total: print(done, total, flush=True)
+  store = rllc_jax.open_store(path, process=(index, count))
+  toy.run(store=store, progress=say, segment=3)
+"""
+
+
+@pytest.fixture(scope='module')
+def whole():
+  return toy.run()
+
+
+def run(path, index, count, **options):
+  store = rllc_jax.open_store(path, process=(index, count))
+  return toy.run(store=store, **options)
+
+
+def start(path, index, count):
+  """A real process of several."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-c',
+      textwrap.dedent(WORKER),
+      path,
+      str(index),
+      str(count),
+    ],
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+    env={**os.environ, 'PYTHONPATH': os.getcwd()},
+  )
+
+
+@pytest.mark.parametrize('count', [2, 3, 8])
+def test_processes_do_all_and_nothing_twice(tmp_path, whole, count):
+  totals = []
+  for index in range(count):
+    calls = []
+    found = run(
+      tmp_path / 'store',
+      index,
+      count,
+      progress=lambda done, total, calls=calls: calls.append((done, total)),
+    )
+    assert calls[0][0] == 0, 'nothing of its own was there'
+    assert calls[-1][0] == calls[-1][1]
+    totals.append(calls[-1][1])
+    assert int(found.recorded.sum()) == sum(totals)
+  assert sum(totals) == whole.sizes['draw'] * whole.recorded.size
+  toy.assert_same_traces(found, whole)
+
+
+def test_a_layout_may_change_on_the_way(tmp_path, whole):
+  """Begun by two processes, one killed; ended by one, then by three."""
+  path = tmp_path / 'store'
+
+  def stop(done, total):
+    if done > total // 2:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    run(path, 0, 2, progress=stop, segment=7)
+  with pytest.raises(KeyboardInterrupt):
+    run(path, 0, 1, progress=stop, segment=7)
+  for index in range(3):
+    found = run(path, index, 3)
+  toy.assert_same_traces(found, whole)
+
+
+def test_two_real_processes_at_once(tmp_path, whole):
+  path = str(tmp_path / 'store')
+  workers = [start(path, index, 2) for index in (1, 0)]
+  for worker in workers:
+    _, said = worker.communicate(timeout=120)
+    assert worker.returncode == 0, said
+  found = rllc_jax.open_store(path).read()
+  toy.assert_same_traces(found, whole)
+
+
+def test_one_of_two_is_killed_and_the_other_does_its_own(tmp_path, whole):
+  path = str(tmp_path / 'store')
+  first, second = start(path, 0, 2), start(path, 1, 2)
+  for _ in range(4):
+    second.stdout.readline()
+  second.send_signal(signal.SIGKILL)
+  second.communicate(timeout=60)
+  _, said = first.communicate(timeout=120)
+  assert first.returncode == 0, said
+  kept = rllc_jax.open_store(path).read()
+  missing = kept.recorded < whole.sizes['draw']
+  assert missing.any()
+  assert not missing.all()
+  for index in range(2):
+    found = run(path, index, 2)
+  toy.assert_same_traces(found, whole)
+
+
+def test_a_run_of_another_count_is_refused_while_one_lives(tmp_path):
+  path = tmp_path / 'store'
+  refused = []
+
+  def other(done, total):
+    del done, total
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on') as error:
+      run(path, 1, 2)
+    refused.append(str(error.value))
+
+  run(path, 0, 1, progress=other)
+  assert 'one run at a time' in refused[0]
+  run(path, 0, 2)
+
+
+def test_others_wait_for_process_0(tmp_path, monkeypatch):
+  monkeypatch.setattr(owners, '_PATIENCE', 0.3)
+  with pytest.raises(ValueError, match='must be prepared by process 0 of 2'):
+    owner = owners.Owner(tmp_path / 'owners', owners.Process(1, 2))
+    owner.wait_for_first(patience=0.3)
+  owner.end()
+
+
+@pytest.mark.parametrize('process', [(2, 2), (-1, 2), (0, 0)])
+def test_a_process_that_cannot_be_is_refused(tmp_path, process):
+  with pytest.raises(ValueError, match='process must be a number from 0'):
+    rllc_jax.open_store(tmp_path, process=process)
