@@ -22,6 +22,6 @@ def get_config() -> ml_collections.ConfigDict:
       datasets=('train', 'train/stdlib_code'),
       batch_size=4,
       num_chains=4,
-      num_draws=200,
+      num_draws=100,
     ),
   )
