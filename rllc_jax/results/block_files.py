@@ -5,6 +5,7 @@ block is done and they go to the table. The chains may stay, for a run that is
 asked for more draws.
 """
 
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
@@ -13,6 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from rllc_jax.results import damages
 from rllc_jax.results import files
 from rllc_jax.results import store as stores
 
@@ -50,6 +52,11 @@ class BlockFile(NamedTuple):
   def cells(self) -> list[tuple[stores.Row, stores.Column]]:
     """Rows by columns, row by row."""
     return [(row, column) for row in self.rows for column in self.columns]
+
+  def goes_on_with(self, other: 'BlockFile') -> bool:
+    """Whether another is the next segment of this one."""
+    mine = self.rows, self.columns, self.stop
+    return mine == (other.rows, other.columns, other.first)
 
   def followed_by(self, other: 'BlockFile') -> 'BlockFile':
     """The same block after another segment."""
@@ -117,3 +124,88 @@ def read(path: pathlib.Path) -> BlockFile:
     arrays['baseline'],
     str(arrays['made_with']),
   )
+
+
+Cell = tuple[stores.Row, stores.Column]
+
+
+class Directory:
+  """The files of blocks of a store, and which of them has a chain."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    self._chains: dict[Cell, tuple[str, int]] = {}  # File, draws taken.
+
+  def load(self) -> list[tuple[str, BlockFile]]:
+    """Reads all, by their first draw; what is damaged is said and removed."""
+    self._chains = {}
+    found = []
+    for path in self._paths():
+      try:
+        found.append((path.name, read(path)))
+      except files.DamagedFileError as error:
+        damages.say_again(path, error)
+        path.unlink(missing_ok=True)
+    found.sort(key=lambda item: item[1].first)
+    for name, block in found:
+      for cell in block.cells:
+        if block.stop > self.taken(cell):
+          self._chains[cell] = name, block.stop
+    return found
+
+  def with_draws(self) -> list[BlockFile]:
+    """Reads those with draws, by the first one, and changes nothing.
+
+    Raises:
+      StoreError: if one is damaged.
+    """
+    found = []
+    for path in self._paths():
+      try:
+        found.append(read(path))
+      except files.DamagedFileError as error:
+        if path.exists():  # Else it was done in the meantime.
+          raise damages.error(path, str(error)) from error
+    return sorted((x for x in found if x.traces), key=lambda x: x.first)
+
+  def taken(self, cell: Cell) -> int:
+    """Draws after which the chain of a cell is here; 0 if it is not."""
+    return self._chains.get(cell, ('', 0))[1]
+
+  def states(
+    self, rows: Sequence[stores.Row], columns: Sequence[stores.Column]
+  ) -> list[np.ndarray]:
+    """Chains as they are, leaves [K, N, ...]."""
+    cells = [(row, column) for row in rows for column in columns]
+    found: dict[Cell, list[np.ndarray]] = {}
+    for name in {self._chains[cell][0] for cell in cells}:
+      block = read(self._path / name)
+      flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in block.states]
+      for i, cell in enumerate(block.cells):
+        if self._chains[cell][0] == name:
+          found[cell] = [leaf[i] for leaf in flat]
+    leaves = [np.array(x) for x in zip(*(found[c] for c in cells), strict=True)]
+    shape = len(rows), len(columns)
+    return [leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]
+
+  def save(self, name: str, block: BlockFile) -> None:
+    """Writes a block's file, and removes those that it makes useless."""
+    write(self._path / name, block)
+    old = {self._chains.get(cell, (name, 0))[0] for cell in block.cells}
+    self._chains |= dict.fromkeys(block.cells, (name, block.stop))
+    self._remove_unused(old)
+
+  def remove(self, name: str, block: BlockFile) -> None:
+    """Removes a block's file."""
+    for cell in block.cells:
+      self._chains.pop(cell, None)
+    self._remove_unused({name})
+
+  def _remove_unused(self, names: set[str]) -> None:
+    used = Counter(name for name, _ in self._chains.values())
+    for name in names:
+      if not used[name]:
+        (self._path / name).unlink(missing_ok=True)
+
+  def _paths(self) -> list[pathlib.Path]:
+    return sorted(self._path.glob('*.npz'))

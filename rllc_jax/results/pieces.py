@@ -1,0 +1,202 @@
+"""Pieces of a store: their marks, their places in the table, what is damaged.
+
+A piece is a data set and some of its checkpoints. A process owns whole pieces,
+and nobody else writes to them.
+"""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import math
+import pathlib
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rllc_jax.results import block_files
+from rllc_jax.results import damages
+from rllc_jax.results import files
+from rllc_jax.results import marks
+from rllc_jax.results import store as stores
+from rllc_jax.results import table as arrays
+from rllc_jax.results import traces as tables
+
+Piece = tuple[int, int]  # Places of a data set, and of its checkpoints.
+
+
+class Pieces(NamedTuple):
+  """The table of a store, with its marks.
+
+  Attributes:
+    path: of the store.
+    extent: coordinates.
+    length: checkpoints of a piece.
+  """
+
+  path: pathlib.Path
+  extent: stores.Extent
+  length: int
+
+  @property
+  def table(self) -> arrays.Table:
+    """The values."""
+    return arrays.Table(self.path / 'traces.zarr', self.extent, self.length)
+
+  def all(self) -> list[Piece]:
+    """All pieces, in an order that all processes agree on."""
+    count = math.ceil(len(self.extent.checkpoints) / self.length)
+    datasets = range(len(self.extent.datasets))
+    return [(s, i) for i in range(count) for s in datasets]
+
+  def of(self, row: stores.Row) -> Piece:
+    """The piece that a row is in."""
+    step, dataset = row
+    place = self.extent.checkpoints.index(step)
+    return self.extent.datasets.index(dataset), place // self.length
+
+  def place(self, row: stores.Row) -> int:
+    """Of a checkpoint in its piece."""
+    return self.extent.checkpoints.index(row[0]) % self.length
+
+  def at(self, column: stores.Column) -> tuple[int, int]:
+    """Places of a refinement and a chain."""
+    return self.extent.refinements.index(column[0]), column[1]
+
+  def mark_path(self, piece: Piece) -> pathlib.Path:
+    """The file of a piece's mark."""
+    dataset = files.name_of(self.extent.datasets[piece[0]])
+    return self.path / 'marks' / dataset / f'{piece[1]}.npz'
+
+  def mark(self, piece: Piece) -> marks.Mark:
+    """A piece's mark.
+
+    Raises:
+      DamagedFileError: if it is not what was written.
+    """
+    _, _, refinements, chains, _ = tables.sizes(self.extent)
+    shape = self.length, refinements, chains
+    return marks.read(self.mark_path(piece), shape)
+
+  def sound(self, piece: Piece) -> tuple[marks.Mark, dict[str, np.ndarray]]:
+    """A piece's mark and its values, as they were written.
+
+    Raises:
+      StoreError: if they are not.
+    """
+    try:
+      mark = self.mark(piece)
+    except files.DamagedFileError as error:
+      raise damages.error(self.mark_path(piece), str(error)) from error
+    values = self.table.get(piece)
+    for name, bad in _damaged(mark, values):
+      if bad.any():
+        path = [*self.table.files(piece, name), self.table.path / name][0]
+        raise damages.error(path, 'other draws than were written')
+    read = {
+      name: array
+      for name, array in values.items()
+      if not isinstance(array, Exception)
+    }
+    return mark, read
+
+  def repair(self, pieces: Iterable[Piece]) -> None:
+    """Forgets what is not as it was written: it will be done again."""
+    for piece in pieces:
+      try:
+        mark = self.mark(piece)
+      except files.DamagedFileError as error:
+        damages.say_again(self.mark_path(piece), error)
+        self.mark_path(piece).unlink()
+      else:
+        self._repair_values(piece, mark)
+
+  def _repair_values(self, piece, mark) -> None:
+    if not mark.recorded.any():
+      return
+    values = self.table.get(piece)
+    for name, bad in _damaged(mark, values):
+      if bad.any():
+        damages.say_again(
+          self.table.path / name, f'{bad.sum()} chains with other draws'
+        )
+        mark.recorded[bad] = 0
+        if isinstance(values.get(name), Exception):
+          for path in self.table.files(piece, name):
+            path.unlink()
+    marks.write(self.mark_path(piece), mark)
+
+  def fold(self, block: block_files.BlockFile) -> None:
+    """Takes a block's draws into the table."""
+    by_piece: dict[Piece, list[int]] = {}
+    for k, row in enumerate(block.rows):
+      by_piece.setdefault(self.of(row), []).append(k)
+    for piece, own in by_piece.items():
+      self._fold_rows(piece, block, np.array(own))
+
+  def _fold_rows(self, piece, block, own) -> None:
+    mark = self.mark(piece)
+    g = np.array([self.place(block.rows[k]) for k in own])
+    r, c = np.array([self.at(column) for column in block.columns]).T
+    known = mark.recorded[g[:, None], r, c]
+    # All of it may be there, if a run was killed just after.
+    wanted = (known < block.stop) & (
+      (known == block.first) | (block.first == 0)
+    )
+    k, n = np.nonzero(wanted)
+    if not len(k):
+      return
+    cells = g[k], r[n], c[n]
+    counts = np.full(len(k), block.stop - block.first)
+    before = {*mark.checks} - {marks.BASELINE} if mark.recorded.any() else None
+    for name, trace in block.traces.items():
+      values = trace[own][k, n]
+      self.table.put(piece, name, cells, block.first, values)
+      checks = mark.check(name)
+      begun = checks[cells] if block.first else None
+      checks[cells] = marks.checksums(values, counts, begun)
+    if block.baseline.shape[1]:
+      self._fold_baseline(piece, mark, cells[:2], block.baseline[own][k])
+    mark.recorded[cells] = block.stop
+    mark.made_with[cells[:2]] = block.made_with
+    if before is not None:
+      # Runs that do not record the same leave gaps, and these are checked, too.
+      self._check_gaps(piece, mark, before ^ block.traces.keys())
+    marks.write(self.mark_path(piece), mark)
+
+  def _check_gaps(self, piece, mark, names) -> None:
+    cells = np.nonzero(mark.recorded)
+    for name in names:
+      found = self.table.get(piece)[name]
+      if isinstance(found, Exception):
+        raise found
+      counts = mark.recorded[cells]
+      mark.check(name)[cells] = marks.checksums(found[cells], counts)
+
+  def _fold_baseline(self, piece, mark, cells, values) -> None:
+    self.table.put(piece, marks.BASELINE, cells, 0, values)
+    counts = np.full(len(values), values.shape[1])
+    mark.check(marks.BASELINE)[cells] = marks.checksums(values, counts)
+
+
+def _damaged(
+  mark: marks.Mark, values: dict[str, Any]
+) -> Iterator[tuple[str, np.ndarray]]:
+  """By array, which chains [G, R, C] are not what the mark says."""
+  recorded = mark.recorded.copy()
+  there = recorded > 0
+  for name, checks in mark.checks.items():
+    found = values.get(name, KeyError(name))
+    if isinstance(found, Exception):
+      yield name, there
+    elif name == marks.BASELINE:
+      counts = np.full(there.shape[:2], found.shape[2])
+      bad = _differ(found, there.any(axis=2), counts, checks)
+      yield name, bad[:, :, None] & there
+    else:
+      yield name, _differ(found, there, recorded, checks)
+
+
+def _differ(values, there, counts, checks) -> np.ndarray:
+  """Which cells are there, but of another checksum."""
+  cells, bad = np.nonzero(there), np.zeros(there.shape, bool)
+  bad[cells] = marks.checksums(values[cells], counts[cells]) != checks[cells]
+  return bad
