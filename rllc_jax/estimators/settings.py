@@ -1,5 +1,7 @@
 """What a run asks for, checked at the door, before anything is compiled."""
 
+from collections.abc import Callable
+import functools
 import warnings
 
 import jax
@@ -185,23 +187,34 @@ def probe(
     for i, leaf in enumerate(leaves)
   ]
 
+  params = structure.unflatten(made_up)
+  with compilation.matmul_precision_scope('float32'):
+    values = _probe(family.lens, family.loss, minibatches.draw)
+    found = values(params, family.indices, minibatches.data, window)
+  return np.asarray(found, float)
+
+
+@functools.lru_cache(maxsize=64)
+def _probe(
+  lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw
+) -> Callable[..., jax.Array]:
+  """The compiled side of `probe`, built once for the same functions."""
+
   @jax.jit
   def values(params, indices, data, window):
-    batch_key = jax.random.fold_in(key, len(leaves))
-    batch = minibatches.draw(batch_key, jnp.int32(0), data, window)
-    context, _ = family.loss.context(params, batch)
+    count = len(jax.tree.leaves(params))
+    batch_key = jax.random.fold_in(jax.random.key(0), count)
+    batch = draw(batch_key, jnp.int32(0), data, window)
+    context, _ = loss.context(params, batch)
 
     def value(index):
-      position = family.lens.extract(params, index)
+      position = lens.extract(params, index)
       moved = jax.tree.map(lambda leaf: leaf + 0.1, position)
-      return family.loss.loss(moved, context, index)
+      return loss.loss(moved, context, index)
 
     return jax.lax.map(value, indices)
 
-  params = structure.unflatten(made_up)
-  with compilation.matmul_precision_scope('float32'):
-    found = values(params, family.indices, minibatches.data, window)
-  return np.asarray(found, float)
+  return values
 
 
 def _same(a: types.PyTree, b: types.PyTree) -> bool:

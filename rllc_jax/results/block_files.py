@@ -201,6 +201,10 @@ class Directory:
       self._chains.pop(cell, None)
     self._remove_unused({name})
 
+  def clear_unused(self) -> None:
+    """Removes files whose chains all are further in others."""
+    self._remove_unused({path.name for path in self._paths()})
+
   def _remove_unused(self, names: set[str]) -> None:
     used = Counter(name for name, _ in self._chains.values())
     for name in names:

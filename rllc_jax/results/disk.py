@@ -149,15 +149,9 @@ class DiskStore:
     self._current = name, block
 
   def complete(self, rows, columns):
-    if self._current is None:
-      return
-    name, block = self._current
-    self._pieces.fold(block)
-    if self._keep_chains:
-      self._blocks.save(name, block.without_draws())
-    else:
-      self._blocks.remove(name, block)
-    self._current = None
+    if self._current is not None:
+      self._put_away(*self._current)
+      self._current = None
 
   def read(self, extent=None):
     held = self.extent
@@ -211,8 +205,16 @@ class DiskStore:
     rows = [row for _, block in left for row in block.rows]
     self._pieces.repair({self._pieces.of(row) for row in rows})
     for name, block in left:
-      self._pieces.fold(block)
+      self._put_away(name, block)
+    self._blocks.clear_unused()
+
+  def _put_away(self, name, block):
+    """Takes a block's draws into the table, and its chains to their place."""
+    self._pieces.fold(block)
+    if self._keep_chains or block.stop < self._num_draws:
       self._blocks.save(name, block.without_draws())
+    else:
+      self._blocks.remove(name, block)
 
   def _merged(self, identity):
     merged, difference = tables.merge_identity(self._identity, identity)

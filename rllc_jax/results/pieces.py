@@ -113,16 +113,16 @@ class Pieces(NamedTuple):
     if not mark.recorded.any():
       return
     values = self.table.get(piece)
-    for name, bad in _damaged(mark, values):
-      if bad.any():
-        damages.say_again(
-          self.table.path / name, f'{bad.sum()} chains with other draws'
-        )
-        mark.recorded[bad] = 0
-        if isinstance(values.get(name), Exception):
-          for path in self.table.files(piece, name):
-            path.unlink()
-    marks.write(self.mark_path(piece), mark)
+    damaged = [item for item in _damaged(mark, values) if item[1].any()]
+    for name, bad in damaged:
+      came = f'{bad.sum()} chains with other draws'
+      damages.say_again(self.table.path / name, came)
+      mark.recorded[bad] = 0
+      if isinstance(values.get(name), Exception):
+        for path in self.table.files(piece, name):
+          path.unlink()
+    if damaged:
+      marks.write(self.mark_path(piece), mark)
 
   def fold(self, block: block_files.BlockFile) -> None:
     """Takes a block's draws into the table."""

@@ -73,13 +73,19 @@ class Table(NamedTuple):
     """Grows all arrays, and the copy of the coordinates, to the extent."""
     group = self._group('a')
     sizes = dict(zip(tables.DIMS, tables.sizes(self.extent), strict=True))
-    for name, array in group.arrays():
-      if name not in tables.DIMS:
-        dims = zip(array.attrs['_ARRAY_DIMENSIONS'], array.shape, strict=True)
-        array.resize(tuple(max(sizes.get(dim, 0), old) for dim, old in dims))
+    for name, array in self.arrays('a'):
+      dims = _dims(name, array.ndim)
+      if array.attrs.get('_ARRAY_DIMENSIONS') != dims:  # Lost in a kill.
+        array.attrs['_ARRAY_DIMENSIONS'] = dims
+      lengths = zip(dims, array.shape, strict=True)
+      shape = tuple(max(sizes.get(dim, 0), old) for dim, old in lengths)
+      if shape != array.shape:
+        array.resize(shape)
     coordinates = tables.dataset_of({}, identity, self.extent).coords
     for name in tables.DIMS:
       values = coordinates[name].values
+      if self._has(group, name, values):
+        continue
       # Without fill value: xarray takes values equal to it as missing.
       array = group.create_array(
         name,
@@ -109,20 +115,14 @@ class Table(NamedTuple):
       first: the first draw, if there are draws.
       values: [n, draws, ...] or [n, M].
     """
-    dims = tables.DIMS[:3] if name == marks.BASELINE else tables.DIMS
-    extra = (
-      values.shape[len(dims) - 3 :] if len(dims) == 5 else values.shape[1:]
-    )
-    array = self._array(name, dims, extra, values.dtype)
+    with_draws = len(_own_dims(name)) == len(tables.DIMS)
+    extra = values.shape[2 if with_draws else 1 :]
+    array = self._array(name, extra, values.dtype)
     low, high = int(cells[0].min()), int(cells[0].max()) + 1
     at = self._slices(piece, low, high)
-    if len(dims) == 5:
-      at = (
-        *at,
-        slice(None),
-        slice(None),
-        slice(first, first + values.shape[1]),
-      )
+    if with_draws:
+      stop = first + values.shape[1]
+      at = (*at, slice(None), slice(None), slice(first, stop))
     slab = array[at]
     slab[(cells[0] - low, *cells[1:])] = values
     array[at] = slab
@@ -135,16 +135,27 @@ class Table(NamedTuple):
     """
     return {name: self._read(array, piece) for name, array in self.arrays()}
 
-  def arrays(self) -> list[tuple[str, Any]]:
+  def arrays(self, mode: str = 'r') -> list[tuple[str, Any]]:
     """Names and arrays, without the coordinates."""
-    if not self.path.exists():
+    # Zarr's own list has a warning for what was killed while it was made.
+    names = {path.parent.name for path in self.path.glob('*/.zarray')}
+    names -= {*tables.DIMS}
+    if not names:
       return []
-    return [x for x in self._group('r').arrays() if x[0] not in tables.DIMS]
+    group = self._group(mode)
+    return [(name, group[name]) for name in sorted(names)]
 
   def files(self, piece: tuple[int, int], name: str) -> list[pathlib.Path]:
     """The files of a piece of an array."""
     dataset, number = piece
     return sorted((self.path / name).glob(f'{number}.{dataset}.*'))
+
+  def _has(self, group, name, values) -> bool:
+    """Whether a coordinate is there as it should be."""
+    try:
+      return np.array_equal(group[name][:], values) and group[name].attrs
+    except Exception:  # Codecs raise what comes.
+      return False
 
   def _read(self, array, piece) -> np.ndarray | Exception:
     draws = slice(self.extent.num_draws)  # More are there after some kills.
@@ -167,12 +178,12 @@ class Table(NamedTuple):
 
     return zarr.open_group(self.path, mode=mode, zarr_format=2)
 
-  def _array(self, name, dims, extra, dtype) -> Any:
+  def _array(self, name, extra, dtype) -> Any:
     """An array of the group, made on first use."""
     group = self._group('a')
     if name in group:
       return group[name]
-    extent = self.extent
+    extent, dims = self.extent, _own_dims(name)
     chunks = (
       self.length,
       1,
@@ -186,7 +197,16 @@ class Table(NamedTuple):
       chunks=(*chunks[: len(dims)], *extra),
       dtype=dtype,
       fill_value=float('nan'),
-      attributes={
-        '_ARRAY_DIMENSIONS': [*dims, *tables.own_dims(name, len(extra))]
-      },
+      attributes={'_ARRAY_DIMENSIONS': _dims(name, len(dims) + len(extra))},
     )
+
+
+def _own_dims(name: str) -> tuple[str, ...]:
+  """Those of `traces.DIMS` that an array has."""
+  return tables.DIMS[:3] if name == marks.BASELINE else tables.DIMS
+
+
+def _dims(name: str, count: int) -> list[str]:
+  """All axes of an array that has so many."""
+  shared = _own_dims(name)
+  return [*shared, *tables.own_dims(name, count - len(shared))]

@@ -1,0 +1,106 @@
+"""Wherever a run is stopped, the next one ends as if nothing had happened."""
+
+import errno
+import itertools
+import os
+import shutil
+import threading
+
+import numpy as np
+import pytest
+
+import rllc_jax
+from rllc_jax.estimators import layout
+from tests.estimators import toy
+
+pytestmark = pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
+
+
+def run(path, **options):
+  """Two blocks of three segments each, in a table of two pieces."""
+  options = {'num_draws': 32, 'segment': 11, 'keep_chains': True} | options
+  return toy.run(
+    store=rllc_jax.open_store(path, keep_chains=options.pop('keep_chains')),
+    trajectory=toy.trajectory((0, 10)),
+    datasets={'text': toy.DATASETS['text']},
+    refinements=[toy.family(0, 1)],
+    mesh=layout.make_mesh(1, 1),
+    **options,
+  )
+
+
+@pytest.fixture
+def replacing(monkeypatch):
+  """Every file that is written passes here: `replacing[0](move)` moves it."""
+  real, hooks, lock = os.replace, [lambda move: move()], threading.Lock()
+
+  def replace(source, target, **options):
+    with lock:  # Zarr writes in threads.
+      hooks[0](lambda: real(source, target, **options))
+
+  monkeypatch.setattr(os, 'replace', replace)
+  return hooks
+
+
+@pytest.mark.parametrize('keep_chains', [True, False])
+def test_a_kill_after_any_write(tmp_path, replacing, keep_chains):
+  """The directory as it was after every write, given to a run of its own."""
+  path, number = tmp_path / 'store', itertools.count()
+  first = {'num_draws': 24, 'keep_chains': keep_chains}
+  more = {'num_draws': 32, 'keep_chains': keep_chains}
+
+  def keep(move):
+    move()
+    copied = tmp_path / 'copies' / str(next(number))
+    # What other threads are at may be gone before it is copied.
+    unfinished = shutil.ignore_patterns('*.partial')
+    shutil.copytree(path, copied, ignore=unfinished)
+
+  replacing[0] = keep
+  run(path, **first)
+  expected = run(path, **more)
+  replacing[0] = lambda move: move()
+  copies = sorted((tmp_path / 'copies').iterdir(), key=lambda x: int(x.name))
+  assert len(copies) > 50
+  for killed in copies:
+    found = run(killed, **more)
+    for name in expected.variables:
+      np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    left = [*(killed / 'blocks').glob('*.npz')]
+    assert len(left) == (2 if keep_chains else 0)
+
+
+def test_a_full_disk_at_any_write(tmp_path, replacing):
+  expected = run(tmp_path / 'whole')
+  for number in itertools.count():
+    path, left = tmp_path / str(number), [number]
+
+    def fail(move, left=left):
+      if not left[0]:
+        raise OSError(errno.ENOSPC, 'No space left on device')
+      left[0] -= 1
+      move()
+
+    replacing[0] = fail
+    try:
+      run(path)
+      break
+    except OSError as error:
+      assert error.errno == errno.ENOSPC
+    replacing[0] = lambda move: move()
+    found = run(path)
+    for name in expected.variables:
+      np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+  assert number > 40
+
+
+def test_chains_that_were_not_kept_are_run_again_for_more(tmp_path):
+  path = tmp_path / 'store'
+  calls = []
+  say = lambda done, total: calls.append(done)
+  run(path, num_draws=24, keep_chains=False)
+  assert not [*(path / 'blocks').iterdir()]
+  found = run(path, keep_chains=False, progress=say)
+  assert calls[0] == 0
+  expected = run(tmp_path / 'kept', progress=say)
+  np.testing.assert_array_equal(found.loss, expected.loss)
