@@ -21,6 +21,7 @@ import tqdm
 
 from experiments import choices
 from experiments import commands
+from experiments import processes
 from experiments import sections
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
@@ -46,23 +47,28 @@ def run(
   """
   settings = sections.read(config, 'corpus')
   directory = pathlib.Path(workdir) / 'corpus'
-  if (directory / 'corpus.json').exists():
-    check_same(settings, directory)
+  record = directory / 'corpus.json'
+  if record.exists():
     logging.info('%s: already complete', directory)
-    return packing.load_corpus(directory)
+  else:
+    processes.first_does(record, lambda: _make(settings, directory))
+  check_same(settings, directory)
+  return packing.load_corpus(directory)
+
+
+def _make(settings: sections.Corpus, directory: pathlib.Path) -> None:
   # Nothing is made of nothing, but senseless sizes are told before the work.
   packing.pack([], settings.context_length, eos_id=0)
   choices.tokenizer_trainer(settings)([], settings.vocab_size)
   collection = collect(settings)
   corpus, record = build(settings, collection, directory)
-  packing.save_corpus(directory, corpus, record)
+  packing.save_corpus(directory, corpus, record, files=['tokenizer.json'])
   for name, domain in record['domains'].items():
     if not domain['held_out_tokens']:
       logging.warning(
         'nothing of %s is held out: raise cap_mb or held_out_fraction', name
       )
   logging.info('%s: complete\n%s', directory, table(record['domains']))
-  return corpus
 
 
 def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
@@ -232,4 +238,4 @@ def table(domains: Mapping[str, dict[str, Any]]) -> str:
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  commands.start(run, processes.connect)

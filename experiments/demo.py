@@ -22,6 +22,7 @@ from experiments import build_corpus
 from experiments import commands
 from experiments import estimate_rllc
 from experiments import known_answers
+from experiments import processes
 from experiments import report
 from experiments import train
 
@@ -61,6 +62,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     except commands.ChainsFailed as error:
       failure = error
     seconds[name] = time.perf_counter() - start
+    if name == 'estimates' and not processes.is_first():
+      return  # The rest is done once.
   times = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
   logging.info('%.0f s in all: %s', time.perf_counter() - began, times)
   print(f'The report is at {path}', flush=True)
@@ -69,4 +72,4 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  commands.start(run, processes.connect)

@@ -16,11 +16,17 @@ FLOPs, memory of a device, time to compile and to run.
 
 Exit status: 0; 1 if there is an error, such as that every chain failed; 3 if
 some chains failed, which are named and left out: the rest is as complete as
-with 0, but biased where they are missing.
+with 0, but biased where they are missing; 4 if something is left to do, which
+the same command does.
+
+Several processes share the work if each gets its number, --process=0/2 and
+--process=1/2: nothing but the directory connects them. Process 0 writes the
+table when the others have ended.
 """
 
 import functools
 import pathlib
+import time
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -34,6 +40,7 @@ import xarray as xr
 from experiments import choices
 from experiments import commands
 from experiments import dry_run
+from experiments import processes
 from experiments import sections
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -57,6 +64,7 @@ _OPTIONS = (
   'matmul_precision',
 )
 _MOST_FAILURES_SHOWN = 20
+_PAUSE = 1.0  # Seconds between two looks at other processes.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -86,6 +94,11 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       progress=functools.partial(_show, bar),
       **call.options,
     )
+  if processes.current().count > 1:
+    if not processes.is_first():
+      logging.info('%s: this process has done its share', workdir)
+      return traces
+    traces = _with_those_of_others(traces, store)
   # The file says all that the store holds; the log, what was asked for.
   found = health.check(
     llc.llc_from_traces(store.read(), burn_in=settings.burn_in)
@@ -151,7 +164,39 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
     'provenance': subject.comparison.provenance,
   }
   name = choices.directory_name('estimation.name', settings.name)
-  return _Call(arguments, options, disk.open_store(workdir / name))
+  store = disk.open_store(
+    workdir / name,
+    process=processes.current(),
+    keep_chains=settings.keep_chains,
+  )
+  return _Call(arguments, options, store)
+
+
+def _with_those_of_others(
+  traces: xr.Dataset, store: disk.DiskStore
+) -> xr.Dataset:
+  """The same traces when all other processes have ended.
+
+  Raises:
+    Incomplete: if they have not done all.
+  """
+  while live := store.others_live():
+    logging.log_every_n_seconds(
+      logging.INFO, 'waiting for processes %s', 60, live
+    )
+    time.sleep(_PAUSE)
+  found = store.read().sel({name: traces[name] for name in cells.DIMS})
+  chains, draws = traces.sizes['chain'], traces.sizes['draw']
+  found = found.isel(chain=slice(chains), draw=slice(draws))
+  missing = (found.recorded < draws).any('chain')
+  if missing.any():
+    first = missing.where(missing, drop=True)
+    place = [first[name].values[0] for name in cells.DIMS]
+    raise commands.Incomplete(
+      f'{int(missing.sum())} of {missing.size} cells lack draws of other '
+      f'processes, such as step {place[0]}, {place[1]}, {place[2]}.'
+    )
+  return found
 
 
 def table(found: xr.Dataset) -> str:
@@ -230,5 +275,6 @@ if __name__ == '__main__':
     'dry_run', False, 'Print steps, memory and time of the run, and stop.'
   )
   commands.start(
-    lambda config, workdir: (plan if ONLY_PLAN.value else run)(config, workdir)
+    lambda config, workdir: (plan if ONLY_PLAN.value else run)(config, workdir),
+    processes.connect,
   )

@@ -122,6 +122,8 @@ class Estimation(NamedTuple):
     share_batches: whether refinements and chains see the same minibatches.
     share_logits: whether the last layer keeps the logits at the checkpoint.
     chunk_size: columns of a device in parallel; None for what fits.
+    keep_chains: whether chains stay on disk when their draws are done, so that
+      more draws can be asked for without doing these again.
     matmul_precision: what matrix products round to: 'float32', the only one on
       a CPU, 'tensorfloat32' or 'bfloat16'. Sums are float32.
   """
@@ -145,6 +147,7 @@ class Estimation(NamedTuple):
   share_batches: bool = True
   share_logits: bool = True
   chunk_size: int | None = None
+  keep_chains: bool = True
   matmul_precision: str = 'float32'
 
 
@@ -246,8 +249,14 @@ def read(config: ml_collections.ConfigDict, section: str) -> Any:
   """A section of a config as its tuple; what it leaves out has the default.
 
   Raises:
-    ValueError: if it has a field that does not exist.
+    ValueError: if it has a field that does not exist, or the config a section.
   """
+  strange = sorted(set(config).difference(SECTIONS, ['seed']))
+  if strange:
+    raise ValueError(
+      f'A config must have sections among {", ".join(SECTIONS)}, and seed, '
+      f'because no other is read; got {", ".join(strange)}.'
+    )
   kind = SECTIONS[section]
   given = dict(config.get(section) or {})
   unknown = sorted(set(given).difference(kind._fields))

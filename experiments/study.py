@@ -27,6 +27,7 @@ from experiments import analyze
 from experiments import build_corpus
 from experiments import commands
 from experiments import estimate_rllc
+from experiments import processes
 from experiments import train
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
@@ -72,7 +73,8 @@ def _steps(config, workdir):
   last = checkpoints.steps(workdir / 'train' / 'checkpoints')[-1]
   for name, settings in estimations(config, last):
     yield name, lambda settings=settings: estimate_rllc.run(settings, workdir)
-  yield 'heads', lambda: analyze.run(config, workdir)
+  if processes.is_first():
+    yield 'heads', lambda: analyze.run(config, workdir)
 
 
 def estimations(
@@ -145,4 +147,4 @@ def readings(workdir: pathlib.Path) -> xr.Dataset:
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  commands.start(run, processes.connect)

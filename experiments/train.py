@@ -10,6 +10,10 @@ model on the same corpus, such as one of one layer to compare with, gets a
 directory of its own:
 
   ... --config.model.num_layers=1 --config.training.name=one_layer
+
+Processes that are connected (--process=auto, or --coordinator) divide every
+batch among all their devices; if they are not, process 0 trains and the others
+wait.
 """
 
 import functools
@@ -23,6 +27,7 @@ import xarray as xr
 
 from experiments import choices
 from experiments import commands
+from experiments import processes
 from experiments import sections
 from rllc_jax import losses
 from rllc_jax.data import packing
@@ -31,6 +36,7 @@ from rllc_jax.training import checkpoints
 from rllc_jax.training import loop
 from rllc_jax.training import records
 from rllc_jax.training import runs
+from rllc_jax.training import together
 from rllc_jax.training import updates
 
 # Rows of each split whose loss is measured at every checkpoint.
@@ -59,15 +65,31 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   name = choices.directory_name('training.name', settings.name)
   directory = pathlib.Path(workdir) / name
   model = build_model(sections.read(config, 'model'), corpus)
-  complete = (directory / 'training.zarr').exists()
-  record = _train(model, settings, config.seed, corpus, directory)
-  if complete:
-    logging.info('%s: already complete', directory)
-    return records.load_record(directory / 'training.zarr')
-  record.attrs.update(_baselines(corpus))
-  records.save_record(record, directory / 'training.zarr')
-  logging.info('%s: complete\n%s', directory, table(record))
-  return record
+  path = directory / 'training.zarr'
+
+  def make():
+    complete = path.exists()
+    record = _train(model, settings, config.seed, corpus, directory)
+    if complete:
+      _check_saved(path, record)
+      logging.info('%s: already complete', directory)
+      return
+    record.attrs.update(_baselines(corpus))
+    together.first_does(lambda: records.save_record(record, path))
+    logging.info('%s: complete\n%s', directory, table(record))
+
+  processes.share(path, make)
+  return records.load_record(path)
+
+
+def _check_saved(path: pathlib.Path, record: xr.Dataset) -> None:
+  """Raises unless the record that is there is that of the run beside it."""
+  found = records.load_record(path)
+  if not found.equals(record):
+    raise ValueError(
+      f'{path}: expected the record of the run beside it; got that of another. '
+      'Remove it and run the same command again.'
+    )
 
 
 def build_model(
@@ -169,4 +191,4 @@ def _baselines(corpus: packing.Corpus) -> dict[str, float]:
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  commands.start(run, processes.connect)

@@ -94,8 +94,9 @@ class DiskStore:
     self._made_with, self._num_draws = made_with, extent.num_draws
     try:
       if self._process.index:
-        self._owner.wait_for_first()
-        self._load()
+        owners.wait_until(
+          lambda: self._is_prepared(extent), self.path / 'owners', self._process
+        )
         self._merged(identity)
       else:
         self._load()  # Somebody else may have added to it since.
@@ -198,6 +199,20 @@ class DiskStore:
     content = json.dumps(run, indent=1).encode()
     files.replace(self.path / 'run.json', content)
     self._fold_what_was_left()
+
+  def _is_prepared(self, extent):
+    """Whether process 0 is ready for this run, or was and left nothing."""
+    state = owners.state_of_first(self.path / 'owners', self._process)
+    if state not in ('ready', 'ended'):
+      return False
+    self._load()
+    fits = self._held and tables.grown(self.extent, extent) == self.extent
+    clear = state == 'ready' or not self._blocks.with_draws()
+    return bool(fits and clear)
+
+  def others_live(self) -> list[int]:
+    """Which other processes of the same run are at work on the store."""
+    return owners.others_live(self.path / 'owners', self._process)
 
   def _fold_what_was_left(self):
     """Takes draws of blocks that were not done into the table."""

@@ -5,6 +5,7 @@ go of the lock when the process ends, however it ends. Process 0 prepares the
 store; the others wait until it says that it has.
 """
 
+from collections.abc import Callable
 import contextlib
 import fcntl
 import json
@@ -62,27 +63,6 @@ class Owner:
     self._file.write(json.dumps(said).encode())
     self._file.flush()
 
-  def wait_for_first(self, patience: float = _PATIENCE) -> None:
-    """Waits until process 0 of the same run has prepared the store.
-
-    Raises:
-      StoreError: if it does not within so many seconds.
-    """
-    end = time.monotonic() + patience
-    path = self._directory / '0'
-    while True:
-      said = _read(path)
-      state = said.get('state') if _same_run(said, self._process) else None
-      if state == 'ended' or (state == 'ready' and _held(path)):
-        return
-      if time.monotonic() > end:
-        raise traces.StoreError(
-          f'{self._directory.parent} must be prepared by process 0 of '
-          f'{self._process.count}, which shares it with this one; got none '
-          f'within {patience:.0f} seconds. Start it, with the same settings.'
-        )
-      time.sleep(_PAUSE)
-
   def end(self) -> None:
     """Lets others write."""
     with contextlib.suppress(OSError):  # What is told is for people.
@@ -95,6 +75,61 @@ class Owner:
         said = _read(path)
         if not _same_run(said, self._process):
           raise _taken(path, said)
+
+
+def state_of_first(directory: pathlib.Path, process: Process) -> str:
+  """What process 0 of the same run says of itself, while it lives.
+
+  Returns:
+    'preparing', 'ready', or '' if it is dead or of another run; 'ended' is what
+    it said last.
+  """
+  path = directory / '0'
+  said = _read(path)
+  state = said.get('state', '') if _same_run(said, process) else ''
+  return state if state == 'ended' or (state and _held(path)) else ''
+
+
+def wait_until(
+  done: Callable[[], bool],
+  directory: pathlib.Path,
+  process: Process,
+  patience: float | None = None,
+) -> None:
+  """Waits for what process 0 does, as long as it lives.
+
+  Args:
+    done: whether it has.
+    directory: where it locks its file.
+    process: the one that waits.
+    patience: seconds without a process 0 that lives; ten minutes by default.
+
+  Raises:
+    StoreError: if there is none for so long.
+  """
+  patience = _PATIENCE if patience is None else patience
+  seen = time.monotonic()
+  while not done():
+    if state_of_first(directory, process) in ('preparing', 'ready'):
+      seen = time.monotonic()
+    if time.monotonic() > seen + patience:
+      raise traces.StoreError(
+        f'{directory.parent} must be prepared by process 0 of {process.count}, '
+        f'which shares the work with this one; got none within {patience:.0f} '
+        'seconds. Start it, with the same settings.'
+      )
+    time.sleep(_PAUSE)
+
+
+def others_live(directory: pathlib.Path, process: Process) -> list[int]:
+  """Which other processes of the same run are at work."""
+  return [
+    int(path.name)
+    for path in sorted(directory.iterdir())
+    if path.name != str(process.index)
+    and _held(path)
+    and _same_run(_read(path), process)
+  ]
 
 
 def _open_locked(path: pathlib.Path) -> Any:

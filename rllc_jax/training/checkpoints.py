@@ -3,7 +3,8 @@
 A checkpoint is a directory named after its training step. It is written beside
 its place and renamed there, so a save that was killed is never listed. Every
 checkpoint carries a record of its leaves (dtype, shape, CRC-32 of the bytes),
-and a load that does not reproduce the record is an error.
+which has a checksum itself, and a load that does not reproduce the record is an
+error.
 """
 
 from collections.abc import Iterator
@@ -20,14 +21,19 @@ from typing import Any
 import jax
 import numpy as np
 
+from rllc_jax import checked_files
 from rllc_jax import types
 from rllc_jax.training import leaf_records
 from rllc_jax.training import orbax_files
+from rllc_jax.training import together
 
 PathLike = str | os.PathLike[str]
 
 _STEP = re.compile('0|[1-9][0-9]*')
-_RECORD = {'step', 'leaves', 'metadata'}
+_REMEDY = (
+  'Put back a copy, or remove the directory of the training run and train '
+  'again: it gives the same.'
+)
 
 
 class CheckpointError(ValueError):
@@ -65,6 +71,7 @@ def save(
     raise _error(step, path, 'no checkpoint yet, as none is overwritten', 'one')
   leaves = leaf_records.describe(arrays)
   record = {'step': step, 'leaves': leaves, 'metadata': kept}
+  record['checksum'] = checked_files.checksum(record)
   with _naming(step, path, 'a directory with room to write to'):
     orbax_files.write(path, arrays, record)
 
@@ -96,11 +103,11 @@ def load(
     expected = leaf_records.shapes(like)
     _refuse(leaf_records.shape_difference(saved, expected), step, path)
     template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-  with _naming(step, path, 'an undamaged checkpoint'):
+  with _naming(step, path, 'an undamaged checkpoint', _REMEDY):
     arrays = jax.tree.map(np.asarray, orbax_files.read(path, template))
   came = leaf_records.shapes(arrays)
-  _refuse(leaf_records.shape_difference(came, saved), step, path)
-  _refuse(leaf_records.byte_difference(arrays, leaves), step, path)
+  _refuse(leaf_records.shape_difference(came, saved), step, path, _REMEDY)
+  _refuse(leaf_records.byte_difference(arrays, leaves), step, path, _REMEDY)
   _refuse(leaf_records.non_finite_leaf(arrays), step, path)
   return arrays
 
@@ -147,7 +154,8 @@ def trajectory(
     holds the stack and one checkpoint more in memory, not the stack twice.
 
   Raises:
-    CheckpointError: if the directory or one of the steps is missing.
+    CheckpointError: if the directory or one of the steps is missing, or they
+      are of several runs, by the entry 'run' of their metadata.
   """
   found = _listed(directory)
   wanted = found if steps is None else tuple(sorted({int(s) for s in steps}))
@@ -155,6 +163,7 @@ def trajectory(
     if step not in found:
       came = f'only the steps {list(found)}'
       raise _error(step, _path(directory, step), 'a checkpoint', came)
+  _check_one_run(directory, wanted)
   return types.Trajectory(wanted, functools.partial(_load_stack, directory))
 
 
@@ -176,6 +185,10 @@ def save_resume(
     metadata: as in `save`.
   """
   save(directory, step, state, metadata)
+  together.first_does(lambda: _delete_others(directory, step))
+
+
+def _delete_others(directory: PathLike, step: int) -> None:
   for other in _listed(directory):
     if other != step:
       delete(directory, other)
@@ -245,6 +258,15 @@ def _listed(directory: PathLike) -> tuple[int, ...]:
   return tuple(sorted(int(name) for name in names if _STEP.fullmatch(name)))
 
 
+def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:
+  found = {step: metadata(directory, step).get('run') for step in steps}
+  for step in steps:
+    if found[step] != found[steps[0]]:
+      expected = f'one of the same run as that of step {steps[0]}'
+      path = _path(directory, step)
+      raise _error(step, path, expected, 'one of another', _REMEDY)
+
+
 def _load_stack(directory: PathLike, steps: Sequence[int]) -> types.Params:
   """Checkpoints of one shape, leaves [len(steps), ...]."""
   if not len(steps):
@@ -266,39 +288,48 @@ def _load_stack(directory: PathLike, steps: Sequence[int]) -> types.Params:
 
 def _read_record(step: int, path: pathlib.Path) -> dict[str, Any]:
   if not path.is_dir():
-    raise _error(step, path, 'a checkpoint', 'no such directory')
-  with _naming(step, path, 'an undamaged checkpoint'):
+    raise _error(step, path, 'a checkpoint', 'no such directory', _REMEDY)
+  with _naming(step, path, 'an undamaged checkpoint', _REMEDY):
     record = orbax_files.read_record(path)
-  if not isinstance(record, dict) or not record.keys() >= _RECORD:
-    raise _error(step, path, 'a record of its leaves, to verify them', 'none')
+  if not isinstance(record, dict):
+    expected = 'a record of its leaves, to verify them'
+    raise _error(step, path, expected, 'none', _REMEDY)
+  if record.pop('checksum', None) != checked_files.checksum(record):
+    expected = 'the record of its leaves as it was written'
+    raise _error(step, path, expected, 'another', _REMEDY)
   if record['step'] != step:
-    raise _error(step, path, 'weights of that step', f'step {record["step"]}')
+    came = f'step {record["step"]}'
+    raise _error(step, path, 'weights of that step', came, _REMEDY)
   return record
 
 
 def _refuse(
-  difference: leaf_records.Difference | None, step: int, path: pathlib.Path
+  difference: leaf_records.Difference | None,
+  step: int,
+  path: pathlib.Path,
+  remedy: str = '',
 ) -> None:
   if difference:
-    raise _error(step, path, *difference)
+    raise _error(step, path, *difference, remedy)
 
 
 def _error(
-  step: int, path: pathlib.Path, expected: str, came: str
+  step: int, path: pathlib.Path, expected: str, came: str, remedy: str = ''
 ) -> CheckpointError:
   came = ' '.join(came.split()).rstrip('.')[:300]  # Orbax writes paragraphs.
-  return CheckpointError(
-    f'Checkpoint of step {step} at {path}: expected {expected}; got {came}.'
-  )
+  said = f'Checkpoint of step {step} at {path}: expected {expected}; got {came}'
+  return CheckpointError(f'{said}. {remedy}'.rstrip())
 
 
 @contextlib.contextmanager
-def _naming(step: int, path: pathlib.Path, expected: str) -> Iterator[None]:
+def _naming(
+  step: int, path: pathlib.Path, expected: str, remedy: str = ''
+) -> Iterator[None]:
   """Turns whatever goes wrong inside into one line about this checkpoint."""
   try:
     yield
   except OSError as error:
-    raise _error(step, path, expected, str(error)) from None
+    raise _error(step, path, expected, str(error), remedy) from None
   except (TypeError, ValueError) as error:
     came = f'{type(error).__name__}: {error}'
-    raise _error(step, path, expected, came) from None
+    raise _error(step, path, expected, came, remedy) from None

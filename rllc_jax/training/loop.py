@@ -23,11 +23,13 @@ import numpy as np
 import optax
 import xarray as xr
 
+from rllc_jax import checked_files
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 from rllc_jax.training import runs
+from rllc_jax.training import together
 from rllc_jax.training import updates
 
 Progress = Callable[[int, int, str], None]
@@ -155,7 +157,6 @@ def train(
     evaluate=_evaluation(loss_fn, mesh, resident, evaluation, batch_size),
     progress=progress,
   )
-  params = jax.device_put(params, whole)
   fresh = _State(
     params, optimizer.init(params), np.zeros(num_steps, np.float32)
   )
@@ -173,6 +174,7 @@ def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
   if resume.exists() and checkpoints.steps(resume):
     runs.check_same(checkpoints.metadata(resume), run.identity, run.directory)
   saved = checkpoints.load_resume(resume, fresh)
+  together.agreed(0)  # Nobody writes before all have looked.
   if saved is None:
     if found:
       raise runs.TrainingError(
@@ -184,12 +186,11 @@ def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
     checkpoints.save_resume(resume, fresh, 0, run.identity)
     return fresh, 0
   state, step = saved
-  for missing in sorted(set(run.checkpoint_steps) - set(found)):
-    if missing < step:
-      checkpoints.metadata(kept, missing)  # Says that it is not there.
-  for late in found:
-    if late > step:  # Saved after the state; they are made again.
-      checkpoints.delete(kept, late)
+  for due in run.checkpoint_steps:
+    if due < step:
+      _losses(run, due)  # Says if it is not there.
+  late = [x for x in found if x > step]  # Saved after it; made again.
+  together.first_does(lambda: [checkpoints.delete(kept, x) for x in late])
   return state._replace(losses=state.losses.copy()), step
 
 
@@ -216,7 +217,7 @@ def _go_on(run: _Run, state: _State, step: int) -> _State:
       raise runs.TrainingError(_divergence(losses, step, run.directory))
     seconds = time.perf_counter() - began
     pace = int((stop - step) * _SEGMENT_SECONDS / seconds)
-    pace = min(max(pace, 1), _SEGMENT_STEPS)
+    pace = together.agreed(min(max(pace, 1), _SEGMENT_STEPS))
     # Only now: up to here the state must be one to resume from.
     state.losses[step:stop] = losses
     state, step = after, stop
@@ -255,9 +256,12 @@ def _next_stop(run: _Run, step: int, num_steps: int) -> int:
 
 def _keep_checkpoint(run: _Run, state: _State, step: int) -> None:
   kept = run.directory / 'checkpoints'
-  if step not in run.checkpoint_steps or (kept / str(step)).exists():
+  if step not in run.checkpoint_steps:
+    return
+  if together.agreed((kept / str(step)).exists()):
     return
   metadata = {
+    'run': checked_files.checksum(run.identity),
     'settings': run.identity['settings'],
     'losses': run.evaluate(state.params),
   }
@@ -288,12 +292,21 @@ def _evaluation(loss_fn, mesh, resident, evaluation, batch_size):
 
 
 def _record(run: _Run, state: _State) -> xr.Dataset:
-  measured = [
-    checkpoints.metadata(run.directory / 'checkpoints', step)['losses']
-    for step in run.checkpoint_steps
-  ]
+  measured = [_losses(run, step) for step in run.checkpoint_steps]
   names = measured[0] if measured else ()
   evaluation = {name: [losses[name] for losses in measured] for name in names}
   return records.training_record(
     state.losses, run.checkpoint_steps, evaluation, run.identity
   )
+
+
+def _losses(run: _Run, step: int) -> dict[str, float]:
+  """What was measured at a checkpoint, which must be one of this run."""
+  kept = run.directory / 'checkpoints'
+  found = checkpoints.metadata(kept, step)
+  if found.get('run') != checked_files.checksum(run.identity):
+    raise runs.TrainingError(
+      f'A checkpoint of this run was expected at {kept / str(step)}; got one '
+      f'of another. Put back a copy, or remove {run.directory} and train again.'
+    )
+  return found['losses']

@@ -17,6 +17,7 @@ import time
 from typing import Any, TypeVar
 import warnings
 
+import jax
 from orbax.checkpoint import v1 as ocp
 
 from rllc_jax import types
@@ -33,6 +34,8 @@ class OrbaxError(OSError):
 def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
   """Writes numpy arrays and a JSON value to a new directory, all or nothing.
 
+  Connected processes must all call it, with the same; one of them writes.
+
   Args:
     path: the directory, which must not exist.
     arrays: a tree of numpy arrays.
@@ -43,7 +46,8 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
   """
   # Orbax, told to write where it cannot, leaves threads that wait minutes.
   path.parent.mkdir(parents=True, exist_ok=True)
-  clear_unfinished(path.parent)
+  if not jax.process_index():
+    clear_unfinished(path.parent)
   try:
     _quietly(lambda: ocp.save(str(path), arrays, custom_metadata=record))
   except OrbaxError:
@@ -53,12 +57,12 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
 
 def read(path: pathlib.Path, template: types.PyTree | None) -> types.PyTree:
   """Reads the arrays back, in the structure of `template` if there is one."""
-  return _quietly(lambda: ocp.load(str(path), template))
+  return _quietly(lambda: ocp.load(str(path), template), alone=True)
 
 
 def read_record(path: pathlib.Path) -> Any:
   """Reads the JSON value back; None if it is gone."""
-  return _quietly(lambda: ocp.metadata(str(path)).custom_metadata)
+  return _quietly(lambda: ocp.metadata(str(path)).custom_metadata, alone=True)
 
 
 def delete(path: pathlib.Path) -> None:
@@ -74,8 +78,13 @@ def clear_unfinished(directory: pathlib.Path) -> None:
     shutil.rmtree(path, ignore_errors=True)
 
 
-def _quietly(function: Callable[[], _Result]) -> _Result:
+def _quietly(function: Callable[[], _Result], alone: bool = False) -> _Result:
   options = ocp.Context()
+  if alone:  # Without waiting for other processes, which may read other things.
+    own = jax.process_index()
+    options.multiprocessing.primary_host = own
+    options.multiprocessing.active_processes = {own}
+    options.multiprocessing.barrier_sync_key_prefix = f'process_{own}'
   options.array.saving.use_compression = False  # Weights do not compress.
   options.asynchronous.create_directories_asynchronously = False
   with silence():

@@ -136,9 +136,7 @@ def test_a_run_of_another_count_is_refused_while_one_lives(tmp_path):
 def test_others_wait_for_process_0(tmp_path, monkeypatch):
   monkeypatch.setattr(owners, '_PATIENCE', 0.3)
   with pytest.raises(ValueError, match='must be prepared by process 0 of 2'):
-    owner = owners.Owner(tmp_path / 'owners', owners.Process(1, 2))
-    owner.wait_for_first(patience=0.3)
-  owner.end()
+    run(tmp_path / 'store', 1, 2)
 
 
 @pytest.mark.parametrize('process', [(2, 2), (-1, 2), (0, 0)])

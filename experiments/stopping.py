@@ -1,0 +1,42 @@
+"""SIGTERM and SIGINT end a process at once, and say that it is incomplete.
+
+Nothing needs to be tidied up: what is written is whole at every moment, and
+what is not written is done again. Waiting for a program on a device to end, or
+for one to be compiled, could take longer than a preempted machine has.
+"""
+
+import os
+import pathlib
+import signal
+import sys
+import threading
+
+STATUS = 4
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def exit_when_told() -> None:
+  """From here on the two signals end this process; call it in the main thread.
+
+  A thread waits for them, because handlers of Python only run between two steps
+  of the main thread, which may be inside a long call.
+  """
+  heard, told = os.pipe()
+  os.set_blocking(told, False)
+  signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+  for number in _SIGNALS:
+    signal.signal(number, lambda number, frame: None)
+  threading.Thread(target=_wait, args=(heard,), daemon=True).start()
+
+
+def _wait(heard: int) -> None:
+  while (number := os.read(heard, 1)[0]) not in _SIGNALS:
+    pass
+  name = pathlib.Path(sys.argv[0]).stem
+  print(
+    f'\n{name}: incomplete, stopped by {signal.Signals(number).name}; the same '
+    'command goes on',
+    file=sys.stderr,
+    flush=True,
+  )
+  os._exit(STATUS)

@@ -1,0 +1,214 @@
+"""Binaries as several processes, killed and told to stop: all of it real."""
+
+import os
+import pathlib
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+import rllc_jax
+from rllc_jax.training import records
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+TEXT = '\n'.join(
+  f'The {animal} {i} sat on the mat, and {i + 1} saw the {animal}.'
+  for i in range(400)
+  for animal in ('cat', 'dog', 'owl')
+)
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+  path = tmp_path_factory.mktemp('text') / 'animals.txt'
+  path.write_text(TEXT)
+  return [
+    '--config=experiments/configs/smoke.py',
+    '--config.corpus.sources=()',
+    '--config.corpus.further=()',
+    f"--config.corpus.files=('{path}',)",
+    '--config.corpus.vocab_size=300',
+    '--config.training.num_steps=60',
+    '--config.training.batch_size=16',
+    '--config.training.num_checkpoints=3',
+    '--config.estimation.num_draws=24',
+    '--config.estimation.batch_size=4',
+    '--config.estimation.burn_in=0',
+  ]
+
+
+def start(name, workdir, *flags):
+  """A binary as a process of its own."""
+  return subprocess.Popen(
+    [
+      sys.executable,
+      '-m',
+      f'experiments.{name}',
+      f'--workdir={workdir}',
+      *flags,
+    ],
+    cwd=ROOT,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.STDOUT,
+    text=True,
+    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'},
+  )
+
+
+def finish(process, status=0):
+  """What a process says; it must end as expected."""
+  said = process.communicate(timeout=180)[0]
+  assert process.returncode == status, said
+  return said
+
+
+@pytest.fixture(scope='module')
+def alone(tmp_path_factory, settings):
+  """One process, never interrupted."""
+  workdir = tmp_path_factory.mktemp('alone')
+  for name in ('build_corpus', 'train', 'estimate_rllc'):
+    finish(start(name, workdir, *settings))
+  return workdir
+
+
+def traces(workdir):
+  return rllc_jax.open_store(workdir / 'rllc').read()
+
+
+def assert_same(found, expected, rtol=0.0):
+  for name in ('loss', 'center_loss', 'squared_distance', 'baseline_loss'):
+    np.testing.assert_allclose(found[name], expected[name], rtol=rtol)
+
+
+def test_two_processes_from_text_to_estimates(tmp_path, settings, alone):
+  """Both run every command; the second is there before the first."""
+  for name in ('build_corpus', 'train', 'estimate_rllc'):
+    second = start(name, tmp_path, '--process=1/2', *settings)
+    time.sleep(1)
+    first = start(name, tmp_path, '--process=0/2', *settings)
+    said, told = finish(first), finish(second)
+  assert 'has done its share' in told
+  assert 'complete' in said
+  assert_same(traces(tmp_path), traces(alone))
+  tables = [(p / 'estimates.csv').read_text() for p in (tmp_path, alone)]
+  assert tables[0] == tables[1]
+
+
+def test_connected_processes_train_on_all_their_devices(
+  tmp_path, settings, alone
+):
+  """Four devices in two processes; it goes on after a kill of both."""
+  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+
+  def pair():
+    with socket.socket() as free:
+      free.bind(('127.0.0.1', 0))
+      address = f'--coordinator=127.0.0.1:{free.getsockname()[1]}'
+    flags = (address, *settings)
+    return [
+      start('train', tmp_path, f'--process={i}/2', *flags) for i in range(2)
+    ]
+
+  killed = pair()
+  while not (tmp_path / 'train' / 'checkpoints' / '1').exists():
+    time.sleep(0.05)
+    assert all(process.poll() is None for process in killed)
+  for process in killed:
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+  for process in pair():
+    finish(process)
+  found, expected = (
+    records.load_record(path / 'train' / 'training.zarr')
+    for path in (tmp_path, alone)
+  )
+  np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-3)
+
+
+@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+def test_told_to_stop_it_says_incomplete_and_goes_on(
+  tmp_path, settings, alone, number
+):
+  for name in ('corpus', 'train'):
+    (tmp_path / name).symlink_to(alone / name)
+  process = start('estimate_rllc', tmp_path, *settings)
+  while not [*(tmp_path / 'rllc' / 'blocks').glob('*.npz')]:
+    time.sleep(0.02)
+    assert process.poll() is None
+  told = time.monotonic()
+  process.send_signal(number)
+  said = finish(process, status=4)
+  assert time.monotonic() - told < 5
+  assert re.search(r'incomplete, stopped by SIG(TERM|INT)', said)
+  assert 'Traceback' not in said
+  rllc_jax.open_store(tmp_path / 'rllc').read()
+  finish(start('estimate_rllc', tmp_path, *settings))
+  assert_same(traces(tmp_path), traces(alone))
+
+
+def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
+  """Training and estimation; compiled programs are found again."""
+  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+  rng = np.random.default_rng(0)
+  for name in ('train', 'estimate_rllc'):
+    for _ in range(3):
+      process = start(name, tmp_path, *settings)
+      time.sleep(rng.uniform(3, 8))
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+    finish(start(name, tmp_path, *settings))
+  assert_same(traces(tmp_path), traces(alone))
+  loss = [
+    records.load_record(path / 'train' / 'training.zarr').loss
+    for path in (tmp_path, alone)
+  ]
+  np.testing.assert_array_equal(*loss)
+
+
+def test_one_of_two_is_killed(tmp_path, settings, alone):
+  for name in ('corpus', 'train'):
+    (tmp_path / name).symlink_to(alone / name)
+  first, second = (
+    start('estimate_rllc', tmp_path, f'--process={i}/2', *settings)
+    for i in range(2)
+  )
+  while not second.poll() and not (tmp_path / 'rllc/owners/1').exists():
+    time.sleep(0.02)
+  second.send_signal(signal.SIGKILL)
+  second.communicate()
+  said = finish(first, status=4)
+  assert re.search(r'incomplete: \d+ of 12 cells lack draws', said)
+  for index in (1, 0):
+    process = start(
+      'estimate_rllc', tmp_path, f'--process={index}/2', *settings
+    )
+    finish(process)
+  assert_same(traces(tmp_path), traces(alone))
+
+
+def test_a_second_run_is_refused_and_told_of_the_first(
+  tmp_path, settings, alone
+):
+  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+  first = start(
+    'train', tmp_path, '--config.training.num_steps=6000', *settings
+  )
+  while not (tmp_path / 'train' / 'resume').exists():
+    time.sleep(0.05)
+    assert first.poll() is None
+  said = finish(start('train', tmp_path, *settings), status=1)
+  assert f'process {first.pid} on' in said
+  assert 'Traceback' not in said
+  first.kill()
+  first.communicate()
+
+
+def test_a_process_that_makes_no_sense_is_one_line(tmp_path, settings):
+  process = start('build_corpus', tmp_path, '--process=2/2', *settings)
+  said = finish(process, status=1)
+  assert '--process must be INDEX/COUNT' in said.splitlines()[-1]
