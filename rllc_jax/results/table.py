@@ -16,12 +16,12 @@ from rllc_jax.results import traces as tables
 
 _CHUNK_BYTES = 2**26
 _LEAST_CHUNK_DRAWS = 256
-_MOST_FILES = 50_000
+_MOST_FILES = 60_000
 _ARRAYS = 8  # As many as a run has, about.
 
 
 def piece_length(extent: stores.Extent) -> int:
-  """Checkpoints of a piece: as few as leave a store fewer than 50,000 files.
+  """Checkpoints of a piece: as few as leave a store fewer than 60,000 files.
 
   Examples:
     >>> heads = tuple(map(str, range(400)))
@@ -38,7 +38,7 @@ def piece_length(extent: stores.Extent) -> int:
 
 
 def num_files(extent: stores.Extent, length: int) -> int:
-  """Files of the table, about: the arrays differ from sampler to sampler."""
+  """Files of the table, about: samplers differ in what they record."""
   pieces = -(-len(extent.checkpoints) // length) * len(extent.datasets)
   draws = -(-extent.num_draws // chunk_draws(extent, length))
   if length >= len(extent.checkpoints):

@@ -195,13 +195,12 @@ def test_a_second_run_is_refused_and_told_of_the_first(
   tmp_path, settings, alone
 ):
   (tmp_path / 'corpus').symlink_to(alone / 'corpus')
-  first = start(
-    'train', tmp_path, '--config.training.num_steps=6000', *settings
-  )
+  longer = '--config.training.num_steps=100000'
+  first = start('train', tmp_path, *settings, longer)
   while not (tmp_path / 'train' / 'resume').exists():
     time.sleep(0.05)
     assert first.poll() is None
-  said = finish(start('train', tmp_path, *settings), status=1)
+  said = finish(start('train', tmp_path, *settings, longer), status=1)
   assert f'process {first.pid} on' in said
   assert 'Traceback' not in said
   first.kill()

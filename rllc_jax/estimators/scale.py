@@ -1,0 +1,109 @@
+"""What a run of any size takes on any number of devices, by arithmetic alone.
+
+Nothing is compiled or timed: the rate is given. `plan` measures what a run of
+now takes here.
+"""
+
+import math
+from typing import NamedTuple
+
+from rllc_jax.results import store as stores
+from rllc_jax.results import table
+
+_SMALL_ARRAYS = 2  # Files of a piece besides its table: its mark, its losses.
+
+
+class Machines(NamedTuple):
+  """Where a run takes place.
+
+  Attributes:
+    num_devices: of all processes.
+    devices_per_process: those that a process sees.
+  """
+
+  num_devices: int
+  devices_per_process: int
+
+  @property
+  def num_processes(self) -> int:
+    """How many share the work."""
+    return math.ceil(self.num_devices / self.devices_per_process)
+
+
+class Sizes(NamedTuple):
+  """Bytes and numbers that a run is made of.
+
+  Attributes:
+    coordinates: numbers that move in a refinement, on average.
+    parameters: numbers of a checkpoint.
+    data_bytes: resident on every device.
+    traces: arrays that are recorded.
+    steps_between_draws: SGLD steps from one draw to the next.
+  """
+
+  coordinates: int
+  parameters: int
+  data_bytes: int
+  traces: int = 6
+  steps_between_draws: int = 1
+
+
+class Scale(NamedTuple):
+  """What a run takes.
+
+  Attributes:
+    chain_steps: SGLD steps of all chains.
+    trace_bytes: of the table of the store, before compression.
+    chain_bytes: of the chains, if they are kept.
+    num_files: of the store in the end, without kept chains.
+    chunk_bytes: of the largest file of the table.
+    host_bytes: memory of a process for checkpoints, data and a block's draws.
+    hours: at the given rate, padding included.
+    balance: mean work of a device over the most of any.
+  """
+
+  chain_steps: int
+  trace_bytes: int
+  chain_bytes: int
+  num_files: int
+  chunk_bytes: int
+  host_bytes: int
+  hours: float
+  balance: float
+
+
+def scale(
+  extent: stores.Extent, sizes: Sizes, machines: Machines, rate: float
+) -> Scale:
+  """What a run takes.
+
+  Args:
+    extent: its coordinates.
+    sizes: bytes and numbers.
+    machines: where.
+    rate: SGLD steps of a chain a device does in a second.
+  """
+  length = table.piece_length(extent)
+  pieces = math.ceil(len(extent.checkpoints) / length) * len(extent.datasets)
+  columns = len(extent.refinements) * extent.num_chains
+  rows = len(extent.checkpoints) * len(extent.datasets)
+  steps = rows * columns * extent.num_draws * sizes.steps_between_draws
+  row_bytes = 4 * columns * extent.num_draws * sizes.traces
+  most = _most_rows(rows, pieces, length, machines)
+  devices = machines.devices_per_process
+  return Scale(
+    chain_steps=steps,
+    trace_bytes=rows * row_bytes,
+    chain_bytes=4 * rows * columns * sizes.coordinates,
+    num_files=table.num_files(extent, length) + _SMALL_ARRAYS * pieces,
+    chunk_bytes=4 * length * columns * table.chunk_draws(extent, length),
+    host_bytes=devices * (4 * sizes.parameters + sizes.data_bytes + row_bytes),
+    hours=most * steps / rows / rate / 3600,
+    balance=rows / machines.num_devices / most,
+  )
+
+
+def _most_rows(rows, pieces, length, machines) -> int:
+  """Rows of the device that has most; a block is a row on every device."""
+  own = min(rows, math.ceil(pieces / machines.num_processes) * length)
+  return math.ceil(own / machines.devices_per_process)
