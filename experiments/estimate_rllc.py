@@ -83,7 +83,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       is of another run, or every chain failed.
     ChainsFailed: some chains failed; everything is written all the same.
   """
-  call = _read(config, workdir)
+  call = read(config, workdir)
   settings, store = sections.read(config, 'estimation'), call.store
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
@@ -127,13 +127,13 @@ def plan(
   Raises:
     ValueError: as `run`, as far as it can be told before.
   """
-  call = _read(config, workdir)
+  call = read(config, workdir)
   found = plans.plan(*call.arguments, store=call.store, **call.options)
   print(dry_run.text(found), flush=True)
   return found
 
 
-class _Call(NamedTuple):
+class Call(NamedTuple):
   """What to call `estimate_trajectory`, or `plan`, with."""
 
   arguments: tuple[Any, ...]
@@ -141,7 +141,8 @@ class _Call(NamedTuple):
   store: disk.DiskStore
 
 
-def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
+def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Call:
+  """What the config of a run calls."""
   settings = sections.read(config, 'estimation')
   corpus = packing.load_corpus(workdir / 'corpus')
   classed = choices.classed_tokens(corpus, workdir / 'corpus', settings.code)
@@ -169,7 +170,7 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Call:
     process=processes.current(),
     keep_chains=settings.keep_chains,
   )
-  return _Call(arguments, options, store)
+  return Call(arguments, options, store)
 
 
 def _with_those_of_others(

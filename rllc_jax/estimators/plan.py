@@ -160,16 +160,8 @@ def plan(
       store is of another run, or the memory of a device does not suffice.
   """
   began = time.perf_counter()
-  request = requests.check(
-    rng_key,
-    refinements,
-    trajectory,
-    datasets,
-    minibatches,
-    with_losses=store is not None,
-    **options,
-  )
-  recorded = _recorded(store, request.identity)
+  arguments = refinements, trajectory, datasets, minibatches
+  request, recorded = check(rng_key, *arguments, store=store, **options)
   check_seconds = time.perf_counter() - began
   job, extent = request.job, request.extent
   families = []
@@ -180,6 +172,24 @@ def plan(
     if works:
       families.append(_plan_family(request, works, trajectory, store))
   return Plan(tuple(families), job.mesh.devices.size, check_seconds)
+
+
+def check(
+  *arguments: Any, store: stores.Store | None = None, **options: Any
+) -> tuple[requests.Request, blocks.Recorded]:
+  """What is asked for, and what a store of the same run has of it.
+
+  Args:
+    *arguments: of `plan`.
+    store: of the run; it is read only.
+    **options: of `plan`.
+
+  Raises:
+    ValueError: as `plan`.
+  """
+  with_losses = store is not None
+  request = requests.check(*arguments, with_losses=with_losses, **options)
+  return request, _recorded(store, request.identity)
 
 
 def _recorded(

@@ -1,8 +1,10 @@
 """Binaries as several processes, killed and told to stop: all of it real."""
 
+import json
 import os
 import pathlib
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -13,6 +15,7 @@ import numpy as np
 import pytest
 
 import rllc_jax
+from rllc_jax.results import disk
 from rllc_jax.training import records
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -211,3 +214,51 @@ def test_a_process_that_makes_no_sense_is_one_line(tmp_path, settings):
   process = start('build_corpus', tmp_path, '--process=2/2', *settings)
   said = finish(process, status=1)
   assert '--process must be INDEX/COUNT' in said.splitlines()[-1]
+
+
+def test_a_finished_run_is_verified(settings, alone):
+  said = finish(start('verify', alone, *settings))
+  assert said.splitlines()[-1].startswith('difference of the block done again')
+  assert ' 0 ' in said.splitlines()[-1]
+
+
+def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
+  for name in ('corpus', 'train'):
+    (tmp_path / name).symlink_to(alone / name)
+  shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
+  path = tmp_path / 'rllc' / 'traces.zarr' / 'loss' / '1.0.0.0.0'
+  content = bytearray(path.read_bytes())
+  content[len(content) // 2] ^= 1
+  path.write_bytes(content)
+  said = finish(start('verify', tmp_path, *settings), status=1)
+  assert f'{path} must be as it was written' in said.splitlines()[-1]
+  assert 'done again' in finish(start('estimate_rllc', tmp_path, *settings))
+  finish(start('verify', tmp_path, *settings))
+  assert_same(traces(tmp_path), traces(alone))
+
+
+def test_numbers_that_do_not_come_out_again_are_found(
+  tmp_path, settings, alone
+):
+  """A store whose draws were made up, with checksums and all."""
+  for name in ('corpus', 'train'):
+    (tmp_path / name).symlink_to(alone / name)
+  path = tmp_path / 'rllc'
+  store = disk.open_store(path)
+  whole = disk.open_store(alone / 'rllc')
+  true = whole.read()
+  run = json.loads((alone / 'rllc' / 'run.json').read_text())
+  store.begin(run['identity'], whole.extent, 'made up')
+  for step in true.checkpoint.values.tolist():
+    for name in true.refinement.values.tolist():
+      cell = true.sel(checkpoint=[step], dataset='train', refinement=name)
+      draws = {x: cell[x].values for x in cell if 'draw' in cell[x].dims}
+      draws['loss'] = draws['loss'] + 0.01
+      columns = [(name, chain) for chain in range(2)]
+      rows, states = [(step, 'train')], [np.zeros((1, 2, 1))]
+      baseline = cell.baseline_loss.values
+      store.write(rows, columns, 0, draws, states, baseline)
+      store.complete(rows, columns)
+  store.end()
+  said = finish(start('verify', tmp_path, *settings), status=1)
+  assert re.search('difference of the block.* NO ', said.splitlines()[-1])

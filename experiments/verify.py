@@ -1,0 +1,116 @@
+"""Checks a finished run: hashes of all files, and one block done again.
+
+  python -m experiments.verify --config=FILE --workdir=DIR
+
+reads what experiments.build_corpus, experiments.train and
+experiments.estimate_rllc wrote, with the config of the run. Every checkpoint is
+read and its bytes are compared with their checksums, and so are the corpus and
+every draw in the store; weights, data and settings must be those that the store
+was made with. Then a family of refinements at a checkpoint on a data set, by
+--seed, is sampled again from the beginning. Nothing is written.
+
+Exit status: 0 if all is as it was written and the block comes out the same.
+"""
+
+from collections.abc import Iterator
+import pathlib
+from typing import Any
+
+from absl import flags
+import ml_collections
+import numpy as np
+import xarray as xr
+
+from experiments import commands
+from experiments import estimate_rllc
+from experiments import targets
+from rllc_jax import types
+from rllc_jax.data import packing
+from rllc_jax.estimators import plan as plans
+from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.training import checkpoints
+
+_SEED = flags.DEFINE_integer('seed', 0, 'Picks the block that is done again.')
+_TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
+_MOST_DIFFERENCE = 1e-3  # Of a trace's spread; 0 on the same device.
+
+
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> list[targets.Row]:
+  """Checks a run; what is damaged is an error that names the file.
+
+  Args:
+    config: of the run.
+    workdir: of the run.
+
+  Raises:
+    ValueError: if something is not as it was written, or of another run.
+  """
+  return list(_rows(config, workdir))
+
+
+def _rows(config, workdir) -> Iterator[targets.Row]:
+  corpus = packing.load_corpus(workdir / 'corpus')
+  yield _row('sequences of the corpus', len(corpus.tokens), 'as written')
+  directory = workdir / 'train' / 'checkpoints'
+  steps = checkpoints.steps(directory)
+  for step in steps:
+    checkpoints.load(directory, step)
+  yield _row('checkpoints', len(steps), 'as written')
+  call = estimate_rllc.read(config, workdir)
+  plans.check(*call.arguments, store=call.store, **call.options)
+  yield _row('settings, weights and data', 1, 'those of the store')
+  held = call.store.read()
+  yield _row('draws in the store', int(held.recorded.sum()), 'as written')
+  place, found = _again(call)
+  again = held.sel(place).isel(draw=slice(found.sizes['draw']))
+  worst = max(_difference(found[name], again[name]) for name in _TRACES)
+  yield targets.Row(
+    'difference of the block done again',
+    worst,
+    'of its spread',
+    f'<= {_MOST_DIFFERENCE}',
+    worst <= _MOST_DIFFERENCE,
+    f'step {place["checkpoint"][0]}, {place["dataset"][0]}, '
+    f'{place["refinement"][0]} and {len(place["refinement"]) - 1} more',
+  )
+
+
+def _row(name: str, value: float, target: str) -> targets.Row:
+  """What was checked: if it did not hold, there was an error."""
+  return targets.Row(name, value, '', target, True)
+
+
+def _again(call: Any) -> tuple[dict[str, Any], xr.Dataset]:
+  """A block at random, sampled in memory: where it is, and its traces."""
+  rng = np.random.default_rng(_SEED.value if flags.FLAGS.is_parsed() else 0)
+  rng_key, families, trajectory, datasets, minibatches = call.arguments
+  pick = lambda items: items[int(rng.integers(len(items)))]
+  family, step, name = pick(families), pick(trajectory.steps), pick([*datasets])
+  found = trajectories.estimate_trajectory(
+    rng_key,
+    family,
+    types.Trajectory((step,), trajectory.load),
+    {name: datasets[name]},
+    minibatches,
+    **call.options,
+  )
+  place = {
+    'checkpoint': [step],
+    'dataset': [name],
+    'refinement': [*family.names],
+    'chain': found.chain.values,
+  }
+  return place, found
+
+
+def _difference(found: xr.DataArray, expected: xr.DataArray) -> float:
+  """The largest difference over the standard deviation; inf if draws lack."""
+  spread = float(expected.std()) or 1.0
+  largest = float(np.abs(found.values - expected.values).max())
+  return largest / spread if np.isfinite(largest) else np.inf
+
+
+if __name__ == '__main__':
+  commands.start(lambda config, workdir: targets.finish(run(config, workdir)))
