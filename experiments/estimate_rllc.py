@@ -41,6 +41,7 @@ from experiments import choices
 from experiments import commands
 from experiments import dry_run
 from experiments import processes
+from experiments import provenance
 from experiments import sections
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -83,6 +84,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       is of another run, or every chain failed.
     ChainsFailed: some chains failed; everything is written all the same.
   """
+  began = time.time()
   call = read(config, workdir)
   settings, store = sections.read(config, 'estimation'), call.store
   with tqdm.tqdm(
@@ -94,6 +96,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       progress=functools.partial(_show, bar),
       **call.options,
     )
+  provenance.save(workdir / settings.name, config, began)
   if processes.current().count > 1:
     if not processes.is_first():
       logging.info('%s: this process has done its share', workdir)

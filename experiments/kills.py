@@ -1,0 +1,126 @@
+"""Kills training and estimation at random moments, until they are done.
+
+  python -m experiments.kills --kills=200 --workdir=DIR
+
+makes the smoke preset once without interruption. Then it does the same again
+and again from its corpus, with a SIGKILL at a random moment of every process,
+until so many kills have hit one; a run that survives its moment is done. Losses
+of training and all traces must be those of the first run, bit for bit.
+
+Exit status: 0 if they are.
+"""
+
+from collections.abc import Iterator
+import pathlib
+import signal
+import subprocess
+import sys
+import time
+
+from absl import flags
+from absl import logging
+import numpy as np
+import xarray as xr
+
+from experiments import commands
+from experiments import targets
+from rllc_jax.results import disk
+from rllc_jax.training import records
+
+_KILLS = flags.DEFINE_integer('kills', 20, 'Kills that must hit a process.')
+_SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
+_ROOT = pathlib.Path(__file__).parent.parent
+_STEPS = ('train', 'estimate_rllc')
+_SETTINGS = (
+  '--config=experiments/configs/smoke.py',
+  "--config.corpus.sources=('kjv',)",
+  '--config.corpus.further=()',
+  '--config.training.num_steps=200',
+  '--config.estimation.num_draws=40',
+)
+
+
+def run(workdir: pathlib.Path) -> list[targets.Row]:
+  """Kills, goes on and compares; see the module.
+
+  Raises:
+    ValueError: if a run fails that was not killed.
+  """
+  rng = np.random.default_rng(_SEED.value)
+  whole, kills, rounds, different = workdir / 'whole', 0, 0, 0
+  _wait(_start('build_corpus', whole))
+  seconds = {name: _timed(name, whole) for name in _STEPS}
+  expected = _results(whole)
+  while kills < _KILLS.value:
+    again = workdir / f'again_{rounds}'
+    again.mkdir(parents=True, exist_ok=True)
+    if not (again / 'corpus').exists():
+      (again / 'corpus').symlink_to((whole / 'corpus').resolve())
+    for name in _STEPS:
+      kills += sum(_killed(name, again, seconds[name], rng))
+    different += not all(map(xr.Dataset.equals, _results(again), expected))
+    rounds += 1
+    logging.info('%d kills in %d rounds', kills, rounds)
+  return [
+    targets.Row('kills', kills, '', f'>= {_KILLS.value}', True, 'SIGKILL'),
+    targets.Row(
+      'runs that end otherwise',
+      different,
+      '',
+      '0',
+      not different,
+      f'of {rounds}, bit for bit',
+    ),
+  ]
+
+
+def _start(name: str, workdir: pathlib.Path) -> subprocess.Popen:
+  command = [sys.executable, '-m', f'experiments.{name}']
+  return subprocess.Popen(
+    [*command, f'--workdir={workdir.resolve()}', *_SETTINGS],
+    cwd=_ROOT,
+    stdout=subprocess.DEVNULL,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def _wait(process: subprocess.Popen, timeout: float | None = None) -> None:
+  """Waits for a process that must succeed."""
+  said = process.communicate(timeout=timeout)[1]
+  if process.returncode:
+    raise ValueError(
+      'A run that was not killed must succeed, because the others are compared '
+      f'with it; got exit status {process.returncode}: {said[-300:]}.'
+    )
+
+
+def _timed(name: str, workdir: pathlib.Path) -> float:
+  began = time.perf_counter()
+  _wait(_start(name, workdir))
+  return time.perf_counter() - began
+
+
+def _killed(
+  name: str, workdir: pathlib.Path, seconds: float, rng: np.random.Generator
+) -> Iterator[bool]:
+  """Runs a command until it is done; True for every kill on the way."""
+  while True:
+    process = _start(name, workdir)
+    try:
+      _wait(process, timeout=rng.uniform(0, 1.3 * seconds))
+      return
+    except subprocess.TimeoutExpired:
+      process.send_signal(signal.SIGKILL)
+      process.communicate()
+      yield process.returncode == -signal.SIGKILL
+
+
+def _results(workdir: pathlib.Path) -> tuple[xr.Dataset, xr.Dataset]:
+  record = records.load_record(workdir / 'train' / 'training.zarr')
+  traces = disk.open_store(workdir / 'rllc').read().load()
+  return record.drop_attrs(), traces.drop_attrs()
+
+
+if __name__ == '__main__':
+  commands.start_targets(run, 'runs/kills')

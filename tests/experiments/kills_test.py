@@ -1,0 +1,24 @@
+"""Twenty real kills at seeded moments."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+ROOT = pathlib.Path(__file__).parent.parent.parent
+
+
+@pytest.mark.long
+def test_twenty_kills_change_nothing(tmp_path):
+  rows = tmp_path / 'rows.json'
+  command = [sys.executable, '-m', 'experiments.kills', '--kills=20']
+  flags = [f'--workdir={tmp_path}', f'--json={rows}']
+  result = subprocess.run(
+    [*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=1200
+  )
+  assert result.returncode == 0, result.stderr
+  kills, different = json.loads(rows.read_text())
+  assert kills['value'] >= 20
+  assert different['value'] == 0
