@@ -41,7 +41,6 @@ from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
 from rllc_jax.plots import readings as plots
-from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 from rllc_jax.training import runs
 
@@ -75,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
-  trajectory = checkpoints.trajectory(kept)
+  trajectory = choices.whole_trajectory(workdir / 'train')
   identity = runs.identity(
     **settings._asdict(),
     seed=config.seed,

@@ -30,6 +30,7 @@ from rllc_jax.samplers import sghmc
 from rllc_jax.samplers import sgld
 from rllc_jax.samplers import sgnht
 from rllc_jax.training import checkpoints
+from rllc_jax.training import records
 
 SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
   'sgld': sgld.sgld,
@@ -121,9 +122,8 @@ def subject(
   Raises:
     ValueError: if there is no such run or it cannot read the corpus.
   """
-  kept = workdir / 'train' / 'checkpoints'
-  model = trained_model(kept, corpus)
-  trajectory = checkpoints.trajectory(kept, settings.checkpoints or None)
+  model = trained_model(workdir / 'train' / 'checkpoints', corpus)
+  trajectory = whole_trajectory(workdir / 'train', settings.checkpoints or None)
   if not settings.reference:
     return Subject(model, trajectory, next_tokens(model))
   name = directory_name('estimation.reference', settings.reference)
@@ -134,6 +134,31 @@ def subject(
     beside(trajectory, checkpoints.load(kept, step)),
     another_model(model, reference, step),
   )
+
+
+def whole_trajectory(
+  run: pathlib.Path, steps: Sequence[int] | None = None
+) -> types.Trajectory:
+  """The checkpoints of a training run, all or some.
+
+  Args:
+    run: its directory.
+    steps: the training steps to keep; by default every one that is there.
+
+  Raises:
+    ValueError: if one is missing that the record of the finished run names.
+  """
+  record, kept = run / 'training.zarr', run / 'checkpoints'
+  if not steps and record.exists():
+    found = checkpoints.steps(kept)
+    for step in records.load_record(record).checkpoint.values.tolist():
+      if step not in found:
+        raise ValueError(
+          f'Checkpoint of step {step} was expected at {kept / str(step)}, '
+          f'because {record} names it; got none. Put back a copy, or remove '
+          f'{run} and train again: it gives the same.'
+        )
+  return checkpoints.trajectory(kept, steps)
 
 
 def beside(

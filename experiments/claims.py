@@ -18,7 +18,6 @@ does not hold or that it cannot be told.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import math
 import pathlib
 import time
@@ -36,8 +35,10 @@ from experiments import study
 from experiments import targets
 from experiments.configs import mini_pile
 from experiments.configs import planted
+from rllc_jax import checked_files
 from rllc_jax.analysis import claims
 from rllc_jax.analysis import evidence
+from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.training import checkpoints
 
@@ -46,6 +47,10 @@ LANGUAGES = {
   'planted': (planted.get_config, 'held_out/planted_repeats'),
   'mini_pile': (mini_pile.get_config, 'train/stdlib_code'),
 }
+
+_REMEDY = (
+  'Put back a copy, or run experiments.claims of its language and seed again.'
+)
 
 _LANGUAGE = flags.DEFINE_enum(
   'language', None, list(LANGUAGES), 'Language to make a study of.'
@@ -88,9 +93,10 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     'seed': seed,
     'device': jax.devices()[0].device_kind,
     'jax': jax.__version__,
+    'tokens': packing.load_record(directory / 'corpus')['tokens_hash'],
     'findings': [_plain(finding) for finding in found],
   }
-  (directory / 'claims.json').write_text(json.dumps(record, indent=1) + '\n')
+  checked_files.write_json(directory / 'claims.json', record)
   logging.info('%s: %.0f s\n%s', directory, seconds, _table(found))
   report.run(config, directory)
   if failure:
@@ -133,10 +139,10 @@ def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
     workdir: with subdirectories that hold `claims.json`.
 
   Raises:
-    ValueError: if there is none.
+    ValueError: if there is none, or one is damaged.
   """
   records = [
-    json.loads(path.read_text('utf-8'))
+    checked_files.read_json(path, ('language', 'seed', 'findings'), _REMEDY)
     for path in sorted(workdir.glob('*/claims.json'))
   ]
   if not records:
@@ -164,7 +170,7 @@ def _row(claim, language, found) -> targets.Row:
   ratios = [_ratio(x) for x in each]
   smallest = math.nan if np.isnan(ratios).any() else min(ratios)
   words = [f'seed {seed}: {_words(x)}' for seed, x in found.items()]
-  holds = claims.verdict(each)
+  holds = claims.verdict(each) if len(each) > 1 else None
   if holds is None:
     words.insert(0, 'cannot be told')
   if len(each) < 2:

@@ -4,15 +4,20 @@ if __name__ == '__main__':
   commands.start(run)
 
 Exit status: 0; 1 if there is an error that a user can mend, or a target that
-does not hold; 3 if all was done, but chains failed and were left out.
+does not hold; 3 if all was done, but chains failed and were left out; 4 if it
+is incomplete, because it was told to stop or other processes did not do their
+share: the same command goes on.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import logging as logging_of_python
 import os
 import pathlib
 import sys
+import traceback
 from typing import Any, NoReturn
 
 from absl import app
@@ -21,7 +26,9 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
+from experiments import json_config
 from experiments import sections
+from experiments import stopping
 from experiments import targets
 
 STATUS_OF_ERROR = 1
@@ -32,9 +39,11 @@ _HERE = pathlib.Path(__file__).parent
 CONFIG = config_flags.DEFINE_config_file(
   'config',
   lock_config=True,
-  help_string='File of settings, such as experiments/configs/demo.py; any is '
-  'changed by --config.SECTION.NAME=VALUE.',
+  help_string='File of settings, such as experiments/configs/demo.py, which is '
+  'a program and is run; FILE.json is data and runs nothing, for what others '
+  'wrote. Any setting is changed by --config.SECTION.NAME=VALUE.',
 )
+flags.FLAGS['config'].parser = json_config.Parser('config')
 WORKDIR = flags.DEFINE_string(
   'workdir', None, 'Directory that the run writes to, and continues from.'
 )
@@ -42,6 +51,10 @@ WORKDIR = flags.DEFINE_string(
 
 class ChainsFailed(Exception):
   """Some chains failed. What was asked for is done and stored without them."""
+
+
+class Incomplete(Exception):
+  """Something is left to do, which the same command does."""
 
 
 def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
@@ -57,6 +70,8 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
       main(argv)
     except (ValueError, OSError) as error:
       _exit_with(f'error: {error}', STATUS_OF_ERROR)
+    except Incomplete as reason:
+      _exit_with(f'incomplete: {reason}', stopping.STATUS)
     except ChainsFailed as failure:
       _exit_with(f'done, but {failure}', STATUS_OF_FAILED_CHAINS)
 
@@ -68,20 +83,41 @@ def _is_ours_or_serious(record: Any) -> bool:
   return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
 
 
-def start(run: Callable[[Any, pathlib.Path], Any]) -> None:
-  """Parses flags and calls `run(config, workdir)`."""
+def start(
+  run: Callable[[Any, pathlib.Path], Any],
+  connect: Callable[[], None] = lambda: None,
+) -> None:
+  """Parses flags and calls `run(config, workdir)`.
+
+  Args:
+    run: what the binary does.
+    connect: what must be done before JAX is first used.
+  """
 
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    workdir = pathlib.Path(str(WORKDIR.value))
+    workdir = _workdir()
     set_up_jax(workdir)
+    connect()
+    stopping.exit_when_told()
     run(CONFIG.value, workdir)
 
   _quiet_logs()
   flags.mark_flags_as_required(['config', 'workdir'])
   _describe_settings()
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
+
+
+def _workdir() -> pathlib.Path:
+  """The directory of the run, which a file system must have."""
+  path = str(WORKDIR.value)
+  if '://' in path:
+    raise ValueError(
+      '--workdir must be a directory, because files in it are locked and '
+      f'renamed; got {path}. Mount it, and name the place.'
+    )
+  return pathlib.Path(path)
 
 
 def set_up_jax(workdir: pathlib.Path) -> None:
@@ -119,8 +155,9 @@ def start_targets(
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    directory = pathlib.Path(str(WORKDIR.value))
+    directory = _workdir()
     set_up_jax(directory)
+    stopping.exit_when_told()
     targets.finish(run(directory))
 
   flags.FLAGS.set_default('workdir', workdir)
@@ -141,7 +178,10 @@ def _describe_settings() -> None:
 def _parse_flags(argv: list[str]) -> list[str]:
   """Parses flags; a setting that does not exist is one line, too."""
   try:
-    return flags.FLAGS(argv)
+    with _told_of_config():
+      rest = flags.FLAGS(argv)
+      getattr(CONFIG.value, 'lock', None)  # Raises what kept it from opening.
+    return rest
   except (AttributeError, KeyError) as error:
     reason = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
     reason = ' '.join(reason.replace("'", '').split()).strip('"')
@@ -149,6 +189,38 @@ def _parse_flags(argv: list[str]) -> list[str]:
   except (flags.Error, TypeError, ValueError, OSError) as error:
     message = str(error)
   _exit_with(f'error: {message} (see --help)', STATUS_OF_ERROR)
+
+
+@contextlib.contextmanager
+def _told_of_config() -> Iterator[None]:
+  """Makes one line of whatever a config raises: it may be a program.
+
+  Its file may also be damaged, or another one.
+  """
+  try:
+    yield
+  except Exception as error:
+    path = _config_that_raised(error)
+    if path is None:
+      raise
+    # Some come with their traceback as text.
+    came = f'{type(error).__name__}: {error}'.strip().splitlines()[-1]
+    raise OSError(
+      f'{path}: expected settings, as JSON or as what get_config() of a Python '
+      f'file returns; got {came}. Mend it, or put back a copy'
+    ) from None
+
+
+def _config_that_raised(error: BaseException | None) -> str | None:
+  """The file of --config, if an error was raised while it was read."""
+  parsers = (json_config.Parser, *json_config.Parser.__bases__)
+  reading = [parser.parse.__code__ for parser in parsers]
+  while error is not None:
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+      if frame.f_code in reading:
+        return frame.f_locals['path']
+    error = error.__cause__ or error.__context__
+  return None
 
 
 def _exit_with(message: str, status: int) -> NoReturn:

@@ -14,7 +14,6 @@ command that was stopped goes on.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
@@ -26,6 +25,7 @@ from experiments import commands
 from experiments import coverage_problems
 from experiments import targets
 from experiments.configs import coverage as head_config
+from rllc_jax import checked_files
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
 from rllc_jax.plots import coverage as plots
@@ -53,9 +53,10 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
     for baseline in BASELINES
   ]
   workdir.mkdir(parents=True, exist_ok=True)
-  (workdir / 'coverage.json').write_text(json.dumps(records) + '\n')
+  checked_files.write_json(workdir / 'coverage.json', {'records': records})
   drawn = plots.coverage(records)
-  (workdir / 'coverage.png').write_bytes(style.image(drawn, 'png'))
+  with checked_files.replacing(workdir / 'coverage.png') as beside:
+    beside.write_bytes(style.image(drawn, 'png'))
   return rows(records)
 
 

@@ -15,7 +15,6 @@ approach.json and .png: exact values as n beta grows.
 
 from collections.abc import Iterator
 from collections.abc import Sequence
-import json
 import math
 import pathlib
 import time
@@ -28,6 +27,7 @@ import jax.numpy as jnp
 from experiments import commands
 from experiments import known_problems
 from experiments import targets
+from rllc_jax import checked_files
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import rllc
@@ -249,8 +249,9 @@ def _approach_row(curve: Approach) -> targets.Row:
 def _write(path: pathlib.Path, items: Sequence[NamedTuple], draw) -> None:
   """Writes what was found, and the figure that is drawn from that alone."""
   objects = [item._asdict() for item in items]
-  path.with_suffix('.json').write_text(json.dumps(objects, indent=1) + '\n')
-  path.with_suffix('.png').write_bytes(style.image(draw(objects), 'png'))
+  checked_files.write_json(path.with_suffix('.json'), {'records': objects})
+  with checked_files.replacing(path.with_suffix('.png')) as beside:
+    beside.write_bytes(style.image(draw(objects), 'png'))
 
 
 if __name__ == '__main__':

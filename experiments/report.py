@@ -27,6 +27,7 @@ import xarray as xr
 from experiments import analyze
 from experiments import commands
 from experiments import sections
+from rllc_jax import checked_files
 from rllc_jax.data import packing
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
@@ -57,7 +58,7 @@ class _Saved(NamedTuple):
   known_answers: list[dict[str, Any]]
   coverage: list[dict[str, Any]]
   readings: xr.Dataset | None
-  findings: list[dict[str, Any]]
+  claims: dict[str, Any]
 
 
 def run(
@@ -95,24 +96,27 @@ def run(
     drawn |= analyze.draw(saved.readings)
   for name, image in drawn.items():
     path = workdir / 'figures' / f'{name}.png'
-    page.write_whole(path, style.image(image, 'png'))
+    with checked_files.told(path):
+      page.write_whole(path, style.image(image, 'png'))
     logging.info('%s', path)
   svg = {name: style.image(image, 'svg') for name, image in drawn.items()}
-  path = page.write_report(
-    workdir / 'report.html',
-    estimates=estimates,
-    traces=saved.traces,
-    training=saved.training,
-    corpus=saved.corpus,
-    figures=page.Figures(**svg),
-    burn_in=burn_in,
-    provenance=_provenance(saved, workdir),
-    variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
-    known_answers=saved.known_answers,
-    coverage=saved.coverage,
-    readings=saved.readings,
-    findings=saved.findings,
-  )
+  path = workdir / 'report.html'
+  with checked_files.told(path):
+    page.write_report(
+      path,
+      estimates=estimates,
+      traces=saved.traces,
+      training=saved.training,
+      corpus=saved.corpus,
+      figures=page.Figures(**svg),
+      burn_in=burn_in,
+      provenance=_provenance(saved, workdir),
+      variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
+      known_answers=saved.known_answers,
+      coverage=saved.coverage,
+      readings=saved.readings,
+      findings=saved.claims.get('findings', []),
+    )
   logging.info('%s: complete', path)
   return path
 
@@ -171,38 +175,53 @@ def _read(workdir: pathlib.Path) -> _Saved:
         f'{workdir / part} was expected, because the report is made of saved '
         f'results; got no such file. Run experiments.{binary} first.'
       )
-  return _Saved(
-    packing.load_record(workdir / 'corpus'),
-    records.load_record(workdir / 'train' / 'training.zarr'),
+  corpus = packing.load_record(workdir / 'corpus')
+  training = records.load_record(workdir / 'train' / 'training.zarr')
+  saved = _Saved(
+    corpus,
+    training,
     disk.open_store(workdir / 'rllc').read().load(),
-    _records(workdir / 'known_answers.json'),
-    _records(workdir / 'coverage.json'),
+    _json(workdir / 'known_answers.json', 'records').get('records', []),
+    _json(workdir / 'coverage.json', 'records').get('records', []),
     _readings(workdir / 'analysis.zarr'),
-    _findings(workdir / 'claims.json'),
+    _json(workdir / 'claims.json', 'findings'),
   )
+  _check_one_run(saved, workdir)
+  return saved
 
 
 def _readings(path: pathlib.Path) -> xr.Dataset | None:
   return records.load_record(path) if path.exists() else None
 
 
-def _findings(path: pathlib.Path) -> list[dict[str, Any]]:
-  return (
-    json.loads(path.read_text('utf-8'))['findings'] if path.exists() else []
-  )
-
-
-def _records(path: pathlib.Path) -> list[dict[str, Any]]:
-  """What another command measured; [] if it has not been run."""
+def _json(path: pathlib.Path, name: str) -> dict[str, Any]:
+  """What another command measured; {} if it has not been run."""
   if not path.exists():
-    return []
-  try:
-    return json.loads(path.read_text('utf-8'))
-  except json.JSONDecodeError as error:
-    raise ValueError(
-      f'{path} must be JSON, because it is reported; got something else: '
-      f'{error}. Run experiments.{path.stem} again, or remove the file.'
-    ) from error
+    return {}
+  remedy = f'Run experiments.{path.stem} again, or remove the file.'
+  return checked_files.read_json(path, [name], remedy)
+
+
+def _check_one_run(saved: _Saved, workdir: pathlib.Path) -> None:
+  """Refuses what was put here from another run, by its tokens and seed."""
+  record = workdir / 'train' / 'training.zarr'
+  trained = json.loads(saved.training.attrs['identity'])
+  same = {
+    'corpus/corpus.json': trained | {'tokens': saved.corpus['tokens_hash']}
+  }
+  if saved.readings is not None:
+    same['analysis.zarr'] = json.loads(saved.readings.attrs['identity'])
+  if saved.claims:
+    same['claims.json'] = saved.claims
+  for name, found in same.items():
+    for entry in ('tokens', 'seed'):
+      if found.get(entry) != trained[entry]:
+        raise ValueError(
+          f'{workdir / name} must be of the same run as {record}, because one '
+          f'run is reported; got {entry} {found.get(entry)} and '
+          f'{trained[entry]}. Put back the right one, or remove what is not of '
+          'this run and run what wrote it again.'
+        )
 
 
 def _provenance(saved: _Saved, workdir: pathlib.Path) -> dict[str, Any]:

@@ -5,19 +5,30 @@ is a duplicate, and so what each domain holds, is decided over all of them at
 once, and one directory then either exists complete or not at all.
 """
 
+from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
 import io
+import json
 import pathlib
 from typing import Any
 
 import tensorflow_datasets as tfds
 
+from rllc_jax import checked_files
+from rllc_jax import visible
 from rllc_jax.data import documents
 
+_REMEDY = (
+  'Put back a copy, or remove it and run experiments.build_corpus again.'
+)
 _BLOCK = 1_024  # Examples a read: one at a time is six times slower.
+
+# The keys of a class in features.json, in every spelling that TFDS reads.
+_CLASSES = ('pythonClassName', 'python_class_name', 'type')
+_OWN_CLASSES = 'tensorflow_datasets.core.features.'
 
 
 class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
@@ -39,7 +50,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     provenance: Mapping[str, Any],
     **kwargs: Any,
   ):
-    self._kept = kept
+    self.kept = kept
     self._provenance = dict(provenance)
     super().__init__(file_format='array_record', **kwargs)
 
@@ -64,7 +75,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     }
 
   def _generate_examples(self, split):
-    for document in self._kept:
+    for document in self.kept:
       if document.split == split:
         yield (
           document.key,
@@ -96,49 +107,87 @@ def prepare(
     The directory of the data set, for `load_documents` or for TFDS itself.
 
   Raises:
-    ValueError: other documents lie there.
+    ValueError: other documents lie there, or damaged ones.
     OSError: they cannot be written.
   """
   tfds.disable_progress_bar()
-  builder = CorpusBuilder(
-    kept=kept, provenance=provenance, data_dir=str(directory)
-  )
-  path = pathlib.Path(builder.data_dir)
-  try:
-    _write(builder)
-  except FileExistsError:
-    pass  # Another process was first.
-  except RuntimeError as error:  # How array_record tells of a full disk.
-    raise OSError(
-      f'{path}: expected to write {len(kept)} documents; '
-      f'got {" ".join(str(error).split())}'
-    ) from None
-  found = dict(tfds.builder_from_directory(str(path)).info.metadata or {})
-  if found != dict(provenance):
+  metadata = {**provenance, 'hashes': _hashes(kept)}
+  path = pathlib.Path(directory, CorpusBuilder.name, str(CorpusBuilder.VERSION))
+  with checked_files.told(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+  with _advised(_REMEDY):
+    with _told(path, 'a prepared TFDS data set'):
+      builder = CorpusBuilder(
+        kept=kept, provenance=metadata, data_dir=str(directory)
+      )
+    _write(builder, path)
+    found = _metadata(_open(path))
+  if found != metadata:
     raise ValueError(
       f'{path}: expected the documents of this run, because a corpus is '
-      'written once; got other ones (use another directory)'
+      'written once; got other ones (use another directory, or remove this)'
     )
   return path
 
 
-def _write(builder: CorpusBuilder) -> None:
-  # TFDS prints to stdout whatever the level of logging.
-  with contextlib.redirect_stdout(io.StringIO()):
-    builder.download_and_prepare(
-      download_config=tfds.download.DownloadConfig(
-        try_download_gcs=False,
-        compute_stats=tfds.download.ComputeStatsMode.SKIP,
+def _hashes(kept: Sequence[documents.Document]) -> dict[str, str]:
+  """A hash of the documents of each split, whatever their order."""
+  return {
+    split: _hash((x.domain, x.text) for x in kept if x.split == split)
+    for split in ('train', 'held_out')
+  }
+
+
+def _hash(pairs: Iterable[tuple[str, str]]) -> str:
+  keys = (documents.content_key(f'{domain} {text}') for domain, text in pairs)
+  return documents.content_key(' '.join(sorted(keys)))
+
+
+def _write(builder: CorpusBuilder, path: pathlib.Path) -> None:
+  try:
+    # TFDS prints to stdout whatever the level of logging.
+    with contextlib.redirect_stdout(io.StringIO()):
+      builder.download_and_prepare(
+        download_config=tfds.download.DownloadConfig(
+          try_download_gcs=False,
+          compute_stats=tfds.download.ComputeStatsMode.SKIP,
+        )
       )
-    )
+  except FileExistsError:
+    pass  # Another process was first.
+  except (OSError, RuntimeError) as error:  # The latter from array_record.
+    raise OSError(
+      f'{path}: expected to write {len(builder.kept)} documents; got '
+      f'{_line(error)}. Make room and run the same command again.'
+    ) from None
 
 
 def load_documents(directory: pathlib.Path, split: str) -> dict[str, list[str]]:
-  """Reads what `prepare` wrote: domain -> its texts, in the order on disk."""
+  """Reads what `prepare` wrote: domain -> its texts, in the order on disk.
+
+  Raises:
+    ValueError: it is not what was written.
+  """
+  with _advised(_REMEDY):
+    pairs = _checked_pairs(_open(directory), split)
   texts: dict[str, list[str]] = {}
-  for example in _examples(_open(directory), split, ('text', 'domain')):
-    texts.setdefault(example['domain'], []).append(example['text'])
+  for domain, text in pairs:
+    texts.setdefault(domain, []).append(text)
   return texts
+
+
+def _checked_pairs(builder, split: str) -> list[tuple[str, str]]:
+  """The domain and the text of every document of a split."""
+  pairs = [
+    (example['domain'], example['text'])
+    for example in _examples(builder, split, ('domain', 'text'))
+  ]
+  if _hash(pairs) != _metadata(builder).get('hashes', {}).get(split):
+    raise ValueError(
+      f'{builder.data_dir}: expected the documents of {split!r} that were '
+      f'written; got {len(pairs)} others'
+    )
+  return pairs
 
 
 def tfds_source(
@@ -156,59 +205,103 @@ def tfds_source(
     ValueError: no data set lies there, it was not written as `array_record`
       (TensorFlow alone reads the others), or it has no such split or feature.
   """
-  builder = _open(pathlib.Path(directory))
-  features = sorted(builder.info.features or ())
-  if text_feature not in features:
-    raise ValueError(
-      f'{directory}: expected a feature {text_feature!r}, because it holds the '
-      f'text; got {", ".join(features)}'
-    )
+  builder = _open(pathlib.Path(directory).expanduser())
+  _check_features(builder, (text_feature,))
   _data_source(builder, split)  # Complains now rather than when it is read.
 
   def read() -> Iterator[str]:
-    for example in _examples(builder, split, (text_feature,)):
-      yield example[text_feature]
+    with _advised('Put back a copy, or prepare it again.'):
+      for example in _examples(builder, split, (text_feature,)):
+        yield example[text_feature]
 
+  documents.check_name(builder.name, builder.data_dir)
   return documents.Source(builder.name, "the user's own", None, read)
 
 
 def _open(directory: pathlib.Path):
-  try:
-    return tfds.builder_from_directory(str(directory))
-  except (OSError, ValueError) as error:
-    raise ValueError(
-      f'{directory}: expected a prepared TFDS data set; got '
-      f'{" ".join(str(error).split())}'
-    ) from None
+  with _told(directory, 'a prepared TFDS data set'):
+    _check_classes(json.loads((directory / 'features.json').read_bytes()))
+    builder = tfds.builder_from_directory(str(directory))
+    for split in builder.info.splits.values():
+      _check_inside(directory, split.filepaths)
+  return builder
+
+
+def _check_classes(content: Any) -> None:
+  """Refuses features of other packages, for TFDS would import what they name."""
+  items = enumerate(content) if isinstance(content, list) else content.items()
+  for key, value in items:
+    if isinstance(value, dict | list):
+      _check_classes(value)
+    elif key in _CLASSES and not str(value).startswith(_OWN_CLASSES):
+      raise ValueError(f'a feature of another package, {value!r:.80}')
+
+
+def _check_inside(directory: pathlib.Path, paths: Iterable[Any]) -> None:
+  """Refuses files elsewhere, for their names are part of a description."""
+  for path in paths:
+    if pathlib.Path(path).parent.resolve() != directory.resolve():
+      raise ValueError(f'a file elsewhere, {str(path)!r:.200}')
+
+
+def _metadata(builder) -> dict[str, Any]:
+  with _told(builder.data_dir, 'the metadata of a TFDS data set'):
+    return dict(builder.info.metadata or {})
+
+
+def _check_features(builder, names: Sequence[str]) -> None:
+  features = sorted(builder.info.features or ())
+  for name in names:
+    if name not in features:
+      raise ValueError(
+        f'{builder.data_dir}: expected a feature {name!r}, because it holds '
+        f'the text; got {visible.short(", ".join(features))}'
+      )
 
 
 def _data_source(builder, split: str):
-  try:
+  expected = f'the split {split!r} as array_record, which needs no TensorFlow'
+  with _told(builder.data_dir, expected):
     return builder.as_data_source(split)
-  except (ValueError, NotImplementedError) as error:
-    raise ValueError(
-      f'{builder.data_dir}: expected the split {split!r} as array_record, '
-      f'which needs no TensorFlow; got {" ".join(str(error).split())}'
-    ) from None
 
 
 def _examples(
   builder, split: str, names: Sequence[str]
 ) -> Iterator[dict[str, str]]:
   """Yields the named text features of every example."""
+  _check_features(builder, names)
   source = _data_source(builder, split)
   for start in range(0, len(source), _BLOCK):
     rows = range(start, min(start + _BLOCK, len(source)))
-    try:
+    with _told(builder.data_dir, f'the examples of {split!r}'):
       block = source.__getitems__(list(rows))
-    except RuntimeError as error:
-      raise ValueError(
-        f'{builder.data_dir}: expected the examples of {split!r}; got '
-        f'{" ".join(str(error).split())}'
-      ) from None
     for row, example in zip(rows, block, strict=True):
       place = f'{builder.data_dir}: example {row} of {split!r}'
       yield {name: _text(example[name], name, place) for name in names}
+
+
+@contextlib.contextmanager
+def _told(directory: str | pathlib.Path, expected: str) -> Iterator[None]:
+  """Makes one line of whatever TFDS raises of files that it cannot read."""
+  try:
+    yield
+  except Exception as error:  # Its libraries have no common one.
+    raise ValueError(
+      f'{directory}: expected {expected}; got {_line(error)}'
+    ) from None
+
+
+@contextlib.contextmanager
+def _advised(remedy: str) -> Iterator[None]:
+  """Ends the message of an error with what to do."""
+  try:
+    yield
+  except ValueError as error:
+    raise ValueError(f'{error}. {remedy}') from None
+
+
+def _line(error: Exception) -> str:
+  return visible.short(f'{type(error).__name__}: {error}', 400)
 
 
 def _text(value: Any, name: str, place: str) -> str:

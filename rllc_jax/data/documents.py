@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from collections.abc import Sequence
 import hashlib
 import itertools
+import re
 from typing import Any, NamedTuple, TypeVar
 
 _Item = TypeVar('_Item')
@@ -63,6 +64,23 @@ class Collection(NamedTuple):
   documents: list[Document]
   domains: dict[str, dict[str, Any]]
   skipped: dict[str, str]
+
+
+def check_name(name: str, place: str) -> None:
+  """Checks the name of a domain, which becomes part of a path.
+
+  Args:
+    name: of the domain.
+    place: where it is from, for the message.
+
+  Raises:
+    ValueError: it has other characters than letters, digits and `_.-`.
+  """
+  if not re.fullmatch(r'[\w.-]+', name):
+    raise ValueError(
+      f'{place}: expected a domain name of letters, digits and _.-, because it '
+      f'becomes part of a path; got {name!r:.80}'
+    )
 
 
 def clean(text: str) -> str:

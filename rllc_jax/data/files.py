@@ -4,16 +4,14 @@ from collections.abc import Callable
 from collections.abc import Iterator
 import json
 import pathlib
-import re
 from typing import Any
 
-import pyarrow as pa
-from pyarrow import parquet
-
+from rllc_jax import visible
 from rllc_jax.data import documents
+from rllc_jax.data import parquet_texts
 
 _PASSAGE = 10_000  # Characters of a plain text that make one document.
-_ROWS = 1_024  # Of a Parquet file, in memory at a time.
+_MARK = '\ufeff'  # Some editors begin a file with it.
 
 
 def source(path: str, text_field: str = 'text') -> documents.Source:
@@ -37,11 +35,7 @@ def source(path: str, text_field: str = 'text') -> documents.Source:
   name, equals, file = path.partition('=')
   file = pathlib.Path(file if equals else path)
   name = name if equals else file.stem
-  if not re.fullmatch(r'[\w.-]+', name):
-    raise ValueError(
-      'expected a domain name of letters, digits and _.-, because it becomes '
-      f'part of a path; got {name!r} (say NAME={file})'
-    )
+  documents.check_name(name, f'{file} (say NAME={file})')
   if file.suffix not in READERS:
     raise ValueError(
       f'{file}: expected a file ending in {", ".join(READERS)}, because the '
@@ -62,12 +56,13 @@ def read_jsonl(path: pathlib.Path, field: str) -> Iterator[str]:
 
 
 def _json_text(line: bytes, field: str, place: str) -> str:
+  text = _utf8(line, place).removeprefix(_MARK)
   try:
-    record = json.loads(_utf8(line, place))
-  except json.JSONDecodeError as error:
+    record = json.loads(text)
+  except ValueError as error:  # Not JSON, or a number too long to read.
     raise ValueError(
       f'{place}: expected a JSON object, because the file ends in .jsonl; '
-      f'got {_shown(line)} ({error.msg})'
+      f'got {_shown(line)} ({visible.short(error)})'
     ) from None
   except RecursionError:
     raise ValueError(
@@ -86,41 +81,6 @@ def _json_text(line: bytes, field: str, place: str) -> str:
   return record[field]
 
 
-def read_parquet(path: pathlib.Path, column: str) -> Iterator[str]:
-  """Yields a column of strings, a thousand rows in memory at a time."""
-  try:
-    with path.open('rb') as file:  # So that a missing file says just that.
-      yield from _column(parquet.ParquetFile(file), path, column)
-  except (pa.ArrowInvalid, pa.ArrowException) as error:
-    raise ValueError(
-      f'{path}: expected a Parquet file, because of its suffix; '
-      f'got {_first_line(error)}'
-    ) from None
-
-
-def _column(
-  table: parquet.ParquetFile, path: pathlib.Path, column: str
-) -> Iterator[str]:
-  names = table.schema_arrow.names
-  if column not in names:
-    raise ValueError(
-      f'{path}: expected a column {column!r}, because it holds the text; '
-      f'got the columns {", ".join(names)}'
-    )
-  kind = table.schema_arrow.field(column).type
-  if not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
-    raise ValueError(f'{path}: expected strings in {column!r}; got {kind}')
-  row = 0
-  for batch in table.iter_batches(batch_size=_ROWS, columns=[column]):
-    for text in batch.column(0).to_pylist():
-      if text is None:
-        raise ValueError(
-          f'{path}: expected a string in row {row} of {column!r}; got null'
-        )
-      row += 1
-      yield text
-
-
 def read_text(path: pathlib.Path, field: str) -> Iterator[str]:
   """Yields a text in passages of about 10,000 characters."""
   del field  # A plain text has no fields.
@@ -129,19 +89,20 @@ def read_text(path: pathlib.Path, field: str) -> Iterator[str]:
       _utf8(line, f'{path}:{number}')
       for number, line in enumerate(lines, start=1)
     ]
-  yield from documents.passages(''.join(decoded), _PASSAGE)
+  text = ''.join(decoded).removeprefix(_MARK)
+  yield from documents.passages(text, _PASSAGE)
 
 
 READERS: dict[str, Callable[[pathlib.Path, str], Iterator[str]]] = {
   '.jsonl': read_jsonl,
-  '.parquet': read_parquet,
+  '.parquet': parquet_texts.read,
   '.txt': read_text,
 }
 
 
 def _utf8(line: bytes, place: str) -> str:
   try:
-    return line.decode('utf-8-sig')  # Some editors begin a file with a mark.
+    return line.decode('utf-8')
   except UnicodeDecodeError as error:
     raise ValueError(
       f'{place}: expected UTF-8 text; '
@@ -157,9 +118,6 @@ def _shown(line: bytes) -> str:
 def _kind(value: Any) -> str:
   """What a JSON value is: an object is told by its fields."""
   if isinstance(value, dict):
-    return f'an object with the fields {", ".join(value) or "(none)"}'
+    fields = visible.short(', '.join(value)) or '(none)'
+    return f'an object with the fields {fields}'
   return f'{type(value).__name__} {value!r:.40}'
-
-
-def _first_line(error: Exception) -> str:
-  return (str(error).splitlines() or [type(error).__name__])[0]

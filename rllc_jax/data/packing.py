@@ -1,17 +1,24 @@
 """Documents packed into rows of one length: the array that stays resident."""
 
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
-import json
-import os
+from collections.abc import Sequence
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rllc_jax import checked_files
 from rllc_jax import trees
 from rllc_jax import types
+from rllc_jax import visible
+
+_REMEDY = (
+  'Put back a copy, or remove the directory of the corpus and run '
+  'experiments.build_corpus again.'
+)
 
 
 class Corpus(NamedTuple):
@@ -31,6 +38,45 @@ class Corpus(NamedTuple):
   windows: dict[str, types.Window]
   vocab_size: int
   eos_id: int
+
+
+def _is_count(value: Any) -> bool:
+  return type(value) is int and 0 <= value < 2**31
+
+
+def _are_counts(value: Any) -> bool:
+  is_pair = isinstance(value, list) and len(value) == 2
+  return is_pair and all(map(_is_count, value))
+
+
+def _is_provenance(value: Any) -> bool:
+  """Whether the report can read it."""
+  if not isinstance(value, dict):
+    return False
+  parts = [value.get(name, {}) for name in ('settings', 'domains', 'skipped')]
+  if not all(isinstance(part, dict) for part in parts):
+    return False
+  return all(map(_is_domain, parts[1].values()))
+
+
+def _is_domain(value: Any) -> bool:
+  counts = ('documents', 'bytes', 'train_tokens', 'held_out_tokens')
+  return isinstance(value, dict) and all(
+    type(value.get(name, 0)) is int for name in counts
+  )
+
+
+_ENTRIES: Mapping[str, Callable[[Any], bool]] = {
+  'shape': lambda x: _are_counts(x) and x[0] >= 1 and x[1] >= 2,
+  'vocab_size': _is_count,
+  'eos_id': _is_count,
+  'windows': lambda x: (
+    isinstance(x, dict) and all(map(_are_counts, x.values()))
+  ),
+  'tokens_hash': lambda x: isinstance(x, str),
+  'files': lambda x: isinstance(x, dict),
+  'provenance': _is_provenance,
+}
 
 
 def token_dtype(vocab_size: int) -> type[np.integer]:
@@ -134,7 +180,10 @@ def _check_rows(split, domains, count):
 
 
 def save_corpus(
-  directory: pathlib.Path, corpus: Corpus, provenance: Mapping[str, Any]
+  directory: pathlib.Path,
+  corpus: Corpus,
+  provenance: Mapping[str, Any],
+  files: Sequence[str] = (),
 ) -> None:
   """Writes `tokens.npy`, then `corpus.json`, whose presence means complete.
 
@@ -142,11 +191,14 @@ def save_corpus(
     directory: created where needed.
     corpus: what `load_corpus` gives back.
     provenance: where the text came from; values ready for JSON.
+    files: names of others there that belong to it, and are written already.
+
+  Raises:
+    OSError: the disk does not take it.
   """
-  directory.mkdir(parents=True, exist_ok=True)
-  beside = directory / f'tokens.{os.getpid()}.npy'
-  np.save(beside, corpus.tokens)
-  beside.replace(directory / 'tokens.npy')
+  with checked_files.replacing(directory / 'tokens.npy') as beside:
+    with beside.open('wb') as file:
+      np.save(file, corpus.tokens)
   record = {
     'shape': list(corpus.tokens.shape),
     'vocab_size': corpus.vocab_size,
@@ -156,37 +208,42 @@ def save_corpus(
       for name, window in corpus.windows.items()
     },
     'tokens_hash': trees.content_hash(corpus.tokens),
+    'files': {
+      name: checked_files.file_checksum(directory / name)
+      for name in ('tokens.npy', *files)
+    },
     'provenance': dict(provenance),
   }
-  beside = directory / f'corpus.{os.getpid()}.json'
-  beside.write_text(json.dumps(record, indent=2), encoding='utf-8')
-  beside.replace(directory / 'corpus.json')
+  checked_files.write_json(directory / 'corpus.json', record)
 
 
 def load_record(directory: pathlib.Path) -> dict[str, Any]:
   """Reads `corpus.json`: windows, sizes, the hash, and the provenance.
 
   Raises:
-    ValueError: it is not there, or not what `save_corpus` wrote.
+    ValueError: it is not there, or not as `save_corpus` writes it.
   """
   path = directory / 'corpus.json'
-  needed = {'vocab_size', 'eos_id', 'windows', 'tokens_hash', 'provenance'}
-  try:
-    record = json.loads(path.read_text(encoding='utf-8'))
-    missing = needed.difference(record)
-  except FileNotFoundError:
+  record = checked_files.read_json(path, list(_ENTRIES), _REMEDY)
+  if fault := _fault_of_record(record):
     raise ValueError(
-      f'{path}: expected the record of a complete corpus; got no such file '
-      '(experiments.build_corpus writes it)'
-    ) from None
-  except (ValueError, TypeError) as error:
-    raise ValueError(f'{path}: expected a JSON object; got {error}') from None
-  if missing:
-    raise ValueError(
-      f'{path}: expected the record of a corpus; '
-      f'got one without {", ".join(sorted(missing))}'
+      f'{path}: expected the record of a corpus; got {fault}. {_REMEDY}'
     )
   return record
+
+
+def _fault_of_record(record: Mapping[str, Any]) -> str:
+  """What no corpus has, for anybody can make a checksum; '' if nothing."""
+  for name, fits in _ENTRIES.items():
+    if not fits(record[name]):
+      return f'{name} {visible.short(record[name], 40)}'
+  if not record['eos_id'] < record['vocab_size']:
+    return f'eos_id {record["eos_id"]} of {record["vocab_size"]} ids'
+  rows = record['shape'][0]
+  for name, (start, length) in record['windows'].items():
+    if not length or start + length > rows:
+      return f'a window {visible.short(name, 40)} of none or not all its rows'
+  return ''
 
 
 def load_corpus(directory: pathlib.Path) -> Corpus:
@@ -196,23 +253,47 @@ def load_corpus(directory: pathlib.Path) -> Corpus:
     ValueError: the corpus is absent, incomplete, or not as it was written.
   """
   record = load_record(directory)
+  checked_files.check_files(directory, record['files'], _REMEDY)
   path = directory / 'tokens.npy'
-  try:
-    tokens = np.load(path, allow_pickle=False)
-  except (OSError, ValueError, EOFError) as error:
-    raise ValueError(
-      f'{path}: expected the tokens of a corpus; got {error}'
-    ) from None
-  found = trees.content_hash(tokens)
-  if found != record['tokens_hash']:
-    raise ValueError(
-      f'{path}: expected the hash {record["tokens_hash"]}, because results '
-      f'are tied to these tokens; got {found}'
-    )
   windows = {
     name: types.Window(*place) for name, place in record['windows'].items()
   }
-  return Corpus(tokens, windows, record['vocab_size'], record['eos_id'])
+  corpus = Corpus(
+    _load_tokens(path), windows, record['vocab_size'], record['eos_id']
+  )
+  if fault := _fault_of_tokens(corpus, record):
+    raise ValueError(
+      f'{path}: expected the tokens of corpus.json; got {fault}. {_REMEDY}'
+    )
+  return corpus
+
+
+def _load_tokens(path: pathlib.Path) -> np.ndarray:
+  """Reads an array of numbers: never a pickle, never more than the file has."""
+  try:
+    # Mapped first, or it would be allocated in the size that its head claims.
+    return np.array(np.lib.format.open_memmap(path, mode='r'))
+  except Exception as error:  # numpy raises whatever its parts raise.
+    raise ValueError(
+      f'{path}: expected an array of numbers; got {visible.short(error)}. '
+      f'{_REMEDY}'
+    ) from None
+
+
+def _fault_of_tokens(corpus: Corpus, record: Mapping[str, Any]) -> str:
+  """How tokens are not what a record says of them; '' if they are."""
+  tokens = corpus.tokens
+  kind = f'{tokens.dtype} {list(tokens.shape)}'
+  if kind != f'{np.dtype(token_dtype(corpus.vocab_size))} {record["shape"]}':
+    return visible.short(kind, 80)
+  if missing := {'train', 'held_out'}.difference(corpus.windows):
+    return f'no window {", ".join(sorted(missing))}'
+  if not 0 <= tokens.min() <= tokens.max() < corpus.vocab_size:
+    return f'ids from {tokens.min()} to {tokens.max()}'
+  if (tokens[:, 0] != corpus.eos_id).any():
+    return f'rows that do not begin with {corpus.eos_id}'
+  is_same = trees.content_hash(tokens) == record['tokens_hash']
+  return '' if is_same else 'tokens of another hash'
 
 
 def unigram_entropy(tokens: np.ndarray, window: types.Window) -> float:

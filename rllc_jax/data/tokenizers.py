@@ -8,8 +8,9 @@ Wang et al. (https://arxiv.org/abs/2410.02984), and begins and ends alike.
 from collections.abc import Iterable
 from collections.abc import Iterator
 import itertools
-import os
+import json
 import pathlib
+from typing import Any
 
 import numpy as np
 import tokenizers
@@ -18,10 +19,22 @@ from tokenizers import models
 from tokenizers import pre_tokenizers
 from tokenizers import trainers
 
+from rllc_jax import checked_files
+from rllc_jax import visible
+
 END_OF_TEXT = '<|endoftext|>'
 UNKNOWN = '<|unknown|>'
 MIN_VOCABULARY = 257  # Every byte, and the special token.
 
+_PARTS = (
+  'truncation',
+  'padding',
+  'normalizer',
+  'pre_tokenizer',
+  'post_processor',
+  'decoder',
+  'model',
+)
 _BATCH = 1_024  # Documents that are encoded at once, on all cores.
 
 
@@ -90,38 +103,90 @@ def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   trainer = trainers.WordLevelTrainer(
     vocab_size=vocab_size - 1, special_tokens=[UNKNOWN], show_progress=False
   )
-  tokenizer.train_from_iterator(texts, trainer)
+  # As a word, it would have the id that ends documents.
+  words = (text.replace(END_OF_TEXT, ' ') for text in texts)
+  tokenizer.train_from_iterator(words, trainer)
   tokenizer.add_special_tokens([END_OF_TEXT])
   return _read_special_as_text(tokenizer)
 
 
 def save(tokenizer: tokenizers.Tokenizer, path: pathlib.Path) -> None:
   """Writes `tokenizer.json`, in the format that all of Hugging Face reads."""
-  beside = path.with_name(f'{path.name}.{os.getpid()}')
-  beside.write_text(tokenizer.to_str(), encoding='utf-8')
-  beside.replace(path)
+  with checked_files.replacing(path) as beside:
+    beside.write_text(tokenizer.to_str(), encoding='utf-8')
 
 
 def load(path: pathlib.Path) -> tokenizers.Tokenizer:
   """Reads what `save` wrote.
 
+  It takes nothing else, because a tokenizer may hold patterns that take for
+  ever, padding without end, or rules that drop text.
+
   Raises:
     OSError: there is no such file.
-    ValueError: it is no tokenizer, or one without the special token.
+    ValueError: it is no tokenizer, or not one that `train` or `train_words`
+      could have made.
   """
-  text = path.read_text(encoding='utf-8')
+  content = path.read_bytes()
   try:
-    tokenizer = tokenizers.Tokenizer.from_str(text)
+    record = json.loads(content.decode('utf-8'))
+    frame = _frame_like(record)
+    _check_ids(record)
+    # Not the text itself, of which the library may make something else.
+    tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
+    _check_frame(_frame(tokenizer), frame)
   except Exception as error:  # The library raises nothing narrower.
     raise ValueError(
-      f'{path}: expected a saved tokenizer; got {" ".join(str(error).split())}'
+      f'{path}: expected a saved tokenizer; got {visible.short(error)}'
     ) from None
-  if tokenizer.token_to_id(END_OF_TEXT) is None:
-    raise ValueError(
-      f'{path}: expected the token {END_OF_TEXT}, because it parts documents; '
-      f'got {tokenizer.get_vocab_size()} tokens without it'
-    )
   return _read_special_as_text(tokenizer)
+
+
+def _frame(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
+  """All of a tokenizer but its words: what two of a kind share."""
+  record = json.loads(tokenizer.to_str())
+  for token in record['added_tokens']:
+    del token['id']
+  for words in ('vocab', 'merges'):
+    record['model'].pop(words, None)
+  return record
+
+
+def _frame_like(record: Any) -> dict[str, Any]:
+  """The frame of the kind of tokenizer that a record says it is.
+
+  Raises:
+    ValueError: it has parts of other kinds; to make these could take for ever.
+  """
+  kinds = lambda x: [x[part] and x[part]['type'] for part in _PARTS]
+  for tokenizer in (train([], MIN_VOCABULARY), train_words([], 3)):
+    if kinds(record) == kinds(frame := _frame(tokenizer)):
+      return frame
+  raise ValueError(f'one with parts {kinds(record)}')
+
+
+def _check_ids(record: dict[str, Any]) -> None:
+  """Checks the vocabulary: to save one with large ids could take for ever."""
+  model = record['model']
+  ids = {**model['vocab']}
+  ids.update(
+    (token['content'], token['id']) for token in record['added_tokens']
+  )
+  if sorted(ids.values()) != list(range(len(ids))):
+    raise ValueError('one whose ids are not 0, 1, 2 and so on')
+  is_word = END_OF_TEXT in model['vocab']
+  if is_word or ids.get(END_OF_TEXT) != len(ids) - 1:
+    raise ValueError(f'one whose last token is not a special {END_OF_TEXT}')
+  bytes_of_text = pre_tokenizers.ByteLevel.alphabet()
+  needed = bytes_of_text if model['type'] == 'BPE' else [UNKNOWN]
+  if not model['vocab'].keys() >= {*needed}:
+    raise ValueError('one that has no token for some texts')
+
+
+def _check_frame(found: dict[str, Any], expected: dict[str, Any]) -> None:
+  for part in expected:
+    if found[part] != expected[part]:
+      raise ValueError(f'one with {part} {found[part]!r}')
 
 
 def eos_id(tokenizer: tokenizers.Tokenizer) -> int:

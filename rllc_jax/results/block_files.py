@@ -80,7 +80,7 @@ def name_of(
   return f'{hashlib.blake2b(text.encode(), digest_size=12).hexdigest()}.npz'
 
 
-def write(path: pathlib.Path, block: BlockFile) -> None:
+def write(path: pathlib.Path, block: BlockFile, owner: str) -> None:
   """Replaces a block's file."""
   steps, datasets = zip(*block.rows, strict=True)
   refinements, chains = zip(*block.columns, strict=True)
@@ -95,16 +95,16 @@ def write(path: pathlib.Path, block: BlockFile) -> None:
   }
   arrays |= {f'{_TRACE}{name}': x for name, x in block.traces.items()}
   arrays |= {f'{_STATE}{i:04d}': leaf for i, leaf in enumerate(block.states)}
-  files.write_arrays(path, arrays)
+  files.write_arrays(path, arrays, owner)
 
 
-def read(path: pathlib.Path) -> BlockFile:
+def read(path: pathlib.Path, owner: str) -> BlockFile:
   """Reads a block's file.
 
   Raises:
     DamagedFileError: if it is gone, or not what was written.
   """
-  arrays = files.read_arrays(path)
+  arrays = files.read_arrays(path, owner)
   if not arrays:
     raise files.DamagedFileError('no such file')
   pairs = lambda a, b: [
@@ -132,8 +132,8 @@ Cell = tuple[stores.Row, stores.Column]
 class Directory:
   """The files of blocks of a store, and which of them has a chain."""
 
-  def __init__(self, path: pathlib.Path):
-    self._path = path
+  def __init__(self, path: pathlib.Path, owner: str):
+    self._path, self._owner = path, owner
     self._chains: dict[Cell, tuple[str, int]] = {}  # File, draws taken.
 
   def load(self) -> list[tuple[str, BlockFile]]:
@@ -142,10 +142,10 @@ class Directory:
     found = []
     for path in self._paths():
       try:
-        found.append((path.name, read(path)))
+        found.append((path.name, read(path, self._owner)))
       except files.DamagedFileError as error:
         damages.say_again(path, error)
-        path.unlink(missing_ok=True)
+        files.remove(path)
     found.sort(key=lambda item: item[1].first)
     for name, block in found:
       for cell in block.cells:
@@ -162,7 +162,7 @@ class Directory:
     found = []
     for path in self._paths():
       try:
-        found.append(read(path))
+        found.append(read(path, self._owner))
       except files.DamagedFileError as error:
         if path.exists():  # Else it was done in the meantime.
           raise damages.error(path, str(error)) from error
@@ -179,7 +179,7 @@ class Directory:
     cells = [(row, column) for row in rows for column in columns]
     found: dict[Cell, list[np.ndarray]] = {}
     for name in {self._chains[cell][0] for cell in cells}:
-      block = read(self._path / name)
+      block = read(self._path / name, self._owner)
       flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in block.states]
       for i, cell in enumerate(block.cells):
         if self._chains[cell][0] == name:
@@ -190,7 +190,7 @@ class Directory:
 
   def save(self, name: str, block: BlockFile) -> None:
     """Writes a block's file, and removes those that it makes useless."""
-    write(self._path / name, block)
+    write(self._path / name, block, self._owner)
     old = {self._chains.get(cell, (name, 0))[0] for cell in block.cells}
     self._chains |= dict.fromkeys(block.cells, (name, block.stop))
     self._remove_unused(old)
@@ -209,7 +209,7 @@ class Directory:
     used = Counter(name for name, _ in self._chains.values())
     for name in names:
       if not used[name]:
-        (self._path / name).unlink(missing_ok=True)
+        files.remove(self._path / name)
 
   def _paths(self) -> list[pathlib.Path]:
     return sorted(self._path.glob('*.npz'))

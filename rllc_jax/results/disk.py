@@ -1,6 +1,6 @@
 """A store in a directory: one that survives kills, full disks and bad files.
 
-  run.json      the identity and the extent
+  run.json      the identity and the extent; run_copy.json is its copy
   traces.zarr   dims (checkpoint, dataset, refinement, chain, draw)
   marks/        a file a piece of the table: what is in it, with checksums
   blocks/       a file a block: chains, and draws not in the table yet
@@ -12,15 +12,14 @@ leaves what the next run does again. Values that are not what was written are
 never read: a run does them anew, and a reader is told.
 """
 
-import json
 import os
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from rllc_jax import checked_files
 from rllc_jax.results import block_files
-from rllc_jax.results import files
 from rllc_jax.results import owners
 from rllc_jax.results import pieces
 from rllc_jax.results import reading
@@ -28,7 +27,7 @@ from rllc_jax.results import store as stores
 from rllc_jax.results import table
 from rllc_jax.results import traces as tables
 
-_FORMAT = 2
+_FORMAT, _COPY = 2, 'run_copy.json'
 
 
 def open_store(
@@ -51,8 +50,10 @@ def open_store(
   """
   path = pathlib.Path(path)
   if path.exists() and not (path / 'run.json').exists():
-    ours = {'owners', 'traces.zarr', 'run.json.new'}  # Before run.json is.
+    ours = {'owners', 'traces.zarr'}  # Before run.json is.
     if not path.is_dir() or any(x.name not in ours for x in path.iterdir()):
+      if (path / _COPY).exists():
+        _load_run(path / 'run.json')  # Says that it is gone.
       raise tables.StoreError(
         f'{path} must be a store of rllc_jax or not exist, so that nothing '
         'else is overwritten; got something without run.json.'
@@ -79,7 +80,7 @@ class DiskStore:
     self._held: pieces.Pieces | None = None
     self._made_with, self._num_draws = '', 0
     self._owner: owners.Owner | None = None
-    self._blocks = block_files.Directory(path / 'blocks')
+    self._blocks = block_files.Directory(path / 'blocks', '')
     self._current: tuple[str, block_files.BlockFile] | None = None
     self._load()
 
@@ -178,27 +179,39 @@ class DiskStore:
   def _load(self):
     path = self.path / 'run.json'
     if path.exists():
-      self._identity, extent, length = _load_run(path)
-      self._held = pieces.Pieces(self.path, extent, length)
+      self._identity, extent, length, owner = _load_run(path)
+      self._hold(pieces.Pieces(self.path, extent, length, owner))
+
+  def _hold(self, held):
+    self._held = held
+    directory = self.path / 'blocks'
+    self._blocks = block_files.Directory(directory, held.owner)
 
   def _prepare(self, identity, extent):
     """What process 0 does before the others begin."""
     self._identity = self._merged(identity)
     known, length = extent, table.piece_length(extent)
+    owner = checked_files.checksum(self._identity)
     if self._held is not None:
-      _, known, length = self._held
+      _, known, length, owner = self._held
     grown = tables.grown(known, extent)
-    self._held = pieces.Pieces(self.path, grown, length)
-    self._held.table.fit(self._identity)
+    self._hold(pieces.Pieces(self.path, grown, length, owner))
+    self._pieces.repair_layouts()
+    self._pieces.table.fit(self._identity)
+    self._save_run()
+    self._fold_what_was_left()
+
+  def _save_run(self):
+    _, extent, length, owner = self._pieces
     run = {
       'format': _FORMAT,
+      'owner': owner,
       'checkpoints_of_a_piece': length,
       'identity': self._identity,
-      'extent': grown._asdict(),
+      'extent': extent._asdict(),
     }
-    content = json.dumps(run, indent=1).encode()
-    files.replace(self.path / 'run.json', content)
-    self._fold_what_was_left()
+    for name in ('run.json', _COPY):
+      checked_files.write_json(self.path / name, run)
 
   def _is_prepared(self, extent):
     """Whether process 0 is ready for this run, or was and left nothing."""
@@ -242,24 +255,22 @@ class DiskStore:
     return merged
 
 
-def _load_run(path: pathlib.Path) -> tuple[dict[str, Any], Any, int]:
+def _load_run(
+  path: pathlib.Path,
+) -> tuple[dict[str, Any], stores.Extent, int, str]:
+  remedy = f'Put back its copy, {_COPY} in the same directory.'
   try:
-    run = json.loads(path.read_text())
-    if run.get('format') != _FORMAT:
-      raise tables.StoreError(
-        f'{path} must be of format {_FORMAT}, which this version reads; got '
-        f'{run.get("format", "an older one")}. Use another directory.'
-      )
-    entries: dict[str, Any] = {
-      name: tuple(entry) if isinstance(entry, list) else entry
-      for name, entry in run['extent'].items()
-    }
-    length = int(run['checkpoints_of_a_piece'])
-    return run['identity'], stores.Extent(**entries), length
-  except tables.StoreError:
-    raise
-  except (ValueError, KeyError, TypeError, AttributeError) as error:
+    run = checked_files.read_json(path, ('format',), remedy)
+  except ValueError as error:
+    raise tables.StoreError(str(error)) from error
+  if run['format'] != _FORMAT:
     raise tables.StoreError(
-      f'{path} must be what this library wrote, an identity and an extent; got '
-      f'{type(error).__name__}: {error}.'
-    ) from error
+      f'{path} must be of format {_FORMAT}, which this version reads; got '
+      f'{run["format"]}. Use another directory.'
+    )
+  entries: dict[str, Any] = {
+    name: tuple(entry) if isinstance(entry, list) else entry
+    for name, entry in run['extent'].items()
+  }
+  extent = stores.Extent(**entries)
+  return run['identity'], extent, run['checkpoints_of_a_piece'], run['owner']

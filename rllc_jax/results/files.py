@@ -9,6 +9,7 @@ import hashlib
 import io
 import os
 import pathlib
+import shutil
 from urllib import parse
 
 import numpy as np
@@ -26,26 +27,40 @@ def replace(path: pathlib.Path, content: bytes) -> None:
   os.replace(beside, path)
 
 
-def write_arrays(path: pathlib.Path, arrays: Mapping[str, np.ndarray]) -> None:
-  """Writes named arrays, with a checksum each, in one move."""
+def write_arrays(
+  path: pathlib.Path, arrays: Mapping[str, np.ndarray], owner: str
+) -> None:
+  """Writes named arrays of a store, with a checksum each, in one move."""
   content = io.BytesIO()
-  np.savez(content, allow_pickle=False, **arrays)
+  np.savez(content, allow_pickle=False, owner=np.array(owner), **arrays)
   replace(path, content.getvalue())
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: pathlib.Path, owner: str) -> dict[str, np.ndarray]:
   """Reads what `write_arrays` wrote; none if there is no such file.
 
   Raises:
-    DamagedFileError: if it is not what was written.
+    DamagedFileError: if it is not what was written, or is of another store.
   """
   try:
-    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as arrays:
-      return dict(arrays)
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as saved:
+      arrays = dict(saved)
+    found = str(arrays.pop('owner'))
   except FileNotFoundError:
     return {}
   except Exception as error:  # NumPy and zipfile raise what comes.
     raise DamagedFileError(f'{type(error).__name__}: {error}') from error
+  if found != owner:
+    raise DamagedFileError('a file of another store')
+  return arrays
+
+
+def remove(path: pathlib.Path) -> None:
+  """Removes a file, or a directory in its place, or nothing."""
+  if path.is_dir():
+    shutil.rmtree(path)
+  else:
+    path.unlink(missing_ok=True)
 
 
 def name_of(name: str) -> str:

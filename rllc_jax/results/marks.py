@@ -14,7 +14,7 @@ import numpy as np
 from rllc_jax.results import files
 
 BASELINE = 'baseline_loss'
-_CHECK = 'check/'
+_CHECK, _LAYOUT = 'check/', 'layout/'
 
 
 class Mark(NamedTuple):
@@ -25,11 +25,13 @@ class Mark(NamedTuple):
     made_with: [G, R], software and devices of the last of them.
     checks: CRC-32 of those draws by array, [G, R, C], and of the losses at the
       checkpoint, [G, R].
+    layouts: how each array of the table is cut and coded.
   """
 
   recorded: np.ndarray
   made_with: np.ndarray
   checks: dict[str, np.ndarray]
+  layouts: dict[str, str]
 
   def check(self, name: str) -> np.ndarray:
     """The checksums of an array, to be changed."""
@@ -38,13 +40,18 @@ class Mark(NamedTuple):
     return self.checks.setdefault(name, nothing)
 
 
-def read(path: pathlib.Path, shape: tuple[int, int, int]) -> Mark:
+def read(path: pathlib.Path, shape: tuple[int, int, int], owner: str) -> Mark:
   """The mark of a piece of the given shape (G, R, C), grown to it if need be.
+
+  Args:
+    path: of the file.
+    shape: of the piece.
+    owner: what the store is known by.
 
   Raises:
     DamagedFileError: if it is not what was written.
   """
-  saved = files.read_arrays(path)
+  saved = files.read_arrays(path, owner)
   recorded = _grown(saved.get('recorded', np.zeros((0, 0, 0), np.int32)), shape)
   made_with = np.full(shape[:2], '', object)
   known = saved.get('made_with', np.zeros((0, 0), object))
@@ -54,15 +61,24 @@ def read(path: pathlib.Path, shape: tuple[int, int, int]) -> Mark:
     for name, array in saved.items()
     if name.startswith(_CHECK)
   }
-  return Mark(recorded, made_with, checks)
+  layouts = {
+    name.removeprefix(_LAYOUT): str(array)
+    for name, array in saved.items()
+    if name.startswith(_LAYOUT)
+  }
+  return Mark(recorded, made_with, checks, layouts)
 
 
-def write(path: pathlib.Path, mark: Mark) -> None:
+def write(path: pathlib.Path, mark: Mark, owner: str) -> None:
   """Replaces a mark."""
   checks = {f'{_CHECK}{name}': array for name, array in mark.checks.items()}
+  layouts = {
+    f'{_LAYOUT}{name}': np.array(x) for name, x in mark.layouts.items()
+  }
   made_with = mark.made_with.astype(str)
-  arrays = {'recorded': mark.recorded, 'made_with': made_with, **checks}
-  files.write_arrays(path, arrays)
+  arrays = {'recorded': mark.recorded, 'made_with': made_with}
+  arrays |= {**checks, **layouts}
+  files.write_arrays(path, arrays, owner)
 
 
 def checksums(

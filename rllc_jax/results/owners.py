@@ -15,6 +15,7 @@ import socket
 import time
 from typing import Any, NamedTuple
 
+from rllc_jax.results import files
 from rllc_jax.results import traces
 
 _PATIENCE = 600.0  # Seconds to wait for process 0.
@@ -133,6 +134,8 @@ def others_live(directory: pathlib.Path, process: Process) -> list[int]:
 
 
 def _open_locked(path: pathlib.Path) -> Any:
+  if path.is_dir():  # Nobody's lock.
+    files.remove(path)
   file = open(path, 'ab')
   for _ in range(_TRIES):
     try:

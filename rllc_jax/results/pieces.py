@@ -6,6 +6,7 @@ and nobody else writes to them.
 
 from collections.abc import Iterable
 from collections.abc import Iterator
+import contextlib
 import math
 import pathlib
 from typing import Any, NamedTuple
@@ -30,11 +31,13 @@ class Pieces(NamedTuple):
     path: of the store.
     extent: coordinates.
     length: checkpoints of a piece.
+    owner: what the store is known by: it is in all of its files.
   """
 
   path: pathlib.Path
   extent: stores.Extent
   length: int
+  owner: str
 
   @property
   def table(self) -> arrays.Table:
@@ -74,7 +77,7 @@ class Pieces(NamedTuple):
     """
     _, _, refinements, chains, _ = tables.sizes(self.extent)
     shape = self.length, refinements, chains
-    return marks.read(self.mark_path(piece), shape)
+    return marks.read(self.mark_path(piece), shape, self.owner)
 
   def sound(self, piece: Piece) -> tuple[marks.Mark, dict[str, np.ndarray]]:
     """A piece's mark and its values, as they were written.
@@ -87,6 +90,10 @@ class Pieces(NamedTuple):
     except files.DamagedFileError as error:
       raise damages.error(self.mark_path(piece), str(error)) from error
     values = self.table.get(piece)
+    for name, layout in self.table.layouts().items():
+      if mark.layouts.get(name, layout) != layout:
+        path = self.table.path / name / '.zarray'
+        raise damages.error(path, 'another layout than was made')
     for name, bad in _damaged(mark, values):
       if bad.any():
         path = [*self.table.files(piece, name), self.table.path / name][0]
@@ -98,6 +105,16 @@ class Pieces(NamedTuple):
     }
     return mark, read
 
+  def repair_layouts(self) -> None:
+    """Forgets arrays that are not cut and coded as they were made."""
+    layouts = self.table.layouts()
+    for piece in self.all():
+      with contextlib.suppress(files.DamagedFileError):
+        for name, layout in self.mark(piece).layouts.items():
+          if layouts.get(name, layout) != layout:
+            self.table.remove(name, 'another layout')
+            del layouts[name]
+
   def repair(self, pieces: Iterable[Piece]) -> None:
     """Forgets what is not as it was written: it will be done again."""
     for piece in pieces:
@@ -105,7 +122,7 @@ class Pieces(NamedTuple):
         mark = self.mark(piece)
       except files.DamagedFileError as error:
         damages.say_again(self.mark_path(piece), error)
-        self.mark_path(piece).unlink()
+        files.remove(self.mark_path(piece))
       else:
         self._repair_values(piece, mark)
 
@@ -118,11 +135,12 @@ class Pieces(NamedTuple):
       came = f'{bad.sum()} chains with other draws'
       damages.say_again(self.table.path / name, came)
       mark.recorded[bad] = 0
-      if isinstance(values.get(name), Exception):
-        for path in self.table.files(piece, name):
-          path.unlink()
+      unreadable = isinstance(values.get(name), Exception)
+      for path in self.table.files(piece, name):
+        if unreadable or path.is_dir():
+          files.remove(path)
     if damaged:
-      marks.write(self.mark_path(piece), mark)
+      marks.write(self.mark_path(piece), mark, self.owner)
 
   def fold(self, block: block_files.BlockFile) -> None:
     """Takes a block's draws into the table."""
@@ -160,7 +178,8 @@ class Pieces(NamedTuple):
     if before is not None:
       # Runs that do not record the same leave gaps, and these are checked, too.
       self._check_gaps(piece, mark, before ^ block.traces.keys())
-    marks.write(self.mark_path(piece), mark)
+    mark.layouts.update(self.table.layouts())
+    marks.write(self.mark_path(piece), mark, self.owner)
 
   def _check_gaps(self, piece, mark, names) -> None:
     cells = np.nonzero(mark.recorded)

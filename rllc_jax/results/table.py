@@ -5,11 +5,15 @@ draws. Pieces are made longer as runs grow, or there were millions of files.
 """
 
 from collections.abc import Mapping
+import contextlib
+import json
 import pathlib
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from rllc_jax.results import damages
+from rllc_jax.results import files
 from rllc_jax.results import marks
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
@@ -71,9 +75,13 @@ class Table(NamedTuple):
 
   def fit(self, identity: Mapping[str, Any]) -> None:
     """Grows all arrays, and the copy of the coordinates, to the extent."""
+    self._mend()
     group = self._group('a')
     sizes = dict(zip(tables.DIMS, tables.sizes(self.extent), strict=True))
-    for name, array in self.arrays('a'):
+    for name, array in self.arrays('a').items():
+      if isinstance(array, Exception):
+        self.remove(name, array)
+        continue
       dims = _dims(name, array.ndim)
       if array.attrs.get('_ARRAY_DIMENSIONS') != dims:  # Lost in a kill.
         array.attrs['_ARRAY_DIMENSIONS'] = dims
@@ -133,17 +141,33 @@ class Table(NamedTuple):
     Returns:
       [G, R, C, draws, ...], or losses at the checkpoint [G, R, M].
     """
-    return {name: self._read(array, piece) for name, array in self.arrays()}
+    arrays = self.arrays().items()
+    return {name: self._read(array, piece) for name, array in arrays}
 
-  def arrays(self, mode: str = 'r') -> list[tuple[str, Any]]:
-    """Names and arrays, without the coordinates."""
+  def arrays(self, mode: str = 'r') -> dict[str, Any]:
+    """Arrays by name, without the coordinates; what went wrong instead of one.
+
+    An array that is not as it was made, by `layouts`, is not to be read.
+    """
     # Zarr's own list has a warning for what was killed while it was made.
     names = {path.parent.name for path in self.path.glob('*/.zarray')}
     names -= {*tables.DIMS}
     if not names:
-      return []
-    group = self._group(mode)
-    return [(name, group[name]) for name in sorted(names)]
+      return {}
+    return {name: self._opened(name, mode) for name in sorted(names)}
+
+  def layouts(self) -> dict[str, str]:
+    """How each array is cut and coded."""
+    return {
+      name: _layout(array)
+      for name, array in self.arrays().items()
+      if not isinstance(array, Exception)
+    }
+
+  def remove(self, name: str, came: object) -> None:
+    """Forgets an array: its draws will be taken again."""
+    damages.say_again(self.path / name / '.zarray', came)
+    files.remove(self.path / name)
 
   def files(self, piece: tuple[int, int], name: str) -> list[pathlib.Path]:
     """The files of a piece of an array."""
@@ -158,6 +182,8 @@ class Table(NamedTuple):
       return False
 
   def _read(self, array, piece) -> np.ndarray | Exception:
+    if isinstance(array, Exception):
+      return array
     draws = slice(self.extent.num_draws)  # More are there after some kills.
     try:
       cut = (slice(None), slice(None), draws)[: array.ndim - 2]
@@ -165,6 +191,8 @@ class Table(NamedTuple):
     except Exception as error:  # Codecs raise what comes.
       return error
     short = self.length - slab.shape[0]
+    if short < 0:
+      return ValueError(f'an array of shape {array.shape}')
     return np.pad(slab, [(0, short)] + [(0, 0)] * (slab.ndim - 1))
 
   def _slices(self, piece, low, high) -> tuple[Any, ...]:
@@ -172,8 +200,27 @@ class Table(NamedTuple):
     start = number * self.length
     return slice(start + low, start + high), dataset
 
-  def _group(self, mode) -> Any:
+  def _mend(self) -> None:
+    """Removes what Zarr can neither read nor replace; it makes it again."""
+    group = self.path / '.zgroup'
+    with contextlib.suppress(OSError, ValueError):
+      if json.loads(group.read_bytes()) == {'zarr_format': 2}:
+        group = self.path / 'none'
+    files.remove(group)
+    for path in (self.path / '.zattrs', *self.path.glob('*/.z*')):
+      if path.is_dir():
+        files.remove(path)
+
+  def _opened(self, name, mode) -> Any:
     # Not at the top: estimating in memory does not need Zarr.
+    import zarr
+
+    try:
+      return zarr.open_array(self.path / name, mode=mode, zarr_format=2)
+    except Exception as error:  # JSON and codecs raise what comes.
+      return error
+
+  def _group(self, mode) -> Any:
     import zarr
 
     return zarr.open_group(self.path, mode=mode, zarr_format=2)
@@ -199,6 +246,11 @@ class Table(NamedTuple):
       fill_value=float('nan'),
       attributes={'_ARRAY_DIMENSIONS': _dims(name, len(dims) + len(extra))},
     )
+
+
+def _layout(array: Any) -> str:
+  parts = array.chunks, array.dtype, array.compressors, array.filters
+  return repr((*parts, array.order, array.fill_value))
 
 
 def _own_dims(name: str) -> tuple[str, ...]:

@@ -30,6 +30,9 @@ from rllc_jax.training import together
 PathLike = str | os.PathLike[str]
 
 _STEP = re.compile('0|[1-9][0-9]*')
+_MAKE_ROOM = (
+  'Make room, or see that it can be written to, and run the same command again.'
+)
 _REMEDY = (
   'Put back a copy, or remove the directory of the training run and train '
   'again: it gives the same.'
@@ -72,7 +75,7 @@ def save(
   leaves = leaf_records.describe(arrays)
   record = {'step': step, 'leaves': leaves, 'metadata': kept}
   record['checksum'] = checked_files.checksum(record)
-  with _naming(step, path, 'a directory with room to write to'):
+  with _naming(step, path, 'a directory with room to write to', _MAKE_ROOM):
     orbax_files.write(path, arrays, record)
 
 

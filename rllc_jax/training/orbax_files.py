@@ -107,26 +107,26 @@ def silence() -> Iterator[None]:
     _filtered('absl', lambda record: 'orbax' not in record.pathname),
     _filtered('asyncio', lambda record: False),
     warnings.catch_warnings(),
-    _without_closed_loops(),
   ):
+    _drop_closed_loops()
     warnings.simplefilter('ignore')
     yield
 
 
-@contextlib.contextmanager
-def _without_closed_loops() -> Iterator[None]:
-  """Drops the protest of a read that ends after Orbax gave up on its fellow."""
+def _drop_closed_loops() -> None:
+  """Drops, from here on, the protests of reads that Orbax has given up.
+
+  They end when they end, on a busy machine long after the error is told.
+  """
   before = sys.unraisablehook
+  if getattr(before, '__module__', '') == __name__:
+    return  # Since an earlier call.
 
   def hook(unraisable):
     if 'Event loop is closed' not in str(unraisable.exc_value):
       before(unraisable)
 
   sys.unraisablehook = hook
-  try:
-    yield
-  finally:
-    sys.unraisablehook = before
 
 
 @contextlib.contextmanager

@@ -11,6 +11,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from rllc_jax import checked_files
+
 
 def training_record(
   losses: np.ndarray,
@@ -54,6 +56,7 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
 
   Raises:
     ValueError: if there is something at `path` already.
+    OSError: if the disk does not take it.
   """
   path = pathlib.Path(path)
   if path.exists():
@@ -66,22 +69,44 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
   # Format 3 has no strings of fixed length; with a fill value xarray would read
   # the zeros of format 2 as missing.
   encoding = {name: {'_FillValue': None} for name in record.variables}
-  record.to_zarr(
-    beside, mode='w', consolidated=False, zarr_format=2, encoding=encoding
-  )
-  beside.rename(path)
+  with checked_files.told(path):
+    record.to_zarr(
+      beside, mode='w', consolidated=False, zarr_format=2, encoding=encoding
+    )
+    attributes = json.loads((beside / '.zattrs').read_bytes())
+    attributes['files'] = _checksums(beside)
+    checked_files.write_json(beside / '.zattrs', attributes)
+    beside.rename(path)
 
 
 def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
-  """Reads what `save_record` wrote, into memory.
+  """Reads what `save_record` wrote, into memory, and verifies every byte of it.
 
   Raises:
-    ValueError: if there is no record at `path`.
+    ValueError: if there is no record at `path`, or a damaged one.
   """
-  if not pathlib.Path(path).is_dir():
+  path = pathlib.Path(path)
+  remedy = (
+    f'Put back a copy, or remove {path} and run the command that wrote it '
+    'again: it gives the same.'
+  )
+  if not path.is_dir():
     raise ValueError(
-      f'A record of training was expected at {path}, because a finished run '
-      'writes one; got no such directory.'
+      f'A record was expected at {path}, because a finished run writes one; '
+      f'got no such directory. {remedy}'
     )
+  attributes = checked_files.read_json(path / '.zattrs', ['files'], remedy)
+  checked_files.check_files(path, attributes['files'], remedy)
   with xr.open_zarr(path, consolidated=False) as record:
-    return record.load()
+    found = record.load()
+  del found.attrs['files'], found.attrs['checksum']
+  return found
+
+
+def _checksums(path: pathlib.Path) -> dict[str, str]:
+  """Of every file of a record but the one that they are written to."""
+  return {
+    file.relative_to(path).as_posix(): checked_files.file_checksum(file)
+    for file in sorted(path.rglob('*'))
+    if file.is_file() and file != path / '.zattrs'
+  }

@@ -13,6 +13,7 @@ import pytest
 
 from experiments import build_corpus
 from experiments import commands
+from rllc_jax import checked_files
 from rllc_jax.data import documents
 from rllc_jax.data import mini_pile
 from rllc_jax.data import packing
@@ -298,9 +299,9 @@ def test_an_unknown_tokenizer_is_refused(files, tmp_path):
 def test_a_corpus_from_before_a_setting_has_its_default(workdir, files):
   path = workdir / 'corpus' / 'corpus.json'
   kept = path.read_text()
-  record = json.loads(kept)
+  record = packing.load_record(workdir / 'corpus')
   del record['provenance']['settings']['tokenizer']
-  path.write_text(json.dumps(record))
+  checked_files.write_json(path, record)
   try:
     build_corpus.run(config(files), workdir)
     with pytest.raises(ValueError, match="tokenizer='words'; got one with"):

@@ -313,7 +313,7 @@ class CommandTest(absltest.TestCase):
     self.assertEqual((workdir / 'coverage.json').read_bytes(), written)
     self.assertEqual(self.marks(workdir), marks)
     self.assertLen(marks, 12 + 4)
-    self.assertLen(json.loads(written), 4 * 2 * 2)
+    self.assertLen(json.loads(written)['records'], 4 * 2 * 2)
     self.assertGreater((workdir / 'coverage.png').stat().st_size, 10_000)
 
 

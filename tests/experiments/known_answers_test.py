@@ -34,7 +34,7 @@ class QuickRunTest(absltest.TestCase):
     cls.workdir = pathlib.Path(tempfile.mkdtemp()) / 'new'
     cls.rows = known_answers.run(cls.workdir, quick=True)
     path = cls.workdir / 'known_answers.json'
-    cls.records = json.loads(path.read_text())
+    cls.records = json.loads(path.read_text())['records']
 
   def test_every_estimate_agrees(self):
     """Within 4 standard errors, which are themselves small."""
@@ -64,7 +64,8 @@ class QuickRunTest(absltest.TestCase):
   def test_lambda_is_approached_and_not_judged(self):
     reported = [row for row in self.rows if row.holds is None]
     self.assertLen(reported, 5)
-    for curve in json.loads((self.workdir / 'approach.json').read_text()):
+    curves = json.loads((self.workdir / 'approach.json').read_text())
+    for curve in curves['records']:
       self.assertEqual(curve['exact'], sorted(curve['exact']))
       self.assertLess(curve['exact'][-1], curve['learning_coefficient'])
 

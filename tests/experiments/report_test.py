@@ -1,6 +1,5 @@
 """From the results on disk to a page."""
 
-import json
 import pathlib
 import shutil
 import subprocess
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import report
+from rllc_jax import checked_files
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
@@ -19,6 +19,21 @@ ROOT = pathlib.Path(__file__).parents[2]
 STEPS = (0, 4, 16)
 HEADS = ('0:0', '0:1', '1:0', '1:1')
 NUM_DRAWS = 120
+ANSWER = {
+  'problem': 'a bowl · nβ = 30',
+  'family': 'bowl',
+  'restricted': False,
+  'learning_coefficient': 5.0,
+  'multiplicity': 1,
+  'exact': 1.01,
+  'llc': 1.0,
+  'low': 0.9,
+  'high': 1.1,
+  'standard_error': 0.05,
+  'seconds': 2.0,
+  'holds': True,
+  'note': '',
+}
 
 
 def write_traces(directory):
@@ -62,9 +77,7 @@ def write_traces(directory):
   store.end()
 
 
-@pytest.fixture(scope='module')
-def workdir(tmp_path_factory):
-  path = tmp_path_factory.mktemp('run')
+def write_run(path):
   write_traces(path / 'rllc')
   record = records.training_record(
     np.linspace(7, 4, 16),
@@ -72,6 +85,7 @@ def workdir(tmp_path_factory):
     {'train': [7, 5, 4], 'held_out': [7, 5, 4.5]},
     {
       'seed': 3,
+      'tokens': 'abc',
       'batch_size': 8,
       'num_steps': 16,
       'settings': {'model': {'num_layers': 2}},
@@ -86,10 +100,16 @@ def workdir(tmp_path_factory):
     'eos_id': 10,
     'windows': {},
     'tokens_hash': 'abc',
+    'files': {},
     'provenance': {},
   }
-  (path / 'corpus').mkdir()
-  (path / 'corpus' / 'corpus.json').write_text(json.dumps(corpus))
+  checked_files.write_json(path / 'corpus' / 'corpus.json', corpus)
+
+
+@pytest.fixture(scope='module')
+def workdir(tmp_path_factory):
+  path = tmp_path_factory.mktemp('run')
+  write_run(path)
   return path
 
 
@@ -146,27 +166,14 @@ def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
 def test_what_other_commands_left_is_reported(workdir, tmp_path):
   shutil.copytree(workdir, tmp_path / 'run')
   run = tmp_path / 'run'
-  interval = {'llc': 1.0, 'low': 0.9, 'high': 1.1, 'standard_error': 0.05}
-  answer = {
-    'problem': 'a bowl · nβ = 30',
-    'family': 'bowl',
-    'restricted': False,
-    'learning_coefficient': 5.0,
-    'multiplicity': 1,
-    'exact': 1.01,
-    **interval,
-    'seconds': 2.0,
-    'holds': True,
-    'note': '',
-  }
-  (run / 'known_answers.json').write_text(json.dumps([answer]))
+  checked_files.write_json(run / 'known_answers.json', {'records': [ANSWER]})
   (run / 'estimates.csv').write_text('llc')
   html = report.run(config(burn_in=20), run).read_text('utf-8')
   assert 'All 1 problems that are judged come out right' in html
   assert 'a bowl · nβ = 30' in html and 'estimates.csv' in html
   assert (run / 'figures' / 'known_answers.png').exists()
   (run / 'known_answers.json').write_text('[{')
-  with pytest.raises(ValueError, match='known_answers.json must be JSON'):
+  with pytest.raises(ValueError, match='known_answers.json: expected a JSON'):
     report.run(config(burn_in=20), run)
 
 

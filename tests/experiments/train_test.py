@@ -50,9 +50,9 @@ def write_corpus(workdir, largest=VOCAB_SIZE - 1):
   corpus = packing.arrange(
     {'a': rows[:40]}, {'a': rows[40:]}, {}, vocab_size=VOCAB_SIZE, eos_id=11
   )
-  packing.save_corpus(workdir / 'corpus', corpus, {})
   tokenizer = tokenizers.train([], tokenizers.MIN_VOCABULARY)
   tokenizers.save(tokenizer, workdir / 'corpus' / 'tokenizer.json')
+  packing.save_corpus(workdir / 'corpus', corpus, {}, files=['tokenizer.json'])
   return corpus
 
 

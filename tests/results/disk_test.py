@@ -66,7 +66,7 @@ class DiskStoreTest(absltest.TestCase):
   def test_a_broken_run_file_is_named(self):
     (self.copy() / 'run.json').write_text('{"identity": ')
     with self.assertRaisesRegex(
-      ValueError, 'run.json must be.*JSONDecodeError'
+      ValueError, 'run.json: expected.*JSONDecodeError.*run_copy.json'
     ):
       rllc_jax.open_store(self.path)
 

@@ -1,0 +1,188 @@
+"""Inputs that nobody meant: valid files, damaged at random or with intent."""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import copy
+import json
+import math
+import re
+from typing import Any
+
+import numpy as np
+
+BAIT = '../bait'  # No parser may open a file of this name.
+
+_WORDS: Sequence[bytes] = (
+  b'',
+  b'\x00',
+  b'\xff\xfe',
+  b'\xc3\x28',
+  b'\xed\xa0\x80',  # Half of a surrogate pair.
+  b'\xef\xbb\xbf',
+  b'\n',
+  b'\r\n\x0b\x85',
+  b'\x1b[2J',
+  '\u202e\u2028'.encode(),
+  b'NaN',
+  b'-Infinity',
+  b'1e999',
+  b'9' * 5_000,
+  b'[' * 50_000,
+  b'{"a":' * 20_000,
+  b'"',
+  b'\\u0000',
+  b'\\ud800',
+  b'%s%n{}',
+  b'$\\frac{',
+  b'<script>',
+  BAIT.encode(),
+  b'x' * 10_000,
+)
+_NUMBERS = (0, -1, 1, 255, 65_536, 2**31, 2**63, -(2**63) - 1, 10**30)
+_VALUES: Sequence[Any] = (
+  None,
+  True,
+  math.nan,
+  math.inf,
+  1e308,
+  0.5,
+  10**4_000,
+  '',
+  'x',
+  '\x00',
+  '\ud800',
+  'a\nb\u202e',
+  'x' * 10_000,
+  BAIT,
+  '/etc/hostname',
+  [],
+  {},
+  [0, 0],
+  [BAIT],
+  {BAIT: BAIT},
+  {'type': 'Precompiled', 'precompiled_charsmap': 'AAAA'},
+  *_NUMBERS,
+)
+
+
+def change(
+  content: bytes, others: Sequence[bytes], rng: np.random.Generator
+) -> bytes:
+  """Damages a file in one to three ways.
+
+  Args:
+    content: of the file.
+    others: files that a part may be taken from.
+    rng: decides how.
+  """
+  for _ in range(_how_many(rng)):
+    way = _CHANGES[rng.integers(len(_CHANGES))]
+    content = way(content, others, rng)
+  return content
+
+
+def _how_many(rng: np.random.Generator) -> int:
+  return int(rng.choice([1, 1, 1, 2, 3]))
+
+
+def change_json(content: bytes, rng: np.random.Generator) -> bytes:
+  """Changes one to three values or names in a JSON file, which stays JSON."""
+  value = json.loads(content)
+  for _ in range(_how_many(rng)):
+    places = list(_places(value))
+    if not places:
+      break
+    _change_at(*places[rng.integers(len(places))], rng)
+  return json.dumps(value).encode()
+
+
+def _places(value: Any) -> list[tuple[Any, Any]]:
+  """(object or list, name or index) of everything inside a JSON value."""
+  found, waiting = [], [value]
+  while waiting:
+    holder = waiting.pop()
+    keys = holder if isinstance(holder, dict) else range(len(holder))
+    found += [(holder, key) for key in keys]
+    waiting += [x for key in keys if isinstance(x := holder[key], dict | list)]
+  return found
+
+
+def _change_at(holder: Any, key: Any, rng: np.random.Generator) -> None:
+  how = rng.integers(4)
+  if how == 0:
+    del holder[key]
+  elif how == 1 and isinstance(holder, dict):
+    holder[['', BAIT, 'x\n\x1b', key + '_'][rng.integers(4)]] = holder.pop(key)
+  elif how == 2 and type(holder[key]) is int:
+    holder[key] += int(rng.choice([-1, 1]))
+  else:
+    holder[key] = copy.deepcopy(_VALUES[rng.integers(len(_VALUES))])
+
+
+def _flip(content, others, rng):
+  del others
+  found = bytearray(content)
+  for _ in range(rng.integers(1, 9) if found else 0):
+    found[_place(content, rng)] ^= 1 << int(rng.integers(8))
+  return bytes(found)
+
+
+def _cut(content, others, rng):
+  del others
+  return content[: _place(content, rng)]
+
+
+def _remove(content, others, rng):
+  del others
+  start = _place(content, rng)
+  return content[:start] + content[start + int(rng.integers(1, 64)) :]
+
+
+def _insert(content, others, rng):
+  del others
+  place = _place(content, rng)
+  return content[:place] + rng.bytes(rng.integers(1, 64)) + content[place:]
+
+
+def _insert_word(content, others, rng):
+  del others
+  place = _place(content, rng)
+  return content[:place] + _WORDS[rng.integers(len(_WORDS))] + content[place:]
+
+
+def _duplicate(content, others, rng):
+  del others
+  start, place = _place(content, rng), _place(content, rng)
+  part = content[start : start + int(rng.integers(1, 256))]
+  return content[:place] + part * int(rng.integers(1, 4)) + content[place:]
+
+
+def _splice(content, others, rng):
+  other = others[rng.integers(len(others))]
+  return content[: _place(content, rng)] + other[_place(other, rng) :]
+
+
+def _number(content, others, rng):
+  """Another number in the place of one, in digits or in four bytes."""
+  del others
+  digits = [*re.finditer(rb'\d+', content)]
+  number = _NUMBERS[rng.integers(len(_NUMBERS))]
+  if digits and rng.integers(2):
+    found = digits[rng.integers(len(digits))]
+    return content[: found.start()] + b'%d' % number + content[found.end() :]
+  place = _place(content, rng)
+  word = (number % 2**32).to_bytes(4, 'little')
+  return content[:place] + word + content[place + 4 :]
+
+
+def _place(content: bytes, rng: np.random.Generator) -> int:
+  """Anywhere, but half of the time near an end, where formats keep sizes."""
+  size = max(len(content), 1)
+  near = min(size, 256)
+  anywhere = (0, size), (0, near), (size - near, size), (0, size)
+  return int(rng.integers(*anywhere[rng.integers(4)]))
+
+
+_CHANGES: Sequence[
+  Callable[[bytes, Sequence[bytes], np.random.Generator], bytes]
+] = (_flip, _cut, _remove, _insert, _insert_word, _duplicate, _splice, _number)

@@ -1,0 +1,262 @@
+"""A disk that is full, or that nobody may write to, at any moment.
+
+What is there afterwards is whole, old or new, or is told to be incomplete; and
+the next attempt does what the first one could not.
+"""
+
+import contextlib
+import errno
+import functools
+import io
+import itertools
+import json
+import os
+import resource
+
+import numpy as np
+import pytest
+import xarray as xr
+
+from experiments import report
+from rllc_jax import checked_files
+from rllc_jax import trees
+from rllc_jax.data import corpora
+from rllc_jax.data import documents
+from rllc_jax.data import packing
+from rllc_jax.data import tokenizers
+from rllc_jax.plots import style
+from rllc_jax.training import checkpoints
+from rllc_jax.training import orbax_files
+from rllc_jax.training import records
+from tests.damage import checkpoints_test
+from tests.damage import damages
+from tests.experiments import report_test
+
+ERRORS = {
+  'full': OSError(errno.ENOSPC, 'No space left on device'),
+  'unwritable': PermissionError(errno.EACCES, 'Permission denied'),
+}
+WEIGHTS = {'w': np.linspace(0, 1, 300, dtype=np.float32)}
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+  monkeypatch.setattr(orbax_files, '_SETTLING_SECONDS', 0.01)
+
+
+def corpus(path):
+  rows = np.random.default_rng(0).integers(0, 9, (400, 8))
+  rows[:, 0] = 9
+  found = packing.arrange(
+    {'a': rows[:300]}, {'a': rows[300:]}, {}, vocab_size=10, eos_id=9
+  )
+  tokenizer = tokenizers.train([], tokenizers.MIN_VOCABULARY)
+  tokenizers.save(tokenizer, path / 'tokenizer.json')
+  packing.save_corpus(path, found, {'a': 1}, files=['tokenizer.json'])
+
+
+def read_corpus(path):
+  found = packing.load_corpus(path)
+  return trees.content_hash(found.tokens), found[1:]
+
+
+def data_set(path):
+  texts = [f'{number} times the sea' for number in range(20)]
+  kept = [
+    documents.Document(
+      documents.content_key(text), 'a', ['train', 'held_out'][i % 2], text
+    )
+    for i, text in enumerate(texts)
+  ]
+  corpora.prepare(path, kept, {'a': 1})
+
+
+def read_data_set(path):
+  directory = path / 'corpus' / '1.0.0'
+  return corpora.load_documents(directory, 'train')
+
+
+def checkpoint(path):
+  checkpoints.save(path, 3, WEIGHTS, {'a': 1})
+
+
+def read_checkpoint(path):
+  return trees.content_hash(checkpoints.load(path, 3))
+
+
+def record(path):
+  made = xr.Dataset({'loss': ('step', np.linspace(7, 4, 400))}, attrs={'a': 1})
+  if not (path / 'training.zarr').exists():
+    records.save_record(made, path / 'training.zarr')
+
+
+def read_record(path):
+  found = records.load_record(path / 'training.zarr')
+  return json.dumps(found.to_dict(), sort_keys=True)
+
+
+def json_file(path):
+  checked_files.write_json(path / 'claims.json', {'a': [*range(2000)]})
+
+
+def read_json_file(path):
+  return checked_files.read_json(path / 'claims.json', ['a'], 'Again.')
+
+
+WRITERS = {
+  'corpus': (corpus, read_corpus),
+  'data_set': (data_set, read_data_set),
+  'checkpoint': (checkpoint, read_checkpoint),
+  'record': (record, read_record),
+  'json': (json_file, read_json_file),
+}
+
+
+@contextlib.contextmanager
+def failing(monkeypatch, root, number, error):
+  """The disk refuses the call with this number; yields whether there was one.
+
+  Calls are those that make a directory below `root`, open a file there to write
+  to it, or move one.
+  """
+  calls, reached = itertools.count(), []
+
+  def refuse_or(real):
+    def call(path, *args, **options):
+      ours = str(path).startswith(str(root))
+      there = real.__name__ == 'mkdir' and os.path.isdir(path)
+      if ours and not there and next(calls) == number:
+        reached.append(real.__name__)
+        raise error
+      return real(path, *args, **options)
+
+    return call
+
+  opened, refused = io.open, refuse_or(io.open)
+
+  def open_(file, mode='r', *args, **options):
+    writes = set(mode) & set('wax+')
+    return (refused if writes else opened)(file, mode, *args, **options)
+
+  with monkeypatch.context() as patch:
+    for name in ('mkdir', 'rename', 'replace'):
+      patch.setattr(os, name, refuse_or(getattr(os, name)))
+    patch.setattr(io, 'open', open_)
+    yield reached
+
+
+def message_of(attempt, path):
+  """The text of a good error, or '' if there is none."""
+  try:
+    attempt()
+  except (ValueError, OSError) as error:
+    assert '\n' not in str(error)
+    assert str(path) in str(error)
+    return str(error)
+  return ''
+
+
+@pytest.mark.parametrize('error', ERRORS)
+@pytest.mark.parametrize('name', WRITERS)
+def test_a_disk_that_refuses_a_call(tmp_path, monkeypatch, name, error):
+  write, read = WRITERS[name]
+  write(tmp_path / 'whole')
+  expected = read(tmp_path / 'whole')
+  for number in itertools.count():
+    path = tmp_path / str(number)
+    attempt = functools.partial(write, path)
+    with failing(monkeypatch, tmp_path, number, ERRORS[error]) as reached:
+      message = message_of(attempt, path)
+    if not reached:
+      break
+    assert 'run the same command again' in message or read(path) == expected
+    # Half of it is not taken for the whole.
+    assert message_of(functools.partial(read, path), path) or (
+      read(path) == expected
+    )
+    write(path) if message else None
+    assert read(path) == expected
+  assert number > 2
+
+
+@pytest.mark.parametrize('name', WRITERS)
+def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path, name):
+  write, read = WRITERS[name]
+  write(tmp_path / 'whole')
+  expected = read(tmp_path / 'whole')
+  soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+  for most in (1, 40, 200, 1000):
+    path = tmp_path / str(most)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, hard))
+    try:
+      message = message_of(functools.partial(write, path), path)
+    finally:
+      resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 'run the same command again' in message
+    assert message_of(functools.partial(read, path), path)
+    write(path)
+    assert read(path) == expected
+
+
+@pytest.mark.parametrize('error', ERRORS)
+def test_a_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, error):
+  old, new = {'w': WEIGHTS['w'] + 1}, WEIGHTS
+  found = set()
+  for number in itertools.count():
+    path = tmp_path / str(number)
+    checkpoints.save_resume(path, old, 1)
+    attempt = functools.partial(checkpoints.save_resume, path, new, 2)
+    with failing(monkeypatch, tmp_path, number, ERRORS[error]) as reached:
+      message_of(attempt, path)
+    if not reached:
+      break
+    state, step = checkpoints.load_resume(path, WEIGHTS)
+    np.testing.assert_array_equal(state['w'], (old, new)[step - 1]['w'])
+    found.add(step)
+    checkpoints.save_resume(path, new, 3)
+    assert checkpoints.steps(path) == (3,)
+  assert found == {1, 2}
+
+
+@pytest.mark.parametrize('error', ERRORS)
+def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, error):
+  path = tmp_path / 'claims.json'
+  for number in range(2):  # To open the new one, to move it.
+    checked_files.write_json(path, {'a': 1})
+    with failing(monkeypatch, tmp_path, number, ERRORS[error]) as reached:
+      write = functools.partial(checked_files.write_json, path, {'a': 2})
+      message = message_of(write, path)
+    assert reached and message
+    assert checked_files.read_json(path, ['a'], '') == {'a': 1}
+    assert [x.name for x in tmp_path.iterdir()] == ['claims.json']
+
+
+# To move the first figure, and the page.
+@pytest.mark.parametrize(('error', 'number'), [('full', 1), ('unwritable', 11)])
+def test_a_report(tmp_path, monkeypatch, error, number):
+  """Rendering is left out: it takes seconds."""
+  report_test.write_run(tmp_path)
+  monkeypatch.setattr(style, 'image', lambda *args: b'<svg></svg>')
+  run = functools.partial(report.run, report_test.config(burn_in=20), tmp_path)
+  page = run().read_bytes()
+  whole = damages.content(tmp_path)
+  with failing(monkeypatch, tmp_path, number, ERRORS[error]) as reached:
+    message = message_of(run, tmp_path)
+  assert reached and 'run the same command again' in message
+  left = damages.content(tmp_path)
+  assert {x: left[x] for x in whole} == whole
+  assert run().read_bytes() == page
+
+
+def test_a_training_run_goes_on(tmp_path, monkeypatch):
+  expected = checkpoints_test.train(tmp_path / 'whole')
+  for number in itertools.count(5, 47):
+    run = tmp_path / str(number)
+    attempt = functools.partial(checkpoints_test.train, run)
+    with failing(monkeypatch, tmp_path, number, ERRORS['full']) as reached:
+      message = message_of(attempt, run)
+    if not reached:
+      break
+    assert 'run the same command again' in message
+    assert checkpoints_test.train(run) == expected
+  assert number > 50

@@ -1,0 +1,110 @@
+"""The store: what is damaged is told to readers, and done again by a run."""
+
+import shutil
+import warnings
+
+import numpy as np
+import pytest
+
+import rllc_jax
+from rllc_jax.results import files
+from tests.damage import damages
+from tests.results import kills_test
+
+TEXT = files.name_of('text')
+LOSS = 'traces.zarr/loss'
+FILES = (
+  f'marks/{TEXT}/0.npz',
+  f'{LOSS}/0.0.0.0.0',
+  f'{LOSS}/.zarray',
+  f'{LOSS}/.zattrs',
+  'traces.zarr/baseline_loss/1.0.0.0',
+  'traces.zarr/checkpoint/0',
+  'traces.zarr/draw/.zarray',
+  'traces.zarr/.zgroup',
+  'blocks',
+  'owners/0',
+)
+VARIABLES = ('loss', 'center_loss', 'squared_distance', 'baseline_loss')
+
+
+def run(path):
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    return kills_test.run(path, num_draws=24)
+
+
+@pytest.fixture(scope='module')
+def stores(tmp_path_factory):
+  """A finished store, and the same of another run."""
+  path = tmp_path_factory.mktemp('stores')
+  run(path / 'whole')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    kills_test.run(path / 'other', num_draws=26, step_size=2e-3)
+  return path
+
+
+def read(path):
+  found = rllc_jax.open_store(path).read()
+  return {name: found[name].values.tobytes() for name in VARIABLES}
+
+
+@pytest.mark.parametrize('kind', damages.KINDS)
+@pytest.mark.parametrize('name', FILES)
+def test_a_file_of_a_store(tmp_path, stores, name, kind):
+  """Right numbers or a good error; then a run makes it whole."""
+  root = tmp_path / 'store'
+  shutil.copytree(stores / 'whole', root)
+  expected = read(root)
+  path, other = root / name, stores / 'other' / name
+  if name == 'blocks':
+    path, other = (sorted(x.iterdir())[0] for x in (path, other))
+  for number, _ in enumerate(damages.each(path, kind, other.read_bytes())):
+    message, found = damages.outcome(root, lambda: read(root), str(root))
+    assert message or found == expected
+    again = tmp_path / str(number)
+    shutil.copytree(root, again)
+    run(again)
+    assert read(again) == expected
+  assert read(root) == expected
+
+
+@pytest.mark.parametrize('kind', damages.KINDS)
+def test_the_file_of_the_run(tmp_path, stores, kind):
+  """It cannot be made again; put back, all is there."""
+  root = tmp_path / 'store'
+  shutil.copytree(stores / 'whole', root)
+  expected = read(root)
+  other = (stores / 'other' / 'run.json').read_bytes()
+  path = root / 'run.json'
+
+  def attempt():
+    run(root)
+    return read(root)
+
+  damages.check(
+    root, path, kind, attempt, expected, other=other, named=str(root)
+  )
+
+
+def test_a_block_that_was_not_done(tmp_path, stores):
+  """Its draws are told to readers, and taken again by a run."""
+  expected, root = read(stores / 'whole'), tmp_path / 'store'
+
+  def stop(done, total):
+    if done > total // 4:
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    kills_test.run(root, num_draws=24, progress=stop)
+  path = next((root / 'blocks').iterdir())
+  for kind in damages.KINDS[:5]:
+    for number, _ in enumerate(damages.each(path, kind)):
+      with pytest.raises(ValueError, match=path.name):
+        read(root)
+      again = tmp_path / f'{kind}{number}'
+      shutil.copytree(root, again)
+      run(again)
+      assert read(again) == expected
+  assert np.isfinite(rllc_jax.open_store(root).read().loss).any()
