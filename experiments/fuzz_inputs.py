@@ -76,7 +76,7 @@ def change(
     rng: decides how.
   """
   for _ in range(_how_many(rng)):
-    way = _CHANGES[rng.integers(len(_CHANGES))]
+    way = _CHANGES[int(rng.integers(len(_CHANGES)))]
     content = way(content, others, rng)
   return content
 
@@ -116,7 +116,7 @@ def _change_at(holder: Any, key: Any, rng: np.random.Generator) -> None:
   elif how == 2 and type(holder[key]) is int:
     holder[key] += int(rng.choice([-1, 1]))
   else:
-    holder[key] = copy.deepcopy(_VALUES[rng.integers(len(_VALUES))])
+    holder[key] = copy.deepcopy(_VALUES[int(rng.integers(len(_VALUES)))])
 
 
 def _flip(content, others, rng):

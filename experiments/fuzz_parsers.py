@@ -58,7 +58,7 @@ def make_input(
   parser: Parser, examples: Sequence[Files], rng: np.random.Generator
 ) -> Files:
   """A set of files with damage in one of them."""
-  example = examples[rng.integers(len(examples))]
+  example = examples[int(rng.integers(len(examples)))]
   name = list(example)[rng.integers(len(example))]
   others = [x[name] for x in examples if name in x]
   if name.endswith('.json') and rng.integers(3):

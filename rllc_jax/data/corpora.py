@@ -228,7 +228,7 @@ def _open(directory: pathlib.Path):
 
 
 def _check_classes(content: Any) -> None:
-  """Refuses features of other packages, for TFDS would import what they name."""
+  """Refuses features of other packages: TFDS imports what they name."""
   items = enumerate(content) if isinstance(content, list) else content.items()
   for key, value in items:
     if isinstance(value, dict | list):
