@@ -173,7 +173,9 @@ def seal_corpus(given: Files) -> Files:
   """Checksums of what is there, if the record is still an object."""
   try:
     record = json.loads(given['corpus.json'])
-    record['files']['tokens.npy'] = f'{zlib.crc32(given["tokens.npy"]):08x}'
+    found = f'{zlib.crc32(given["tokens.npy"]):08x}'
+    if isinstance(record['files'], dict):
+      record['files']['tokens.npy'] = found
     del record['checksum']
     record['checksum'] = checked_files.checksum(record)
     return {**given, 'corpus.json': json.dumps(record).encode()}

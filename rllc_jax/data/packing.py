@@ -255,45 +255,50 @@ def load_corpus(directory: pathlib.Path) -> Corpus:
   record = load_record(directory)
   checked_files.check_files(directory, record['files'], _REMEDY)
   path = directory / 'tokens.npy'
+  try:
+    windows, tokens = _windows(record), _load_tokens(path, record)
+  except Exception as error:  # numpy raises whatever its parts raise.
+    raise ValueError(
+      f'{path}: expected the tokens of corpus.json; got '
+      f'{visible.short(error)}. {_REMEDY}'
+    ) from None
+  return Corpus(tokens, windows, record['vocab_size'], record['eos_id'])
+
+
+def _windows(record: Mapping[str, Any]) -> dict[str, types.Window]:
+  """The windows of a record.
+
+  Raises:
+    ValueError: a split has none.
+  """
   windows = {
     name: types.Window(*place) for name, place in record['windows'].items()
   }
-  corpus = Corpus(
-    _load_tokens(path), windows, record['vocab_size'], record['eos_id']
-  )
-  if fault := _fault_of_tokens(corpus, record):
-    raise ValueError(
-      f'{path}: expected the tokens of corpus.json; got {fault}. {_REMEDY}'
-    )
-  return corpus
+  for split in ('train', 'held_out'):
+    if split not in windows:
+      raise ValueError(f'no window {split!r}')
+  return windows
 
 
-def _load_tokens(path: pathlib.Path) -> np.ndarray:
-  """Reads an array of numbers: never a pickle, never more than the file has."""
-  try:
-    # Mapped first, or it would be allocated in the size that its head claims.
-    return np.array(np.lib.format.open_memmap(path, mode='r'))
-  except Exception as error:  # numpy raises whatever its parts raise.
-    raise ValueError(
-      f'{path}: expected an array of numbers; got {visible.short(error)}. '
-      f'{_REMEDY}'
-    ) from None
+def _load_tokens(path: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray:
+  """Reads the tokens of a record: never a pickle, never more than there are.
 
-
-def _fault_of_tokens(corpus: Corpus, record: Mapping[str, Any]) -> str:
-  """How tokens are not what a record says of them; '' if they are."""
-  tokens = corpus.tokens
-  kind = f'{tokens.dtype} {list(tokens.shape)}'
-  if kind != f'{np.dtype(token_dtype(corpus.vocab_size))} {record["shape"]}':
-    return visible.short(kind, 80)
-  if missing := {'train', 'held_out'}.difference(corpus.windows):
-    return f'no window {", ".join(sorted(missing))}'
-  if not 0 <= tokens.min() <= tokens.max() < corpus.vocab_size:
-    return f'ids from {tokens.min()} to {tokens.max()}'
-  if (tokens[:, 0] != corpus.eos_id).any():
-    return f'rows that do not begin with {corpus.eos_id}'
-  is_same = trees.content_hash(tokens) == record['tokens_hash']
-  return '' if is_same else 'tokens of another hash'
+  Raises:
+    ValueError: they are others, with what came.
+  """
+  # Mapped first, or it would be allocated in the size that its head claims.
+  mapped = np.lib.format.open_memmap(path, mode='r')
+  size, shape = record['vocab_size'], tuple(record['shape'])
+  if mapped.dtype != token_dtype(size) or mapped.shape != shape:
+    raise ValueError(f'{mapped.dtype} {list(mapped.shape)}')
+  tokens = np.array(mapped)
+  if not 0 <= tokens.min() <= tokens.max() < size:
+    raise ValueError(f'ids from {tokens.min()} to {tokens.max()}')
+  if (tokens[:, 0] != record['eos_id']).any():
+    raise ValueError(f'rows that do not begin with {record["eos_id"]}')
+  if trees.content_hash(tokens) != record['tokens_hash']:
+    raise ValueError('tokens of another hash')
+  return tokens
 
 
 def unigram_entropy(tokens: np.ndarray, window: types.Window) -> float:

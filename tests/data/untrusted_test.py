@@ -83,7 +83,6 @@ def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path):
   """As one string a row these are a gigabyte."""
   shared = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), [LONG])
   path = write(tmp_path / 'a.parquet', shared, store_schema=False)
-  path.write_bytes(path.read_bytes())
   held = []
   with pytest.raises(ValueError, match='at most 1000 characters a byte'):
     for _ in files.source(str(path)).read():
@@ -128,7 +127,7 @@ def test_a_page_that_is_not_as_it_was_written(tmp_path):
     use_dictionary=False,
   )
   content = path.read_bytes()
-  path.write_bytes(content.replace(b'some text that', b'some text what', 1))
+  path.write_bytes(content.replace(b'some text that', b'some text what'))
   assert path.read_bytes() != content
   assert told(lambda: texts(path), path, 'expected a Parquet file.*CRC')
 
@@ -145,7 +144,7 @@ def test_a_text_that_is_not_utf_8(tmp_path):
   ('names', 'words'),
   [
     (['text', 'text'], 'the columns text, text'),
-    (['a\n\x1b[2J', 'b'], r'the columns a\\n\\x1b\[2J, b'),
+    (['a\n\x1b[2J', 'b'], r'the columns a \\x1b\[2J, b'),
     (['b' * 9_000, 'a'], 'the columns b'),
   ],
 )
@@ -358,7 +357,7 @@ def test_tokens_that_are_none(corpus, tokens):
     (put('eos_id', 31), 'got eos_id 31 of 31 ids'),
     (put('eos_id', 3), 'do not begin with 3'),
     (put('eos_id', -1), 'got eos_id -1'),
-    (put('windows', {}), 'no window held_out, train'),
+    (put('windows', {}), "no window 'train'"),
     (put('windows', []), 'got windows'),
     (put('windows', 'train', [9, 5]), 'a window train'),
     (put('windows', 'train', [-1, 5]), 'got windows'),

@@ -56,7 +56,7 @@ def refuses(message):
 
 
 def asserts(directory):
-  assert not directory.exists(), 'a wrong result'
+  assert not directory
 
 
 @pytest.mark.parametrize(
@@ -65,7 +65,7 @@ def asserts(directory):
     (panics, 'raised Panic'),
     (unpickles, 'did pickle.find_class'),
     (opens_the_bait, 'did open a file outside'),
-    (asserts, "raised AssertionError: 'a wrong result"),
+    (asserts, 'raised AssertionError'),
     (refuses('no idea where'), 'does not name the file'),
     (refuses('{}: two\nlines'), 'not one line'),
     (refuses('{}: \x1b[2J'), 'not one line'),
