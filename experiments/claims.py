@@ -31,6 +31,7 @@ import numpy as np
 from experiments import commands
 from experiments import known_answers
 from experiments import report
+from experiments import seed_flag
 from experiments import study
 from experiments import targets
 from experiments.configs import mini_pile
@@ -52,16 +53,16 @@ _REMEDY = (
   'Put back a copy, or run experiments.claims of its language and seed again.'
 )
 
+flags.adopt_module_key_flags(seed_flag)
 _LANGUAGE = flags.DEFINE_enum(
   'language', None, list(LANGUAGES), 'Language to make a study of.'
 )
-_SEED = flags.DEFINE_integer('seed', 0, 'Of its weights, data and noise.')
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
   """Makes the study that is asked for, and returns all verdicts."""
   if _LANGUAGE.value:
-    examine(_LANGUAGE.value, _SEED.value, workdir)
+    examine(_LANGUAGE.value, seed_flag.SEED.value, workdir)
   return verdicts(workdir)
 
 

@@ -24,10 +24,11 @@ from absl import logging
 from experiments import commands
 from experiments import fuzz_campaign
 from experiments import fuzz_parsers
+from experiments import seed_flag
 from experiments import targets
 
+flags.adopt_module_key_flags(seed_flag)
 _INPUTS = flags.DEFINE_integer('inputs', 100_000, 'How many, of all parsers.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of what is done to the files.')
 
 _MOST_SECONDS = 5.0  # For one input.
 _MOST_GROWTH = 256.0  # Of the memory of a process, in MB.
@@ -47,7 +48,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   rows = []
   for name, parser in fuzz_parsers.PARSERS.items():
     count = max(round(_INPUTS.value * parser.share / total), 1)
-    tally = feed_apart(name, count, _SEED.value, workdir / name)
+    tally = feed_apart(name, count, seed_flag.SEED.value, workdir / name)
     logging.info('%s: %d inputs', name, tally.inputs)
     for failure in tally.failures:
       logging.error('%s, input %s', name, failure)

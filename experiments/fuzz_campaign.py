@@ -102,7 +102,8 @@ def feed(
     given = fuzz_parsers.make_input(parser, prepared.examples, rng)
     tally = judge(parser, given, directory)
     if tally.failures:
-      tally = failure(number, tally.failures[0], directory)
+      kept = failure(number, tally.failures[0], directory)
+      tally = kept._replace(slowest=tally.slowest)
     tallies.append(tally)
   faulthandler.cancel_dump_traceback_later()
   return merge(tallies)._replace(growth=_most_memory() - prepared.memory)

@@ -23,12 +23,13 @@ import numpy as np
 import xarray as xr
 
 from experiments import commands
+from experiments import seed_flag
 from experiments import targets
 from rllc_jax.results import disk
 from rllc_jax.training import records
 
+flags.adopt_module_key_flags(seed_flag)
 _KILLS = flags.DEFINE_integer('kills', 20, 'Kills that must hit a process.')
-_SEED = flags.DEFINE_integer('seed', 0, 'Of the moments.')
 _ROOT = pathlib.Path(__file__).parent.parent
 _STEPS = ('train', 'estimate_rllc')
 _SETTINGS = (
@@ -46,7 +47,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   Raises:
     ValueError: if a run fails that was not killed.
   """
-  rng = np.random.default_rng(_SEED.value)
+  rng = np.random.default_rng(seed_flag.SEED.value)
   whole, kills, rounds, different = workdir / 'whole', 0, 0, 0
   _wait(_start('build_corpus', whole))
   seconds = {name: _timed(name, whole) for name in _STEPS}

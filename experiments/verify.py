@@ -23,6 +23,7 @@ import xarray as xr
 
 from experiments import commands
 from experiments import estimate_rllc
+from experiments import seed_flag
 from experiments import targets
 from rllc_jax import types
 from rllc_jax.data import packing
@@ -30,7 +31,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.training import checkpoints
 
-_SEED = flags.DEFINE_integer('seed', 0, 'Picks the block that is done again.')
+flags.adopt_module_key_flags(seed_flag)
 _TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
 _MOST_DIFFERENCE = 1e-3  # Of a trace's spread; 0 on the same device.
 
@@ -84,7 +85,9 @@ def _row(name: str, value: float, target: str) -> targets.Row:
 
 def _again(call: Any) -> tuple[dict[str, Any], xr.Dataset]:
   """A block at random, sampled in memory: where it is, and its traces."""
-  rng = np.random.default_rng(_SEED.value if flags.FLAGS.is_parsed() else 0)
+  rng = np.random.default_rng(
+    seed_flag.SEED.value if flags.FLAGS.is_parsed() else 0
+  )
   rng_key, families, trajectory, datasets, minibatches = call.arguments
   pick = lambda items: items[int(rng.integers(len(items)))]
   family, step, name = pick(families), pick(trajectory.steps), pick([*datasets])

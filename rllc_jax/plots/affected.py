@@ -79,5 +79,4 @@ def _printable(text: str) -> str:
   """A token as it can be read, its spaces and line ends shown."""
   shown = text.replace('\n', '⏎').replace('\t', '→').replace(' ', '·')
   shown = ''.join(x if x.isprintable() else '�' for x in shown)
-  shown = shown.replace('$', r'\$')  # No mathematics.
   return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'

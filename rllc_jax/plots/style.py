@@ -8,14 +8,18 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import io
 from typing import Any, NamedTuple
+import warnings
 
 import matplotlib
 from matplotlib import axes
 from matplotlib import colors
 from matplotlib import figure
+from matplotlib import text as texts
 from matplotlib import ticker
 import numpy as np
 from numpy.typing import ArrayLike
+
+from rllc_jax import visible
 
 # A family of hues a layer, light to dark: neighbors differ in hue and in
 # lightness, so that they also differ in gray and to color-blind readers.
@@ -94,17 +98,40 @@ def new_figure(
 def image(drawn: figure.Figure, kind: str) -> bytes:
   """A figure as the bytes of a file, the same for the same figure.
 
+  What is written in it means itself, wherever it is from; a letter that the
+  font lacks is a box.
+
   Args:
     drawn: the figure.
     kind: 'svg', or 'png' at twice the resolution of a screen.
   """
   buffer = io.BytesIO()
   metadata = {'svg': {'Date': None}, 'png': {'Software': None}}[kind]
-  with matplotlib.rc_context(SETTINGS):
+  _take_literally(drawn)
+  with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
+    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
     drawn.savefig(
       buffer, format=kind, dpi=200, metadata=metadata, bbox_inches='tight'
     )
   return buffer.getvalue()
+
+
+def _take_literally(drawn: figure.Figure) -> None:
+  """Makes words of all text but the numbers that matplotlib itself writes."""
+  numbers = set()
+  for axis in (axis for ax in drawn.axes for axis in (ax.xaxis, ax.yaxis)):
+    labels, form = axis.get_ticklabels(which='both'), axis.major.formatter
+    if isinstance(form, ticker.FuncFormatter):  # Of labels that were given.
+      form.func = lambda x, place, given=form.func: _seen(given(x, place))
+      labels = axis.get_ticklabels(minor=True)
+    numbers |= {axis.offsetText, *labels}
+  for words in set(drawn.findobj(texts.Text)) - numbers:
+    words.set_text(_seen(words.get_text()))
+    words.set_parse_math(False)
+
+
+def _seen(words: str) -> str:
+  return '\n'.join(map(visible.text, words.split('\n')))
 
 
 def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 import html
 from typing import Any
 
+from rllc_jax import visible
 from rllc_jax.report import tables
 
 STYLE = """
@@ -60,13 +61,13 @@ summary { cursor: pointer; font-size: 14px; }
 
 
 def text(value: Any) -> str:
-  """Anything as text that means itself in HTML.
+  r"""Anything as text that means itself in HTML, every character of it seen.
 
   Examples:
-    >>> text('a < b & "c"')
-    'a &lt; b &amp; &quot;c&quot;'
+    >>> print(text('a < b & "c" ‮'))
+    a &lt; b &amp; &quot;c&quot; ‮
   """
-  return html.escape(str(value), quote=True)
+  return html.escape(visible.text(value), quote=True)
 
 
 def tag(name: str, content: Any, kind: str = '') -> str:

@@ -1,0 +1,138 @@
+"""A config that is data means what it says, and runs nothing."""
+
+import json
+import pathlib
+import subprocess
+import sys
+
+from absl import flags
+from ml_collections import config_flags
+import pytest
+
+from experiments import json_config
+from experiments import sections
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def write(path, content):
+  text = content if isinstance(content, str) else json.dumps(content)
+  path.write_text(text, encoding='utf-8')
+  return path
+
+
+def test_what_it_leaves_out_has_its_default(tmp_path):
+  path = write(tmp_path / 'a.json', {})
+  assert json_config.load(path) == sections.make_config()
+
+
+def test_every_setting_can_be_written_as_json(tmp_path):
+  content = {name: kind()._asdict() for name, kind in sections.SECTIONS.items()}
+  path = write(tmp_path / 'a.json', {'seed': 3, **content})
+  assert json_config.load(path) == sections.make_config(3)
+
+
+def test_values_have_the_types_of_their_settings(tmp_path):
+  settings = {'nbeta': 7, 'burn_in': None, 'datasets': ['a', 'b']}
+  path = write(tmp_path / 'a.json', {'estimation': settings})
+  found = sections.read(json_config.load(path), 'estimation')
+  assert (found.nbeta, found.burn_in) == (7.0, None)
+  assert type(found.nbeta) is float
+  assert found.datasets == ('a', 'b')
+
+
+@pytest.mark.parametrize(
+  ('content', 'words'),
+  [
+    ('', 'expected settings as JSON'),
+    ('{"seed": 1,}', 'expected settings as JSON'),
+    ('{"seed": 1, "seed": 2}', "the name 'seed' twice"),
+    ('{"seed": %s}' % ('1' * 5000), 'Exceeds the limit'),
+    ('[' * 100_000, 'recursion'),
+    (' ' * 2**21, 'at most 1048576 bytes'),
+    ([], r'a config as a JSON object; got \[\]'),
+    ({'sed': 1}, "entries among seed, corpus,.* got 'sed'"),
+    ({'x\n\x1b': 1}, r"got 'x\\n\\x1b'"),
+    ({'model': None}, 'the section model as a JSON object; got None'),
+    ({'model': {'heads': 2}}, "among num_layers,.* got 'heads'"),
+    ({'seed': 0.5}, 'an integer of 64 bits for seed; got 0.5'),
+    ({'seed': True}, 'for seed; got True'),
+    ({'seed': 2**63}, 'for seed; got 9223'),
+    ({'estimation': {'nbeta': '3'}}, "number for estimation.nbeta; got '3'"),
+    ({'estimation': {'nbeta': float('nan')}}, 'finite number.* got nan'),
+    ('{"estimation": {"nbeta": 1e999}}', 'finite number.* got inf'),
+    ({'estimation': {'nbeta': 10**400}}, 'finite number'),
+    ({'estimation': {'nbeta': None}}, 'finite number.* got None'),
+    ({'estimation': {'burn_in': 'x'}}, 'for estimation.burn_in'),
+    ({'estimation': {'share_batches': 1}}, 'true or false.* got 1'),
+    ({'estimation': {'datasets': 'train'}}, "a list.* got 'train'"),
+    ({'estimation': {'datasets': [1]}}, 'printable text.* got 1'),
+    ({'estimation': {'name': 'a\u202eb'}}, 'printable text'),
+    ({'estimation': {'name': '\ud800'}}, 'printable text'),
+  ],
+)
+def test_what_is_no_config(tmp_path, content, words):
+  path = write(tmp_path / 'a.json', content)
+  with pytest.raises(ValueError, match=words) as error:
+    json_config.load(path)
+  message = str(error.value)
+  assert message.startswith(f'{path}: ')
+  assert message.isprintable() and len(message) < 1000
+
+
+def test_an_absent_file(tmp_path):
+  with pytest.raises(FileNotFoundError, match='a.json'):
+    json_config.load(tmp_path / 'a.json')
+
+
+@pytest.mark.filterwarnings('ignore::DeprecationWarning')  # ml_collections 1.1
+def test_a_python_file_is_still_run(tmp_path, monkeypatch):
+  path = tmp_path / 'a.py'
+  path.write_text(
+    'from experiments import sections\n'
+    'def get_config():\n'
+    '  return sections.make_config(5)\n'
+  )
+  values = flags.FlagValues()
+  holder = config_flags.DEFINE_config_file('config', flag_values=values)
+  values['config'].parser = json_config.Parser('config')
+  monkeypatch.setattr('sys.argv', ['x', f'--config={path}', '--config.seed=6'])
+  values(sys.argv)
+  assert holder.value.seed == 6
+
+
+_BINARY = """
+from experiments import commands
+commands.start(lambda c, _: print(c.seed, c.estimation.nbeta, c.corpus.files))
+"""
+
+
+def run(*arguments):
+  return subprocess.run(
+    [sys.executable, '-c', _BINARY, *arguments],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+    check=False,
+  )
+
+
+def test_a_binary_reads_it_and_takes_other_settings_by_flags(tmp_path):
+  path = write(tmp_path / 'a.json', {'seed': 3, 'estimation': {'nbeta': 7}})
+  done = run(
+    f'--config={path}',
+    f'--workdir={tmp_path}',
+    '--config.estimation.nbeta=0.5',
+    "--config.corpus.files=('a.txt',)",
+  )
+  assert (done.returncode, done.stdout) == (0, "3 0.5 ('a.txt',)\n")
+
+
+def test_a_binary_runs_nothing_of_it_and_fails_with_one_line(tmp_path):
+  harm = f'open({str(tmp_path / "harm")!r}, "w")'
+  path = write(tmp_path / 'a.json', f'{harm}\ndef get_config(): pass')
+  done = run(f'--config={path}', f'--workdir={tmp_path}')
+  assert done.returncode == 1
+  assert done.stderr.count('\n') == 1
+  assert f'{path}: expected settings as JSON' in done.stderr
+  assert not (tmp_path / 'harm').exists()
