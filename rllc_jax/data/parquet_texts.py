@@ -4,8 +4,10 @@ A few hundred bytes can hold a text of megabytes that a million rows share.
 """
 
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import itertools
 import os
 import pathlib
 from typing import Any, BinaryIO
@@ -53,15 +55,58 @@ def _cells(
   with _told(path):
     table = parquet.ParquetFile(file)
     fields = [(field.name, field.type) for field in table.schema_arrow]
-    chunks = _chunks(table.metadata, column)
-    size, claimed = file.seek(0, os.SEEK_END), _claimed_bytes(chunks)
+    size, claimed = file.seek(0, os.SEEK_END), _claimed_bytes(table.metadata)
   _check(fields, path, column)
   if claimed > _MOST_EXPANSION * size:
     raise _too_much(path, size)
   with _told(path):
-    for batch in _batches(file, table.metadata, chunks, column):
-      for cell in batch.column(0):
-        yield cell.as_py()
+    yield from _lean(file, table.metadata, column)
+
+
+def _claimed_bytes(metadata: parquet.FileMetaData) -> int:
+  """Of all pages unpacked; what rows share counts once.
+
+  No more is asked of what a file says of itself: of a damaged column it would
+  end the process.
+  """
+  groups = map(metadata.row_group, range(metadata.num_row_groups))
+  return sum(group.total_byte_size for group in groups)
+
+
+def _lean(
+  file: BinaryIO, metadata: parquet.FileMetaData, column: str
+) -> Iterator[str | None]:
+  """Yields values such that what rows share is in memory once.
+
+  A dictionary is read as one. Strings that are told by how they differ from the
+  one before, which is rare, cannot be, and are read one by one.
+  """
+  shared = {'read_dictionary': [column]}
+  done = 0
+  try:
+    for cell in _read(file, metadata, column, _ROWS, shared):
+      yield cell
+      done += 1
+    return
+  except OSError as error:
+    if 'Not yet implemented' not in str(error):
+      raise
+  yield from itertools.islice(_read(file, metadata, column, 1, {}), done, None)
+
+
+def _read(
+  file: BinaryIO,
+  metadata: parquet.FileMetaData,
+  column: str,
+  rows: int,
+  options: Mapping[str, Any],
+) -> Iterator[str | None]:
+  table = parquet.ParquetFile(
+    file, metadata=metadata, page_checksum_verification=True, **options
+  )
+  for batch in table.iter_batches(batch_size=rows, columns=[column]):
+    for cell in batch.column(0):
+      yield cell.as_py()
 
 
 def _check(
@@ -78,42 +123,6 @@ def _check(
     raise ValueError(
       f'{path}: expected strings in {column!r}; got {visible.short(found[0])}'
     )
-
-
-def _chunks(metadata: parquet.FileMetaData, column: str) -> list[Any]:
-  groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-  chunks = [
-    group.column(i) for group in groups for i in range(group.num_columns)
-  ]
-  return [chunk for chunk in chunks if chunk.path_in_schema == column]
-
-
-def _claimed_bytes(chunks: Sequence[Any]) -> int:
-  """Of the pages; strings that rows share count once."""
-  return sum(chunk.total_uncompressed_size for chunk in chunks)
-
-
-def _batches(
-  file: BinaryIO,
-  metadata: parquet.FileMetaData,
-  chunks: Sequence[Any],
-  column: str,
-) -> Iterator[pa.RecordBatch]:
-  """Yields rows such that what they share is in memory once.
-
-  A dictionary is read as one. Strings that are told by how they differ from the
-  one before, which is rare, cannot be, and come one by one.
-  """
-  encodings = {name for chunk in chunks for name in chunk.encodings}
-  is_difference = any('DELTA' in name for name in encodings)
-  table = parquet.ParquetFile(
-    file,
-    metadata=metadata,
-    read_dictionary=None if is_difference else [column],
-    page_checksum_verification=True,
-  )
-  rows = 1 if is_difference else _ROWS
-  return table.iter_batches(batch_size=rows, columns=[column])
 
 
 def _too_much(path: pathlib.Path, size: int) -> ValueError:
