@@ -84,19 +84,19 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       is of another run, or every chain failed.
     ChainsFailed: some chains failed; everything is written all the same.
   """
-  began = time.time()
   call = read(config, workdir)
   settings, store = sections.read(config, 'estimation'), call.store
+  kept = provenance.Run(workdir / settings.name, config)
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
     traces = trajectories.estimate_trajectory(
       *call.arguments,
       store=store,
-      progress=functools.partial(_show, bar),
+      progress=functools.partial(_show, bar, kept),
       **call.options,
     )
-  provenance.save(workdir / settings.name, config, began)
+  kept.keep(ended=True)
   if processes.current().count > 1:
     if not processes.is_first():
       logging.info('%s: this process has done its share', workdir)
@@ -265,7 +265,8 @@ def check_chains(found: xr.Dataset) -> None:
   )
 
 
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
+def _show(bar: tqdm.tqdm, kept: provenance.Run, done: int, total: int) -> None:
+  kept.keep(ended=False)
   if bar.total is None:  # The rate is that of this process.
     bar.total = total
     bar.initial = bar.n = bar.last_print_n = done

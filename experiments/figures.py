@@ -14,6 +14,7 @@ from absl import logging
 from matplotlib import figure
 import ml_collections
 
+from experiments import choices
 from experiments import commands
 from experiments import sections
 from experiments.paper_figures import comparisons
@@ -60,8 +61,9 @@ def run(
       f'{settings.draws!r}.'
     )
   workdir = pathlib.Path(workdir)
+  name = choices.directory_name('figure.name', settings.name)
   drawn = DRAWN[settings.draws](saved.Saved(workdir, settings))
-  path = workdir / 'figures' / f'{settings.name}.png'
+  path = workdir / 'figures' / f'{name}.png'
   page.write_whole(path, style.image(drawn, 'png'))
   logging.info('%s', path)
   return path

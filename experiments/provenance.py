@@ -17,43 +17,81 @@ import jax
 import ml_collections
 
 from experiments import processes
-from rllc_jax.results import files
+from rllc_jax import checked_files
 
 _PACKAGES = ('rllc_jax', 'jax', 'jaxlib', 'numpy', 'optax', 'zarr')
+_ENTRIES = (
+  'started',
+  'seconds',
+  'ended',
+  'process',
+  'devices',
+  'git',
+  'python',
+  'versions',
+  'config',
+)
 _HERE = pathlib.Path(__file__).parent
 
 
-def save(
-  directory: pathlib.Path, config: ml_collections.ConfigDict, began: float
-) -> None:
-  """Keeps what is known of a run that ends now, in `DIRECTORY/runs`.
+class Run:
+  """Keeps what is known of a run in a file of `DIRECTORY/runs`."""
 
-  Args:
-    directory: of the store.
-    config: of the run, whole.
-    began: when it did, from `time.time`.
-  """
-  started = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(began))
-  process = processes.current()
-  name = f'{started}-{process.index}-of-{process.count}.json'
-  record = {
-    'started': started,
-    'seconds': round(time.time() - began, 1),
-    'process': list(process),
-    'devices': f'{jax.local_device_count()} x {jax.devices()[0].device_kind}',
-    'git': git_commit(),
-    'python': platform.python_version(),
-    'versions': {name: metadata.version(name) for name in _PACKAGES},
-    'config': config.to_dict(),
-  }
-  content = json.dumps(record, indent=1, default=str)
-  files.replace(directory / 'runs' / name, content.encode())
+  def __init__(
+    self, directory: pathlib.Path, config: ml_collections.ConfigDict
+  ):
+    """Begins the run now; nothing is written yet.
+
+    Args:
+      directory: of the store.
+      config: of the run, whole.
+    """
+    self._began = time.time()
+    self._kept = 0.0  # When the file was last written.
+    started = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._began))
+    process = processes.current()
+    name = f'{started}-{process.index}-of-{process.count}.json'
+    self._path = directory / 'runs' / name
+    facts = {
+      'started': started,
+      'process': list(process),
+      'devices': f'{jax.local_device_count()} x {jax.devices()[0].device_kind}',
+      'git': git_commit(),
+      'python': platform.python_version(),
+      'versions': {name: metadata.version(name) for name in _PACKAGES},
+      'config': config.to_dict(),
+    }
+    # A config may hold what JSON does not have.
+    self._facts = json.loads(json.dumps(facts, default=str))
+
+  def keep(self, ended: bool) -> None:
+    """Writes the file: of a run that goes on, once a minute.
+
+    Args:
+      ended: whether the run has; of one that is killed, this stays false and
+        its seconds are of the last time.
+
+    Raises:
+      OSError: if the disk does not take it.
+    """
+    now = time.time()
+    if ended or now - self._kept >= 60:
+      times = {'seconds': round(now - self._began, 1), 'ended': ended}
+      checked_files.write_json(self._path, self._facts | times)
+      self._kept = now
 
 
 def load(directory: pathlib.Path) -> list[dict[str, Any]]:
-  """All that is kept of a store, in the order of time."""
-  paths = sorted((directory / 'runs').glob('*.json'))
-  return [json.loads(path.read_text('utf-8')) for path in paths]
+  """All that is kept of the runs of a store, in the order of time.
+
+  Raises:
+    ValueError: a file is not as it was written.
+  """
+  remedy = 'Put back a copy, or remove it: no number hangs on it.'
+  return [
+    checked_files.read_json(path, _ENTRIES, remedy)
+    for path in sorted((directory / 'runs').glob('*.json'))
+  ]
 
 
 def git_commit() -> str:

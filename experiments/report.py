@@ -26,6 +26,7 @@ import xarray as xr
 
 from experiments import analyze
 from experiments import commands
+from experiments import provenance
 from experiments import sections
 from rllc_jax import checked_files
 from rllc_jax.data import packing
@@ -59,6 +60,7 @@ class _Saved(NamedTuple):
   coverage: list[dict[str, Any]]
   readings: xr.Dataset | None
   claims: dict[str, Any]
+  runs: list[dict[str, Any]]
 
 
 def run(
@@ -116,6 +118,7 @@ def run(
       coverage=saved.coverage,
       readings=saved.readings,
       findings=saved.claims.get('findings', []),
+      runs=saved.runs,
     )
   logging.info('%s: complete', path)
   return path
@@ -185,6 +188,7 @@ def _read(workdir: pathlib.Path) -> _Saved:
     _json(workdir / 'coverage.json', 'records').get('records', []),
     _readings(workdir / 'analysis.zarr'),
     _json(workdir / 'claims.json', 'findings'),
+    provenance.load(workdir / 'rllc'),
   )
   _check_one_run(saved, workdir)
   return saved

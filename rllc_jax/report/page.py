@@ -71,6 +71,7 @@ def write_report(
   coverage: Sequence[truth.Record] = (),
   readings: xr.Dataset | None = None,
   findings: Sequence[truth.Record] = (),
+  runs: Sequence[Mapping[str, Any]] = (),
 ) -> pathlib.Path:
   """Writes the report; one that is there is replaced, whole or not at all.
 
@@ -91,6 +92,7 @@ def write_report(
     coverage: entries of `coverage.json`, if there is one.
     readings: `analysis.zarr`, if there is one.
     findings: entries of `claims.json`, if there is one.
+    runs: the files of `STORE/runs`.
 
   Returns:
     The path.
@@ -109,7 +111,7 @@ def write_report(
     'truth': truth.truth(
       known_answers, coverage, figures.known_answers, figures.coverage
     ),
-    'provenance': [markup.facts(provenance)],
+    'provenance': sections.provenance(provenance, traces, runs),
   }
   body = opening.opening(estimates, verdicts, loss, figures.llc, _TITLE)
   links = ''.join(markup.link(name, x) for name, x in _SECTIONS.items())

@@ -134,3 +134,49 @@ def heads(
     'Marked: out of bounds, see whether the numbers can be trusted.'
   )
   return [*parts, markup.tag('p', legend, 'note')]
+
+
+def provenance(
+  facts: Mapping[str, Any], traces: xr.Dataset, runs: Sequence[Mapping]
+) -> list[str]:
+  """What the numbers were made with, and every run that had a share in them."""
+  params = json.loads(traces.attrs.get('identity', '{}')).get('params', {})
+  parts = [markup.facts(facts)]
+  if params:
+    parts.append(
+      markup.folded('Hash of the weights at every step', markup.facts(params))
+    )
+  parts.append(markup.tag('h3', 'Runs that estimated'))
+  if not runs:
+    return [*parts, markup.tag('p', 'They are not recorded.', 'note')]
+  legend = (
+    'Where a run has not ended, it was stopped or still goes on, and its time '
+    'is of when it was last heard of. A + after the commit: files differed '
+    'from it.'
+  )
+  return [
+    *parts,
+    markup.table(_runs_table(runs)),
+    markup.tag('p', legend, 'note'),
+    markup.folded('Config of the last run', markup.facts(runs[-1]['config'])),
+  ]
+
+
+def _runs_table(runs: Sequence[Mapping[str, Any]]) -> tables.Table:
+  header = ('started, UTC', 'commit', 'devices', 'process', 'seconds', 'ended')
+  names = list(dict.fromkeys(name for run in runs for name in run['versions']))
+  rows = []
+  for run in runs:
+    index, count = run['process']
+    words = (
+      run['started'],
+      run['git'] or tables.MISSING,
+      run['devices'],
+      f'{index} of {count}',
+      f'{run["seconds"]:,.1f}',
+      'yes' if run['ended'] else 'no',
+      run['python'],
+      *(run['versions'].get(name, tables.MISSING) for name in names),
+    )
+    rows.append(tuple(tables.Cell(str(word)) for word in words))
+  return tables.Table((*header, 'python', *names), rows, num_words=4)

@@ -1,6 +1,7 @@
 """From the results on disk to a page."""
 
 import pathlib
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,17 @@ from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
 
+RUN = {
+  'started': '20260102T030405Z',
+  'seconds': 1234.5,
+  'ended': False,
+  'process': [1, 2],
+  'devices': '4 x toy',
+  'git': 'abc123+',
+  'python': '3.11.7',
+  'versions': {'jax': '0.99'},
+  'config': {'seed': 3, 'estimation': {'nbeta': 30.0}},
+}
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = (0, 4, 16)
 HEADS = ('0:0', '0:1', '1:0', '1:1')
@@ -50,6 +62,7 @@ def write_traces(directory):
     'batch': 'uint16[8, 32]',
     'data': 'abc',
     'rng_key': [0, 3],
+    'params': {str(step): f'hash of {step}' for step in STEPS},
     'matmul_precision': 'default',
     'num_coordinates': dict.fromkeys(HEADS, 16),
   }
@@ -144,6 +157,8 @@ def test_a_run_becomes_a_page_and_pictures(workdir, path):
     'jax 0, 1 x toy',
     'What pairing gains',
     'python -m experiments.known_answers --workdir=DIR',
+    'hash of 16',
+    'They are not recorded.',
   ):
     assert words in html
   assert 'http://' not in html and 'https://' not in html
@@ -174,6 +189,21 @@ def test_what_other_commands_left_is_reported(workdir, tmp_path):
   assert (run / 'figures' / 'known_answers.png').exists()
   (run / 'known_answers.json').write_text('[{')
   with pytest.raises(ValueError, match='known_answers.json: expected a JSON'):
+    report.run(config(burn_in=20), run)
+
+
+def test_the_runs_that_had_a_share_are_listed(workdir, tmp_path):
+  run = shutil.copytree(workdir, tmp_path / 'run')
+  place = run / 'rllc' / 'runs' / 'a.json'
+  checked_files.write_json(place, RUN)
+  html = report.run(config(burn_in=20), run).read_text('utf-8')
+  cells = re.findall(r'<td[^>]*>([^<]*)</td>', html)
+  at = cells.index(RUN['started'])
+  shown = [RUN['started'], 'abc123+', '4 x toy', '1 of 2', '1,234.5', 'no']
+  assert cells[at : at + 8] == [*shown, '3.11.7', '0.99']
+  assert '<dt>estimation.nbeta</dt>' in html
+  place.write_text(place.read_text().replace('abc', 'abd'))
+  with pytest.raises(ValueError, match='a.json: expected .*Put back a copy'):
     report.run(config(burn_in=20), run)
 
 
