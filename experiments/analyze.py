@@ -112,7 +112,7 @@ def draw(found: xr.Dataset) -> dict[str, figure.Figure]:
 def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
   settings = sections.read(config, 'analysis')
   window = corpus.windows[settings.dataset]
-  count = max(16, settings.num_tokens // corpus.tokens.shape[1])
+  count = max(8, settings.num_tokens // corpus.tokens.shape[1])
   rows = corpus.tokens[runs.evenly_spaced(window, count)]
   trained_on = _rows_of(corpus, 'train')
   spellings = choices.texts(corpus, workdir / 'corpus')

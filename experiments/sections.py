@@ -182,7 +182,7 @@ class Analysis(NamedTuple):
 
   Attributes:
     dataset: the window of the corpus that losses are measured on.
-    num_tokens: of its sequences that are taken, evenly spaced; 16 sequences at
+    num_tokens: of its sequences that are taken, evenly spaced; 8 sequences at
       least.
     num_sequences: random ones a score of attention is the mean over.
     num_curvature_batches: minibatches of 1,024 tokens or one sequence for the

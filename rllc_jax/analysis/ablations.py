@@ -78,19 +78,12 @@ def ablated_losses(
     order = jax.random.permutation(rng_key, len(batch))
   replace = functools.partial(_replaced, kind, order)
 
-  def without(layer, head):
-    z = found.values[layer][head]
-    W_O = params[f'blocks_{layer}']['attn']['W_O'][head]
-    residual = found.writes[layer] + (replace(z) - z) @ W_O
-    return _losses_from(model, params, found, residual, layer + 1)
+  def without(layer):
+    change = jax.vmap(lambda z: replace(z) - z)(found.values[layer])
+    return _losses_of_changes(model, params, found, change[:, None], layer)
 
-  heads = jnp.arange(model.num_heads)
-  return jnp.stack(
-    [
-      jax.lax.map(functools.partial(without, layer), heads)
-      for layer in range(model.num_layers)
-    ]
-  )
+  layers = [without(layer)[:, 0] for layer in range(model.num_layers)]
+  return jnp.stack(layers)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
@@ -129,21 +122,21 @@ def path_ablated_losses(
   W_O = params[f'blocks_{earlier}']['attn']['W_O']
   reading = params[f'blocks_{later}']['attn']
 
-  def cut(pair):
-    writer, reader = pair
+  def changed(pair):
+    reader, writer = pair
     written = found.values[earlier][writer] @ W_O[writer]
     x = attention_only.layer_norm(
       found.layers[later].norm, found.reads[later] - written
     )
     z = _head_values(reading, reader, x, found.positions, tiles)
-    change = (z - found.values[later][reader]) @ reading['W_O'][reader]
-    residual = found.writes[later] + change
-    return _losses_from(model, params, found, residual, later + 1)
+    return z - found.values[later][reader]
 
   heads = jnp.arange(model.num_heads)
   pairs = [grid.ravel() for grid in jnp.meshgrid(heads, heads, indexing='ij')]
-  flat = jax.lax.map(cut, tuple(pairs))
-  return flat.reshape(len(heads), len(heads), *flat.shape[1:])
+  flat = jax.lax.map(changed, tuple(pairs))
+  changes = flat.reshape(len(heads), len(heads), *flat.shape[1:])
+  by_reader = _losses_of_changes(model, params, found, changes, later)
+  return by_reader.swapaxes(0, 1)
 
 
 def _check(kind, rng_key, num_sequences):
@@ -185,13 +178,31 @@ def _run(model, params, batch) -> _Pass:
   return found
 
 
-def _losses_from(model, params, found: _Pass, residual, layer):
-  """Losses of tokens from the residual stream before a layer, [B, T]."""
+def _losses_of_changes(model, params, found: _Pass, changes, layer):
+  """Losses if the values of a layer's heads change, one head at a time.
+
+  Changes [H, C, B, T, E], C of each head, give losses [H, C, B, T].
+  """
+  written, targets = found.writes[layer], found.targets
+  if layer == model.num_layers - 1:
+    return token_losses.of_changed_heads(params, written, changes, targets)
   tiles = frozen_layers.default_tiles()
-  for above in found.layers[layer:]:
-    residual = frozen_layers.attend(above, residual, model.num_heads, tiles)
-  normed = attention_only.layer_norm(params['ln_final'], residual)
-  return token_losses.of_normed(params, normed, found.targets)
+
+  def of_head(head):
+    W_O, of_changes = head
+    return jax.lax.map(
+      lambda change: of_stream(written + change @ W_O), of_changes
+    )
+
+  def of_stream(residual):
+    for above in found.layers[layer + 1 :]:
+      residual = frozen_layers.attend(above, residual, model.num_heads, tiles)
+    normed = attention_only.layer_norm(params['ln_final'], residual)
+    return token_losses.of_normed(params, normed, targets)
+
+  return jax.lax.map(
+    of_head, (params[f'blocks_{layer}']['attn']['W_O'], changes)
+  )
 
 
 def _head_values(attention, head, x, positions, tiles):

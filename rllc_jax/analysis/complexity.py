@@ -45,7 +45,7 @@ class Complexity(NamedTuple):
 
 def complexity(
   rng_key: types.Key,
-  refinements: types.Refinements,
+  families: Sequence[types.Refinements],
   loss_fn: types.LossFn,
   params: types.Params,
   minibatches: types.Minibatches,
@@ -53,17 +53,21 @@ def complexity(
   *,
   num_batches: int = 16,
 ) -> Complexity:
-  """Measures every refinement of a family on the same minibatches.
+  """Measures every refinement on the same minibatches.
 
   Args:
     rng_key: draws minibatches and signs. The key is consumed.
-    refinements: R of one family, each free in coordinates of the weights; their
-      fast losses are not used, since those are differentiable once.
-    loss_fn: the plain loss; it must take a minibatch of one sequence.
+    families: R refinements in all, each free in coordinates of the weights;
+      their fast losses are not used, since those are differentiable once.
+    loss_fn: the plain loss; it must take a minibatch of one sequence, and of
+      several be the mean over them.
     params: the checkpoint.
     minibatches: data, and how they are drawn.
     window: the data set.
     num_batches: minibatches, with one vector of signs each; 2 or more.
+
+  Returns:
+    Refinements in the order of the families and of their names.
 
   Raises:
     ValueError: if errors cannot be told from so few minibatches.
@@ -73,11 +77,11 @@ def complexity(
       'num_batches must be at least 2, to tell how far they are apart; got '
       f'{num_batches}.'
     )
-  measure = _measure(refinements.lens, loss_fn, minibatches.draw, num_batches)
+  lenses = tuple(family.lens for family in families)
+  measure = _measure(lenses, loss_fn, minibatches.draw, num_batches)
   params = jax.tree.map(jnp.asarray, params)
-  found = measure(
-    rng_key, refinements.indices, params, minibatches.data, window
-  )
+  indices = tuple(family.indices for family in families)
+  found = measure(rng_key, indices, params, minibatches.data, window)
   hessian, fisher, norms = jax.device_get(found)  # [R, num_batches] and [R].
   means = [np.mean(x, axis=1) for x in (hessian, fisher)]
   errors = [
@@ -110,79 +114,88 @@ def read_complexity(
   Returns:
     The fields of `Complexity` over (checkpoint, refinement).
   """
+  measured = [
+    complexity(
+      rng_key,
+      families,
+      loss_fn,
+      jax.tree.map(lambda leaf: leaf[0], trajectory.load([step])),
+      minibatches,
+      window,
+      num_batches=num_batches,
+    )
+    for step in trajectory.steps
+  ]
+  columns = zip(Complexity._fields, zip(*measured, strict=True), strict=True)
   dims = 'checkpoint', 'refinement'
-  parts = []
-  for family in families:
-    measured = [
-      complexity(
-        rng_key,
-        family,
-        loss_fn,
-        jax.tree.map(lambda leaf: leaf[0], trajectory.load([step])),
-        minibatches,
-        window,
-        num_batches=num_batches,
-      )
-      for step in trajectory.steps
-    ]
-    columns = zip(Complexity._fields, zip(*measured, strict=True), strict=True)
-    values = {name: (dims, np.stack(column)) for name, column in columns}
-    labels = {
+  return xr.Dataset(
+    {name: (dims, np.stack(column)) for name, column in columns},
+    {
       'checkpoint': list(trajectory.steps),
-      'refinement': list(family.names),
-    }
-    parts.append(xr.Dataset(values, labels))
-  return xr.concat(parts, 'refinement')
+      'refinement': [name for family in families for name in family.names],
+    },
+  )
 
 
 @functools.lru_cache(maxsize=64)
-def _measure(lens, loss_fn, draw, num_batches):
-  """Compiled once a family, for all of its indices in one pass.
+def _measure(lenses, loss_fn, draw, num_batches):
+  """Compiled once for all families, and all of their indices in one pass.
 
   A lens frees coordinates, so the gradient in u is that part of the gradient in
-  all weights. Signs go to all indices at once: what one adds to another's
+  all weights. Signs go to all refinements at once: what one adds to another's
   z^T H z has mean 0, since their signs are independent.
   """
-  extract = jax.vmap(lens.extract, (None, 0))
+
+  def extract(tree, indices):
+    """A family an entry, refinements first."""
+    pairs = zip(lenses, indices, strict=True)
+    return tuple(
+      jax.vmap(lens.extract, (None, 0))(tree, i) for lens, i in pairs
+    )
+
+  def of_all(function, *trees_of_families):
+    """[R], from a function of one refinement's trees."""
+    several = zip(*trees_of_families, strict=True)
+    return jnp.concatenate([jax.vmap(function)(*each) for each in several])
 
   def measure(rng_key, indices, params, data, window):
     positions = extract(params, indices)
 
     def of_batch(i):
       batch_key, sign_key = jax.random.split(jax.random.fold_in(rng_key, i))
-      batch = draw(batch_key, i, data, window)
       signs = _signs_like(sign_key, positions)
-      image = jax.jvp(
-        lambda p: jax.grad(loss_fn)(p, batch),
-        (params,),
-        (_inserted(lens, signs, params, indices),),
-      )[1]
+      direction = _inserted(lenses, signs, params, indices)
+
+      def of_sequence(row):
+        gradient, image = jax.jvp(
+          lambda p: jax.grad(loss_fn)(p, row), (params,), (direction,)
+        )
+        hessian = of_all(trees.dot, signs, extract(image, indices))
+        return hessian, of_all(_square, extract(gradient, indices))
+
+      batch = draw(batch_key, i, data, window)
       one_by_one = jax.tree.map(lambda leaf: leaf[:, None], batch)
-      squares = jax.lax.map(
-        lambda row: jax.vmap(_square)(
-          extract(jax.grad(loss_fn)(params, row), indices)
-        ),
-        one_by_one,
-      )
-      hessian = jax.vmap(trees.dot)(signs, extract(image, indices))
-      return hessian, jnp.mean(squares, axis=0)
+      found = jax.lax.map(of_sequence, one_by_one)
+      return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
 
     hessian, fisher = jax.lax.map(of_batch, jnp.arange(num_batches))
-    return hessian.T, fisher.T, jax.vmap(trees.norm)(positions)
+    return hessian.T, fisher.T, of_all(trees.norm, positions)
 
   return jax.jit(measure)
 
 
-def _inserted(lens, positions, params, indices):
-  """Positions [R, ...] put into zeros and added up, like `params`."""
-  zeros = jax.tree.map(jnp.zeros_like, params)
+def _inserted(lenses, positions, params, indices):
+  """Positions of all refinements put into zeros and added up, like `params`."""
+  total = zeros = jax.tree.map(jnp.zeros_like, params)
+  for lens, *family in zip(lenses, positions, indices, strict=True):
 
-  def add(total, one):
-    position, index = one
-    put = lens.insert(position, zeros, index)
-    return jax.tree.map(jnp.add, total, put), None
+    def add(total, one, lens=lens):
+      position, index = one
+      put = lens.insert(position, zeros, index)
+      return jax.tree.map(jnp.add, total, put), None
 
-  return jax.lax.scan(add, zeros, (positions, indices))[0]
+    total, _ = jax.lax.scan(add, total, tuple(family))
+  return total
 
 
 def _square(tree):

@@ -48,6 +48,75 @@ def of_normed(
   return jax.lax.map(of_token, rows, batch_size=tile).reshape(targets.shape)
 
 
+def of_changed_heads(
+  params: types.Params,
+  residual: types.Array,
+  changes: types.Array,
+  targets: types.Array,
+) -> types.Array:
+  """Losses of tokens if a head of the last layer said something else.
+
+  The change of the logits has the rank of a head, so that what all changes have
+  in common is unembedded once.
+
+  Args:
+    params: the weights; the last layer's heads are in `blocks_{L - 1}`.
+    residual: [B, T, D], the stream after the last layer.
+    changes: [H, C, B, T, E], C changes of each head's values, before W_O.
+    targets: [B, T].
+
+  Returns:
+    [H, C, B, T], in nats.
+  """
+  norm, unembed = params['ln_final'], params['unembed']
+  last = sum(name.startswith('blocks_') for name in params) - 1
+  W_O = attention_only.centered(params[f'blocks_{last}']['attn']['W_O'])
+  W_U = norm['w'][:, None] * unembed['W_U']
+  bias = norm['b'] @ unembed['W_U'] + unembed['b_U']
+  heads = W_O, W_O @ W_U
+
+  def of_tile(tile):
+    stream, changed, wanted = tile  # [n, D], [H, C, n, E], [n].
+    stream = attention_only.centered(stream)
+    shared = stream @ W_U
+
+    def of_head(head):
+      (writes, unembeds), of_changes = head
+
+      def of_change(z):
+        scale = 1 / attention_only.deviation(stream + z @ writes)
+        logits = (shared + z @ unembeds) * scale + bias[None]
+        return jax.vmap(losses.cross_entropy)(logits, wanted)
+
+      return jax.lax.map(of_change, of_changes)
+
+    return jax.lax.map(of_head, (heads, changed))
+
+  return _over_tiles(of_tile, residual, changes, targets)
+
+
+def _over_tiles(of_tile, residual, changes, targets):
+  """Maps over tiles of tokens; the last is filled up, and cut off again."""
+  count, size = targets.size, frozen_layers.default_tiles().tokens
+  size = min(size, count)
+  tiles = -(-count // size)
+
+  def tiled(x, axis):
+    """[..., B, T, ...] -> [tiles, ..., size, ...]."""
+    shape = *x.shape[:axis], count, *x.shape[axis + 2 :]
+    widths = [(0, 0)] * len(shape)
+    widths[axis] = 0, tiles * size - count
+    padded = jnp.pad(x.reshape(shape), widths)
+    split = padded.reshape(*shape[:axis], tiles, size, *shape[axis + 1 :])
+    return jnp.moveaxis(split, axis, 0)
+
+  found = jax.lax.map(
+    of_tile, (tiled(residual, 0), tiled(changes, 2), tiled(targets, 0))
+  )  # [tiles, H, C, size].
+  joined = jnp.moveaxis(found, 0, 2).reshape(*changes.shape[:2], -1)
+  return joined[..., :count].reshape(*changes.shape[:2], *targets.shape)
+
+
 def in_context_score(
   losses_of_tokens: types.Array, late: int = 500, early: int = 50
 ) -> types.Array:

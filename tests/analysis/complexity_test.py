@@ -35,7 +35,7 @@ def measured(**options):
   batches = minibatches.uniform(DATA, 10)
   window = types.Window(100, 300)
   return params, complexity.complexity(
-    jax.random.key(0), rows(), loss_fn, params, batches, window, **options
+    jax.random.key(0), [rows()], loss_fn, params, batches, window, **options
   )
 
 
@@ -76,7 +76,7 @@ class ComplexityTest(absltest.TestCase):
     for num_batches in (25, 400):
       found = complexity.complexity(
         jax.random.key(0),
-        family,
+        [family],
         dense,
         np.ones(6),
         minibatches.uniform(np.zeros(4), 2),
@@ -106,7 +106,7 @@ class ComplexityTest(absltest.TestCase):
     )
     found = complexity.complexity(
       jax.random.key(0),
-      family,
+      [family],
       dense,
       np.ones((2, 3)),
       minibatches.uniform(np.zeros(4), 2),
@@ -117,6 +117,32 @@ class ComplexityTest(absltest.TestCase):
     away = np.abs(found.hessian_trace - expected) / found.hessian_error
     self.assertLess(away.max(), 4)
     self.assertLess((found.hessian_error / expected).max(), 0.1)
+
+  def test_families_that_share_coordinates(self):
+    """A row, and all of w: each has its own trace, in the order given."""
+    lens = weights.all_weights()
+    whole = types.Refinements(
+      ('all',), lens, jnp.zeros(1), weights.refine(loss_fn, lens)
+    )
+    params = {'w': np.array([[3.0, 4, 0], [0, 0, 1]])}
+    found, apart = (
+      complexity.complexity(
+        jax.random.key(0),
+        families,
+        loss_fn,
+        params,
+        minibatches.uniform(DATA, 10),
+        types.Window(100, 300),
+        num_batches=400,
+      )
+      for families in ([whole, rows()], [rows()])
+    )
+    # What they share adds noise, so that it is a mean now.
+    away = np.abs(found.hessian_trace - [16, 7, 9])
+    self.assertLess((away / found.hessian_error).max(), 4)
+    np.testing.assert_allclose(found.fisher_trace[1:], apart.fisher_trace, 1e-5)
+    expected = apart.fisher_trace.sum()
+    np.testing.assert_allclose(found.fisher_trace[0], expected, rtol=1e-5)
 
   def test_one_minibatch_has_no_error(self):
     with self.assertRaisesRegex(ValueError, 'at least 2.*got 1'):
