@@ -23,6 +23,7 @@ import xarray as xr
 
 from rllc_jax import trees
 from rllc_jax import types
+from rllc_jax.analysis import every_checkpoint
 
 
 class Complexity(NamedTuple):
@@ -114,18 +115,18 @@ def read_complexity(
   Returns:
     The fields of `Complexity` over (checkpoint, refinement).
   """
-  measured = [
-    complexity(
+  measured = every_checkpoint.map_checkpoints(
+    lambda params: complexity(
       rng_key,
       families,
       loss_fn,
-      jax.tree.map(lambda leaf: leaf[0], trajectory.load([step])),
+      params,
       minibatches,
       window,
       num_batches=num_batches,
-    )
-    for step in trajectory.steps
-  ]
+    ),
+    trajectory,
+  )
   columns = zip(Complexity._fields, zip(*measured, strict=True), strict=True)
   dims = 'checkpoint', 'refinement'
   return xr.Dataset(

@@ -1,11 +1,11 @@
 """What a model has learned of a planted language, beside what can be known."""
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
 from rllc_jax import types
+from rllc_jax.analysis import every_checkpoint
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import token_losses
 from rllc_jax.data import synthetic
@@ -26,17 +26,16 @@ def kind_losses(
   """
   half = text.tokens.shape[1] // 2
   kinds = text.kinds[:, half:]
-  found = np.zeros((len(trajectory.steps), len(synthetic.KINDS)))
-  losses_of = jax.jit(
-    lambda params: token_losses.token_losses(model, params, text.tokens)
-  )
-  for k, step in enumerate(trajectory.steps):
-    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
-    losses = np.asarray(losses_of(params))[:, half - 1 :]
-    for i in range(len(synthetic.KINDS)):
-      found[k, i] = losses[kinds == i].mean() if (kinds == i).any() else np.nan
+
+  def at_checkpoint(params):
+    every = token_losses.token_losses(model, params, text.tokens)
+    losses = np.asarray(every)[:, half - 1 :]
+    masks = [kinds == i for i in range(len(synthetic.KINDS))]
+    return [losses[m].mean() if m.any() else np.nan for m in masks]
+
+  found = every_checkpoint.map_checkpoints(at_checkpoint, trajectory)
   return xr.Dataset(
-    {'kind_loss': (('checkpoint', 'kind'), found)},
+    {'kind_loss': (('checkpoint', 'kind'), np.array(found))},
     {'checkpoint': list(trajectory.steps), 'kind': list(synthetic.KINDS)},
   )
 

@@ -13,6 +13,7 @@ import xarray as xr
 from rllc_jax import types
 from rllc_jax.analysis import ablations
 from rllc_jax.analysis import composition
+from rllc_jax.analysis import every_checkpoint
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import token_losses
@@ -85,30 +86,26 @@ def read_heads(
     text.tokens, text.pair_odds, _QUESTIONS
   )
   nested = [_nested(batch, text.spellings) for batch in text.minibatches()]
-  found: list[dict[str, Any]] = []
-  total = len(trajectory.steps)
-  for done, step in enumerate(trajectory.steps):
-    if progress:
-      progress(done, total)
-    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
-    at_step: dict[str, Any] = {
+
+  def at_checkpoint(params):
+    read: dict[str, Any] = {
       score: head_scores.head_scores(
         score, model, params, jax.random.fold_in(rng_key, i), num_sequences
       )
       for i, score in enumerate(head_scores.SCORES)
     }
     matched = head_scores.text_score(model, params, questions)
-    at_step['prefix_matching_text'] = matched.score
-    at_step['prefix_matching_text_beside'] = matched.beside
+    read['prefix_matching_text'] = matched.score
+    read['prefix_matching_text_beside'] = matched.beside
     effects = _effects(rng_key, model, params, text, nested)
-    at_step |= effects.means
-    at_step |= _patterns(effects, text, count, support)
+    read |= effects.means
+    read |= _patterns(effects, text, count, support)
     if model.num_layers > 1:
       kinds = composition.composition(params, 0, model.num_layers - 1)
-      at_step |= {f'composition_{k}': v for k, v in kinds.items()}
-    found.append(jax.device_get(at_step))
-  if progress:
-    progress(total, total)
+      read |= {f'composition_{k}': v for k, v in kinds.items()}
+    return read
+
+  found = every_checkpoint.map_checkpoints(at_checkpoint, trajectory, progress)
   even = [
     head_scores.even_attention(score, model.context_length)
     for score in head_scores.SCORES

@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from rllc_jax import types
+from rllc_jax.analysis import every_checkpoint
 from rllc_jax.analysis import ngram_scores
 from rllc_jax.analysis import token_losses
 from rllc_jax.models import attention_only
@@ -46,21 +47,21 @@ def read_stages(
   places = jax.random.randint(rng_key, (len(batch),), 1, batch.shape[1])
   late = min(_LATE, batch.shape[1])
   early = max(2, late // 10)
-  rows = []
-  for step in trajectory.steps:
-    params = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
+
+  def at_checkpoint(params):
     losses = token_losses.token_losses(model, params, batch)
     pairs = ngram_scores.bigram_score(model, params, batch, places, table)
-    row = {
+    scores = {
+      f'ngram_{length}': ngram_scores.ngram_score(model, params, grams, losses)
+      for length, grams in ngrams.items()
+    }
+    return scores | {
       'in_context': token_losses.in_context_score(losses, late, early),
       'bigram': pairs.cross_entropy,
       'bigram_floor': pairs.floor,
     }
-    for length, grams in ngrams.items():
-      row[f'ngram_{length}'] = ngram_scores.ngram_score(
-        model, params, grams, losses
-      )
-    rows.append(jax.device_get(row))
+
+  rows = every_checkpoint.map_checkpoints(at_checkpoint, trajectory)
   values = {
     name: ('checkpoint', np.stack([row[name] for row in rows]))
     for name in rows[0]

@@ -30,6 +30,8 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
+_LONGEST_NAME = 32  # Characters beside an axis or a line.
+_LONGEST_LINE = 240  # Anywhere else.
 SETTINGS = {
   'font.size': 9,
   'axes.titlesize': 10,
@@ -98,8 +100,9 @@ def new_figure(
 def image(drawn: figure.Figure, kind: str) -> bytes:
   """A figure as the bytes of a file, the same for the same figure.
 
-  What is written in it means itself, wherever it is from; a letter that the
-  font lacks is a box.
+  What is written in it means itself, wherever it is from, and the end of what
+  would leave no room for panels is left out; a letter that the font lacks is a
+  box.
 
   Args:
     drawn: the figure.
@@ -122,16 +125,21 @@ def _take_literally(drawn: figure.Figure) -> None:
   for axis in (axis for ax in drawn.axes for axis in (ax.xaxis, ax.yaxis)):
     labels, form = axis.get_ticklabels(which='both'), axis.major.formatter
     if isinstance(form, ticker.FuncFormatter):  # Of labels that were given.
-      form.func = lambda x, place, given=form.func: _seen(given(x, place))
+      form.func = lambda x, place, given=form.func: _seen(
+        given(x, place), _LONGEST_NAME
+      )
       labels = axis.get_ticklabels(minor=True)
     numbers |= {axis.offsetText, *labels}
   for words in set(drawn.findobj(texts.Text)) - numbers:
-    words.set_text(_seen(words.get_text()))
+    words.set_text(_seen(words.get_text(), _LONGEST_LINE))
     words.set_parse_math(False)
 
 
-def _seen(words: str) -> str:
-  return '\n'.join(map(visible.text, words.split('\n')))
+def _seen(words: str, most: int) -> str:
+  """Words in which every character is seen, at most so many a line."""
+  lines = map(visible.text, words.split('\n'))
+  cut = lambda line: line if len(line) <= most else f'{line[: most - 1]}…'
+  return '\n'.join(map(cut, lines))
 
 
 def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
@@ -265,7 +273,7 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
   )
   for label, place in zip(labels, places, strict=True):
     ax.annotate(
-      label.text,
+      _seen(label.text, _LONGEST_NAME),
       (label.x, label.y),
       (1.03, place),
       textcoords='axes fraction',

@@ -59,7 +59,12 @@ def start(name, workdir, *flags):
     stdout=subprocess.PIPE,
     stderr=subprocess.STDOUT,
     text=True,
-    env={**os.environ, 'JAX_PLATFORMS': 'cpu', 'JAX_NUM_CPU_DEVICES': '2'},
+    env={
+      **os.environ,
+      'JAX_PLATFORMS': 'cpu',
+      'JAX_NUM_CPU_DEVICES': '2',
+      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+    },
   )
 
 
@@ -79,6 +84,12 @@ def alone(tmp_path_factory, settings):
   return workdir
 
 
+def share(workdir, alone, *names):
+  """Takes parts of a run, and what it compiled, instead of making them."""
+  for name in (*names, 'compilation_cache'):
+    (workdir / name).symlink_to(alone / name)
+
+
 def traces(workdir):
   return rllc_jax.open_store(workdir / 'rllc').read()
 
@@ -90,6 +101,7 @@ def assert_same(found, expected, rtol=0.0):
 
 def test_two_processes_from_text_to_estimates(tmp_path, settings, alone):
   """Both run every command; the second is there before the first."""
+  share(tmp_path, alone)
   for name in ('build_corpus', 'train', 'estimate_rllc'):
     second = start(name, tmp_path, '--process=1/2', *settings)
     time.sleep(1)
@@ -106,7 +118,7 @@ def test_connected_processes_train_on_all_their_devices(
   tmp_path, settings, alone
 ):
   """Four devices in two processes; it goes on after a kill of both."""
-  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+  share(tmp_path, alone, 'corpus')
 
   def pair():
     with socket.socket() as free:
@@ -137,8 +149,7 @@ def test_connected_processes_train_on_all_their_devices(
 def test_told_to_stop_it_says_incomplete_and_goes_on(
   tmp_path, settings, alone, number
 ):
-  for name in ('corpus', 'train'):
-    (tmp_path / name).symlink_to(alone / name)
+  share(tmp_path, alone, 'corpus', 'train')
   process = start('estimate_rllc', tmp_path, *settings)
   while not [*(tmp_path / 'rllc' / 'blocks').glob('*.npz')]:
     time.sleep(0.02)
@@ -156,12 +167,12 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
 
 def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
   """Training and estimation; compiled programs are found again."""
-  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+  share(tmp_path, alone, 'corpus')
   rng = np.random.default_rng(0)
   for name in ('train', 'estimate_rllc'):
     for _ in range(3):
       process = start(name, tmp_path, *settings)
-      time.sleep(rng.uniform(3, 8))
+      time.sleep(rng.uniform(2, 6))
       process.send_signal(signal.SIGKILL)
       process.communicate()
     finish(start(name, tmp_path, *settings))
@@ -174,8 +185,7 @@ def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
 
 
 def test_one_of_two_is_killed(tmp_path, settings, alone):
-  for name in ('corpus', 'train'):
-    (tmp_path / name).symlink_to(alone / name)
+  share(tmp_path, alone, 'corpus', 'train')
   first, second = (
     start('estimate_rllc', tmp_path, f'--process={i}/2', *settings)
     for i in range(2)
@@ -197,7 +207,7 @@ def test_one_of_two_is_killed(tmp_path, settings, alone):
 def test_a_second_run_is_refused_and_told_of_the_first(
   tmp_path, settings, alone
 ):
-  (tmp_path / 'corpus').symlink_to(alone / 'corpus')
+  share(tmp_path, alone, 'corpus')
   longer = '--config.training.num_steps=100000'
   first = start('train', tmp_path, *settings, longer)
   while not (tmp_path / 'train' / 'resume').exists():
@@ -223,8 +233,7 @@ def test_a_finished_run_is_verified(settings, alone):
 
 
 def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
-  for name in ('corpus', 'train'):
-    (tmp_path / name).symlink_to(alone / name)
+  share(tmp_path, alone, 'corpus', 'train')
   shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
   path = tmp_path / 'rllc' / 'traces.zarr' / 'loss' / '1.0.0.0.0'
   content = bytearray(path.read_bytes())
@@ -241,8 +250,7 @@ def test_numbers_that_do_not_come_out_again_are_found(
   tmp_path, settings, alone
 ):
   """A store whose draws were made up, with checksums and all."""
-  for name in ('corpus', 'train'):
-    (tmp_path / name).symlink_to(alone / name)
+  share(tmp_path, alone, 'corpus', 'train')
   path = tmp_path / 'rllc'
   store = disk.open_store(path)
   whole = disk.open_store(alone / 'rllc')
