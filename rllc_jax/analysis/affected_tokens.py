@@ -51,7 +51,7 @@ def affected_tokens(
     if not found.rows.size:
       continue
     weights = head_scores.attention_rows(
-      model, params, tokens[found.rows], found.places - 1
+      model, params, tokens, found.rows, found.places - 1
     )[layer, head]
     effect[layer, head, : len(found.rows)] = found.effects
     for rank, (row, place) in enumerate(

@@ -27,19 +27,21 @@ from rllc_jax.models import frozen_layers
 _CHUNK = 256  # Sequences at once.
 _LEAST_CONTEXT = 8
 
-# Shapes: L layers, H heads, B sequences, T positions.
+# Shapes: L layers, H heads, N sequences, T positions, B questions.
 
 
 class Questions(NamedTuple):
   """Sequences, and the attention weights that a score is the mean of.
 
   Attributes:
-    tokens: [B, T], the special token first.
+    tokens: [N, T], the special token first.
+    rows: [B], which sequence each is about.
     queries: [B], the position that attends.
     keys: [B], what it attends to.
   """
 
   tokens: types.Array
+  rows: types.Array
   queries: types.Array
   keys: types.Array
 
@@ -49,7 +51,7 @@ def previous_token_questions(
 ) -> Questions:
   """The last position and the one before it, in 16 to 64 random tokens."""
   tokens, last = _random_sequences(rng_key, model, num_sequences)
-  return Questions(tokens, last, last - 1)
+  return Questions(tokens, jnp.arange(len(tokens)), last, last - 1)
 
 
 def current_token_questions(
@@ -61,7 +63,7 @@ def current_token_questions(
   is the previous-token score, one position on.
   """
   tokens, last = _random_sequences(rng_key, model, num_sequences)
-  return Questions(tokens, last, last)
+  return Questions(tokens, jnp.arange(len(tokens)), last, last)
 
 
 def prefix_matching_questions(
@@ -90,7 +92,9 @@ def prefix_matching_questions(
     (positions == first) | (positions == second), twice, others
   )
   tokens = tokens.at[:, 0].set(vocab_size - 1)
-  return Questions(tokens, second[:, 0], first[:, 0] + 1)
+  return Questions(
+    tokens, jnp.arange(len(tokens)), second[:, 0], first[:, 0] + 1
+  )
 
 
 def _random_sequences(rng_key, model, num_sequences):
@@ -141,8 +145,7 @@ def repeated_pairs(
       last[token] = place
   chosen = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
   places = np.array(found, int).reshape(-1, 3)[chosen]
-  rows, queries, keys = places.T
-  return Questions(*map(jnp.asarray, (np.asarray(tokens)[rows], queries, keys)))
+  return Questions(*map(jnp.asarray, (tokens, *places.T)))
 
 
 class TextScore(NamedTuple):
@@ -165,14 +168,12 @@ def text_score(
   questions: Questions,
 ) -> TextScore:
   """How much heads match prefixes in text, from `repeated_pairs`."""
-  tokens, queries, keys = questions
-  if not len(tokens):
+  if not len(questions.rows):
     empty = jnp.full((model.num_layers, model.num_heads), jnp.nan)
     return TextScore(empty, empty)
-  to = lambda offset: attention_to(
-    model, params, Questions(tokens, queries, keys + offset)
-  )
-  even = jnp.mean(1 / (queries + 1))
+  rows = attention_rows(model, params, *questions[:3])
+  to = lambda offset: _taken(rows, questions.keys + offset)
+  even = jnp.mean(1 / (questions.queries + 1))
   beside = jnp.mean((to(-1) + to(1)) / 2, axis=-1)
   return TextScore(jnp.mean(to(0), axis=-1), jnp.maximum(beside, even))
 
@@ -231,8 +232,12 @@ def attention_to(
   questions: Questions,
 ) -> types.Array:
   """The attention weight of each question, in every head, [L, H, B]."""
-  tokens, queries, keys = questions
-  rows = attention_rows(model, params, tokens, queries)
+  rows = attention_rows(model, params, *questions[:3])
+  return _taken(rows, questions.keys)
+
+
+def _taken(rows, keys):
+  """An entry of each row, [..., B, T] and [B] -> [..., B]."""
   return jnp.take_along_axis(rows, keys[None, None, :, None], axis=3)[..., 0]
 
 
@@ -241,14 +246,16 @@ def attention_rows(
   model: attention_only.AttentionOnly,
   params: types.Params,
   tokens: types.Array,
+  rows: types.Array,
   queries: types.Array,
 ) -> types.Array:
-  """What one position of each sequence attends to, in every head.
+  """What positions attend to, in every head.
 
   Args:
     model: its sizes.
     params: its weights. Traced.
-    tokens: [B, T], integers.
+    tokens: [N, T], integers.
+    rows: [B], in which sequence each position is.
     queries: [B], positions.
 
   Returns:
@@ -261,23 +268,20 @@ def attention_rows(
   for i, layer in enumerate(layers):
     x = attention_only.layer_norm(layer.norm, residual)
     heads = params[f'blocks_{i}']['attn']
-    found.append(
-      jax.vmap(_row, (0, None, None))(
-        {name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')},
-        x + positions[None],
-        queries,
-      )
+    of_head = functools.partial(
+      _rows, positioned=x + positions[None], rows=rows, queries=queries
     )
+    asking = {name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')}
+    found.append(jax.lax.map(of_head, asking))
     residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
   return jnp.stack(found)
 
 
-def _row(head, positioned, queries):
-  """A head's attention from one position of each sequence, [B, T]."""
-  asking = jnp.take_along_axis(positioned, queries[:, None, None], axis=1)
-  q = attention_only.linear(asking, head['W_Q'], head['b_Q'])
-  k = attention_only.linear(positioned, head['W_K'], head['b_K'])
-  scores = jnp.einsum('bqe,bke->bk', q, k) / math.sqrt(q.shape[-1])
+def _rows(head, positioned, rows, queries):
+  """A head's attention from some positions, [B, T]."""
+  q = attention_only.linear(positioned[rows, queries], head['W_Q'], head['b_Q'])
+  k = attention_only.linear(positioned, head['W_K'], head['b_K'])[rows]
+  scores = jnp.einsum('be,bke->bk', q, k) / math.sqrt(q.shape[-1])
   seen = jnp.arange(k.shape[1])[None] <= queries[:, None]
   return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
 

@@ -60,7 +60,7 @@ def source_attention(
       continue
     chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
     rows, places = rows[chosen], places[chosen]
-    asked = text.tokens[rows], places - 1, text.sources[rows, places]
+    asked = text.tokens, rows, places - 1, text.sources[rows, places]
     questions = head_scores.Questions(*map(jnp.asarray, asked))
     weights = head_scores.attention_to(model, params, questions)
     found[..., i] = np.asarray(weights).mean(axis=-1)

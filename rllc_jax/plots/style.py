@@ -30,8 +30,9 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
-_LONGEST_NAME = 32  # Characters beside an axis or a line.
-_LONGEST_LINE = 240  # Anywhere else.
+_LONGEST_NAME = 32  # Characters, beside an axis or a line,
+_LONGEST_TITLE = 60  # within a panel and above it,
+_LONGEST_LINE = 240  # and anywhere else.
 SETTINGS = {
   'font.size': 9,
   'axes.titlesize': 10,
@@ -130,8 +131,10 @@ def _take_literally(drawn: figure.Figure) -> None:
       )
       labels = axis.get_ticklabels(minor=True)
     numbers |= {axis.offsetText, *labels}
+  within = {x for ax in drawn.axes for x in ax.get_children()}
   for words in set(drawn.findobj(texts.Text)) - numbers:
-    words.set_text(_seen(words.get_text(), _LONGEST_LINE))
+    most = _LONGEST_TITLE if words in within else _LONGEST_LINE
+    words.set_text(_seen(words.get_text(), most))
     words.set_parse_math(False)
 
 

@@ -17,7 +17,7 @@ PAPER = attention_only.AttentionOnly()
 class QuestionsTest(parameterized.TestCase):
   def test_lengths_are_16_to_64_and_the_last_position_asks(self):
     score = head_scores.previous_token_questions
-    tokens, queries, keys = score(jax.random.key(0), PAPER, 5_000)
+    tokens, _, queries, keys = score(jax.random.key(0), PAPER, 5_000)
     np.testing.assert_array_equal(np.unique(queries), np.arange(15, 64))
     np.testing.assert_array_equal(keys, queries - 1)
     np.testing.assert_array_equal(tokens[:, 0], 4999)
@@ -27,7 +27,7 @@ class QuestionsTest(parameterized.TestCase):
   def test_one_token_stands_twice_and_no_other_is_it(self):
     score = head_scores.prefix_matching_questions
     model = PAPER.clone(vocab_size=50)
-    tokens, queries, keys = score(jax.random.key(0), model, 5_000)
+    tokens, _, queries, keys = score(jax.random.key(0), model, 5_000)
     rows = np.arange(len(tokens))
     twice = tokens[rows, queries]
     np.testing.assert_array_equal(tokens[rows, keys - 1], twice)
@@ -56,11 +56,12 @@ class AttentionTest(absltest.TestCase):
     params = attention_only_test.random_params(model)
     score = head_scores.previous_token_questions
     questions = score(jax.random.key(0), model, 7)
+    # Several about one sequence, and none about others.
+    questions = questions._replace(rows=jnp.array([4, 0, 0, 2, 6, 6, 1]))
     found = head_scores.attention_to(model, params, questions)
-    tokens, queries, keys = questions
+    tokens, rows, queries, keys = questions
     residual = params['embed']['W_E'][tokens]
     positions = params['pos_embed']['W_pos'][: tokens.shape[1]]
-    rows = jnp.arange(len(tokens))
     for i in range(2):
       block = params[f'blocks_{i}']
       x = attention_only.layer_norm(block['ln1'], residual)

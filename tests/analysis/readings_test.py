@@ -70,16 +70,18 @@ def test_nested_brackets_are_found_by_minibatch():
 
 def test_pairs_that_repeat_are_asked_about_and_common_ones_are_not():
   rows = np.array([[9, 1, 2, 3, 1, 2, 4, 2, 3], [9, 1, 1, 1, 5, 6, 7, 8, 8]])
-  tokens, queries, keys = head_scores.repeated_pairs(rows, {}, 10)
+  tokens, which, queries, keys = head_scores.repeated_pairs(rows, {}, 10)
   assert (
     queries.tolist() == [4, 7]
     and keys.tolist() == [2, 6]
     or (queries.tolist() == [4] and keys.tolist() == [2])
   )
-  np.testing.assert_array_equal(tokens[0], rows[0])
+  np.testing.assert_array_equal(tokens, rows)
+  assert which[0] == 0
   none = head_scores.repeated_pairs(rows, {(1, 2): 0.06}, 10)
   assert (1, 2) not in [
-    (t[q], t[q + 1]) for t, q in zip(none.tokens, none.queries, strict=True)
+    (rows[i, q], rows[i, q + 1])
+    for i, q in zip(none.rows, none.queries, strict=True)
   ]
 
 
@@ -94,7 +96,7 @@ def test_the_most_attended_place_is_that_of_the_whole_pattern():
   found = head_scores.most_attended(model, params, tokens)
   for place in (0, 5, tokens.shape[1] - 1):
     rows = head_scores.attention_rows(
-      model, params, tokens, np.full(len(tokens), place)
+      model, params, tokens, np.arange(len(tokens)), np.full(len(tokens), place)
     )
     np.testing.assert_array_equal(found[..., place], rows.argmax(axis=-1))
 
