@@ -60,7 +60,7 @@ def test_nested_brackets_are_found_by_minibatch():
   found = readings.read_heads(
     jax.random.key(0),
     model,
-    trajectory(params),
+    trajectory(params)._replace(steps=(10,)),
     readings.Text(rows, SPELLINGS, {}),
     num_sequences=64,
   )

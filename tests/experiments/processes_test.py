@@ -114,6 +114,7 @@ def test_two_processes_from_text_to_estimates(tmp_path, settings, alone):
   assert tables[0] == tables[1]
 
 
+@pytest.mark.long
 def test_connected_processes_train_on_all_their_devices(
   tmp_path, settings, alone
 ):
@@ -145,7 +146,10 @@ def test_connected_processes_train_on_all_their_devices(
   np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-3)
 
 
-@pytest.mark.parametrize('number', [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize(
+  'number',
+  [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)],
+)
 def test_told_to_stop_it_says_incomplete_and_goes_on(
   tmp_path, settings, alone, number
 ):
@@ -184,6 +188,7 @@ def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
   np.testing.assert_array_equal(*loss)
 
 
+@pytest.mark.long
 def test_one_of_two_is_killed(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus', 'train')
   first, second = (
@@ -232,6 +237,7 @@ def test_a_finished_run_is_verified(settings, alone):
   assert ' 0 ' in said.splitlines()[-1]
 
 
+@pytest.mark.long
 def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus', 'train')
   shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
@@ -246,6 +252,7 @@ def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
   assert_same(traces(tmp_path), traces(alone))
 
 
+@pytest.mark.long
 def test_numbers_that_do_not_come_out_again_are_found(
   tmp_path, settings, alone
 ):

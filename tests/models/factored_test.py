@@ -8,6 +8,7 @@ from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rllc_jax import losses
 from rllc_jax import trees
@@ -31,11 +32,17 @@ MODELS = {
   for num_layers in (1, 2, 3)
 }
 CASES = (
-  *itertools.product(MODELS, (True, False), (frozen_layers.CPU_TILES,)),
+  ('2_layers', True, frozen_layers.CPU_TILES),
+  ('2_layers', False, frozen_layers.CPU_TILES),
   # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
   ('2_layers', True, frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
   ('2_layers', False, frozen_layers.Tiles(scores=200, queries=3, tokens=10)),
   ('2_layers', True, frozen_layers.ACCELERATOR_TILES),
+)
+FURTHER_CASES = tuple(
+  itertools.product(
+    ('1_layers', '3_layers'), (True, False), (frozen_layers.CPU_TILES,)
+  )
 )
 OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
 
@@ -57,11 +64,10 @@ def relative_error(found, expected):
   return float(difference / trees.norm(expected))
 
 
-class GradientIdentityTest(parameterized.TestCase):
+class IdentityCase(parameterized.TestCase):
   """Over all leaves of a refinement together: b_K alone has no gradient."""
 
-  @parameterized.parameters(*CASES)
-  def test_heads(self, model, share_logits, tiles):
+  def check_heads(self, model, share_logits, tiles):
     model = MODELS[model]
     fast = factored.head_losses(model, share_logits=share_logits, tiles=tiles)
     params = attention_only_test.random_params(model)
@@ -69,10 +75,9 @@ class GradientIdentityTest(parameterized.TestCase):
     self.assertLen(names, 3 * model.num_layers)
     self.check(model, weights.families(names, params, plain_loss(model), fast))
 
-  def test_every_other_lens(self):
+  def check_lenses(self, names):
     model = MODELS['2_layers']
     params = attention_only_test.random_params(model)
-    names = (*OTHER_NAMES, '0:1+1:2')
     self.check(model, weights.families(names, params, plain_loss(model)))
 
   def check(self, model, families):
@@ -93,6 +98,15 @@ class GradientIdentityTest(parameterized.TestCase):
           np.testing.assert_allclose(center_loss, loss, rtol=1e-6)
           # At w* both halves say the same: a paired difference of rounding.
           np.testing.assert_allclose(value, center_loss, rtol=3e-7)
+
+
+class GradientIdentityTest(IdentityCase):
+  @parameterized.parameters(*CASES)
+  def test_heads(self, model, share_logits, tiles):
+    self.check_heads(model, share_logits, tiles)
+
+  def test_other_lenses(self):
+    self.check_lenses(('all', '0:1+1:2'))
 
   @parameterized.parameters(0, 1)
   def test_far_from_the_checkpoint_too(self, layer):
@@ -158,6 +172,16 @@ class GradientIdentityTest(parameterized.TestCase):
     self.assertLess(compiled.memory_analysis().temp_size_in_bytes, logits)
 
 
+@pytest.mark.long
+class FurtherIdentityTest(IdentityCase):
+  @parameterized.parameters(*FURTHER_CASES)
+  def test_heads_of_other_depths(self, model, share_logits, tiles):
+    self.check_heads(model, share_logits, tiles)
+
+  def test_every_other_lens(self):
+    self.check_lenses(OTHER_NAMES)
+
+
 def applied(name):
   return functools.partial(attention_only.apply, MODELS[name])
 
@@ -216,7 +240,7 @@ class ObjectiveTest(parameterized.TestCase):
     batch = batch_of_tokens(weighted=False)
     fast = factored.head_losses(model, objective=targets.reference_model(model))
     plain = losses.reference_loss(applied('2_layers'), applied('2_layers'))
-    usual = {'model': jax.grad(plain_loss(model))(params, batch)}
+    usual = {'model': jax.jit(jax.grad(plain_loss(model)))(params, batch)}
     names = weights.head_names(params)
     for family in weights.families(names, params, plain, fast, path=['model']):
       halves = jax.jit(functools.partial(both_halves, family))
