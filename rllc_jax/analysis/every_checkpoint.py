@@ -4,6 +4,7 @@ from collections.abc import Callable
 from concurrent import futures
 import queue
 import threading
+from typing import Any
 
 import jax
 
@@ -33,7 +34,8 @@ def map_checkpoints(
   for device in jax.local_devices():
     free.put(device)
   loading = threading.Lock()
-  precision = jax.config.jax_default_matmul_precision  # A thread's own.
+  config: Any = jax.config  # Threads have settings of their own.
+  precision = config.jax_default_matmul_precision
 
   def at_step(step: int) -> types.PyTree:
     with loading:
