@@ -90,11 +90,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
   ) as bar:
+
+    def progress(done, total):
+      kept.keep(ended=False)
+      _show(bar, done, total)
+
     traces = trajectories.estimate_trajectory(
-      *call.arguments,
-      store=store,
-      progress=functools.partial(_show, bar, kept),
-      **call.options,
+      *call.arguments, store=store, progress=progress, **call.options
     )
   kept.keep(ended=True)
   if processes.current().count > 1:
@@ -265,8 +267,7 @@ def check_chains(found: xr.Dataset) -> None:
   )
 
 
-def _show(bar: tqdm.tqdm, kept: provenance.Run, done: int, total: int) -> None:
-  kept.keep(ended=False)
+def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
   if bar.total is None:  # The rate is that of this process.
     bar.total = total
     bar.initial = bar.n = bar.last_print_n = done
