@@ -24,7 +24,6 @@ Several processes share the work if each gets its number, --process=0/2 and
 table when the others have ended.
 """
 
-import functools
 import pathlib
 import time
 from typing import Any, NamedTuple

@@ -14,6 +14,7 @@ import time
 import numpy as np
 import pytest
 
+from experiments import provenance
 import rllc_jax
 from rllc_jax.results import disk
 from rllc_jax.training import records
@@ -167,6 +168,9 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
   rllc_jax.open_store(tmp_path / 'rllc').read()
   finish(start('estimate_rllc', tmp_path, *settings))
   assert_same(traces(tmp_path), traces(alone))
+  runs = provenance.load(tmp_path / 'rllc')
+  assert [run['ended'] for run in runs] == [False, True]
+  assert runs[1]['config']['estimation']['num_draws'] == 24
 
 
 def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
