@@ -20,7 +20,7 @@ from rllc_jax.results import names as naming
 
 def ablation_clusters(made: saved.Saved) -> figure.Figure:
   """Clusters of ablation curves beside those of wrLLC curves."""
-  text = made.estimates().sel(dataset=made.settings.text)
+  text = saved.on(made.estimates(), made.settings.text)
   readings = made.readings()
   names = saved.names(text)
   ablation = reading.of_heads(readings.ablation_resample, names)
@@ -52,7 +52,7 @@ def ablation_clusters(made: saved.Saved) -> figure.Figure:
 
 def baselines(made: saved.Saved) -> figure.Figure:
   """Draws wrLLC beside other measures of complexity."""
-  text = made.estimates().sel(dataset=made.settings.text)
+  text = saved.on(made.estimates(), made.settings.text)
   readings = made.readings()
   names = saved.names(text)
   measures = {
@@ -116,19 +116,20 @@ def stages(made: saved.Saved) -> figure.Figure:
 
 def memorisation(made: saved.Saved) -> figure.Figure:
   """Draws rLLCs against what is memorized, in the middle and at the end."""
-  text = made.estimates().sel(dataset=made.settings.text)
+  text = saved.on(made.estimates(), made.settings.text)
   readings = made.readings()
-  middle = readings.sizes['checkpoint'] // 2
+  count = readings.sizes['checkpoint']
+  places = dict.fromkeys((count // 2, count - 1))  # The same if there are two.
   scatters = []
   for counted in (('num_ngrams',), ('num_ngrams', 'num_skip_ngrams')):
-    for place in (middle, -1):
+    for place in places:
       step = int(readings.checkpoint[place])
       for layer in naming.heads_by_layer(saved.names(text)):
         title = f'Layer {layer}, step {step:,}'
         scatters.append(
           saved.scatter(text, readings, place, counted, title, layer)
         )
-  return memory.memory(scatters, 4)
+  return memory.memory(scatters, 2 * len(places))
 
 
 def tokens(made: saved.Saved) -> figure.Figure:
@@ -138,7 +139,7 @@ def tokens(made: saved.Saved) -> figure.Figure:
 
 def settings(made: saved.Saved) -> figure.Figure:
   """Every head at the last checkpoint, one setting at a time varied."""
-  own = made.estimates().isel(checkpoint=-1).sel(dataset=made.settings.text)
+  own = saved.on(made.estimates().isel(checkpoint=-1), made.settings.text)
   sweeps = []
   for setting in study.SWEPT:
     found = {float(own.attrs[setting]): own}
@@ -146,12 +147,17 @@ def settings(made: saved.Saved) -> figure.Figure:
       at = made.estimates(path.name).isel(checkpoint=-1, dataset=0)
       found[float(at.attrs[setting])] = at
     sweeps.append(sensitivity.Sweep(setting, float(own.attrs[setting]), found))
+  if all(len(sweep.estimates) < 2 for sweep in sweeps):
+    raise ValueError(
+      f'Stores sweep_SETTING_VALUE were expected in {made.workdir}, because '
+      'settings are compared; got none. Run experiments.study on that workdir.'
+    )
   return sensitivity.sensitivity(sweeps)
 
 
 def cluster_methods(made: saved.Saved) -> figure.Figure:
   """Every way of clustering, on wrLLC curves and on other measures'."""
-  text = made.estimates().sel(dataset=made.settings.text)
+  text = saved.on(made.estimates(), made.settings.text)
   readings = made.readings()
   names = saved.names(text)
   measures = {

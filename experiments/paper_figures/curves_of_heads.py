@@ -22,7 +22,7 @@ _SHORT = {
 def classes(made: saved.Saved) -> figure.Figure:
   """Fig. 1: clusters of the last layer's curves, classes, memory."""
   estimates, readings = made.estimates(), made.readings()
-  text = estimates.sel(dataset=made.settings.text)
+  text = saved.on(estimates, made.settings.text)
   layers = naming.heads_by_layer(saved.names(text))
   names = layers[max(layers)]
   labels, _ = made.clusters(names, text.llc.sel(refinement=names).values.T)
@@ -43,7 +43,7 @@ def classes(made: saved.Saved) -> figure.Figure:
 def heads(made: saved.Saved) -> figure.Figure:
   """Fig. 2: every head, stages shaded."""
   estimates = made.estimates()
-  text = estimates.sel(dataset=made.settings.text)
+  text = saved.on(estimates, made.settings.text)
   row = saved.by_layer(text, 'Layer {}')
   boundaries = made.boundaries()
   return panels.curves_over_training([row], boundaries, saved.notes(estimates))
@@ -63,7 +63,7 @@ def datasets(made: saved.Saved) -> figure.Figure:
         panels.Panel(
           f'Layer {layer}: {name}',
           'refined LLC (wdrLLC)',
-          estimates.sel(dataset=name),
+          saved.on(estimates, name),
           {head: colors[head] for head in own},
         )
         for name in (made.settings.text, *made.settings.datasets)
@@ -90,7 +90,7 @@ def multigram_circuit(made: saved.Saved) -> figure.Figure:
       panels.Panel(
         f'Layer {layer}: {title}',
         unit,
-        found.sel(dataset=made.settings.text),
+        saved.on(found, made.settings.text),
         {head: colors[head] for head in own},
       )
       for layer, own in naming.heads_by_layer(names).items()

@@ -39,7 +39,7 @@ class Saved(NamedTuple):
 
   def boundaries(self) -> list[float]:
     """Ends of stages, from the whole model's LLC; [] where there are none."""
-    whole = self.estimates('full').sel(dataset=self.settings.text)
+    whole = on(self.estimates('full'), self.settings.text)
     whole = whole.isel(refinement=0)
     try:
       found = curves.stages(
@@ -64,6 +64,22 @@ class Saved(NamedTuple):
     except ValueError as error:
       logging.warning('no clusters: %s', error)
       return curves.Clusters(np.zeros(len(names), int), np.nan)
+
+
+def on(estimates: xr.Dataset, dataset: str) -> xr.Dataset:
+  """The estimates on one data set.
+
+  Raises:
+    ValueError: if there are none.
+  """
+  found = estimates.dataset.values.tolist()
+  if dataset not in found:
+    raise ValueError(
+      f'Estimates on {dataset!r} were expected, because they are drawn; got '
+      f'those on {", ".join(found)}. Set config.figure.text and '
+      'config.figure.datasets to some of these, or run experiments.study.'
+    )
+  return estimates.sel(dataset=dataset)
 
 
 def names(estimates: xr.Dataset) -> list[str]:
