@@ -8,6 +8,8 @@ VENV ?= .venv
 PRESET ?= demo
 WORKDIR ?= runs/$(PRESET)
 BIN := $(VENV)/bin
+# Most of the tests' time is compilation; test-long compiles as users do.
+FAST_COMPILATION := --xla_backend_optimization_level=1
 
 .PHONY: demo test test-long clean
 
@@ -19,7 +21,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
-	$(BIN)/python -m pytest -q -n 2 --dist worksteal
+	XLA_FLAGS=$(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
 	$(BIN)/python -m pytest -q -m long
