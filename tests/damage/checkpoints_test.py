@@ -150,6 +150,18 @@ def test_a_checkpoint_as_a_whole(two_runs, run, attempt, kind):
   assert attempt(run) == expected
 
 
+def test_all_checkpoints_of_another_run(two_runs, run):
+  """They agree with one another, but not with the state beside them."""
+  shutil.rmtree(run / 'checkpoints')
+  shutil.copytree(two_runs[1] / 'checkpoints', run / 'checkpoints')
+  shutil.rmtree(run / 'training.zarr')
+  attempt = functools.partial(train, run)
+  message, _ = damages.outcome(run, attempt, str(run / 'checkpoints' / '0'))
+  assert 'got one of another' in message
+  damages.remove(run)  # As the message says.
+  assert train(run) == train(two_runs[0])
+
+
 def test_the_last_checkpoint_is_missed_and_made_again(run):
   expected = train(run)
   shutil.rmtree(run / 'checkpoints' / str(LAST))

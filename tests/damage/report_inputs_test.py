@@ -85,6 +85,24 @@ def test_a_file(written, workdir, name, kind):
   )
 
 
+@pytest.mark.parametrize(
+  ('name', 'other'),
+  [
+    ('claims.json', 'known_answers.json'),
+    ('known_answers.json', 'claims.json'),
+    ('corpus/corpus.json', 'claims.json'),
+  ],
+)
+def test_a_file_of_another_kind(workdir, name, other):
+  """Whole, and with a checksum that is right."""
+  path, attempt = workdir / name, functools.partial(read, workdir)
+  other = (workdir / other).read_bytes()
+  found = damages.check(
+    workdir, path, 'another', attempt, attempt(), other=other
+  )
+  assert 'got one without' in found[0]
+
+
 @pytest.mark.parametrize('name', ['train/training.zarr', 'analysis.zarr'])
 def test_a_record_of_another_run(written, workdir, name):
   expected = read(workdir)

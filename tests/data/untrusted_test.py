@@ -162,6 +162,21 @@ def test_a_damaged_end_of_a_table(tmp_path):
   assert told(lambda: texts(path), path, 'expected a Parquet file')
 
 
+def test_one_bit_of_what_a_table_says_of_itself(tmp_path):
+  """Arrow's summary of a column ends the process where some of them differ."""
+  path = write(tmp_path / 'a.parquet', ['a', 'b'])
+  content = path.read_bytes()
+  size = int.from_bytes(content[-8:-4], 'little')
+  for place in range(len(content) - 8 - size, len(content)):
+    damaged = bytearray(content)
+    damaged[place] ^= 0x20
+    path.write_bytes(damaged)
+    try:
+      texts(path)
+    except ValueError as error:
+      assert str(path) in str(error)
+
+
 # Tokenizers.
 
 
