@@ -48,12 +48,13 @@ class Run:
     """
     self._began = time.time()
     self._kept = 0.0  # When the file was last written.
-    started = time.strftime('%Y%m%dT%H%M%SZ', time.gmtime(self._began))
+    started = time.gmtime(self._began)
     process = processes.current()
-    name = f'{started}-{process.index}-of-{process.count}.json'
+    name = time.strftime('%Y%m%dT%H%M%SZ', started)
+    name = f'{name}-{process.index}-of-{process.count}.json'
     self._path = directory / 'runs' / name
     facts = {
-      'started': started,
+      'started': time.strftime('%Y-%m-%d %H:%M:%S', started),
       'process': list(process),
       'devices': f'{jax.local_device_count()} x {jax.devices()[0].device_kind}',
       'git': git_commit(),

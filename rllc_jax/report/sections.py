@@ -179,4 +179,4 @@ def _runs_table(runs: Sequence[Mapping[str, Any]]) -> tables.Table:
       *(run['versions'].get(name, tables.MISSING) for name in names),
     )
     rows.append(tuple(tables.Cell(str(word)) for word in words))
-  return tables.Table((*header, 'python', *names), rows, num_words=4)
+  return tables.Table((*header, 'python', *names), rows)

@@ -17,7 +17,7 @@ from rllc_jax.results import store as stores
 from rllc_jax.training import records
 
 RUN = {
-  'started': '20260102T030405Z',
+  'started': '2026-01-02 03:04:05',
   'seconds': 1234.5,
   'ended': False,
   'process': [1, 2],
