@@ -42,7 +42,9 @@ def replacing(monkeypatch):
   return hooks
 
 
-@pytest.mark.parametrize('keep_chains', [True, False])
+@pytest.mark.parametrize(
+  'keep_chains', [True, pytest.param(False, marks=pytest.mark.long)]
+)
 def test_a_kill_after_any_write(tmp_path, replacing, keep_chains):
   """The directory as it was after every write, given to a run of its own."""
   path, number = tmp_path / 'store', itertools.count()
