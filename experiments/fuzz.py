@@ -8,12 +8,13 @@ be opened. Parsers run in processes of their own, so that a crash is counted and
 named, too. Inputs that failed are kept in DIR/NAME/failed, and the last one of
 all in DIR/NAME/input.
 
-A minute a 10,000 inputs on two cores.
+Three minutes for 100,000 inputs on two cores.
 """
 
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import process
+import math
 import multiprocessing
 import pathlib
 import resource
@@ -47,7 +48,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   total = sum(parser.share for parser in fuzz_parsers.PARSERS.values())
   rows = []
   for name, parser in fuzz_parsers.PARSERS.items():
-    count = max(round(_INPUTS.value * parser.share / total), 1)
+    count = math.ceil(_INPUTS.value * parser.share / total)
     tally = feed_apart(name, count, seed_flag.SEED.value, workdir / name)
     logging.info('%s: %d inputs', name, tally.inputs)
     for failure in tally.failures:
