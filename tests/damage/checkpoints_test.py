@@ -125,22 +125,12 @@ def test_the_state_that_a_run_goes_on_from(two_runs, stopped, tmp_path, kind):
   assert expected == train(two_runs[0])
 
 
-def replace_checkpoint(path, kind, other):
-  shutil.rmtree(path)
-  if kind == 'empty':
-    path.mkdir()
-  elif kind == 'file':
-    path.write_text('Somebody else wrote this.')
-  elif kind == 'another':
-    shutil.copytree(other, path)
-
-
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
 @pytest.mark.parametrize('attempt', [train, read])
 def test_a_checkpoint_as_a_whole(two_runs, run, attempt, kind):
   place = pathlib.Path('checkpoints', str(STEP))
   expected = attempt(run)
-  replace_checkpoint(run / place, kind, two_runs[1] / place)
+  damages.replace_directory(run / place, kind, two_runs[1] / place)
   message, _ = damages.outcome(
     run, functools.partial(attempt, run), str(run / place)
   )
@@ -174,7 +164,9 @@ def test_the_last_checkpoint_is_missed_and_made_again(run):
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
 def test_a_state_as_a_whole(two_runs, stopped, tmp_path, kind):
   run = shutil.copytree(stopped, tmp_path / 'run')
-  replace_checkpoint(run / 'resume' / str(STEP), kind, two_runs[1] / 'resume/8')
+  damages.replace_directory(
+    run / 'resume' / str(STEP), kind, two_runs[1] / 'resume/8'
+  )
   attempt = functools.partial(train, run)
   message, _ = damages.outcome(run, attempt, str(run))
   assert message

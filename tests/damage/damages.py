@@ -142,3 +142,14 @@ def _contents(whole, kind, name, other) -> Iterable[bytes]:
   if not whole:
     return [b'x']
   return _CONTENTS[kind](whole, np.random.default_rng([*name.encode()]))
+
+
+def replace_directory(path, kind, other):
+  """Leaves nothing where a directory was, or what does not belong there."""
+  remove(path)
+  if kind == 'empty':
+    path.mkdir()
+  elif kind == 'file':
+    path.write_text('Somebody else wrote this.')
+  elif kind == 'another':
+    shutil.copytree(other, path)

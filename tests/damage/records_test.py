@@ -81,21 +81,11 @@ def test_a_file_of_a_record(others, workdir, name, kind):
   assert all(found) or same
 
 
-def replace(path, kind, other):
-  damages.remove(path)
-  if kind == 'empty':
-    path.mkdir()
-  elif kind == 'file':
-    path.write_text('Somebody else wrote this.')
-  elif kind == 'another':
-    shutil.copytree(other, path)
-
-
 @pytest.mark.parametrize('kind', ['empty', 'file', 'another'])
 def test_a_record_as_a_whole(others, workdir, kind):
   expected = tiny.go_on(workdir)
   path = workdir / 'train' / 'training.zarr'
-  replace(path, kind, others / 'training.zarr')
+  damages.replace_directory(path, kind, others / 'training.zarr')
   attempt = functools.partial(tiny.go_on, workdir)
   message, _ = damages.outcome(workdir, attempt, str(path))
   assert 'remove' in message.lower()
