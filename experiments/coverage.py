@@ -54,9 +54,8 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   ]
   workdir.mkdir(parents=True, exist_ok=True)
   checked_files.write_json(workdir / 'coverage.json', {'records': records})
-  drawn = plots.coverage(records)
-  with checked_files.replacing(workdir / 'coverage.png') as beside:
-    beside.write_bytes(style.image(drawn, 'png'))
+  image = style.image(plots.coverage(records), 'png')
+  checked_files.write_bytes(workdir / 'coverage.png', image)
   return rows(records)
 
 

@@ -20,8 +20,8 @@ from experiments import sections
 from experiments.paper_figures import comparisons
 from experiments.paper_figures import curves_of_heads
 from experiments.paper_figures import saved
+from rllc_jax import checked_files
 from rllc_jax.plots import style
-from rllc_jax.report import page
 
 DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'head_types': curves_of_heads.classes,
@@ -52,6 +52,7 @@ def run(
     The file.
 
   Raises:
+    OSError: the disk does not take it.
     ValueError: there is no such figure, or what it needs was not saved.
   """
   settings = sections.read(config, 'figure')
@@ -64,7 +65,7 @@ def run(
   name = choices.directory_name('figure.name', settings.name)
   drawn = DRAWN[settings.draws](saved.Saved(workdir, settings))
   path = workdir / 'figures' / f'{name}.png'
-  page.write_whole(path, style.image(drawn, 'png'))
+  checked_files.write_bytes(path, style.image(drawn, 'png'))
   logging.info('%s', path)
   return path
 

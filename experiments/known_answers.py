@@ -250,8 +250,8 @@ def _write(path: pathlib.Path, items: Sequence[NamedTuple], draw) -> None:
   """Writes what was found, and the figure that is drawn from that alone."""
   objects = [item._asdict() for item in items]
   checked_files.write_json(path.with_suffix('.json'), {'records': objects})
-  with checked_files.replacing(path.with_suffix('.png')) as beside:
-    beside.write_bytes(style.image(draw(objects), 'png'))
+  image = style.image(draw(objects), 'png')
+  checked_files.write_bytes(path.with_suffix('.png'), image)
 
 
 if __name__ == '__main__':

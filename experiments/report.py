@@ -98,28 +98,26 @@ def run(
     drawn |= analyze.draw(saved.readings)
   for name, image in drawn.items():
     path = workdir / 'figures' / f'{name}.png'
-    with checked_files.told(path):
-      page.write_whole(path, style.image(image, 'png'))
+    checked_files.write_bytes(path, style.image(image, 'png'))
     logging.info('%s', path)
   svg = {name: style.image(image, 'svg') for name, image in drawn.items()}
   path = workdir / 'report.html'
-  with checked_files.told(path):
-    page.write_report(
-      path,
-      estimates=estimates,
-      traces=saved.traces,
-      training=saved.training,
-      corpus=saved.corpus,
-      figures=page.Figures(**svg),
-      burn_in=burn_in,
-      provenance=_provenance(saved, workdir),
-      variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
-      known_answers=saved.known_answers,
-      coverage=saved.coverage,
-      readings=saved.readings,
-      findings=saved.claims.get('findings', []),
-      runs=saved.runs,
-    )
+  page.write_report(
+    path,
+    estimates=estimates,
+    traces=saved.traces,
+    training=saved.training,
+    corpus=saved.corpus,
+    figures=page.Figures(**svg),
+    burn_in=burn_in,
+    provenance=_provenance(saved, workdir),
+    variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
+    known_answers=saved.known_answers,
+    coverage=saved.coverage,
+    readings=saved.readings,
+    findings=saved.claims.get('findings', []),
+    runs=saved.runs,
+  )
   logging.info('%s: complete', path)
   return path
 

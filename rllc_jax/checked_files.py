@@ -53,6 +53,16 @@ def told(path: pathlib.Path) -> Iterator[None]:
     ) from None
 
 
+def write_bytes(path: pathlib.Path, content: bytes) -> None:
+  """Writes a file whole or not at all.
+
+  Raises:
+    OSError: if the disk does not take it.
+  """
+  with replacing(path) as beside:
+    beside.write_bytes(content)
+
+
 def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON object and, as its entry 'checksum', the CRC-32 of the rest.
 
@@ -60,8 +70,8 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
     OSError: if the disk does not take it.
   """
   whole = {**content, 'checksum': checksum(content)}
-  with replacing(path) as beside:
-    beside.write_text(json.dumps(whole, indent=1) + '\n', encoding='utf-8')
+  text = json.dumps(whole, indent=1) + '\n'
+  write_bytes(path, text.encode('utf-8'))
 
 
 def read_json(

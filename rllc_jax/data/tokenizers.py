@@ -112,8 +112,7 @@ def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 def save(tokenizer: tokenizers.Tokenizer, path: pathlib.Path) -> None:
   """Writes `tokenizer.json`, in the format that all of Hugging Face reads."""
-  with checked_files.replacing(path) as beside:
-    beside.write_text(tokenizer.to_str(), encoding='utf-8')
+  checked_files.write_bytes(path, tokenizer.to_str().encode('utf-8'))
 
 
 def load(path: pathlib.Path) -> tokenizers.Tokenizer:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import xarray as xr
 
+from rllc_jax import checked_files
 from rllc_jax.report import behaviour
 from rllc_jax.report import claims
 from rllc_jax.report import losses
@@ -96,6 +97,9 @@ def write_report(
 
   Returns:
     The path.
+
+  Raises:
+    OSError: if the disk does not take it.
   """
   spreads = separation.spreads(estimates)
   verdicts = separation.verdicts(spreads)
@@ -120,13 +124,5 @@ def write_report(
     body.append(f'<h2 id="{name}">{markup.text(words)}</h2>')
     body += bodies[name]
   path = pathlib.Path(path)
-  write_whole(path, markup.page(_TITLE, body).encode('utf-8'))
+  checked_files.write_bytes(path, markup.page(_TITLE, body).encode('utf-8'))
   return path
-
-
-def write_whole(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file beside its place and moves it there; makes the directory."""
-  path.parent.mkdir(parents=True, exist_ok=True)
-  beside = path.with_name(f'{path.name}.unfinished')
-  beside.write_bytes(content)
-  os.replace(beside, path)

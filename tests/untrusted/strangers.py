@@ -1,0 +1,30 @@
+"""What the tests of files that others wrote share."""
+
+import pytest
+
+from rllc_jax.data import files
+
+
+def told(read, path, words):
+  """Whether `read` raises a good error: one line, seen, not long, of a file."""
+  with pytest.raises((ValueError, OSError), match=words) as error:
+    read()
+  message = str(error.value)
+  assert str(path) in message
+  assert message.isprintable() and len(message) < 1000
+  return True
+
+
+def texts(path):
+  return list(files.source(str(path)).read())
+
+
+def put(*keys_and_value):
+  *keys, last, value = keys_and_value
+
+  def change(record):
+    for key in keys:
+      record = record[key]
+    record[last] = value
+
+  return change
