@@ -32,6 +32,7 @@ import xarray as xr
 from experiments import choices
 from experiments import commands
 from experiments import sections
+from rllc_jax import checked_files
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
@@ -42,7 +43,6 @@ from rllc_jax.data import packing
 from rllc_jax.models import attention_only
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
-from rllc_jax.results import files
 from rllc_jax.training import checkpoints
 
 # Options of a sweep from the section `estimation`, and from its own.
@@ -76,7 +76,7 @@ def run(
   found = recommendation.recommend(sweep)
   for name, drawn in _figures(sweep, found):
     path = workdir / 'figures' / f'calibration_{name}.png'
-    files.replace(path, style.image(drawn, 'png'))
+    checked_files.write_bytes(path, style.image(drawn, 'png'))
     logging.info('%s', path)
   print(text(sweep, found), flush=True)
   return found
@@ -217,7 +217,7 @@ class _Kept(collections.UserDict):
     content = json.dumps(identity, indent=1, sort_keys=True).encode()
     name = hashlib.blake2b(content, digest_size=8).hexdigest()
     self.directory = directory / name
-    files.replace(self.directory / 'identity.json', content)
+    checked_files.write_bytes(self.directory / 'identity.json', content)
     for path in self.directory.glob('setting_*.json'):
       saved = json.loads(path.read_text())
       setting = calibration.Setting(**saved['setting'])
@@ -228,16 +228,17 @@ class _Kept(collections.UserDict):
     saved = {'setting': key._asdict(), 'estimates': item.to_dict()}
     name = '_'.join(map(str, key))
     path = self.directory / f'setting_{name}.json'
-    files.replace(path, json.dumps(saved).encode())
+    checked_files.write_bytes(path, json.dumps(saved).encode())
 
 
 def _save(sweep: xr.Dataset, path: pathlib.Path) -> None:
   """Replaces what an earlier sweep left, once the new one is whole."""
   beside = path.with_name(f'{path.name}.unfinished')
   shutil.rmtree(beside, ignore_errors=True)
-  sweep.to_zarr(beside, mode='w', consolidated=False, zarr_format=2)
-  shutil.rmtree(path, ignore_errors=True)
-  beside.rename(path)
+  with checked_files.told(path):
+    sweep.to_zarr(beside, mode='w', consolidated=False, zarr_format=2)
+    shutil.rmtree(path, ignore_errors=True)
+    beside.rename(path)
   logging.info('%s: complete', path)
 
 

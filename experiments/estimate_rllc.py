@@ -42,6 +42,7 @@ from experiments import dry_run
 from experiments import processes
 from experiments import provenance
 from experiments import sections
+from rllc_jax import checked_files
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
@@ -51,7 +52,6 @@ from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
-from rllc_jax.results import files
 
 _OPTIONS = (
   'step_size',
@@ -235,7 +235,7 @@ def write_csv(path: pathlib.Path, found: xr.Dataset) -> None:
   frame = found.drop_vars('failed').to_dataframe(list(cells.DIMS))
   frame = frame.assign(failed_chains=named).reset_index()
   text = frame.to_csv(index=False, float_format='%.8g')
-  files.replace(path, text.encode())
+  checked_files.write_bytes(path, text.encode())
 
 
 def check_chains(found: xr.Dataset) -> None:

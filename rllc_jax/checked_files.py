@@ -20,6 +20,10 @@ _BLOCK = 2**20  # Bytes read at a time.
 _LONGEST_NAME = 255  # Characters.
 
 
+class DiskError(OSError):
+  """A disk that does not take a file; the text says which, and what to do."""
+
+
 @contextlib.contextmanager
 def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a path to write to; at the end the file there takes its place.
@@ -28,7 +32,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     path: of the file; its directory is made if need be.
 
   Raises:
-    OSError: if the disk does not take it. What was at `path` is still there.
+    DiskError: if the disk does not take it. What was at `path` is still there.
   """
   beside = path.with_name(f'{path.name}.{os.getpid()}.unfinished')
   with told(path):
@@ -43,11 +47,17 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def told(path: pathlib.Path) -> Iterator[None]:
-  """Says of a file what the disk refuses inside: a full one names none."""
+  """Says of a path what the disk refuses inside: a full one names none.
+
+  Raises:
+    DiskError: if it refuses.
+  """
   try:
     yield
+  except DiskError:  # Of a file within.
+    raise
   except OSError as error:
-    raise OSError(
+    raise DiskError(
       f'{path}: expected a disk that takes it; got {error}. Make room, or see '
       'that its directory can be written to, and run the same command again.'
     ) from None
@@ -57,7 +67,7 @@ def write_bytes(path: pathlib.Path, content: bytes) -> None:
   """Writes a file whole or not at all.
 
   Raises:
-    OSError: if the disk does not take it.
+    DiskError: if the disk does not take it.
   """
   with replacing(path) as beside:
     beside.write_bytes(content)
@@ -67,7 +77,7 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   """Writes a JSON object and, as its entry 'checksum', the CRC-32 of the rest.
 
   Raises:
-    OSError: if the disk does not take it.
+    DiskError: if the disk does not take it.
   """
   whole = {**content, 'checksum': checksum(content)}
   text = json.dumps(whole, indent=1) + '\n'

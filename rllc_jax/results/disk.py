@@ -90,22 +90,12 @@ class DiskStore:
     return self._pieces.extent
 
   def begin(self, identity, extent, made_with):
-    self.path.mkdir(parents=True, exist_ok=True)
-    self._owner = owners.Owner(self.path / 'owners', self._process)
     self._made_with, self._num_draws = made_with, extent.num_draws
     try:
-      if self._process.index:
-        owners.wait_until(
-          lambda: self._is_prepared(extent), self.path / 'owners', self._process
-        )
-        self._merged(identity)
-      else:
-        self._load()  # Somebody else may have added to it since.
-        self._prepare(identity, extent)
-        self._owner.say('ready')
-      index, count = self._process
-      self._pieces.repair(self._pieces.all()[index::count])
-      self._blocks.load()
+      with checked_files.told(self.path):
+        self.path.mkdir(parents=True, exist_ok=True)
+        self._owner = owners.Owner(self.path / 'owners', self._process)
+        self._take_up(self._owner, identity, extent)
     except BaseException:
       self.end()
       raise
@@ -147,12 +137,14 @@ class DiskStore:
       block = block.followed_by(new)
     else:
       name, block = block_files.name_of(rows, columns, first), new
-    self._blocks.save(name, block)
+    with checked_files.told(self.path):
+      self._blocks.save(name, block)
     self._current = name, block
 
   def complete(self, rows, columns):
     if self._current is not None:
-      self._put_away(*self._current)
+      with checked_files.told(self.path):
+        self._put_away(*self._current)
       self._current = None
 
   def read(self, extent=None):
@@ -186,6 +178,21 @@ class DiskStore:
     self._held = held
     directory = self.path / 'blocks'
     self._blocks = block_files.Directory(directory, held.owner)
+
+  def _take_up(self, owner, identity, extent):
+    """Makes the store ready for this process, or waits for who does."""
+    index, count = self._process
+    if index:
+      owners.wait_until(
+        lambda: self._is_prepared(extent), self.path / 'owners', self._process
+      )
+      self._merged(identity)
+    else:
+      self._load()  # Somebody else may have added to it since.
+      self._prepare(identity, extent)
+      owner.say('ready')
+    self._pieces.repair(self._pieces.all()[index::count])
+    self._blocks.load()
 
   def _prepare(self, identity, extent):
     """What process 0 does before the others begin."""

@@ -14,17 +14,26 @@ from urllib import parse
 
 import numpy as np
 
+from rllc_jax import checked_files
+
 
 class DamagedFileError(ValueError):
   """A file is not what was written; the text is the reason."""
 
 
 def replace(path: pathlib.Path, content: bytes) -> None:
-  """Writes a file in one move: whole, or not at all."""
-  path.parent.mkdir(parents=True, exist_ok=True)
+  """Writes a file in one move: whole, or not at all.
+
+  Only one process writes it; what a kill leaves is what the next one replaces.
+
+  Raises:
+    checked_files.DiskError: if the disk does not take it.
+  """
   beside = path.with_name(path.name + '.new')
-  beside.write_bytes(content)
-  os.replace(beside, path)
+  with checked_files.told(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside.write_bytes(content)
+    os.replace(beside, path)
 
 
 def write_arrays(

@@ -62,7 +62,6 @@ class Owner:
     self._file.seek(0)
     self._file.truncate()
     self._file.write(json.dumps(said).encode())
-    self._file.flush()
 
   def end(self) -> None:
     """Lets others write."""
@@ -136,7 +135,8 @@ def others_live(directory: pathlib.Path, process: Process) -> list[int]:
 def _open_locked(path: pathlib.Path) -> Any:
   if path.is_dir():  # Nobody's lock.
     files.remove(path)
-  file = open(path, 'ab')
+  # What no disk takes must not be left to be written at the end.
+  file = open(path, 'ab', buffering=0)
   for _ in range(_TRIES):
     try:
       fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
