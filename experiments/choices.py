@@ -13,6 +13,7 @@ import numpy as np
 
 from experiments import sections
 from rllc_jax import losses
+from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import documents
 from rllc_jax.data import mini_pile
@@ -173,7 +174,9 @@ def beside(
       'reference': jax.tree.map(repeat, reference),
     }
 
-  return trajectory._replace(load=load)
+  known, own = trajectory.fingerprint, trees.content_hash(reference)
+  both = known and (lambda step: f'{known(step)}+{own}')
+  return types.Trajectory(trajectory.steps, load, both)
 
 
 def trained_model(

@@ -25,7 +25,6 @@ from experiments import commands
 from experiments import estimate_rllc
 from experiments import seed_flag
 from experiments import targets
-from rllc_jax import types
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
@@ -94,7 +93,7 @@ def _again(call: Any) -> tuple[dict[str, Any], xr.Dataset]:
   found = trajectories.estimate_trajectory(
     rng_key,
     family,
-    types.Trajectory((step,), trajectory.load),
+    trajectory._replace(steps=(step,)),
     {name: datasets[name]},
     minibatches,
     **call.options,

@@ -212,7 +212,11 @@ class Trajectory(NamedTuple):
   Attributes:
     steps: training steps, ascending.
     load: `load(steps) -> params` with a leading axis, one entry a step.
+    fingerprint: `fingerprint(step) -> hash` of weights that are finite, without
+      loading them; `load` must refuse others. By default every checkpoint is
+      loaded to be checked and hashed, by every process.
   """
 
   steps: Sequence[int]
   load: Callable[[Sequence[int]], Params]
+  fingerprint: Callable[[int], str] | None = None

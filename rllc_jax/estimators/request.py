@@ -74,7 +74,7 @@ def check(
   Args:
     rng_key: as all others, of `trajectory.estimate_trajectory`.
     refinements: families, or one.
-    trajectory: the checkpoints; all are read, for their hashes.
+    trajectory: the checkpoints; all are read if they come without fingerprints.
     datasets: windows by name.
     minibatches: what the windows look into.
     posterior: n beta and gamma.
@@ -125,10 +125,10 @@ def check(
   )
   for name, window in datasets.items():
     settings.check_window(name, window, minibatches)
-  hashes = {
-    str(step): trees.content_hash(_checkpoint(trajectory, step))
-    for step in extent.checkpoints
-  }
+  fingerprint = trajectory.fingerprint or (
+    lambda step: trees.content_hash(_checkpoint(trajectory, step))
+  )
+  hashes = {str(step): fingerprint(step) for step in extent.checkpoints}
   params = _checkpoint(trajectory, extent.checkpoints[0])
   window = next(iter(datasets.values()))
   for family in refinements:

@@ -178,6 +178,26 @@ class StoreTest(parameterized.TestCase):
       )
     self.assertEqual(rllc_jax.open_store(path).read().sizes['chain'], 2)
 
+  def test_a_process_loads_its_own_checkpoints_if_they_have_fingerprints(self):
+    path, loaded = toy.directory() / 'store', []
+    steps = (0, 10, 20, 40)
+
+    def load(steps):
+      loaded.append(tuple(steps))
+      return toy.trajectory().load(steps)
+
+    known = toy.trajectory(steps)._replace(load=load, fingerprint=str)
+    options = {'trajectory': known, 'datasets': {'text': types.Window(0, 40)}}
+    store = rllc_jax.open_store(path, process=(0, 2))
+    toy.run(store=store, mesh=layout.make_mesh(1, 1), **options)
+    # The first, to try the lens; then every other one.
+    self.assertEqual(loaded, [(0,), (0,), (20,)])
+    with self.assertRaisesRegex(ValueError, 'params.10 = 10, and this .* 10!'):
+      options['trajectory'] = known._replace(
+        fingerprint=lambda step: '10!' if step == 10 else str(step)
+      )
+      toy.run(store=rllc_jax.open_store(path), **options)
+
   def test_long_and_odd_names_are_names_of_files(self):
     path = toy.directory() / 'store'
     window = types.Window(0, 9)

@@ -82,6 +82,20 @@ def test_trajectory_stacks_the_steps_asked_for_in_their_order(tmp_path):
     checkpoints.trajectory(tmp_path, steps=[0, 3])
 
 
+def test_a_fingerprint_is_of_the_weights_and_is_not_trusted_by_loads(tmp_path):
+  for step, scale in ((0, 1.0), (1, 1.0), (2, 2.0)):
+    checkpoints.save(tmp_path, step, weights(scale), {'at': step})
+  trajectory = checkpoints.trajectory(tmp_path)
+  first, same, other = map(trajectory.fingerprint, trajectory.steps)
+  assert first == same != other
+  # Another step's weights under the record of this one.
+  shutil.rmtree(tmp_path / '1' / 'state')
+  shutil.copytree(tmp_path / '2' / 'state', tmp_path / '1' / 'state')
+  assert trajectory.fingerprint(1) == same
+  with pytest.raises(checkpoints.CheckpointError, match='as it was saved'):
+    trajectory.load([1])
+
+
 @pytest.mark.parametrize(
   ('like', 'message'),
   [
