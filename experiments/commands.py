@@ -27,9 +27,11 @@ import jax
 from ml_collections import config_flags
 
 from experiments import json_config
+from experiments import mirror
 from experiments import sections
 from experiments import stopping
 from experiments import targets
+from rllc_jax.results import owners
 
 STATUS_OF_ERROR = 1
 STATUS_OF_FAILED_CHAINS = 3  # 2 is what a shell says of its own errors.
@@ -45,7 +47,10 @@ CONFIG = config_flags.DEFINE_config_file(
 )
 flags.FLAGS['config'].parser = json_config.Parser('config')
 WORKDIR = flags.DEFINE_string(
-  'workdir', None, 'Directory that the run writes to, and continues from.'
+  'workdir',
+  None,
+  'Directory that the run writes to, and continues from; or an address of an '
+  'object store, such as gs://BUCKET/RUN.',
 )
 
 
@@ -85,23 +90,20 @@ def _is_ours_or_serious(record: Any) -> bool:
 
 def start(
   run: Callable[[Any, pathlib.Path], Any],
-  connect: Callable[[], None] = lambda: None,
+  connect: Callable[[], owners.Process] = owners.Process,
 ) -> None:
   """Parses flags and calls `run(config, workdir)`.
 
   Args:
     run: what the binary does.
-    connect: what must be done before JAX is first used.
+    connect: what must be done before JAX is first used; says which of the
+      processes that share the work this one is.
   """
 
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    workdir = _workdir()
-    set_up_jax(workdir)
-    connect()
-    stopping.exit_when_told()
-    run(CONFIG.value, workdir)
+    _work_in(lambda workdir: run(CONFIG.value, workdir), connect)
 
   _quiet_logs()
   flags.mark_flags_as_required(['config', 'workdir'])
@@ -109,15 +111,18 @@ def start(
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 
-def _workdir() -> pathlib.Path:
-  """The directory of the run, which a file system must have."""
-  path = str(WORKDIR.value)
-  if '://' in path:
-    raise ValueError(
-      '--workdir must be a directory, because files in it are locked and '
-      f'renamed; got {path}. Mount it, and name the place.'
-    )
-  return pathlib.Path(path)
+def _work_in(
+  act: Callable[[pathlib.Path], None],
+  connect: Callable[[], owners.Process] = owners.Process,
+) -> None:
+  """Acts in the workdir, or in the mirror of one that is elsewhere."""
+  workdir = str(WORKDIR.value)
+  place = mirror.place(workdir)
+  set_up_jax(place)
+  process = connect()
+  with mirror.kept(workdir, place, process) as finish:
+    stopping.exit_when_told(finish)
+    act(place)
 
 
 def set_up_jax(workdir: pathlib.Path) -> None:
@@ -155,10 +160,7 @@ def start_targets(
   def main(argv):
     if len(argv) > 1:
       raise app.UsageError(f'unexpected arguments: {" ".join(argv[1:])}')
-    directory = _workdir()
-    set_up_jax(directory)
-    stopping.exit_when_told()
-    targets.finish(run(directory))
+    _work_in(lambda workdir: targets.finish(run(workdir)))
 
   flags.FLAGS.set_default('workdir', workdir)
   for name in ('workdir', 'json'):
@@ -225,5 +227,6 @@ def _config_that_raised(error: BaseException | None) -> str | None:
 
 def _exit_with(message: str, status: int) -> NoReturn:
   name = pathlib.Path(sys.argv[0]).stem
-  print(f'{name}: {" ".join(message.split())}', file=sys.stderr)
+  message = mirror.shown(' '.join(message.split()))
+  print(f'{name}: {message}', file=sys.stderr)
   sys.exit(status)

@@ -14,6 +14,7 @@ from absl import flags
 from absl import logging
 import jax
 
+from experiments import mirror
 from rllc_jax.results import owners
 
 _PROCESS = flags.DEFINE_string(
@@ -30,13 +31,18 @@ _ADDRESS = flags.DEFINE_string(
 )
 
 
-def connect() -> None:
-  """Connects the processes if that was asked for; before JAX is first used."""
+def connect() -> owners.Process:
+  """Connects the processes if that was asked for; before JAX is first used.
+
+  Returns:
+    Which of them this one is.
+  """
   if _PROCESS.value == 'auto':
     jax.distributed.initialize()
   elif _ADDRESS.value:
     index, count = current()
     jax.distributed.initialize(_ADDRESS.value, count, index)
+  return current()
 
 
 def current() -> owners.Process:
@@ -76,16 +82,29 @@ def first_does(path: pathlib.Path, make: Callable[[], None]) -> None:
   directory = path.parent / 'owners'
   if not is_first():
     logging.info('waiting for %s of process 0', path)
-    owners.wait_until(path.exists, directory, owners.Process())
+    first = owners.Process()
+    state = lambda: owners.state_of_first(directory, first)
+    made = lambda: path.exists() and state() != 'preparing'
+    owners.wait_until(made, directory, first)
     return
   with _owned(directory):
     make()
 
 
 def share(path: pathlib.Path, make: Callable[[], None]) -> None:
-  """Connected processes all make a file; else the first, see `first_does`."""
+  """Connected processes all make a file; else the first, see `first_does`.
+
+  Raises:
+    ValueError: if connected ones have no directory in common to make it in.
+  """
   if jax.process_count() == 1:
     first_does(path, make)
+  elif mirror.shown(path) != str(path) and not path.exists():
+    raise ValueError(
+      'Connected processes must have a directory in common to train in, '
+      f'because each writes a part; got {mirror.shown(path)}. Train without '
+      '--process=auto and --coordinator first.'
+    )
   elif is_first():
     with _owned(path.parent / 'owners'):
       make()

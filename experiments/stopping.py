@@ -5,6 +5,7 @@ what is not written is done again. Waiting for a program on a device to end, or
 for one to be compiled, could take longer than a preempted machine has.
 """
 
+from collections.abc import Callable
 import os
 import pathlib
 import signal
@@ -15,8 +16,11 @@ STATUS = 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def exit_when_told() -> None:
+def exit_when_told(finish: Callable[[], None] = lambda: None) -> None:
   """From here on the two signals end this process; call it in the main thread.
+
+  Args:
+    finish: what is done before that, while the main thread goes on.
 
   A thread waits for them, because handlers of Python only run between two steps
   of the main thread, which may be inside a long call.
@@ -26,13 +30,17 @@ def exit_when_told() -> None:
   signal.set_wakeup_fd(told, warn_on_full_buffer=False)
   for number in _SIGNALS:
     signal.signal(number, lambda number, frame: None)
-  threading.Thread(target=_wait, args=(heard,), daemon=True).start()
+  threading.Thread(target=_wait, args=(heard, finish), daemon=True).start()
 
 
-def _wait(heard: int) -> None:
+def _wait(heard: int, finish: Callable[[], None]) -> None:
   while (number := os.read(heard, 1)[0]) not in _SIGNALS:
     pass
   name = pathlib.Path(sys.argv[0]).stem
+  try:
+    finish()
+  except Exception as error:  # It ends all the same.
+    print(f'\n{name}: {error}', file=sys.stderr)
   print(
     f'\n{name}: incomplete, stopped by {signal.Signals(number).name}; the same '
     'command goes on',

@@ -163,7 +163,7 @@ def check_files(
       f'{visible.short(checksums, 40)}. {remedy}'
     )
   for name, expected in checksums.items():
-    if not _lies_in(directory, name):
+    if not lies_in(directory, name):
       raise ValueError(
         f'{directory}: expected names of files in it; got '
         f'{visible.short(name, 80)}. {remedy}'
@@ -180,8 +180,13 @@ def check_files(
       )
 
 
-def _lies_in(directory: pathlib.Path, name: str) -> bool:
-  """Whether a name is that of something in a directory, links followed."""
+def lies_in(directory: pathlib.Path, name: str) -> bool:
+  """Whether a name is that of something in a directory, links followed.
+
+  Examples:
+    >>> [lies_in(pathlib.Path('runs'), name) for name in ('a/b', '../b')]
+    [True, False]
+  """
   if not name.isprintable() or len(name) > _LONGEST_NAME:
     return False
   real = pathlib.Path(os.path.realpath(directory / name))

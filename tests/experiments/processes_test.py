@@ -281,9 +281,3 @@ def test_numbers_that_do_not_come_out_again_are_found(
   store.end()
   said = finish(start('verify', tmp_path, *settings), status=1)
   assert re.search('difference of the block.* NO ', said.splitlines()[-1])
-
-
-def test_an_object_store_is_no_directory(settings):
-  process = start('build_corpus', 'gs://bucket/run', *settings)
-  said = finish(process, status=1)
-  assert '--workdir must be a directory' in said.splitlines()[-1]
