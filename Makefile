@@ -8,8 +8,11 @@ VENV ?= .venv
 PRESET ?= demo
 WORKDIR ?= runs/$(PRESET)
 BIN := $(VENV)/bin
-# Most of the tests' time is compilation; test-long compiles as users do.
-FAST_COMPILATION := --xla_backend_optimization_level=1
+# Most of the tests' time is compilation: processes share what is compiled, with
+# fewer optimizations. test-long compiles as users do.
+FAST_COMPILATION := XLA_FLAGS=--xla_backend_optimization_level=1 \
+  JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
+  JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 
 .PHONY: demo test test-long clean
 
@@ -21,7 +24,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
-	XLA_FLAGS=$(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 2 --dist worksteal
+	$(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
 	$(BIN)/python -m pytest -q -m long

@@ -128,8 +128,9 @@ def _work_in(
 def set_up_jax(workdir: pathlib.Path) -> None:
   """Settings of JAX that every binary has; before JAX is first used."""
   # Compiled programs are found again by the next run of the same command.
-  cache = workdir / 'compilation_cache'
-  jax.config.update('jax_compilation_cache_dir', str(cache))
+  if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
+    cache = workdir / 'compilation_cache'
+    jax.config.update('jax_compilation_cache_dir', str(cache))
   # On a CPU two devices of one core each beat one of two cores.
   cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
   jax.config.update('jax_num_cpu_devices', cores)

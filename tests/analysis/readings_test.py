@@ -2,6 +2,7 @@
 
 import jax
 import numpy as np
+import pytest
 
 from rllc_jax import trees
 from rllc_jax import types
@@ -9,6 +10,13 @@ from rllc_jax.analysis import affected_tokens
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import readings
 from tests.analysis import known_heads
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+  """All is compiled once a device."""
+  monkeypatch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
+
 
 SPELLINGS = [*'abcdefg', '(', ')', '[', ']', '<eos>']
 

@@ -63,10 +63,11 @@ def test_a_file_of_a_store(tmp_path, stores, name, kind):
   for number, _ in enumerate(damages.each(path, kind, other.read_bytes())):
     message, found = damages.outcome(root, lambda: read(root), str(root))
     assert message or found == expected
-    again = tmp_path / str(number)
-    shutil.copytree(root, again)
-    run(again)
-    assert read(again) == expected
+    if not number:  # Of a kind of damage one is enough.
+      again = tmp_path / 'again'
+      shutil.copytree(root, again)
+      run(again)
+      assert read(again) == expected
   assert read(root) == expected
 
 

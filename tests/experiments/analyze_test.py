@@ -46,7 +46,10 @@ def analyzed(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   build_corpus.run(config(), workdir)
   train.run(config(), workdir)
-  return workdir, analyze.run(config(), workdir)
+  with pytest.MonkeyPatch.context() as patch:
+    # All is compiled once a device.
+    patch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
+    return workdir, analyze.run(config(), workdir)
 
 
 def test_every_head_is_read_at_every_checkpoint(analyzed):

@@ -178,6 +178,7 @@ def test_a_run_that_was_stopped_goes_on(
   xr.testing.assert_identical(read(workdir), read(whole))
 
 
+@pytest.mark.long
 def test_a_wider_grid_costs_what_is_new(trained, sampled, tmp_path):
   """And figures of their own where nbeta and localization are both swept."""
   workdir = copy_of(trained, tmp_path)

@@ -165,6 +165,7 @@ def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
     estimate_rllc.run(lost, workdir)
 
 
+@pytest.mark.long
 def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
   workdir = copy_of(trained, tmp_path)
   recording = config(

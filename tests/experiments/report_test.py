@@ -165,6 +165,7 @@ def test_a_run_becomes_a_page_and_pictures(workdir, path):
   assert 'estimates.csv' not in html
 
 
+@pytest.mark.long
 def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
   first = path.read_bytes()
   assert report.run(config(burn_in=20), workdir).read_bytes() == first

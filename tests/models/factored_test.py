@@ -35,16 +35,16 @@ CASES = (
   ('2_layers', True, frozen_layers.CPU_TILES),
   ('2_layers', False, frozen_layers.CPU_TILES),
   # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
-  ('2_layers', True, frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
   ('2_layers', False, frozen_layers.Tiles(scores=200, queries=3, tokens=10)),
   ('2_layers', True, frozen_layers.ACCELERATOR_TILES),
 )
-FURTHER_CASES = tuple(
-  itertools.product(
+FURTHER_CASES = (
+  ('2_layers', True, frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
+  *itertools.product(
     ('1_layers', '3_layers'), (True, False), (frozen_layers.CPU_TILES,)
-  )
+  ),
 )
-OTHER_NAMES = ('all', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
+OTHER_NAMES = ('all', '0:1+1:2', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
 
 
 def plain_loss(model):
@@ -104,9 +104,6 @@ class GradientIdentityTest(IdentityCase):
   @parameterized.parameters(*CASES)
   def test_heads(self, model, share_logits, tiles):
     self.check_heads(model, share_logits, tiles)
-
-  def test_other_lenses(self):
-    self.check_lenses(('all', '0:1+1:2'))
 
   @parameterized.parameters(0, 1)
   def test_far_from_the_checkpoint_too(self, layer):
@@ -175,7 +172,7 @@ class GradientIdentityTest(IdentityCase):
 @pytest.mark.long
 class FurtherIdentityTest(IdentityCase):
   @parameterized.parameters(*FURTHER_CASES)
-  def test_heads_of_other_depths(self, model, share_logits, tiles):
+  def test_heads_of_other_depths_and_tiles(self, model, share_logits, tiles):
     self.check_heads(model, share_logits, tiles)
 
   def test_every_other_lens(self):
