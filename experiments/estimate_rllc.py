@@ -65,6 +65,7 @@ _OPTIONS = (
 )
 _MOST_FAILURES_SHOWN = 20
 _PAUSE = 1.0  # Seconds between two looks at other processes.
+_PATIENCE = 30.0  # Seconds in which one must begin.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -183,25 +184,35 @@ def _with_those_of_others(
   """The same traces when all other processes have ended.
 
   Raises:
-    Incomplete: if they have not done all.
+    Incomplete: if they have not done all, and none has begun to for a while.
   """
-  while live := store.others_live():
-    logging.log_every_n_seconds(
-      logging.INFO, 'waiting for processes %s', 60, live
-    )
+  seen = time.monotonic()
+  while True:
+    if live := store.others_live():
+      seen = time.monotonic()
+    else:
+      found = _again(traces, store)
+      missing = (found.recorded < traces.sizes['draw']).any('chain')
+      if not missing.any():
+        return found
+      if time.monotonic() > seen + _PATIENCE:
+        break
+    message = 'waiting for processes %s'
+    logging.log_every_n_seconds(logging.INFO, message, 60, live or 'to begin')
     time.sleep(_PAUSE)
+  first = missing.where(missing, drop=True)
+  place = [first[name].values[0] for name in cells.DIMS]
+  raise commands.Incomplete(
+    f'{int(missing.sum())} of {missing.size} cells lack draws of other '
+    f'processes, such as step {place[0]}, {place[1]}, {place[2]}.'
+  )
+
+
+def _again(traces: xr.Dataset, store: disk.DiskStore) -> xr.Dataset:
+  """The same cells, as the store holds them now."""
   found = store.read().sel({name: traces[name] for name in cells.DIMS})
   chains, draws = traces.sizes['chain'], traces.sizes['draw']
-  found = found.isel(chain=slice(chains), draw=slice(draws))
-  missing = (found.recorded < draws).any('chain')
-  if missing.any():
-    first = missing.where(missing, drop=True)
-    place = [first[name].values[0] for name in cells.DIMS]
-    raise commands.Incomplete(
-      f'{int(missing.sum())} of {missing.size} cells lack draws of other '
-      f'processes, such as step {place[0]}, {place[1]}, {place[2]}.'
-    )
-  return found
+  return found.isel(chain=slice(chains), draw=slice(draws))
 
 
 def table(found: xr.Dataset) -> str:

@@ -1,9 +1,11 @@
 """A workdir at an address: what is there is what was here, or was before."""
 
+import contextlib
+import json
 import os
 import pathlib
 import re
-import signal
+import shutil
 import socket
 import threading
 import time
@@ -264,46 +266,57 @@ def test_an_address_that_cannot_be_read_is_one_line(settings, address):
   assert '--workdir must be a directory, or an address' in last
 
 
+def wait_for_life(there, process):
+  """Waits until a process says at an address that it lives."""
+  while process.poll() is None:
+    for path in there.glob('.mirror/*.life'):
+      with contextlib.suppress(ValueError, OSError):
+        if json.loads(path.read_text())['process'] == process.pid:
+          return
+    time.sleep(0.1)
+  raise AssertionError(process.communicate()[0])
+
+
 @pytest.mark.long
-def test_two_processes_on_an_address_and_a_kill(
-  tmp_path, address, settings, alone
-):
+def test_two_processes_on_an_address(tmp_path, address, settings, alone):
   """From text to estimates; one is killed, and later both are told to stop."""
   start, finish = processes_test.start, processes_test.finish
-  flags = [*settings, '--config.estimation.num_draws=48']
-  for name in ('build_corpus', 'train'):
-    pair = [
+  there = pathlib.Path(address.removeprefix('file://'))
+  settings = [*settings, '--config.estimation.num_draws=48']
+
+  def pair(name):
+    return [
       start(name, address, f'--process={i}/2', *settings) for i in range(2)
     ]
-    for process in pair:
+
+  for name in ('build_corpus', 'train'):
+    for process in pair(name):
       finish(process)
-  for how in (signal.SIGKILL, signal.SIGTERM, None):
-    pair = [
-      start('estimate_rllc', address, f'--process={i}/2', *flags)
-      for i in range(2)
-    ]
-    if how == signal.SIGKILL:
-      time.sleep(12)
-      pair[1].send_signal(how)
-      pair[1].communicate()
-      said = finish(pair[0], status=4)
-      assert re.search(r'incomplete: \d+ of 12 cells lack draws', said)
-    elif how == signal.SIGTERM:
-      time.sleep(8)
-      for process in pair:
-        process.send_signal(how)
-      for process in pair:
-        assert process.communicate()[0] is not None
-        assert process.returncode in (0, 4)
-    else:
-      said = finish(pair[0])
-      finish(pair[1])
-      assert f'{address}: everything is kept there' in said
-  finish(start('estimate_rllc', alone, *flags))
-  there = pathlib.Path(address.removeprefix('file://'))
+  first, second = pair('estimate_rllc')
+  wait_for_life(there, second)
+  second.kill()
+  second.communicate()
+  said = finish(first, status=4)
+  assert re.search(r'incomplete: \d+ of 12 cells lack draws', said)
+  told = pair('estimate_rllc')
+  for process in told:
+    wait_for_life(there, process)
+  time.sleep(3)  # It may be done by then.
+  for process in told:
+    process.terminate()
+  for process in told:
+    assert process.communicate()[0] is not None
+    assert process.returncode in (0, 4)
+  first, second = pair('estimate_rllc')
+  assert f'{address}: everything is kept there' in finish(first)
+  finish(second)
+  workdir = tmp_path / 'alone'
+  shutil.copytree(alone, workdir)
+  finish(start('estimate_rllc', workdir, *settings))
   processes_test.assert_same(
-    processes_test.traces(there), processes_test.traces(alone)
+    processes_test.traces(there), processes_test.traces(workdir)
   )
-  tables = [(p / 'estimates.csv').read_text() for p in (there, alone)]
+  tables = [(p / 'estimates.csv').read_text() for p in (there, workdir)]
   assert tables[0] == tables[1]
-  finish(start('verify', address, *flags))
+  said = finish(start('verify', address, *settings))
+  assert re.search('difference of the block done again +0 ', said)
