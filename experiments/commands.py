@@ -36,6 +36,7 @@ from rllc_jax.results import owners
 STATUS_OF_ERROR = 1
 STATUS_OF_FAILED_CHAINS = 3  # 2 is what a shell says of its own errors.
 _MOST_CPU_DEVICES = 8
+_REMOTE_LIBRARIES = ('aiobotocore', 'botocore', 's3fs', 'gcsfs', 'adlfs')
 _HERE = pathlib.Path(__file__).parent
 
 CONFIG = config_flags.DEFINE_config_file(
@@ -142,7 +143,8 @@ def set_up_jax(workdir: pathlib.Path) -> None:
 def _quiet_logs() -> None:
   # Data libraries log every file they touch; what matters is said here.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
-  logging_of_python.getLogger('jax').setLevel('WARNING')
+  for name in ('jax', *_REMOTE_LIBRARIES):
+    logging_of_python.getLogger(name).setLevel('WARNING')
 
 
 def start_targets(

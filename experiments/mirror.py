@@ -263,14 +263,12 @@ class Mirror:
         time.sleep(_BEAT_SECONDS / 2)
 
   def _lives(self) -> dict[str, Life]:
-    return {
-      name: Life(**content) for name, content in self._said('life').items()
-    }
+    said = self._said('life')
+    return {name: Life(**content) for name, content in said.items()}
 
   def _lists(self) -> dict[str, list[str]]:
-    return {
-      name: content['files'] for name, content in self._said('list').items()
-    }
+    said = self._said('list')
+    return {name: content['files'] for name, content in said.items()}
 
   def _said(self, kind: str) -> dict[str, dict[str, Any]]:
     """What processes say, by INDEX-of-COUNT."""
@@ -348,7 +346,8 @@ class Mirror:
       path.write_text(json.dumps(said))
       lives = life.fresh and said['state'] != 'ended'
       how = fcntl.LOCK_EX if lives else fcntl.LOCK_UN
-      fcntl.flock(self._locks[name], how | fcntl.LOCK_NB)
+      with contextlib.suppress(BlockingIOError):  # Somebody looks at it now.
+        fcntl.flock(self._locks[name], how | fcntl.LOCK_NB)
 
 
 def _stamp(path: pathlib.Path) -> Stamp:
@@ -397,14 +396,17 @@ def kept(
   if str(local) not in _shown:
     yield lambda: None
     return
-  mirror = Mirror(Remote(workdir), local, process)
-  mirror.begin()
+  try:
+    mirror = Mirror(Remote(workdir), local, process)
+    mirror.begin()
+  except BaseException:
+    shutil.rmtree(local, ignore_errors=True)  # Nothing was made yet.
+    raise
   stopped = threading.Event()
   threads = [
     threading.Thread(target=_repeat, args=(stopped, *each), daemon=True)
     for each in ((_PASS_SECONDS, mirror.exchange), (_BEAT_SECONDS, mirror.tell))
   ]
-
   for thread in threads:
     thread.start()
   try:
