@@ -27,10 +27,10 @@ import jax
 from ml_collections import config_flags
 
 from experiments import json_config
-from experiments import mirror
 from experiments import sections
 from experiments import stopping
 from experiments import targets
+from experiments import workdirs
 from rllc_jax.results import owners
 
 STATUS_OF_ERROR = 1
@@ -118,10 +118,10 @@ def _work_in(
 ) -> None:
   """Acts in the workdir, or in the mirror of one that is elsewhere."""
   workdir = str(WORKDIR.value)
-  place = mirror.place(workdir)
+  place = workdirs.place(workdir)
   set_up_jax(place)
   process = connect()
-  with mirror.kept(workdir, place, process) as finish:
+  with workdirs.kept(workdir, place, process) as finish:
     stopping.exit_when_told(finish)
     act(place)
 
@@ -230,6 +230,6 @@ def _config_that_raised(error: BaseException | None) -> str | None:
 
 def _exit_with(message: str, status: int) -> NoReturn:
   name = pathlib.Path(sys.argv[0]).stem
-  message = mirror.shown(' '.join(message.split()))
+  message = workdirs.shown(' '.join(message.split()))
   print(f'{name}: {message}', file=sys.stderr)
   sys.exit(status)

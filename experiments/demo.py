@@ -22,10 +22,10 @@ from experiments import build_corpus
 from experiments import commands
 from experiments import estimate_rllc
 from experiments import known_answers
-from experiments import mirror
 from experiments import processes
 from experiments import report
 from experiments import train
+from experiments import workdirs
 
 
 def check_known_answers(
@@ -67,7 +67,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       return  # The rest is done once.
   times = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
   logging.info('%.0f s in all: %s', time.perf_counter() - began, times)
-  print(f'The report is at {mirror.shown(path)}', flush=True)
+  print(f'The report is at {workdirs.shown(path)}', flush=True)
   if failure:
     raise failure
 

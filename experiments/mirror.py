@@ -1,39 +1,31 @@
-"""A workdir in an object store: worked on in a local directory, kept there.
-
-Object stores have no locks and no renames, and all that a run writes depends on
-these. So a run on an address works in a directory of its own; what changes
-there goes to the address every few seconds and at the end, and what other
-processes of the run bring there is taken here.
+"""A local directory that is kept the same as what lies at an address.
 
 A pass uploads files, the oldest change first, and then the list of them,
 `.mirror/INDEX-of-COUNT.list`. What no list names was left by a kill: nobody
 sees it. Then the process says, in `.mirror/INDEX-of-COUNT.life`, that it lives
-and which parts of the workdir are its own; others lock these here, as it does.
+and which parts of the directory are its own; others lock these on their side.
 """
 
 from collections.abc import Callable
-from collections.abc import Iterator
 import contextlib
 import fcntl
 import json
 import os
 import pathlib
-import shutil
 import socket
-import tempfile
 import threading
 import time
 from typing import Any, NamedTuple
 
 from absl import logging
-import fsspec
 
+from experiments import remote_files
 from rllc_jax import checked_files
 from rllc_jax import visible
 from rllc_jax.results import owners
 
 PATIENCE = 30.0  # Seconds without a sign of life.
-_PASS_SECONDS, _BEAT_SECONDS = 3.0, 2.0
+BEAT_SECONDS = 2.0
 _TRIES = 20
 _OURS = '.mirror'
 _STAYS_HERE = (_OURS, 'owners', 'compilation_cache')
@@ -68,82 +60,14 @@ class Life(NamedTuple):
     return not self.ended and abs(time.time() - self.beat) < PATIENCE
 
 
-class Remote:
-  """The files below an address, by their names relative to it."""
-
-  def __init__(self, address: str):
-    """Connects.
-
-    Raises:
-      ValueError: if nothing here can read such addresses.
-    """
-    try:
-      self._system, root = fsspec.url_to_fs(address)
-    except (ImportError, ValueError) as error:
-      raise ValueError(
-        '--workdir must be a directory, or an address that fsspec can read '
-        f'with what is installed; got {address}: {error}.'
-      ) from None
-    self._root = root.rstrip('/')
-    self.address = address.rstrip('/')
-
-  def versions(self, below: str = '') -> dict[str, str]:
-    """All files below a name, each with what changes whenever it does."""
-    self._system.invalidate_cache()
-    found = self._system.find(self._path(below).rstrip('/'), detail=True)
-    start = len(self._root) + 1
-    return {path[start:]: _version(info) for path, info in found.items()}
-
-  def read(self, name: str) -> dict[str, Any]:
-    """A JSON file that `write` wrote.
-
-    Raises:
-      FileNotFoundError: if there is none.
-      ValueError: if it is not what was written.
-    """
-    content = json.loads(self._system.cat_file(self._path(name)))
-    if content.pop('checksum', None) != checked_files.checksum(content):
-      raise ValueError(f'{self.address}/{name} is not as it was written')
-    return content
-
-  def write(self, name: str, content: dict[str, Any]) -> None:
-    """Replaces a JSON file, whole or not at all."""
-    whole = {**content, 'checksum': checked_files.checksum(content)}
-    beside = self._path(f'{name}.new')
-    self._make_room(beside)
-    self._system.pipe_file(beside, json.dumps(whole).encode())
-    self._system.mv(beside, self._path(name))
-
-  def upload(self, path: pathlib.Path, name: str) -> None:
-    self._make_room(self._path(name))
-    self._system.put_file(str(path), self._path(name))
-
-  def download(self, name: str, path: pathlib.Path) -> None:
-    self._system.get_file(self._path(name), str(path))
-
-  def remove(self, name: str) -> None:
-    with contextlib.suppress(FileNotFoundError):
-      self._system.rm_file(self._path(name))
-
-  def _path(self, name: str) -> str:
-    return f'{self._root}/{name}'
-
-  def _make_room(self, path: str) -> None:
-    # Only where there are directories: a bucket is not ours to make.
-    if self._system.protocol == ('file', 'local'):
-      self._system.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-def _version(info: dict[str, Any]) -> str:
-  tags = ('ETag', 'etag', 'generation', 'mtime', 'LastModified', 'size')
-  return repr([info.get(tag) for tag in tags])
-
-
 class Mirror:
   """A local directory that is kept the same as what lies at an address."""
 
   def __init__(
-    self, remote: Remote, local: pathlib.Path, process: owners.Process
+    self,
+    remote: remote_files.RemoteFiles,
+    local: pathlib.Path,
+    process: owners.Process,
   ):
     self._remote, self._local, self._process = remote, local, process
     self._name = f'{process.index}-of-{process.count}'
@@ -260,7 +184,7 @@ class Mirror:
             'address.'
           )
         life = now if now.ended else life
-        time.sleep(_BEAT_SECONDS / 2)
+        time.sleep(BEAT_SECONDS / 2)
 
   def _lives(self) -> dict[str, Life]:
     said = self._said('life')
@@ -353,91 +277,6 @@ class Mirror:
 def _stamp(path: pathlib.Path) -> Stamp:
   found = path.stat()
   return found.st_mtime_ns, found.st_size
-
-
-# The directory that this process works in, and the address it is kept at.
-_shown: dict[str, str] = {}
-
-
-def shown(text: Any) -> str:
-  """A text in which the directory of a mirror is called by its address."""
-  text = str(text)
-  for local, address in _shown.items():
-    text = text.replace(local, address)
-  return text
-
-
-def place(workdir: str) -> pathlib.Path:
-  """The directory to work in: the workdir itself, or one for its mirror."""
-  if '://' not in workdir:
-    return pathlib.Path(workdir)
-  local = pathlib.Path(tempfile.mkdtemp(prefix='rllc_jax-')).resolve()
-  _shown[str(local)] = workdir.rstrip('/')
-  return local
-
-
-@contextlib.contextmanager
-def kept(
-  workdir: str, local: pathlib.Path, process: owners.Process
-) -> Iterator[Callable[[], None]]:
-  """Keeps a directory the same as its address, while something is done in it.
-
-  Args:
-    workdir: of the command line; if it is a directory nothing is to be done.
-    local: from `place`.
-    process: which of those that share the workdir this one is.
-
-  Yields:
-    What to do last if the process must end at once.
-
-  Raises:
-    ValueError, OSError: if the address cannot be used or another run is at it.
-  """
-  if str(local) not in _shown:
-    yield lambda: None
-    return
-  try:
-    mirror = Mirror(Remote(workdir), local, process)
-    mirror.begin()
-  except BaseException:
-    shutil.rmtree(local, ignore_errors=True)  # Nothing was made yet.
-    raise
-  stopped = threading.Event()
-  threads = [
-    threading.Thread(target=_repeat, args=(stopped, *each), daemon=True)
-    for each in ((_PASS_SECONDS, mirror.exchange), (_BEAT_SECONDS, mirror.tell))
-  ]
-  for thread in threads:
-    thread.start()
-  try:
-    yield mirror.end
-  finally:
-    stopped.set()
-    for thread in threads:
-      thread.join()
-    try:
-      mirror.end()
-    except Exception as error:
-      del _shown[str(local)]
-      raise OSError(
-        f'{workdir} must take what was made; got {error}. It is in {local}.'
-      ) from error
-    shutil.rmtree(local, ignore_errors=True)
-    logging.info('%s: everything is kept there', workdir)
-
-
-def _repeat(
-  stopped: threading.Event, seconds: float, act: Callable[[], None]
-) -> None:
-  """Acts again and again; what fails is said, and tried the next time."""
-  pause = seconds
-  while not stopped.wait(pause):
-    began = time.monotonic()
-    try:
-      act()
-    except Exception as error:  # What a system of files raises is its own.
-      logging.warning('tried again in a moment: %s', error)
-    pause = max(seconds, time.monotonic() - began)
 
 
 def _insist(act: Callable[[], None]) -> None:

@@ -14,7 +14,7 @@ from absl import flags
 from absl import logging
 import jax
 
-from experiments import mirror
+from experiments import workdirs
 from rllc_jax.results import owners
 
 _PROCESS = flags.DEFINE_string(
@@ -99,10 +99,10 @@ def share(path: pathlib.Path, make: Callable[[], None]) -> None:
   """
   if jax.process_count() == 1:
     first_does(path, make)
-  elif mirror.shown(path) != str(path) and not path.exists():
+  elif workdirs.shown(path) != str(path) and not path.exists():
     raise ValueError(
       'Connected processes must have a directory in common to train in, '
-      f'because each writes a part; got {mirror.shown(path)}. Train without '
+      f'because each writes a part; got {workdirs.shown(path)}. Train without '
       '--process=auto and --coordinator first.'
     )
   elif is_first():

@@ -19,11 +19,11 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 def exit_when_told(finish: Callable[[], None] = lambda: None) -> None:
   """From here on the two signals end this process; call it in the main thread.
 
-  Args:
-    finish: what is done before that, while the main thread goes on.
-
   A thread waits for them, because handlers of Python only run between two steps
   of the main thread, which may be inside a long call.
+
+  Args:
+    finish: what is done before that, while the main thread goes on.
   """
   heard, told = os.pipe()
   os.set_blocking(told, False)

@@ -13,6 +13,8 @@ import time
 import pytest
 
 from experiments import mirror
+from experiments import remote_files
+from experiments import workdirs
 from rllc_jax.results import owners
 from rllc_jax.results import traces as tables
 from tests.experiments import processes_test
@@ -34,7 +36,10 @@ def begin(tmp_path, address):
   def make(index=0, count=1):
     here = tmp_path / f'here{len(begun)}'
     here.mkdir()
-    remote, process = mirror.Remote(address), owners.Process(index, count)
+    remote, process = (
+      remote_files.RemoteFiles(address),
+      owners.Process(index, count),
+    )
     begun.append(mirror.Mirror(remote, here, process))
     begun[-1].begin()
     return begun[-1]
@@ -104,7 +109,7 @@ def test_an_upload_that_is_cut_short_is_not_seen(begin, monkeypatch):
   first = begin()
   write(first, old='1')
   first.end()
-  upload = mirror.Remote.upload
+  upload = remote_files.RemoteFiles.upload
   for last in range(4):
     writer, sent = begin(), []
 
@@ -116,7 +121,7 @@ def test_an_upload_that_is_cut_short_is_not_seen(begin, monkeypatch):
 
     write(writer, **{f'step__{i}': str(i) for i in range(4)})
     with monkeypatch.context() as patch:
-      patch.setattr(mirror.Remote, 'upload', cut)
+      patch.setattr(remote_files.RemoteFiles, 'upload', cut)
       patch.setattr(mirror, '_TRIES', 2)
       with pytest.raises(ConnectionError):
         writer.exchange()
@@ -191,20 +196,15 @@ def test_a_dead_process_owns_nothing(begin, monkeypatch):
 
 def test_a_second_run_is_refused_unless_the_first_is_dead(begin, monkeypatch):
   monkeypatch.setattr(mirror, 'PATIENCE', 1.0)
-  monkeypatch.setattr(mirror, '_BEAT_SECONDS', 0.1)
-  first, stopped = begin(), threading.Event()
+  monkeypatch.setattr(mirror, 'BEAT_SECONDS', 0.1)
+  first = begin()
   write(first, a='1')
   first.exchange()
-  thread = threading.Thread(
-    target=mirror._repeat, args=(stopped, 0.1, first.tell)
-  )
-  thread.start()
-  with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
-    begin()
-  with pytest.raises(ValueError, match='one run at a time'):
-    begin(0, 2)
-  stopped.set()
-  thread.join()
+  with workdirs._repeated(first.tell, 0.1):
+    with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
+      begin()
+    with pytest.raises(ValueError, match='one run at a time'):
+      begin(0, 2)
   assert here(begin()) == {'a': '1'}
 
 
@@ -237,8 +237,8 @@ def test_nobody_names_a_place_outside(begin, name):
 
 
 def kept(address):
-  place = mirror.place(address)
-  return place, mirror.kept(address, place, owners.Process())
+  place = workdirs.place(address)
+  return place, workdirs.kept(address, place, owners.Process())
 
 
 def test_what_cannot_be_brought_there_stays_here(address, monkeypatch):
@@ -246,15 +246,30 @@ def test_what_cannot_be_brought_there_stays_here(address, monkeypatch):
   place, keeping = kept(address)
   with pytest.raises(OSError, match=f'It is in {place}'), keeping:
     (place / 'a').write_text('1')
-    monkeypatch.setattr(mirror.Remote, 'upload', lambda *_: 1 / 0)
+    monkeypatch.setattr(remote_files.RemoteFiles, 'upload', lambda *_: 1 / 0)
   assert (place / 'a').read_text() == '1'
+
+
+def test_an_address_that_refuses_is_one_line(address, monkeypatch):
+  class Refused(Exception):
+    """As libraries of object stores have them."""
+
+  def refuse(*_):
+    raise Refused('no credentials')
+
+  monkeypatch.setattr(remote_files.RemoteFiles, 'versions', refuse)
+  place, keeping = kept(address)
+  with pytest.raises(OSError, match='Refused: no credentials. See that'):
+    with keeping:
+      pass
+  assert not place.exists()
 
 
 def test_the_directory_is_gone_when_all_is_there(address, tmp_path):
   place, keeping = kept(address)
   with keeping:
     (place / 'a').write_text('1')
-    assert mirror.shown(place / 'a') == f'{address}/a'
+    assert workdirs.shown(place / 'a') == f'{address}/a'
   assert not place.exists()
   assert (tmp_path / 'bucket' / 'run' / 'a').read_text() == '1'
 

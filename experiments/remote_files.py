@@ -1,0 +1,82 @@
+"""Files below an address, of an object store or of any system fsspec knows."""
+
+import contextlib
+import json
+import os
+import pathlib
+from typing import Any
+
+import fsspec
+
+from rllc_jax import checked_files
+
+
+class RemoteFiles:
+  """The files below an address, by their names relative to it."""
+
+  def __init__(self, address: str):
+    """Connects.
+
+    Raises:
+      ValueError: if nothing here can read such addresses.
+    """
+    try:
+      self._system, root = fsspec.url_to_fs(address)
+    except (ImportError, ValueError) as error:
+      raise ValueError(
+        '--workdir must be a directory, or an address that fsspec can read '
+        f'with what is installed; got {address}: {error}.'
+      ) from None
+    self._root = root.rstrip('/')
+    self.address = address.rstrip('/')
+
+  def versions(self, below: str = '') -> dict[str, str]:
+    """All files below a name, each with what changes whenever it does."""
+    self._system.invalidate_cache()
+    found = self._system.find(self._path(below).rstrip('/'), detail=True)
+    start = len(self._root) + 1
+    return {path[start:]: _version(info) for path, info in found.items()}
+
+  def read(self, name: str) -> dict[str, Any]:
+    """A JSON file that `write` wrote.
+
+    Raises:
+      FileNotFoundError: if there is none.
+      ValueError: if it is not what was written.
+    """
+    content = json.loads(self._system.cat_file(self._path(name)))
+    if content.pop('checksum', None) != checked_files.checksum(content):
+      raise ValueError(f'{self.address}/{name} is not as it was written')
+    return content
+
+  def write(self, name: str, content: dict[str, Any]) -> None:
+    """Replaces a JSON file, whole or not at all."""
+    whole = {**content, 'checksum': checked_files.checksum(content)}
+    beside = self._path(f'{name}.new')
+    self._make_room(beside)
+    self._system.pipe_file(beside, json.dumps(whole).encode())
+    self._system.mv(beside, self._path(name))
+
+  def upload(self, path: pathlib.Path, name: str) -> None:
+    self._make_room(self._path(name))
+    self._system.put_file(str(path), self._path(name))
+
+  def download(self, name: str, path: pathlib.Path) -> None:
+    self._system.get_file(self._path(name), str(path))
+
+  def remove(self, name: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+      self._system.rm_file(self._path(name))
+
+  def _path(self, name: str) -> str:
+    return f'{self._root}/{name}'
+
+  def _make_room(self, path: str) -> None:
+    # Only where there are directories: a bucket is not ours to make.
+    if self._system.protocol == ('file', 'local'):
+      self._system.makedirs(os.path.dirname(path), exist_ok=True)
+
+
+def _version(info: dict[str, Any]) -> str:
+  tags = ('ETag', 'etag', 'generation', 'mtime', 'LastModified', 'size')
+  return repr([info.get(tag) for tag in tags])
