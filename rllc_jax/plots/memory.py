@@ -2,17 +2,21 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import itertools
 from typing import Any, NamedTuple
 
 import matplotlib
 from matplotlib import axes
 from matplotlib import figure
 from matplotlib import ticker
+from matplotlib import transforms
 import numpy as np
 from scipy import stats
 
 from rllc_jax.plots import panels
 from rllc_jax.plots import style
+
+_NAME_SIZE = 6.5  # Points.
 
 
 class Scatter(NamedTuple):
@@ -93,11 +97,31 @@ def _draw(ax: axes.Axes, scatter: Scatter) -> None:
     ax.text(0.5, 0.5, 'no such head', transform=middle, ha='center')
     return
   ax.scatter(x, y, c=[scatter.colors[x] for x in scatter.names], s=22, zorder=3)
-  for name, a, b in zip(scatter.names, x, y, strict=True):
-    ax.annotate(name, (a, b), (3, 3), textcoords='offset points', fontsize=6.5)
+  _name_points(ax, scatter.names, np.stack([x, y], axis=1))
   if len(x) > 2 and np.ptp(x) > 0:
     slope, start = np.polyfit(x, y, 1)
     ends = np.array([np.min(x), np.max(x)])
     ax.plot(ends, start + slope * ends, color=style.GRAY, lw=1, ls='--')
     correlation = stats.spearmanr(x, y).statistic
     ax.set_title(f'{scatter.title} (ρ = {correlation:.2f})')
+
+
+def _name_points(
+  ax: axes.Axes, names: Sequence[str], places: np.ndarray
+) -> None:
+  """Writes a name at a corner of each point, one that is free if there is."""
+  ax.margins(0.12)
+  ax.autoscale_view()
+  points = ax.transData.transform(places) * 72 / ax.get_figure(root=True).dpi
+  taken = [transforms.Bbox.from_extents(*(p - 2), *(p + 2)) for p in points]
+  for name, place, point in zip(names, places, points, strict=True):
+    size = np.array([0.65 * _NAME_SIZE * len(name), _NAME_SIZE])
+    for corner in itertools.product((3 * np.ones(2), -3 - size), repeat=2):
+      offset = np.array([corner[1][0], corner[0][1]])
+      box = transforms.Bbox.from_bounds(*(point + offset), *size)
+      if not any(box.overlaps(other) for other in taken):
+        break
+    taken.append(box)
+    ax.annotate(
+      name, place, offset, textcoords='offset points', fontsize=_NAME_SIZE
+    )

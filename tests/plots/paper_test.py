@@ -130,3 +130,20 @@ def test_sensitivity_names_the_least_correlation():
   assert ax.get_title(loc='left') == 'order kept: ρ ≥ 0.500'
   assert ax.get_xlabel().startswith('nβ')
   assert style.image(drawn, 'png')
+
+
+def test_names_of_heads_that_are_close_do_not_cover_each_other():
+  """The planted language's heads 1:2 and 1:4, 0:1 and 0:6, as they were."""
+  count = np.array([26, 26, 44, 41, 43, 44, 41, 60])
+  llc = np.array([9.7, 8.6, 6.7, 6.5, 2.95, 2.98, 2.5, 2.8])
+  names = ['0:2', '0:7', '0:1', '0:6', '1:4', '1:2', '1:6', '1:0']
+  scatter = memory.Scatter(
+    'Heads', count, 'multigrams', llc, names, panels.by_layer(names)
+  )
+  drawn = memory.memory([scatter], 1)
+  drawn.canvas.draw()
+  written = [x for x in drawn.findobj(match=_is_text) if x.get_text() in names]
+  assert len(written) == len(names)
+  boxes = [text.get_window_extent() for text in written]
+  for i, box in enumerate(boxes):
+    assert not any(box.overlaps(other) for other in boxes[:i]), names[i]
