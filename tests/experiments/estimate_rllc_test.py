@@ -323,3 +323,39 @@ def test_help_says_what_the_exit_status_means():
   for binary in (estimate_rllc, demo, commands):
     assert 'Exit status: 0; 1 if there is an error' in binary.__doc__
     assert '3 if' in binary.__doc__.replace('\n', ' ')
+
+
+class SharedStore:
+  """What process 0 sees of process 1: who lives, and draws, look by look."""
+
+  def __init__(self, live, recorded):
+    self.live, self.recorded = iter(live), iter(recorded)
+
+  def others_live(self):
+    return next(self.live)
+
+  def read(self):
+    return shared_traces(next(self.recorded))
+
+
+def shared_traces(recorded):
+  dims = ('checkpoint', 'dataset', 'refinement', 'chain')
+  return xr.Dataset(
+    {
+      'recorded': (dims, np.full((1, 1, 2, 2), [[5], [recorded]])),
+      'loss': ((*dims, 'draw'), np.zeros((1, 1, 2, 2, 5))),
+    },
+    {'checkpoint': [0], 'dataset': ['a'], 'refinement': ['0:0', '0:1']},
+  )
+
+
+def test_process_0_waits_for_one_that_begins_late(monkeypatch):
+  monkeypatch.setattr(estimate_rllc, '_PAUSE', 0)
+  mine = shared_traces(0)
+  wait = estimate_rllc._with_those_of_others
+  found = wait(mine, SharedStore([[], [], [1], [1], []], [0, 0, 5]))
+  assert (found.recorded == 5).all()
+  monkeypatch.setattr(estimate_rllc, '_PATIENCE', -1)
+  said = '1 of 2 cells lack draws .*step 0, a, 0:1'
+  with pytest.raises(commands.Incomplete, match=said):
+    wait(mine, SharedStore([[1], []], [3]))

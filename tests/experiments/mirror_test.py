@@ -10,9 +10,11 @@ import socket
 import threading
 import time
 
+import jax
 import pytest
 
 from experiments import mirror
+from experiments import processes
 from experiments import remote_files
 from experiments import workdirs
 from rllc_jax.results import owners
@@ -272,6 +274,15 @@ def test_the_directory_is_gone_when_all_is_there(address, tmp_path):
     assert workdirs.shown(place / 'a') == f'{address}/a'
   assert not place.exists()
   assert (tmp_path / 'bucket' / 'run' / 'a').read_text() == '1'
+
+
+def test_connected_processes_do_not_train_on_an_address(address, monkeypatch):
+  place, keeping = kept(address)
+  monkeypatch.setattr(jax, 'process_count', lambda: 2)
+  path = place / 'train' / 'training.zarr'
+  with keeping:
+    with pytest.raises(ValueError, match=f'got {address}/train'):
+      processes.share(path, lambda: None)
 
 
 @pytest.mark.parametrize('address', ['gs://bucket/run', 'nowhere://run'])
