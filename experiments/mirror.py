@@ -1,257 +1,190 @@
-"""A local directory that is kept the same as what lies at an address.
+"""What changes in a local directory, brought to an address in whole steps.
 
-A pass uploads files, the oldest change first, and then the list of them,
-`.mirror/INDEX-of-COUNT.list`. What no list names was left by a kill: nobody
-sees it. Then the process says, in `.mirror/INDEX-of-COUNT.life`, that it lives
-and which parts of the directory are its own; others lock these on their side.
+A step is what changed between two moments. New files are uploaded beside; then
+a journal says what is to go where, and what is to be removed; then that is done
+there, and the journal is removed. A kill before the journal leaves the address
+as it was, and one after it leaves the journal, which the next run carries out:
+what is there is always the directory of one moment.
+
+One run at a time writes to an address: it gives signs of life, and the next one
+waits until there are none.
 """
 
-from collections.abc import Callable
 import contextlib
-import fcntl
-import json
 import os
 import pathlib
+import re
+import shutil
 import socket
 import threading
 import time
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from absl import logging
 
 from experiments import remote_files
 from rllc_jax import checked_files
 from rllc_jax import visible
-from rllc_jax.results import owners
 
-PATIENCE = 30.0  # Seconds without a sign of life.
+PATIENCE = 15.0  # Seconds without a sign of life.
 BEAT_SECONDS = 2.0
 _TRIES = 20
 _OURS = '.mirror'
-_STAYS_HERE = (_OURS, 'owners', 'compilation_cache')
+_JOURNAL, _LIFE, _NEW = (f'{_OURS}/{x}' for x in ('journal', 'life', 'new'))
+_STAYS_HERE = (_OURS, 'compilation_cache')
+# What these names are of is moved to its place, or given up.
+_UNFINISHED = re.compile(
+  r'\.(new|partial|unfinished)$|\.orbax-.*-tmp|\.incomplete'
+)
 
-Stamp = tuple[int, int]  # Nanoseconds of the last change, bytes.
 
+class Stamp(NamedTuple):
+  """What changes whenever a file does: it is replaced, or written to."""
 
-class Life(NamedTuple):
-  """A sign of life of a process.
-
-  Attributes:
-    host: where it runs.
-    process: its number there.
-    since: when it began.
-    count: of the processes of its run.
-    beat: seconds since 1970, by its clock.
-    ended: whether this is its last.
-    owners: name -> what it says in files by which it owns parts of the workdir.
-  """
-
-  host: str
-  process: int
-  since: str
-  count: int
-  beat: float
-  ended: bool
-  owners: dict[str, dict[str, Any]]
-
-  @property
-  def fresh(self) -> bool:
-    """Whether it lives, or has died just now."""
-    return not self.ended and abs(time.time() - self.beat) < PATIENCE
+  changed: int  # Nanoseconds.
+  size: int
+  inode: int
 
 
 class Mirror:
-  """A local directory that is kept the same as what lies at an address."""
+  """A local directory whose files are brought to an address."""
 
-  def __init__(
-    self,
-    remote: remote_files.RemoteFiles,
-    local: pathlib.Path,
-    process: owners.Process,
-  ):
-    self._remote, self._local, self._process = remote, local, process
-    self._name = f'{process.index}-of-{process.count}'
-    self._since = time.strftime('%Y-%m-%d %H:%M:%S')
+  def __init__(self, remote: remote_files.RemoteFiles, local: pathlib.Path):
+    self._remote, self._local = remote, local
     self._same: dict[str, Stamp] = {}  # Files that are here as they are there.
-    self._mine: set[str] = set()  # Of these, what this process answers for.
-    self._taken: dict[str, str] = {}  # The others', by version.
-    self._listed: list[str] | None = None
-    self._locks: dict[str, Any] = {}
-    self._owned: dict[str, dict[str, Any]] = {}
-    self._ended = False
+    self._own = {
+      'host': socket.gethostname(),
+      'process': os.getpid(),
+      'since': time.strftime('%Y-%m-%d %H:%M:%S'),
+    }
+    self._beats, self._ended = 0, False
     self._working, self._telling = threading.Lock(), threading.Lock()
 
-  def begin(self) -> None:
-    """Takes all that is there.
+  def claim(self) -> None:
+    """Waits until no other run lives there, and says that this one does.
 
     Raises:
-      ValueError: if another run is at it, or it cannot be read.
+      ValueError: if another one does.
     """
-    self._refuse_others()
-    alone, lists = self._process.count == 1, self._lists()
-    if not lists and not self._process.index:  # What somebody copied there.
-      lists = {self._name: [*self._remote.versions()]}
-    own = [*lists] if alone else [self._name]
-    self._mine = {name for x in own for name in lists.get(x, ())}
-    self._take(lists)
-    self._mine &= self._same.keys()
-    self.send()
-    if alone:
-      for name in lists.keys() - {self._name}:
-        self._remote.remove(f'{_OURS}/{name}.list')
+    life = self._remote.read(_LIFE)
+    if life and not life['ended']:
+      logging.info('does process %d on %s live?', life['process'], life['host'])
+      until = time.monotonic() + PATIENCE
+      while time.monotonic() < until:
+        time.sleep(BEAT_SECONDS / 2)
+        now = self._remote.read(_LIFE)
+        if now.get('ended', True):
+          break
+        if now != life:
+          raise self._taken(now)
+    self._say()
 
-  def end(self) -> None:
-    """Brings there what is left, and gives the last sign of life."""
-    self.exchange()
-    self.tell(ended=True)
-    self.close()
+  def tell(self) -> None:
+    """Gives a sign of life, as long as nobody else does.
 
-  def close(self) -> None:
-    """Lets go of what was locked."""
-    for lock in self._locks.values():
-      lock.close()
+    Raises:
+      ValueError: if another run took this one for dead.
+    """
+    self._check_ours()
+    self._say()
 
-  def exchange(self) -> None:
-    """Brings there what changed here, and, of others, here what is there."""
-    with self._working:
-      _insist(self.send)  # A file may be gone before it is brought away.
-      if self._process.count > 1:
-        self.receive()
+  def receive(self) -> None:
+    """Takes all that is there, after what a kill left to do there.
+
+    Raises:
+      ValueError: if a file there lies nowhere here.
+    """
+    self._carry_out(self._remote.read(_JOURNAL))
+    incoming = self._local / _OURS
+    incoming.mkdir(exist_ok=True)
+    for name in self._remote.names():
+      if not name.startswith(f'{_OURS}/'):
+        place = self._place(name)
+        self._remote.download(name, place)
+        self._same[name] = _stamp(place)
 
   def send(self) -> None:
     """Brings there what changed here.
 
     Raises:
-      OSError: if files come and go too fast to be listed, or it is not to be
-        reached.
+      OSError: if files change too fast, or it is not to be reached.
+      ValueError: if another run took this one for dead.
     """
-    owned = self._owned_here()  # Before: what it promises is sent then.
-    found = self._files_here()
-    changed = [name for name in found if self._same.get(name) != found[name]]
-    for name in sorted(changed, key=lambda name: found[name]):
-      self._remote.upload(self._local / name, name)
-      self._same[name] = found[name]
-      self._mine.add(name)
-    gone = self._same.keys() - found.keys()
-    listed = sorted(self._mine - gone)
-    if listed != self._listed:
-      self._remote.write(f'{_OURS}/{self._name}.list', {'files': listed})
-      self._listed = listed
-    for name in gone:
+    with self._working:
+      if not self._ended:
+        self._send()
+
+  def end(self) -> None:
+    """Brings there what is left, and nothing from then on."""
+    with self._working:
+      if not self._ended:
+        self._send()
+        self._ended = True
+        self._say()
+
+  def _send(self) -> None:
+    self._check_ours()
+    found, taken = self._snapshot()
+    try:
+      changed = {name: f'{_NEW}/{i}' for i, name in enumerate(taken)}
+      for name, new in changed.items():
+        self._remote.upload(taken[name], new)
+      gone = sorted(self._same.keys() - found.keys())
+      if changed or gone:
+        journal = {'copy': changed, 'remove': gone}
+        self._remote.write(_JOURNAL, journal)
+        self._carry_out(journal)
+      self._same = found
+    finally:
+      shutil.rmtree(self._local / _OURS / 'out', ignore_errors=True)
+
+  def _carry_out(self, journal: dict) -> None:
+    """Does what a journal says; done twice, it is as if done once."""
+    if not journal:
+      return
+    for name, new in journal['copy'].items():
+      self._remote.copy(new, name)
+    for name in journal['remove']:
       self._remote.remove(name)
-      self._mine.discard(name)
-      self._taken.pop(name, None)
-      del self._same[name]
-    self._owned = owned
-    self.tell()
+    self._remote.remove(_JOURNAL)
+    for new in journal['copy'].values():
+      self._remote.remove(new)
 
-  def receive(self) -> None:
-    """Brings here what others of this run changed there."""
-    lives = self._lives()
-    self._take(self._lists())
-    for name, life in lives.items():
-      if name != self._name and life.count == self._process.count:
-        self._lock(life)
+  def _snapshot(self) -> tuple[dict[str, Stamp], dict[str, pathlib.Path]]:
+    """The files of one moment, and where what changed is kept meanwhile.
 
-  def tell(self, ended: bool = False) -> None:
-    """Gives a sign of life, or the last one."""
-    with self._telling:
-      self._ended |= ended
-      life = Life(
-        socket.gethostname(),
-        os.getpid(),
-        self._since,
-        self._process.count,
-        time.time(),
-        self._ended,
-        self._owned,
-      )
-      self._remote.write(f'{_OURS}/{self._name}.life', life._asdict())
-
-  def _refuse_others(self) -> None:
-    """Raises if a run is at it that is not this one; the dead are none."""
-    seen = self._lives()
-    for name, life in seen.items():
-      other = life.count != self._process.count or name == self._name
-      if other and life.fresh:
-        logging.info('does process %d on %s live?', life.process, life.host)
-      while other and life.fresh:
-        if (now := self._lives()[name]).beat != life.beat and not now.ended:
-          raise ValueError(
-            f'{self._remote.address} must be written by one run at a time; got '
-            f'another that is still going on: process {now.process} on '
-            f'{now.host}, since {now.since}. Wait for it, or use another '
-            'address.'
-          )
-        life = now if now.ended else life
-        time.sleep(BEAT_SECONDS / 2)
-
-  def _lives(self) -> dict[str, Life]:
-    said = self._said('life')
-    return {name: Life(**content) for name, content in said.items()}
-
-  def _lists(self) -> dict[str, list[str]]:
-    said = self._said('list')
-    return {name: content['files'] for name, content in said.items()}
-
-  def _said(self, kind: str) -> dict[str, dict[str, Any]]:
-    """What processes say, by INDEX-of-COUNT."""
-    found = {}
-    for name in self._remote.versions(_OURS):
-      if name.endswith(f'.{kind}'):
-        with contextlib.suppress(FileNotFoundError):
-          found[pathlib.PurePath(name).stem] = self._remote.read(name)
-    return found
-
-  def _take(self, lists: dict[str, list[str]]) -> None:
-    """Takes what lists name, and drops what they name no longer."""
-    there = self._remote.versions()
-    named = {name for files in lists.values() for name in files}
-    others = {*named} - ({*self._same} & self._mine)
-    wanted = {name: there[name] for name in others if name in there}
-    incoming = self._local / _OURS
-    incoming.mkdir(exist_ok=True)
-    new = [name for name in wanted if self._taken.get(name) != wanted[name]]
-    for i, name in enumerate(new):
-      self._place(name)
-      self._remote.download(name, incoming / str(i))
-    for i, name in enumerate(new):
-      self._taken[name] = wanted[name]
-      self._same[name] = _stamp(incoming / str(i))
-      os.replace(incoming / str(i), self._place(name))
-    for name in self._taken.keys() - wanted.keys() - self._mine:
-      (self._local / name).unlink(missing_ok=True)
-      del self._taken[name], self._same[name]
-
-  def _files_here(self) -> dict[str, Stamp]:
-    """The files of a moment: names do not change while they are listed."""
+    Links keep what files are, since here they are replaced and not rewritten.
+    """
+    out = self._local / _OURS / 'out'
     for _ in range(_TRIES):
+      shutil.rmtree(out, ignore_errors=True)
+      out.mkdir()
       with contextlib.suppress(FileNotFoundError):
-        names = self._names_here()
-        found = {name: _stamp(self._local / name) for name in names}
-        if names == self._names_here():
-          return found
-    raise OSError(f'{self._local} changes faster than it can be listed')
+        found, taken = self._stamps(), {}
+        for name in sorted(found):
+          if self._same.get(name) != found[name]:
+            taken[name] = out / str(len(taken))
+            os.link(self._local / name, taken[name])
+        if self._stamps() == found:
+          return found, taken
+      time.sleep(0.05)
+    raise OSError(f'{self._local} changes faster than it can be copied')
 
-  def _names_here(self) -> list[str]:
-    found = []
+  def _stamps(self) -> dict[str, Stamp]:
+    if not (self._local / _OURS).is_dir():
+      raise NotADirectoryError(
+        f'{self._local} must stay while a run works in it; somebody removed it'
+      )
+    found = {}
     for directory, below, files in os.walk(self._local):
-      below[:] = [name for name in below if name not in _STAYS_HERE]
-      place = pathlib.Path(directory).relative_to(self._local)
-      found += [(place / file).as_posix() for file in files]
-    return sorted(found)
-
-  def _owned_here(self) -> dict[str, dict[str, Any]]:
-    """What files say of the parts that this process owns."""
-    found = dict(self._owned)
-    for path in self._local.rglob('owners/*'):
-      name = path.relative_to(self._local).as_posix()
-      if name not in self._locks and (said := owners.read(path)):
-        found[name] = said
+      below[:] = [name for name in below if _is_brought(name)]
+      place = pathlib.Path(directory)
+      for path in (place / name for name in files if _is_brought(name)):
+        found[path.relative_to(self._local).as_posix()] = _stamp(path)
     return found
 
   def _place(self, name: str) -> pathlib.Path:
-    """Where a file that others name lies here; its directory is made."""
+    """Where a file from there lies here; its directory is made."""
     if not checked_files.lies_in(self._local, name):
       raise ValueError(
         f'{self._remote.address} must hold files of a run; got one called '
@@ -261,29 +194,31 @@ class Mirror:
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
 
-  def _lock(self, life: Life) -> None:
-    """Makes what another process owns there look owned here."""
-    for name, said in life.owners.items():
-      path = self._place(name)
-      if name not in self._locks:
-        self._locks[name] = open(path, 'ab')
-      path.write_text(json.dumps(said))
-      lives = life.fresh and said['state'] != 'ended'
-      how = fcntl.LOCK_EX if lives else fcntl.LOCK_UN
-      with contextlib.suppress(BlockingIOError):  # Somebody looks at it now.
-        fcntl.flock(self._locks[name], how | fcntl.LOCK_NB)
+  def _say(self) -> None:
+    with self._telling:
+      self._beats += 1
+      life = {**self._own, 'beats': self._beats, 'ended': self._ended}
+      self._remote.write(_LIFE, life)
+
+  def _check_ours(self) -> None:
+    life = self._remote.read(_LIFE)
+    if any(life.get(name) != self._own[name] for name in self._own):
+      raise self._taken(life)
+
+  def _taken(self, life: dict) -> ValueError:
+    known = ('process', 'host', 'since')
+    process, host, since = (life.get(name, 'unknown') for name in known)
+    return ValueError(
+      f'{self._remote.address} must be written by one run at a time; got '
+      f'another that is still going on: process {process} on {host}, since '
+      f'{since}. Wait for it, or use another address.'
+    )
 
 
 def _stamp(path: pathlib.Path) -> Stamp:
   found = path.stat()
-  return found.st_mtime_ns, found.st_size
+  return Stamp(found.st_mtime_ns, found.st_size, found.st_ino)
 
 
-def _insist(act: Callable[[], None]) -> None:
-  for left in reversed(range(_TRIES)):
-    try:
-      return act()
-    except OSError:
-      if not left:
-        raise
-      time.sleep(0.1)
+def _is_brought(name: str) -> bool:
+  return name not in _STAYS_HERE and not _UNFINISHED.search(name)

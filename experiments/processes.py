@@ -14,7 +14,6 @@ from absl import flags
 from absl import logging
 import jax
 
-from experiments import workdirs
 from rllc_jax.results import owners
 
 _PROCESS = flags.DEFINE_string(
@@ -82,29 +81,16 @@ def first_does(path: pathlib.Path, make: Callable[[], None]) -> None:
   directory = path.parent / 'owners'
   if not is_first():
     logging.info('waiting for %s of process 0', path)
-    first = owners.Process()
-    state = lambda: owners.state_of_first(directory, first)
-    made = lambda: path.exists() and state() != 'preparing'
-    owners.wait_until(made, directory, first)
+    owners.wait_until(path.exists, directory, owners.Process())
     return
   with _owned(directory):
     make()
 
 
 def share(path: pathlib.Path, make: Callable[[], None]) -> None:
-  """Connected processes all make a file; else the first, see `first_does`.
-
-  Raises:
-    ValueError: if connected ones have no directory in common to make it in.
-  """
+  """Connected processes all make a file; else the first, see `first_does`."""
   if jax.process_count() == 1:
     first_does(path, make)
-  elif workdirs.shown(path) != str(path) and not path.exists():
-    raise ValueError(
-      'Connected processes must have a directory in common to train in, '
-      f'because each writes a part; got {workdirs.shown(path)}. Train without '
-      '--process=auto and --coordinator first.'
-    )
   elif is_first():
     with _owned(path.parent / 'owners'):
       make()

@@ -30,23 +30,27 @@ class RemoteFiles:
     self._root = root.rstrip('/')
     self.address = address.rstrip('/')
 
-  def versions(self, below: str = '') -> dict[str, str]:
-    """All files below a name, each with what changes whenever it does."""
+  def names(self) -> list[str]:
+    """All files."""
     self._system.invalidate_cache()
-    found = self._system.find(self._path(below).rstrip('/'), detail=True)
     start = len(self._root) + 1
-    return {path[start:]: _version(info) for path, info in found.items()}
+    return [path[start:] for path in self._system.find(self._root)]
 
   def read(self, name: str) -> dict[str, Any]:
-    """A JSON file that `write` wrote.
+    """A JSON file that `write` wrote; nothing if there is none.
 
     Raises:
-      FileNotFoundError: if there is none.
       ValueError: if it is not what was written.
     """
-    content = json.loads(self._system.cat_file(self._path(name)))
+    try:
+      content = json.loads(self._system.cat_file(self._path(name)))
+    except FileNotFoundError:
+      return {}
     if content.pop('checksum', None) != checked_files.checksum(content):
-      raise ValueError(f'{self.address}/{name} is not as it was written')
+      raise ValueError(
+        f'{self.address}/{name} must be as it was written; got another. Put '
+        'back a copy, or remove it: the last seconds of the last run are lost.'
+      )
     return content
 
   def write(self, name: str, content: dict[str, Any]) -> None:
@@ -64,6 +68,10 @@ class RemoteFiles:
   def download(self, name: str, path: pathlib.Path) -> None:
     self._system.get_file(self._path(name), str(path))
 
+  def copy(self, name: str, to: str) -> None:
+    self._make_room(self._path(to))
+    self._system.cp_file(self._path(name), self._path(to))
+
   def remove(self, name: str) -> None:
     with contextlib.suppress(FileNotFoundError):
       self._system.rm_file(self._path(name))
@@ -75,8 +83,3 @@ class RemoteFiles:
     # Only where there are directories: a bucket is not ours to make.
     if self._system.protocol == ('file', 'local'):
       self._system.makedirs(os.path.dirname(path), exist_ok=True)
-
-
-def _version(info: dict[str, Any]) -> str:
-  tags = ('ETag', 'etag', 'generation', 'mtime', 'LastModified', 'size')
-  return repr([info.get(tag) for tag in tags])

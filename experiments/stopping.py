@@ -8,6 +8,7 @@ for one to be compiled, could take longer than a preempted machine has.
 from collections.abc import Callable
 import os
 import pathlib
+import select
 import signal
 import sys
 import threading
@@ -23,7 +24,8 @@ def exit_when_told(finish: Callable[[], None] = lambda: None) -> None:
   of the main thread, which may be inside a long call.
 
   Args:
-    finish: what is done before that, while the main thread goes on.
+    finish: what is done before that, while the main thread goes on; a second
+      signal does not wait for it.
   """
   heard, told = os.pipe()
   os.set_blocking(told, False)
@@ -33,14 +35,27 @@ def exit_when_told(finish: Callable[[], None] = lambda: None) -> None:
   threading.Thread(target=_wait, args=(heard, finish), daemon=True).start()
 
 
-def _wait(heard: int, finish: Callable[[], None]) -> None:
+def _next(heard: int) -> int:
+  """The next of the signals."""
   while (number := os.read(heard, 1)[0]) not in _SIGNALS:
     pass
+  return number
+
+
+def _wait(heard: int, finish: Callable[[], None]) -> None:
+  number = _next(heard)
   name = pathlib.Path(sys.argv[0]).stem
-  try:
-    finish()
-  except Exception as error:  # It ends all the same.
-    print(f'\n{name}: {error}', file=sys.stderr)
+
+  def end():
+    try:
+      finish()
+    except Exception as error:  # It ends all the same.
+      print(f'\n{name}: {error}', file=sys.stderr)
+    os.write(finished, b'0')
+
+  done, finished = os.pipe()
+  threading.Thread(target=end, daemon=True).start()
+  select.select([done, heard], [], [])
   print(
     f'\n{name}: incomplete, stopped by {signal.Signals(number).name}; the same '
     'command goes on',

@@ -112,12 +112,13 @@ def _name_points(
   """Writes a name at a corner of each point, one that is free if there is."""
   ax.margins(0.12)
   ax.autoscale_view()
-  points = ax.transData.transform(places) * 72 / ax.get_figure(root=True).dpi
+  drawn: Any = ax.get_figure(root=True)
+  points = ax.transData.transform(places) * 72 / drawn.dpi
   taken = [transforms.Bbox.from_extents(*(p - 2), *(p + 2)) for p in points]
   for name, place, point in zip(names, places, points, strict=True):
     size = np.array([0.65 * _NAME_SIZE * len(name), _NAME_SIZE])
     for corner in itertools.product((3 * np.ones(2), -3 - size), repeat=2):
-      offset = np.array([corner[1][0], corner[0][1]])
+      offset = float(corner[1][0]), float(corner[0][1])
       box = transforms.Bbox.from_bounds(*(point + offset), *size)
       if not any(box.overlaps(other) for other in taken):
         break

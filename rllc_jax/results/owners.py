@@ -72,7 +72,7 @@ class Owner:
   def _refuse_others(self) -> None:
     for path in self._directory.iterdir():
       if path.name != str(self._process.index) and _held(path):
-        said = read(path)
+        said = _read(path)
         if not _same_run(said, self._process):
           raise _taken(path, said)
 
@@ -85,7 +85,7 @@ def state_of_first(directory: pathlib.Path, process: Process) -> str:
     it said last.
   """
   path = directory / '0'
-  said = read(path)
+  said = _read(path)
   state = said.get('state', '') if _same_run(said, process) else ''
   return state if state == 'ended' or (state and _held(path)) else ''
 
@@ -128,7 +128,7 @@ def others_live(directory: pathlib.Path, process: Process) -> list[int]:
     for path in sorted(directory.iterdir())
     if path.name != str(process.index)
     and _held(path)
-    and _same_run(read(path), process)
+    and _same_run(_read(path), process)
   ]
 
 
@@ -146,7 +146,7 @@ def _open_locked(path: pathlib.Path) -> Any:
     except OSError:
       return file  # A file system without locks: go on.
   file.close()
-  raise _taken(path, read(path))
+  raise _taken(path, _read(path))
 
 
 def _held(path: pathlib.Path) -> bool:
@@ -161,7 +161,7 @@ def _held(path: pathlib.Path) -> bool:
   return False
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def _read(path: pathlib.Path) -> dict[str, Any]:
   """What an owner says; nothing while it writes it."""
   try:
     said = json.loads(path.read_bytes())
