@@ -68,6 +68,8 @@ def test_what_one_run_leaves_the_next_one_finds(tmp_path, begin):
   write(first, a='4')
   (first._local / 'b' / 'd').rename(first._local / 'e')
   first.end()
+  life = json.loads((tmp_path / 'bucket/run/.mirror/life').read_text())
+  assert life['ended'], 'the next run would wait'
   # Files are there under their names, for whoever looks.
   assert (tmp_path / 'bucket' / 'run' / 'b' / 'c').read_text() == '2'
   second = begin()
@@ -136,6 +138,25 @@ def test_what_moves_between_files_is_in_one_of_them(begin, monkeypatch):
     place.send()
   monkeypatch.setattr(mirror, 'PATIENCE', 0.0)
   assert here(begin()) == {'block': 'draws', 'chunk': ''}
+
+
+def test_what_moves_while_files_are_linked_is_in_one_of_them(
+  begin, monkeypatch
+):
+  place = begin()
+  write(place, a_chunk='', block='draws')
+  real, calls = os.link, itertools.count()
+
+  def link(path, to):
+    real(path, to)
+    if not next(calls):  # After the chunk, before the block.
+      write(place, a_chunk='draws')
+      write(place, block='chains')
+
+  monkeypatch.setattr(os, 'link', link)
+  _, taken = place._snapshot()
+  found = {name: path.read_text() for name, path in taken.items()}
+  assert found == {'a_chunk': 'draws', 'block': 'chains'}
 
 
 def test_files_that_come_and_go_are_those_of_a_moment(begin):
