@@ -206,7 +206,8 @@ class StoreTest(parameterized.TestCase):
     ({'first': 19}, 'moving.mask = '), ({'scale': 1.01}, 'losses.code/mask = ')
   )
   def test_a_store_is_not_read_for_another_mask_or_loss(self, other, said):
-    path = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    directory = self.enterContext(tempfile.TemporaryDirectory())
+    path = pathlib.Path(directory) / 'store'
     expected = self.run_with(rllc_jax.open_store(path))
     found = self.run_with(rllc_jax.open_store(path))
     np.testing.assert_array_equal(found.loss, expected.loss)

@@ -296,7 +296,8 @@ class CommandTest(absltest.TestCase):
     config = copy.deepcopy(head_config.get_config())
     config.training.num_steps = 50
     config.estimation.checkpoints = (50,)
-    workdir = pathlib.Path(tempfile.mkdtemp())
+    directory = self.enterContext(tempfile.TemporaryDirectory())
+    workdir = pathlib.Path(directory)
     smaller = {
       'NUM_RUNS': 12,
       'NUM_DRAWS': (24, 60),

@@ -46,7 +46,8 @@ class DemoTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.workdir = pathlib.Path(tempfile.mkdtemp()) / 'smoke'
+    directory = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.workdir = pathlib.Path(directory) / 'smoke'
     process = command('demo', cls.workdir, CONFIG)
     cls.said = process.communicate(timeout=600)[0]
     assert process.returncode == 0, cls.said

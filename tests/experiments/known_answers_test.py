@@ -31,7 +31,8 @@ class QuickRunTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.workdir = pathlib.Path(tempfile.mkdtemp()) / 'new'
+    directory = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.workdir = pathlib.Path(directory) / 'new'
     cls.rows = known_answers.run(cls.workdir, quick=True)
     path = cls.workdir / 'known_answers.json'
     cls.records = json.loads(path.read_text())['records']

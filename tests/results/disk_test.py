@@ -35,12 +35,14 @@ class DiskStoreTest(absltest.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.done = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    directory = cls.enterClassContext(tempfile.TemporaryDirectory())
+    cls.done = pathlib.Path(directory) / 'store'
     cls.traces = small_run(cls.done)
 
   def setUp(self):
     super().setUp()
-    self.path = pathlib.Path(tempfile.mkdtemp()) / 'store'
+    directory = self.enterContext(tempfile.TemporaryDirectory())
+    self.path = pathlib.Path(directory) / 'store'
 
   def copy(self):
     shutil.copytree(self.done, self.path)
