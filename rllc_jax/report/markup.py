@@ -48,7 +48,8 @@ dl { display: grid; gap: 0 28px; margin: 8px 0 16px; font-size: 13.5px;
   grid-template-columns: repeat(auto-fill, minmax(280px, 1fr)); }
 dl div { display: flex; justify-content: space-between; gap: 16px;
   padding: 4px 0; border-bottom: 1px solid var(--line); }
-dt { color: var(--soft); flex: 0 1000 auto; }
+dt { color: var(--soft); flex: 0 1000 auto; overflow-wrap: break-word;
+  max-width: calc(100% - 3em - 16px); }
 dd { margin: 0; text-align: right; overflow-wrap: anywhere;
   flex: 0 1 auto; min-width: 3em;
   font-variant-numeric: tabular-nums; }
@@ -123,10 +124,15 @@ def _row(name: str, cells: Iterable[tables.Cell], content: tables.Table) -> str:
 def facts(values: Mapping[str, Any]) -> str:
   """Names and values, several side by side; nested names are joined by dots."""
   pairs = ''.join(
-    f'<div>{tag("dt", name)}{tag("dd", _shown(value))}</div>'
+    f'<div><dt>{_breakable(name)}</dt>{tag("dd", _shown(value))}</div>'
     for name, value in flatten(values).items()
   )
   return f'<dl>{pairs}</dl>'
+
+
+def _breakable(name: str) -> str:
+  """A name that a line may end in, after each underscore."""
+  return text(name).replace('_', '_<wbr>')
 
 
 def _shown(value: Any) -> str:
