@@ -16,6 +16,7 @@ import zlib
 
 from rllc_jax import visible
 
+UNFINISHED = '.unfinished'  # The end of names that a kill may leave.
 _BLOCK = 2**20  # Bytes read at a time.
 _LONGEST_NAME = 255  # Characters.
 
@@ -34,7 +35,7 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
   Raises:
     DiskError: if the disk does not take it. What was at `path` is still there.
   """
-  beside = path.with_name(f'{path.name}.{os.getpid()}.unfinished')
+  beside = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
   with told(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

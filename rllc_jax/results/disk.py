@@ -20,6 +20,7 @@ import numpy as np
 
 from rllc_jax import checked_files
 from rllc_jax.results import block_files
+from rllc_jax.results import files
 from rllc_jax.results import owners
 from rllc_jax.results import pieces
 from rllc_jax.results import reading
@@ -50,8 +51,7 @@ def open_store(
   """
   path = pathlib.Path(path)
   if path.exists() and not (path / 'run.json').exists():
-    ours = {'owners', 'traces.zarr'}  # Before run.json is.
-    if not path.is_dir() or any(x.name not in ours for x in path.iterdir()):
+    if not path.is_dir() or not all(map(_is_ours, path.iterdir())):
       if (path / _COPY).exists():
         _load_run(path / 'run.json')  # Says that it is gone.
       raise tables.StoreError(
@@ -113,7 +113,8 @@ class DiskStore:
 
   def recorded(self, rows, columns):
     held = self._pieces
-    known = {held.of(row): held.mark(held.of(row)).recorded for row in rows}
+    asked = {held.of(row) for row in rows}
+    known = {piece: held.mark(piece).recorded for piece in asked}
 
     def count(row, column):
       found = known[held.of(row)][(held.place(row), *held.at(column))]
@@ -200,7 +201,8 @@ class DiskStore:
     known, length = extent, table.piece_length(extent)
     owner = checked_files.checksum(self._identity)
     if self._held is not None:
-      _, known, length, owner = self._held
+      held = self._held
+      known, length, owner = held.extent, held.length, held.owner
     grown = tables.grown(known, extent)
     self._hold(pieces.Pieces(self.path, grown, length, owner))
     self._pieces.repair_layouts()
@@ -209,14 +211,16 @@ class DiskStore:
     self._fold_what_was_left()
 
   def _save_run(self):
-    _, extent, length, owner = self._pieces
+    held = self._pieces
     run = {
       'format': _FORMAT,
-      'owner': owner,
-      'checkpoints_of_a_piece': length,
+      'owner': held.owner,
+      'checkpoints_of_a_piece': held.length,
       'identity': self._identity,
-      'extent': extent._asdict(),
+      'extent': held.extent._asdict(),
     }
+    for left in self.path.glob(f'run*{checked_files.UNFINISHED}'):
+      files.remove(left)  # Of a run that was killed.
     for name in ('run.json', _COPY):
       checked_files.write_json(self.path / name, run)
 
@@ -260,6 +264,12 @@ class DiskStore:
         'another directory, or the same settings.'
       )
     return merged
+
+
+def _is_ours(path: pathlib.Path) -> bool:
+  """Whether it is something that a store has before it has run.json."""
+  begun = path.match(f'run.json.*{checked_files.UNFINISHED}')
+  return path.name in ('owners', 'traces.zarr') or begun
 
 
 def _load_run(

@@ -15,6 +15,7 @@ from urllib import parse
 import numpy as np
 
 from rllc_jax import checked_files
+from rllc_jax import visible
 
 
 class DamagedFileError(ValueError):
@@ -61,7 +62,15 @@ def read_arrays(path: pathlib.Path, owner: str) -> dict[str, np.ndarray]:
     raise DamagedFileError(f'{type(error).__name__}: {error}') from error
   if found != owner:
     raise DamagedFileError('a file of another store')
+  if strange := [name for name in arrays if not _is_plain(name)]:
+    raise DamagedFileError(f'an array named {visible.short(strange[0], 40)}')
   return arrays
+
+
+def _is_plain(name: str) -> bool:
+  """Whether it is NAME or KIND/NAME, and a NAME can be that of a directory."""
+  parts = name.split('/')
+  return len(parts) <= 2 and not {'', '.', '..'} & {*parts}
 
 
 def remove(path: pathlib.Path) -> None:

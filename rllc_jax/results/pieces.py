@@ -7,9 +7,11 @@ and nobody else writes to them.
 from collections.abc import Iterable
 from collections.abc import Iterator
 import contextlib
+import dataclasses
+import functools
 import math
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -24,7 +26,8 @@ from rllc_jax.results import traces as tables
 Piece = tuple[int, int]  # Places of a data set, and of its checkpoints.
 
 
-class Pieces(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Pieces:
   """The table of a store, with its marks.
 
   Attributes:
@@ -39,6 +42,12 @@ class Pieces(NamedTuple):
   length: int
   owner: str
 
+  @functools.cached_property
+  def _places(self) -> tuple[dict[Any, int], ...]:
+    """Of checkpoints, data sets, refinements: there may be thousands."""
+    dims = self.extent[:3]
+    return tuple({name: i for i, name in enumerate(names)} for names in dims)
+
   @property
   def table(self) -> arrays.Table:
     """The values."""
@@ -52,17 +61,16 @@ class Pieces(NamedTuple):
 
   def of(self, row: stores.Row) -> Piece:
     """The piece that a row is in."""
-    step, dataset = row
-    place = self.extent.checkpoints.index(step)
-    return self.extent.datasets.index(dataset), place // self.length
+    checkpoints, datasets, _ = self._places
+    return datasets[row[1]], checkpoints[row[0]] // self.length
 
   def place(self, row: stores.Row) -> int:
     """Of a checkpoint in its piece."""
-    return self.extent.checkpoints.index(row[0]) % self.length
+    return self._places[0][row[0]] % self.length
 
   def at(self, column: stores.Column) -> tuple[int, int]:
     """Places of a refinement and a chain."""
-    return self.extent.refinements.index(column[0]), column[1]
+    return self._places[2][column[0]], column[1]
 
   def mark_path(self, piece: Piece) -> pathlib.Path:
     """The file of a piece's mark."""

@@ -42,6 +42,13 @@ def read(
   return out.arrays | {'made_with': out.arrays['made_with'].astype(str)}
 
 
+def _there(name, recorded, shape) -> np.ndarray:
+  """Which values of a row the mark speaks of: others may be of a kill."""
+  if name == marks.BASELINE:
+    return recorded.any(axis=1)
+  return np.arange(shape[2]) < recorded[:, :, None]
+
+
 class _Arrays:
   """Arrays that are filled row by row, then cell by cell."""
 
@@ -65,7 +72,8 @@ class _Arrays:
     for name, array in values.items():
       own = array[place]
       array = self._array(name, own.shape, own.dtype)
-      array[i, j] = own
+      there = _there(name, mark.recorded[place], own.shape)
+      array[i, j][there] = own[there]
 
   def take_draws(self, cell, block, k, n) -> None:
     """A chain's draws that the table has not got, unless some are missing."""

@@ -1,5 +1,6 @@
 """What a store is: the coordinates of a run, and where its traces are kept."""
 
+import collections
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
@@ -46,7 +47,7 @@ def check_extent(extent: Extent) -> None:
         f'{name} must hold at least one entry, or there is nothing to '
         'estimate; got none.'
       )
-    twice = sorted({value for value in values if values.count(value) > 1})
+    twice = sorted(x for x, n in collections.Counter(values).items() if n > 1)
     if twice:
       raise ValueError(
         f'{name} must differ, because they are coordinates of the results; got '

@@ -227,9 +227,15 @@ class Table(NamedTuple):
 
   def _array(self, name, extra, dtype) -> Any:
     """An array of the group, made on first use."""
+    import zarr
+
     group = self._group('a')
-    if name in group:
-      return group[name]
+    if name not in group:
+      with contextlib.suppress(zarr.errors.ContainsArrayError):
+        self._create(group, name, extra, dtype)  # Or another process has.
+    return group[name]
+
+  def _create(self, group, name, extra, dtype) -> None:
     extent, dims = self.extent, _own_dims(name)
     chunks = (
       self.length,
@@ -238,7 +244,7 @@ class Table(NamedTuple):
       extent.num_chains,
       chunk_draws(extent, self.length),
     )
-    return group.create_array(
+    group.create_array(
       name,
       shape=(*tables.sizes(extent)[: len(dims)], *extra),
       chunks=(*chunks[: len(dims)], *extra),

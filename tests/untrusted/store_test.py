@@ -1,0 +1,103 @@
+"""A store that others wrote: nothing in it is run, or leads outside."""
+
+import json
+import pickle
+import sys
+import warnings
+
+import numpy as np
+import pytest
+
+from rllc_jax.results import disk
+from rllc_jax.results import files
+from rllc_jax.results import store as stores
+from tests.untrusted import strangers
+
+IDENTITY = {
+  'num_steps_between_draws': 1,
+  'num_coordinates': {'0:0': 16},
+  'nbeta': 1.0,
+  'localization': 1.0,
+  'step_size': 1.0,
+}
+EXTENT = stores.Extent((0,), ('text',), ('0:0',), 2, 24)
+ROWS, COLUMNS = [(0, 'text')], [('0:0', 0), ('0:0', 1)]
+
+
+@pytest.fixture
+def store(tmp_path):
+  """A finished store in a workdir."""
+  path = tmp_path / 'run' / 'rllc'
+  opened = disk.open_store(path)
+  opened.begin(IDENTITY, EXTENT, 'x')
+  draws = {'loss': np.ones((1, 2, 24), np.float32)}
+  chains = [np.zeros((1, 2, 1), np.float32)]
+  opened.write(ROWS, COLUMNS, 0, draws, chains, np.ones((1, 2)))
+  opened.complete(ROWS, COLUMNS)
+  opened.end()
+  assert disk.open_store(path).read().recorded.all()
+  return path
+
+
+class Harmful:
+  """Calls what it likes when it is unpickled."""
+
+  def __reduce__(self):
+    return sys.exit, ('it was unpickled',)
+
+
+PICKLE = {'id': 'pickle', 'protocol': 5}
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'compressor': None, 'filters': [PICKLE]},
+    {'compressor': PICKLE, 'filters': None},
+    {'compressor': None, 'filters': [PICKLE], 'dtype': '|O', 'fill_value': 0},
+    {'compressor': PICKLE, 'dtype': '|O', 'fill_value': 0},
+  ],
+)
+@pytest.mark.parametrize('name', ['loss', 'checkpoint'])
+def test_no_array_is_unpickled(store, name, changes):
+  """Zarr has a codec that would."""
+  path = store / 'traces.zarr' / name
+  layout = json.loads((path / '.zarray').read_text()) | changes
+  (path / '.zarray').write_text(json.dumps(layout))
+  for chunk in path.glob('[0-9]*'):
+    chunk.write_bytes(pickle.dumps(Harmful()))
+  if name == 'loss':
+    read = disk.open_store(store).read
+    assert strangers.told(read, store, 'must be as it was written')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    again = disk.open_store(store)
+    again.begin(IDENTITY, EXTENT, 'x')
+    again.end()
+
+
+@pytest.mark.parametrize('kind', ['check', 'layout', 'trace'])
+@pytest.mark.parametrize('name', ['../../../outside', '/outside', '..', ''])
+def test_no_name_of_an_array_leads_outside(store, tmp_path, name, kind):
+  """A run that finds something damaged removes it, and nothing else."""
+  outside = tmp_path / 'outside'
+  outside.mkdir()
+  (outside / '0.0.0').mkdir()
+  if name.startswith('/'):
+    name = str(outside)
+  [path] = (store / ('blocks' if kind == 'trace' else 'marks')).rglob('*.npz')
+  owner = json.loads((store / 'run.json').read_text())['owner']
+  arrays = files.read_arrays(path, owner)
+  files.write_arrays(path, arrays | {f'{kind}/{name}': np.ones(3)}, owner)
+  if kind != 'trace':
+    assert strangers.told(disk.open_store(store).read, path, 'array named')
+  with warnings.catch_warnings():
+    warnings.simplefilter('ignore')
+    again = disk.open_store(store)
+    again.begin(IDENTITY, EXTENT, 'x')
+    again.end()
+  assert (outside / '0.0.0').exists()
+  if kind == 'trace':
+    assert disk.open_store(store).read().recorded.all()
+  else:
+    assert not disk.open_store(store).read().recorded.any()
