@@ -24,8 +24,8 @@ Several processes share the work if each gets its number, --process=0/2 and
 table when the others have ended.
 """
 
+import math
 import pathlib
-import time
 from typing import Any, NamedTuple
 
 from absl import flags
@@ -42,6 +42,7 @@ from experiments import dry_run
 from experiments import processes
 from experiments import provenance
 from experiments import sections
+from experiments import shares
 from rllc_jax import checked_files
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -50,6 +51,7 @@ from rllc_jax.estimators import cells
 from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
+from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
 
@@ -64,11 +66,13 @@ _OPTIONS = (
   'matmul_precision',
 )
 _MOST_FAILURES_SHOWN = 20
-_PAUSE = 1.0  # Seconds between two looks at other processes.
-_PATIENCE = 30.0  # Seconds in which one must begin.
+_MOST_BYTES = 2**30  # Of traces in memory, about.
+_TRACES = 6  # As many as a run has, about.
 
 
-def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
+def run(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> xr.Dataset | None:
   """Estimates, goes on with what was begun, or reads what is complete.
 
   Args:
@@ -77,13 +81,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    The traces.
+    Estimates of what was asked for, judged by `health.check`; None if that is
+    left to another process.
 
   Raises:
     ValueError: a setting makes no sense, a name does not exist, the store there
       is of another run, or every chain failed.
+    Incomplete: draws of other processes are missing, and none is at work.
     ChainsFailed: some chains failed; everything is written all the same.
   """
+  processes.disconnect()
   call = read(config, workdir)
   settings, store = sections.read(config, 'estimation'), call.store
   kept = provenance.Run(workdir / settings.name, config)
@@ -95,27 +102,23 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       kept.keep(ended=False)
       _show(bar, done, total)
 
-    traces = trajectories.estimate_trajectory(
-      *call.arguments, store=store, progress=progress, **call.options
-    )
+    request = requests.check(*call.arguments, **call.options)
+    trajectories.fill(request, call.trajectory, store, progress)
   kept.keep(ended=True)
-  if processes.current().count > 1:
-    if not processes.is_first():
-      logging.info('%s: this process has done its share', workdir)
-      return traces
-    traces = _with_those_of_others(traces, store)
+  if not (shares.are_done(store, request.extent) and processes.is_first()):
+    logging.info('%s: this process has done its share', workdir)
+    return None
   # The file says all that the store holds; the log, what was asked for.
-  found = health.check(
-    llc.llc_from_traces(store.read(), burn_in=settings.burn_in)
-  )
+  found = _estimates(store, settings.burn_in)
   name = 'estimates' if settings.name == 'rllc' else settings.name
   write_csv(workdir / f'{name}.csv', found)
-  asked = found.sel({name: traces[name] for name in cells.DIMS})
+  coordinates = zip(cells.DIMS, request.extent, strict=False)
+  asked = found.sel({name: list(values) for name, values in coordinates})
   logging.info('%s: complete\n%s', workdir / settings.name, table(asked))
   lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
   logging.info('health\n%s', '\n'.join(lines))
   check_chains(asked)
-  return traces
+  return asked
 
 
 def plan(
@@ -144,6 +147,11 @@ class Call(NamedTuple):
   arguments: tuple[Any, ...]
   options: dict[str, Any]
   store: disk.DiskStore
+
+  @property
+  def trajectory(self) -> types.Trajectory:
+    """The checkpoints."""
+    return self.arguments[2]
 
 
 def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Call:
@@ -178,41 +186,17 @@ def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Call:
   return Call(arguments, options, store)
 
 
-def _with_those_of_others(
-  traces: xr.Dataset, store: disk.DiskStore
-) -> xr.Dataset:
-  """The same traces when all other processes have ended.
-
-  Raises:
-    Incomplete: if they have not done all, and none has begun to for a while.
-  """
-  seen = time.monotonic()
-  while True:
-    if live := store.others_live():
-      seen = time.monotonic()
-    else:
-      found = _again(traces, store)
-      missing = (found.recorded < traces.sizes['draw']).any('chain')
-      if not missing.any():
-        return found
-      if time.monotonic() > seen + _PATIENCE:
-        break
-    message = 'waiting for processes %s'
-    logging.log_every_n_seconds(logging.INFO, message, 60, live or 'to begin')
-    time.sleep(_PAUSE)
-  first = missing.where(missing, drop=True)
-  place = [first[name].values[0] for name in cells.DIMS]
-  raise commands.Incomplete(
-    f'{int(missing.sum())} of {missing.size} cells lack draws of other '
-    f'processes, such as step {place[0]}, {place[1]}, {place[2]}.'
-  )
-
-
-def _again(traces: xr.Dataset, store: disk.DiskStore) -> xr.Dataset:
-  """The same cells, as the store holds them now."""
-  found = store.read().sel({name: traces[name] for name in cells.DIMS})
-  chains, draws = traces.sizes['chain'], traces.sizes['draw']
-  return found.isel(chain=slice(chains), draw=slice(draws))
+def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
+  """What a store says, judged; so many checkpoints at a time as fit memory."""
+  extent = store.extent
+  row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
+  count, steps = max(1, _MOST_BYTES // row), sorted(extent.checkpoints)
+  found = []
+  for i in range(0, len(steps), count):
+    some = tuple(steps[i : i + count])
+    traces = store.read(extent._replace(checkpoints=some))
+    found.append(health.check(llc.llc_from_traces(traces, burn_in=burn_in)))
+  return xr.concat(found, 'checkpoint')
 
 
 def table(found: xr.Dataset) -> str:

@@ -44,6 +44,17 @@ def connect() -> owners.Process:
   return current()
 
 
+def disconnect() -> None:
+  """Lets go of the others: from here on, none depends on whether they live.
+
+  JAX ends all connected processes when one of them dies, or has ended some
+  minutes before the others.
+  """
+  if jax.distributed.is_initialized():
+    jax.local_devices()  # These must have been found before.
+    jax.distributed.shutdown()
+
+
 def current() -> owners.Process:
   """Which process this is.
 

@@ -77,9 +77,11 @@ class Training(NamedTuple):
     name: of the run, below the workdir; 'train' is the one that is measured.
     learning_rate: constant from the first step to the last.
     weight_decay: of AdamW, on every weight.
-    batch_size: sequences a step, a multiple of the number of devices.
+    batch_size: sequences a step; as many devices as divide it evenly take part.
     num_steps: updates in all.
     num_checkpoints: log-spaced in the step, the first and the last included.
+    resume_every: steps between two states that a killed run goes on from; if
+      they take long, there is one about every ten seconds.
   """
 
   name: str = 'train'
@@ -88,6 +90,7 @@ class Training(NamedTuple):
   batch_size: int = 32
   num_steps: int = 10_000
   num_checkpoints: int = 12
+  resume_every: int = 500
 
 
 class Estimation(NamedTuple):

@@ -162,6 +162,7 @@ def _train(
         'learning_rate': settings.learning_rate,
         'weight_decay': settings.weight_decay,
       },
+      resume_every=settings.resume_every,
       progress=functools.partial(_show, bar),
     )
 

@@ -121,12 +121,33 @@ def estimate_trajectory(
     with_losses=store is not None,
   )
   store = memory.MemoryStore() if store is None else store
+  fill(request, trajectory, store, progress or (lambda done, total: None))
+  return store.read(request.extent)
+
+
+def fill(
+  request: requests.Request,
+  trajectory: types.Trajectory,
+  store: stores.Store,
+  progress: Callable[[int, int], None],
+) -> None:
+  """Takes the draws that a store lacks, and reads none of what it holds.
+
+  Args:
+    request: from `request.check`.
+    trajectory: that of the request.
+    store: as of `estimate_trajectory`; with several processes, each does its
+      own share.
+    progress: as of `estimate_trajectory`.
+
+  Raises:
+    ValueError: as `estimate_trajectory`.
+  """
   store.begin(request.identity, request.extent, request.made_with)
   try:
-    _run(request, trajectory, store, progress or (lambda done, total: None))
+    _run(request, trajectory, store, progress)
   finally:
     store.end()
-  return store.read(request.extent)
 
 
 def _run(

@@ -12,6 +12,8 @@ leaves what the next run does again. Values that are not what was written are
 never read: a run does them anew, and a reader is told.
 """
 
+import functools
+import itertools
 import os
 import pathlib
 from typing import Any
@@ -125,6 +127,21 @@ class DiskStore:
     return np.array(
       [[count(row, column) for column in columns] for row in rows]
     )
+
+  def missing(self, extent: stores.Extent) -> list[tuple[int, str, str]]:
+    """Cells (step, data set, refinement) of an extent that lack draws.
+
+    Draws of blocks that are not done do not count.
+    """
+    held, found = self._pieces, []
+    marked = functools.cache(lambda piece: held.mark(piece).recorded)
+    names = extent.refinements
+    places = [held.at((name, 0))[0] for name in names]
+    for row in itertools.product(extent.checkpoints, extent.datasets):
+      counts = marked(held.of(row))[held.place(row)][places]
+      short = (counts[:, : extent.num_chains] < extent.num_draws).any(axis=1)
+      found += [(*row, names[i]) for i in np.flatnonzero(short)]
+    return found
 
   def states(self, rows, columns):
     return self._blocks.states(rows, columns)

@@ -14,6 +14,7 @@ import pathlib
 import socket
 import time
 from typing import Any, NamedTuple
+import warnings
 
 from rllc_jax.results import files
 from rllc_jax.results import traces
@@ -143,8 +144,13 @@ def _open_locked(path: pathlib.Path) -> Any:
       return file
     except BlockingIOError:
       time.sleep(_PAUSE)
-    except OSError:
-      return file  # A file system without locks: go on.
+    except OSError as error:
+      warnings.warn(
+        f'{path} was expected to be locked, so that no two runs write to one '
+        f'directory; got {error}. See to it that there is one.',
+        stacklevel=4,
+      )
+      return file
   file.close()
   raise _taken(path, _read(path))
 

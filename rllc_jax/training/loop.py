@@ -37,6 +37,7 @@ Progress = Callable[[int, int, str], None]
 # Longest segment, in steps, and its aim in time: short enough to watch.
 _SEGMENT_STEPS = 256
 _SEGMENT_SECONDS = 1.0
+_LEAST_SHARE = 20  # Keeping states takes at most one second in so many.
 
 
 class _State(NamedTuple):
@@ -54,6 +55,7 @@ class _Run(NamedTuple):
   identity: dict[str, Any]
   checkpoint_steps: tuple[int, ...]
   resume_every: int
+  resume_seconds: float
   sequences: Callable[[int, int], np.ndarray]  # first, count -> [count, B]
   advance: Callable[..., tuple[types.Params, types.PyTree, types.Array]]
   evaluate: Callable[[types.Params], dict[str, float]]
@@ -75,6 +77,7 @@ def train(
   evaluation: Mapping[str, np.ndarray] | None = None,
   settings: Mapping[str, Any] | None = None,
   resume_every: int = 500,
+  resume_seconds: float = 10.0,
   devices: Sequence[jax.Device] | None = None,
   progress: Progress = lambda done, total, message: None,
 ) -> xr.Dataset:
@@ -90,7 +93,7 @@ def train(
     tokens: [N, T] integers, whole on every device.
     window: the rows to train on.
     seed: of the order of the data.
-    batch_size: B, a multiple of the number of devices.
+    batch_size: B; as many devices as divide it evenly take part.
     num_steps: updates in all.
     checkpoint_steps: updates before each checkpoint, 0 for `params` themselves.
     directory: of the run; made if need be.
@@ -98,8 +101,9 @@ def train(
       every checkpoint.
     settings: whatever else defines the run, JSON values; compared on resuming
       and kept in every checkpoint's metadata.
-    resume_every: steps between two states to resume from, the most that a kill
-      costs.
+    resume_every: steps between two states to resume from.
+    resume_seconds: time between two of them, if so many steps take longer, and
+      keeping a state takes little of it: the most that a kill costs.
     devices: those to divide a batch over; by default all.
     progress: `progress(steps done, num_steps, message)`, at the beginning and
       about once a second.
@@ -150,6 +154,7 @@ def train(
     identity=identity,
     checkpoint_steps=tuple(identity['checkpoint_steps']),
     resume_every=resume_every,
+    resume_seconds=resume_seconds,
     sequences=sequences,
     advance=lambda params, state, *rest: advance(
       params, state, resident, *rest
@@ -199,13 +204,16 @@ def _go_on(run: _Run, state: _State, step: int) -> _State:
   num_steps = len(state.losses)
   resume, resumed_from = run.directory / 'resume', step
   run.progress(step, num_steps, 'compiling')
-  pace = 1
+  pace, keep_at = 1, time.monotonic() + run.resume_seconds
   while True:
     _keep_checkpoint(run, state, step)
     due = step % run.resume_every == 0 or step == num_steps
-    if due and step != resumed_from:
+    late = together.agreed(time.monotonic() > keep_at)
+    if (due or late) and step != resumed_from:
+      began = time.monotonic()
       checkpoints.save_resume(resume, state, step, run.identity)
-      resumed_from = step
+      resumed_from, now = step, time.monotonic()
+      keep_at = now + max(run.resume_seconds, _LEAST_SHARE * (now - began))
     if step == num_steps:
       return state
     stop = min(step + pace, _next_stop(run, step, num_steps))

@@ -75,14 +75,21 @@ def data_mesh(
 ) -> jax.sharding.Mesh:
   """A mesh of one axis, 'data', over which a batch is divided.
 
+  It has as many of the devices as divide the batch evenly; all of them, if
+  there are devices of several processes.
+
   Raises:
     ValueError: if the batch cannot be divided evenly.
   """
-  if batch_size < 1 or batch_size % len(devices):
+  several = len({device.process_index for device in devices}) > 1
+  if batch_size < 1 or (several and batch_size % len(devices)):
     raise ValueError(
       f'batch_size must be a positive multiple of {len(devices)}, because each '
       f'device takes an equal part of a batch; got {batch_size}.'
     )
+  counts = range(1, len(devices) + 1)
+  count = max(count for count in counts if not batch_size % count)
+  devices = devices[:count]
   auto = (jax.sharding.AxisType.Auto,)
   return jax.make_mesh((len(devices),), ('data',), auto, devices=devices)
 

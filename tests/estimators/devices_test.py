@@ -10,8 +10,11 @@ import pytest
 SCRIPT = """
   import jax
   jax.config.update('jax_num_cpu_devices', 8)
+  import jax.numpy as jnp
   import numpy as np
+  from rllc_jax import types
   from rllc_jax.estimators import layout
+  from rllc_jax.refinement import weights
   from tests.estimators import toy
 
   def program_text(mesh):
@@ -28,14 +31,44 @@ SCRIPT = """
       blocks.compiled = compiled
     return found, texts[0]
 
-  whole, _ = program_text(layout.make_mesh(1, 1))
-  shapes = [(1, 2), (2, 1), (3, 1), (1, 3), (8, 1), (1, 8), (2, 4)]
-  for shape in shapes:  # 6 rows, 6 columns: some do not divide.
-    found, text = program_text(layout.make_mesh(*shape))
+  def random_numbers(mesh, **options):
+    '''Minibatches, and where noise alone takes the chains.'''
+    flat = lambda params, batch: 0 * (jnp.sum(params['v']) + jnp.sum(batch))
+    heads = types.Refinements(
+      ('0:0', '0:1', '0:2'),
+      toy.LENS,
+      jnp.arange(3),
+      weights.refine(flat, toy.LENS),
+    )
+    return toy.run(
+      refinements=heads,
+      posterior=types.Posterior(30.0, 0.0),
+      observe=lambda position, context: {'batch': context[1], **position},
+      mesh=mesh,
+      **options,
+    )
+
+  alone = layout.make_mesh(1, 1)
+  (whole, _), bits = program_text(alone), random_numbers(alone)
+  assert len(np.unique(bits.W.isel(draw=-1))) == bits.W.isel(draw=-1).size
+  shapes = {
+    (1, 2): {'segment': 7},
+    (3, 1): {'chunk_size': 1},
+    (1, 3): {'rows_per_block': 2},
+    (8, 1): {},
+    (2, 4): {'rows_per_block': 6, 'segment': 4},
+  }
+  words = 'all-reduce all-gather all-to-all reduce-scatter collective'
+  for shape, options in shapes.items():  # 6 rows, 6 columns: 8 do not divide.
+    mesh = layout.make_mesh(*shape)
+    found, text = program_text(mesh)
     toy.assert_same_traces(found, whole)
-    for word in ('all-reduce', 'all-gather', 'all-to-all', 'permute('):
+    for word in words.split():
       assert word not in text, (shape, word)
     assert f'num_partitions={np.prod(shape)}' in text
+    found = random_numbers(mesh, **options)
+    for name in ('batch', 'W', 'v'):
+      np.testing.assert_array_equal(found[name], bits[name])
 
   grid = np.array(jax.devices()).reshape(2, 2, 2)
   axes = (jax.sharding.AxisType.Auto,) * 3

@@ -15,7 +15,6 @@ from experiments import estimate_rllc
 from experiments.configs import smoke
 import rllc_jax
 from rllc_jax.data import packing
-from rllc_jax.estimators import llc
 from rllc_jax.training import records
 
 CONFIG = '--config=experiments/configs/smoke.py'
@@ -78,8 +77,7 @@ class DemoTest(absltest.TestCase):
     for name in ('corpus', 'train'):
       (workdir / name).symlink_to(self.workdir / name)
     config.estimation.checkpoints = (500,)
-    traces = estimate_rllc.run(config, workdir)
-    found = llc.llc_from_traces(traces)
+    found = estimate_rllc.run(config, workdir)
     errors = found.equilibrium_ratio_error
     self.assertLess(float(errors.max()), 0.01)
     deviation = np.abs(found.equilibrium_ratio - 1) / errors

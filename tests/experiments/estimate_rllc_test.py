@@ -78,6 +78,10 @@ def copy_of(trained, path):
   return path
 
 
+def stored(workdir, name='rllc'):
+  return disk.open_store(workdir / name).read()
+
+
 @pytest.fixture(scope='module')
 def failed(trained, tmp_path_factory):
   """A run of the binary in which the last layer is lost at step 31."""
@@ -132,7 +136,7 @@ def test_the_rest_is_kept_with_a_verdict_each(failed):
   # 30 draws are no two halves of 24.
   assert others.verdict.str.contains('48 needed').all()
   # The head does not see what became of another refinement's chains.
-  traces = disk.open_store(workdir / 'rllc').read()
+  traces = stored(workdir)
   alone = llc.llc_from_traces(traces.sel(refinement='0:0'))
   for name in ('llc', 'standard_error', 'distance', 'rhat_distance', 'ess'):
     np.testing.assert_allclose(
@@ -143,8 +147,8 @@ def test_the_rest_is_kept_with_a_verdict_each(failed):
 def test_who_asks_for_what_did_not_fail_succeeds(failed):
   """The file still says all that the store holds."""
   workdir, _ = failed
-  traces = estimate_rllc.run(config(checkpoints=(30,)), workdir)
-  assert traces.checkpoint.values.tolist() == [30]
+  found = estimate_rllc.run(config(checkpoints=(30,)), workdir)
+  assert found is not None and found.checkpoint.values.tolist() == [30]
   assert len(pd.read_csv(workdir / 'estimates.csv')) == 4
 
 
@@ -171,7 +175,8 @@ def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
   recording = config(
     checkpoints=(30,), refinements=('unembed',), record_mala_acceptance=True
   )
-  traces = estimate_rllc.run(recording, workdir)
+  estimate_rllc.run(recording, workdir)
+  traces = stored(workdir)
   late = traces.mala_acceptance.isel(draw=slice(50, None))
   (row,) = pd.read_csv(workdir / 'estimates.csv').itertuples()
   np.testing.assert_allclose(row.mala_acceptance, late.mean(), rtol=1e-6)
@@ -183,9 +188,11 @@ def test_tokens_of_a_property_are_data_sets(trained, tmp_path):
   """They may come later: the store goes on. Losses are those of the tokens."""
   workdir = copy_of(trained, tmp_path)
   few = dict(refinements=('0:0', '0:1'), checkpoints=(30,))
-  first = estimate_rllc.run(config(**few), workdir)
+  estimate_rllc.run(config(**few), workdir)
+  first = stored(workdir)
   names = ('train', 'train@late', 'train@bracket')
-  traces = estimate_rllc.run(config(**few, datasets=names), workdir)
+  estimate_rllc.run(config(**few, datasets=names), workdir)
+  traces = stored(workdir)
   xr.testing.assert_equal(
     traces.sel(dataset=['train']).drop_vars('made_with'),
     first.drop_vars('made_with'),
@@ -217,7 +224,8 @@ def test_a_model_is_compared_with_another(trained, tmp_path):
   train.run(smaller, workdir)
   few = dict(checkpoints=(30,), refinements=('0:0',), name='kl')
   asked = config(**few, reference='one_layer')
-  traces = estimate_rllc.run(asked, workdir)
+  estimate_rllc.run(asked, workdir)
+  traces = stored(workdir, 'kl')
   assert not (workdir / 'rllc').exists()
   assert len(pd.read_csv(workdir / 'kl.csv')) == 1
   identity = json.loads(traces.attrs['identity'])['provenance']
@@ -323,39 +331,3 @@ def test_help_says_what_the_exit_status_means():
   for binary in (estimate_rllc, demo, commands):
     assert 'Exit status: 0; 1 if there is an error' in binary.__doc__
     assert '3 if' in binary.__doc__.replace('\n', ' ')
-
-
-class SharedStore:
-  """What process 0 sees of process 1: who lives, and draws, look by look."""
-
-  def __init__(self, live, recorded):
-    self.live, self.recorded = iter(live), iter(recorded)
-
-  def others_live(self):
-    return next(self.live)
-
-  def read(self):
-    return shared_traces(next(self.recorded))
-
-
-def shared_traces(recorded):
-  dims = ('checkpoint', 'dataset', 'refinement', 'chain')
-  return xr.Dataset(
-    {
-      'recorded': (dims, np.full((1, 1, 2, 2), [[5], [recorded]])),
-      'loss': ((*dims, 'draw'), np.zeros((1, 1, 2, 2, 5))),
-    },
-    {'checkpoint': [0], 'dataset': ['a'], 'refinement': ['0:0', '0:1']},
-  )
-
-
-def test_process_0_waits_for_one_that_begins_late(monkeypatch):
-  monkeypatch.setattr(estimate_rllc, '_PAUSE', 0)
-  mine = shared_traces(0)
-  wait = estimate_rllc._with_those_of_others
-  found = wait(mine, SharedStore([[], [], [1], [1], []], [0, 0, 5]))
-  assert (found.recorded == 5).all()
-  monkeypatch.setattr(estimate_rllc, '_PATIENCE', -1)
-  said = '1 of 2 cells lack draws .*step 0, a, 0:1'
-  with pytest.raises(commands.Incomplete, match=said):
-    wait(mine, SharedStore([[1], []], [3]))

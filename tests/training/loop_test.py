@@ -54,6 +54,7 @@ def run(directory, **changes):
     evaluation={'train': np.arange(3, 20), 'held_out': np.arange(33, 40)},
     settings={'learning_rate': 0.01, 'model': {'width': 4}},
     resume_every=9,
+    resume_seconds=np.inf,
   )
   return loop.train(**(arguments | changes))
 
@@ -233,6 +234,18 @@ def test_checkpoints_ahead_of_the_state_are_made_again(whole, tmp_path):
   assert_same_run(tmp_path, reference)
 
 
+def test_a_slow_run_keeps_a_state_for_its_time(whole, tmp_path):
+  _, record = whole
+  with pytest.raises(KeyboardInterrupt):
+    run(tmp_path, resume_seconds=0.0, progress=stop_at(5))
+  [step] = checkpoints.steps(tmp_path / 'resume')
+  assert 0 < step < 9
+  done = []
+  resumed = run(tmp_path, progress=lambda *report: done.append(report[0]))
+  assert done[0] == step
+  assert resumed.identical(record)
+
+
 @pytest.fixture(scope='module')
 def interrupted_once(tmp_path_factory):
   directory = tmp_path_factory.mktemp('interrupted')
@@ -313,7 +326,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_rest(tmp_path):
 @pytest.mark.parametrize(
   ('changes', 'message'),
   [
-    ({'batch_size': 3}, 'multiple of 2'),
+    ({'batch_size': 0}, 'multiple of 2'),
     ({'batch_size': 32}, 'at most 30'),
     ({'num_steps': 0, 'checkpoint_steps': [0]}, 'at least 1'),
     ({'checkpoint_steps': [0, 41]}, 'from 0 to num_steps = 40.*got 41'),

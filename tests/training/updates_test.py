@@ -1,5 +1,7 @@
 """The order of the data, the optimizer, and one program for every length."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -161,7 +163,17 @@ def test_the_mean_loss_weighs_sequences_alike_whatever_the_padding(count):
   np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
-@pytest.mark.parametrize('batch_size', [3, 0, -2])
-def test_a_batch_that_cannot_be_divided_is_refused(batch_size):
+class Device(NamedTuple):
+  process_index: int
+
+
+@pytest.mark.parametrize(('batch_size', 'processes'), [(0, 1), (-2, 1), (3, 2)])
+def test_a_batch_that_cannot_be_divided_is_refused(batch_size, processes):
+  devices = [Device(i % processes) for i in range(2)]
   with pytest.raises(ValueError, match='positive multiple of 2'):
-    updates.data_mesh(jax.devices(), batch_size)
+    updates.data_mesh(devices, batch_size)
+
+
+def test_devices_that_do_not_divide_a_batch_stay_out():
+  assert updates.data_mesh(jax.devices()[:2], 3).size == 1
+  assert updates.data_mesh(jax.devices()[:2], 4).size == 2

@@ -1,0 +1,58 @@
+"""Who waits for whom, and what the last one at work says."""
+
+import pytest
+
+from experiments import commands
+from experiments import processes
+from experiments import shares
+from rllc_jax.results import owners
+from rllc_jax.results import store as stores
+
+EXTENT = stores.Extent((0,), ('a',), ('0:0', '0:1'), 2, 5)
+CELL = (0, 'a', '0:1')
+
+
+class Store:
+  """What a process sees of another, look by look: it lives, its cells lack."""
+
+  def __init__(self, live, missing):
+    self._live, self._missing = iter(live), iter(missing)
+
+  def others_live(self):
+    return next(self._live)
+
+  def missing(self, extent):
+    assert extent == EXTENT
+    return next(self._missing)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+  monkeypatch.setattr(shares, '_PAUSE', 0.0)
+
+
+@pytest.fixture
+def second(monkeypatch):
+  monkeypatch.setattr(processes, 'current', lambda: owners.Process(1, 2))
+
+
+def test_process_0_waits_for_one_that_is_at_work():
+  assert shares.are_done(Store([[1], [1], []], [[], []]), EXTENT)
+
+
+def test_process_0_waits_for_one_that_begins_late():
+  late = Store([[], [], [1], [1], []], [[CELL], [], []])
+  assert shares.are_done(late, EXTENT)
+
+
+def test_another_does_not_wait_for_who_is_at_work(second):
+  assert not shares.are_done(Store([[0]], []), EXTENT)
+
+
+@pytest.mark.parametrize('index', [0, 1])
+def test_who_is_left_alone_says_what_is_missing(monkeypatch, index):
+  monkeypatch.setattr(processes, 'current', lambda: owners.Process(index, 2))
+  monkeypatch.setattr(shares, '_PATIENCE', -1.0)
+  said = '1 of 2 cells lack draws .*step 0, a, 0:1'
+  with pytest.raises(commands.Incomplete, match=said):
+    shares.are_done(Store([[]], [[CELL], [CELL]]), EXTENT)
