@@ -134,6 +134,8 @@ def _train(
   directory: pathlib.Path,
 ) -> xr.Dataset:
   windows = corpus.windows
+  mesh = updates.data_mesh(jax.devices(), settings.batch_size)
+  logging.info('every batch is divided over %d devices', mesh.size)
   fields = (*sections.Model._fields, 'context_length', 'vocab_size')
   with tqdm.tqdm(
     total=settings.num_steps, desc='training', unit='step', disable=None
@@ -163,6 +165,7 @@ def _train(
         'weight_decay': settings.weight_decay,
       },
       resume_every=settings.resume_every,
+      devices=[*mesh.devices.flat],
       progress=functools.partial(_show, bar),
     )
 

@@ -1,5 +1,6 @@
 """Binaries as several processes, killed and told to stop: all of it real."""
 
+import contextlib
 import json
 import os
 import pathlib
@@ -69,6 +70,45 @@ def start(name, workdir, *flags):
   )
 
 
+def pair(name, workdir, settings):
+  """Two processes that are connected."""
+  with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    address = f'--coordinator=127.0.0.1:{free.getsockname()[1]}'
+  flags = (address, *settings)
+  return [start(name, workdir, f'--process={i}/2', *flags) for i in range(2)]
+
+
+def wait_for_news(workdir, pattern, process):
+  """Waits until a file is written; those that are there do not count."""
+  before = marks(workdir, pattern)
+  wait_for(lambda: marks(workdir, pattern) - before, process)
+
+
+def wait_for(there, *processes):
+  """Waits until something is there, while processes live."""
+  until = time.monotonic() + 120
+  while not there():
+    assert all(process.poll() is None for process in processes)
+    assert time.monotonic() < until
+    time.sleep(0.02)
+
+
+def marks(workdir, pattern):
+  """Files and when they were written; one may be gone in between."""
+  found = set()
+  for path in workdir.glob(pattern):
+    with contextlib.suppress(FileNotFoundError):
+      found.add((path.name, path.stat().st_mtime_ns))
+  return found
+
+
+def kill(process):
+  process.send_signal(signal.SIGKILL)
+  process.communicate()
+  assert process.returncode == -signal.SIGKILL
+
+
 def finish(process, status=0):
   """What a process says; it must end as expected."""
   said = process.communicate(timeout=180)[0]
@@ -101,13 +141,14 @@ def assert_same(found, expected, rtol=0.0):
 
 
 def test_two_processes_from_text_to_estimates(tmp_path, settings, alone):
-  """Both run every command; the second is there before the first."""
+  """Both run every command; in the end they are connected, as on a pod."""
   share(tmp_path, alone)
-  for name in ('build_corpus', 'train', 'estimate_rllc'):
+  for name in ('build_corpus', 'train'):
     second = start(name, tmp_path, '--process=1/2', *settings)
-    time.sleep(1)
-    first = start(name, tmp_path, '--process=0/2', *settings)
-    said, told = finish(first), finish(second)
+    time.sleep(1)  # It is there before the first.
+    finish(start(name, tmp_path, '--process=0/2', *settings))
+    finish(second)
+  said, told = map(finish, pair('estimate_rllc', tmp_path, settings))
   assert 'has done its share' in told
   assert 'complete' in said
   assert_same(traces(tmp_path), traces(alone))
@@ -121,25 +162,12 @@ def test_connected_processes_train_on_all_their_devices(
 ):
   """Four devices in two processes; it goes on after a kill of both."""
   share(tmp_path, alone, 'corpus')
-
-  def pair():
-    with socket.socket() as free:
-      free.bind(('127.0.0.1', 0))
-      address = f'--coordinator=127.0.0.1:{free.getsockname()[1]}'
-    flags = (address, *settings)
-    return [
-      start('train', tmp_path, f'--process={i}/2', *flags) for i in range(2)
-    ]
-
-  killed = pair()
-  while not (tmp_path / 'train' / 'checkpoints' / '1').exists():
-    time.sleep(0.05)
-    assert all(process.poll() is None for process in killed)
+  killed = pair('train', tmp_path, settings)
+  wait_for((tmp_path / 'train' / 'checkpoints' / '1').exists, *killed)
   for process in killed:
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-  for process in pair():
-    finish(process)
+    kill(process)
+  for process in pair('train', tmp_path, settings):
+    assert 'divided over 4 devices' in finish(process)
   found, expected = (
     records.load_record(path / 'train' / 'training.zarr')
     for path in (tmp_path, alone)
@@ -156,9 +184,8 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
 ):
   share(tmp_path, alone, 'corpus', 'train')
   process = start('estimate_rllc', tmp_path, *settings)
-  while not [*(tmp_path / 'rllc' / 'blocks').glob('*.npz')]:
-    time.sleep(0.02)
-    assert process.poll() is None
+  blocks = tmp_path / 'rllc' / 'blocks'
+  wait_for(lambda: [*blocks.glob('*.npz')], process)
   told = time.monotonic()
   process.send_signal(number)
   said = finish(process, status=4)
@@ -174,15 +201,22 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
 
 
 def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
-  """Training and estimation; compiled programs are found again."""
+  """Training and estimation; compiled programs are found again.
+
+  Before there is anything, then twice when a run has just got further.
+  """
   share(tmp_path, alone, 'corpus')
-  rng = np.random.default_rng(0)
-  for name in ('train', 'estimate_rllc'):
-    for _ in range(3):
+  settings = [*settings, '--config.training.resume_every=7']
+  kept = {'train': 'train/resume/[1-9]*', 'estimate_rllc': 'rllc/blocks/*.npz'}
+  for name, pattern in kept.items():
+    process = start(name, tmp_path, *settings)
+    time.sleep(1)
+    kill(process)
+    for seconds in (0.0, 0.1):
       process = start(name, tmp_path, *settings)
-      time.sleep(rng.uniform(2, 6))
-      process.send_signal(signal.SIGKILL)
-      process.communicate()
+      wait_for_news(tmp_path, pattern, process)
+      time.sleep(seconds)
+      kill(process)
     finish(start(name, tmp_path, *settings))
   assert_same(traces(tmp_path), traces(alone))
   loss = [
@@ -193,22 +227,22 @@ def test_killed_three_times_each_it_ends_bit_equal(tmp_path, settings, alone):
 
 
 @pytest.mark.long
-def test_one_of_two_is_killed(tmp_path, settings, alone):
+@pytest.mark.parametrize('victim', [0, 1])
+def test_one_of_two_that_are_connected_is_killed(
+  tmp_path, settings, alone, victim
+):
+  """The other does its own and says what is missing, whichever it is."""
   share(tmp_path, alone, 'corpus', 'train')
-  first, second = (
-    start('estimate_rllc', tmp_path, f'--process={i}/2', *settings)
-    for i in range(2)
-  )
-  while not second.poll() and not (tmp_path / 'rllc/owners/1').exists():
-    time.sleep(0.02)
-  second.send_signal(signal.SIGKILL)
-  second.communicate()
-  said = finish(first, status=4)
+  both = pair('estimate_rllc', tmp_path, settings)
+  blocks = tmp_path / 'rllc' / 'blocks'
+  wait_for(lambda: [*blocks.glob('*.npz')], *both)
+  kill(both[victim])
+  said = finish(both[1 - victim], status=4)
   assert re.search(r'incomplete: \d+ of 12 cells lack draws', said)
-  for index in (1, 0):
-    process = start(
-      'estimate_rllc', tmp_path, f'--process={index}/2', *settings
-    )
+  recorded = traces(tmp_path).recorded
+  rows = (recorded == 24).all(['refinement', 'chain']).values.ravel()
+  assert rows[1 - victim :: 2].all()
+  for process in pair('estimate_rllc', tmp_path, settings):
     finish(process)
   assert_same(traces(tmp_path), traces(alone))
 
@@ -219,9 +253,7 @@ def test_a_second_run_is_refused_and_told_of_the_first(
   share(tmp_path, alone, 'corpus')
   longer = '--config.training.num_steps=100000'
   first = start('train', tmp_path, *settings, longer)
-  while not (tmp_path / 'train' / 'resume').exists():
-    time.sleep(0.05)
-    assert first.poll() is None
+  wait_for((tmp_path / 'train' / 'resume').exists, first)
   said = finish(start('train', tmp_path, *settings, longer), status=1)
   assert f'process {first.pid} on' in said
   assert 'Traceback' not in said
