@@ -108,6 +108,7 @@ def text(counts: list[int], plans: list[scale.Scale]) -> str:
     'traces, TB': [terabytes(x.trace_bytes) for x in plans],
     'chains if they are kept, TB': [terabytes(x.chain_bytes) for x in plans],
     'files of the store': [f'{x.num_files:,}' for x in plans],
+    'more if chains are kept': [f'{x.chain_files:,}' for x in plans],
     'MB of the largest': [f'{x.chunk_bytes / 1e6:.1f}' for x in plans],
     'GB of memory a process': [f'{x.host_bytes / 1e9:.3g}' for x in plans],
     'hours': [f'{x.hours:,.1f}' for x in plans],

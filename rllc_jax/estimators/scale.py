@@ -56,6 +56,7 @@ class Scale(NamedTuple):
     trace_bytes: of the table of the store, before compression.
     chain_bytes: of the chains, if they are kept.
     num_files: of the store in the end, without kept chains.
+    chain_files: of kept chains, if refinements are of one family.
     chunk_bytes: of the largest file of the table.
     host_bytes: memory of a process for checkpoints, data and a block's draws.
     hours: at the given rate, padding included.
@@ -66,6 +67,7 @@ class Scale(NamedTuple):
   trace_bytes: int
   chain_bytes: int
   num_files: int
+  chain_files: int
   chunk_bytes: int
   host_bytes: int
   hours: float
@@ -96,6 +98,7 @@ def scale(
     trace_bytes=rows * row_bytes,
     chain_bytes=4 * rows * columns * sizes.coordinates,
     num_files=table.num_files(extent, length) + _SMALL_ARRAYS * pieces,
+    chain_files=math.ceil(rows / devices),  # A block is a row a device.
     chunk_bytes=4 * length * columns * table.chunk_draws(extent, length),
     host_bytes=devices * (4 * sizes.parameters + sizes.data_bytes + row_bytes),
     hours=most * steps / rows / rate / 3600,

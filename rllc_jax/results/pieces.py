@@ -104,8 +104,8 @@ class Pieces:
         raise damages.error(path, 'another layout than was made')
     for name, bad in _damaged(mark, values):
       if bad.any():
-        path = [*self.table.files(piece, name), self.table.path / name][0]
-        raise damages.error(path, 'other draws than were written')
+        came = 'other draws than were written'
+        raise damages.error(self.table.place(piece, name), came)
     read = {
       name: array
       for name, array in values.items()
@@ -141,7 +141,7 @@ class Pieces:
     damaged = [item for item in _damaged(mark, values) if item[1].any()]
     for name, bad in damaged:
       came = f'{bad.sum()} chains with other draws'
-      damages.say_again(self.table.path / name, came)
+      damages.say_again(self.table.place(piece, name), came)
       mark.recorded[bad] = 0
       unreadable = isinstance(values.get(name), Exception)
       for path in self.table.files(piece, name):

@@ -174,6 +174,14 @@ class Table(NamedTuple):
     dataset, number = piece
     return sorted((self.path / name).glob(f'{number}.{dataset}.*'))
 
+  def place(self, piece: tuple[int, int], name: str) -> pathlib.Path:
+    """Where a piece of an array lies: its file, or 'A.B.*' for several."""
+    found = self.files(piece, name)
+    if len(found) == 1:
+      return found[0]
+    dataset, number = piece
+    return self.path / name / (f'{number}.{dataset}.*' if found else '')
+
   def _has(self, group, name, values) -> bool:
     """Whether a coordinate is there as it should be."""
     try:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import pytest
 import rllc_jax
 from rllc_jax.estimators import layout
 from rllc_jax.results import owners
+from rllc_jax.results import table
 from tests.estimators import toy
 
 pytestmark = pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
@@ -74,6 +76,29 @@ def test_processes_do_all_and_nothing_twice(tmp_path, whole, count):
     assert int(found.recorded.sum()) == sum(totals)
   assert sum(totals) == whole.sizes['draw'] * whole.recorded.size
   toy.assert_same_traces(found, whole)
+
+
+def test_pieces_of_several_checkpoints_and_files(tmp_path, whole, monkeypatch):
+  """As large runs have them: shared, damaged, done again, gone on with."""
+  monkeypatch.setattr(table, '_LEAST_CHUNK_DRAWS', 8)
+  monkeypatch.setattr(table, '_CHUNK_BYTES', 1)
+  monkeypatch.setattr(table, '_MOST_FILES', 140)
+  path = tmp_path / 'store'
+  for index in range(2):
+    found = run(path, index, 2)
+  toy.assert_same_traces(found, whole)
+  held = json.loads((path / 'run.json').read_text())
+  assert held['checkpoints_of_a_piece'] == 2
+  [*_, chunk] = sorted((path / 'traces.zarr' / 'loss').glob('0.*'))
+  assert chunk.name == '0.1.0.0.3'
+  chunk.write_bytes(bytes(chunk.stat().st_size))
+  with pytest.raises(ValueError, match=r'loss/0\.1\.\* must be as it was writ'):
+    rllc_jax.open_store(path).read()
+  trajectory, num_draws = toy.trajectory(toy.STEPS[:5]), 30
+  more = {'trajectory': trajectory, 'num_draws': num_draws}
+  with pytest.warns(UserWarning, match=r'loss/0\.1\.\* was expected'):
+    found = run(path, 0, 1, **more)
+  toy.assert_same_traces(found, toy.run(**more))
 
 
 def test_a_layout_may_change_on_the_way(tmp_path, whole):
