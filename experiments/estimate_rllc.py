@@ -54,6 +54,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
+from rllc_jax.results import store as stores
 
 _OPTIONS = (
   'step_size',
@@ -108,17 +109,7 @@ def run(
   if not (shares.are_done(store, request.extent) and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
-  # The file says all that the store holds; the log, what was asked for.
-  found = _estimates(store, settings.burn_in)
-  name = 'estimates' if settings.name == 'rllc' else settings.name
-  write_csv(workdir / f'{name}.csv', found)
-  coordinates = zip(cells.DIMS, request.extent, strict=False)
-  asked = found.sel({name: list(values) for name, values in coordinates})
-  logging.info('%s: complete\n%s', workdir / settings.name, table(asked))
-  lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
-  logging.info('health\n%s', '\n'.join(lines))
-  check_chains(asked)
-  return asked
+  return _told(workdir, settings, store, request.extent)
 
 
 def plan(
@@ -184,6 +175,28 @@ def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Call:
     keep_chains=settings.keep_chains,
   )
   return Call(arguments, options, store)
+
+
+def _told(
+  workdir: pathlib.Path,
+  settings: sections.Estimation,
+  store: disk.DiskStore,
+  extent: stores.Extent,
+) -> xr.Dataset:
+  """A file of all that a store says, and in the log what was asked for."""
+  found = _estimates(store, settings.burn_in)
+  name = 'estimates' if settings.name == 'rllc' else settings.name
+  write_csv(workdir / f'{name}.csv', found)
+  asked = found.sel(
+    checkpoint=list(extent.checkpoints),
+    dataset=list(extent.datasets),
+    refinement=list(extent.refinements),
+  )
+  logging.info('%s: complete\n%s', workdir / settings.name, table(asked))
+  lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
+  logging.info('health\n%s', '\n'.join(lines))
+  check_chains(asked)
+  return asked
 
 
 def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:

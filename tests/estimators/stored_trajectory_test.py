@@ -68,7 +68,7 @@ class StoreTest(parameterized.TestCase):
 
   @parameterized.parameters(
     {'num_chains': 1},
-    {'num_draws': 30, 'burn_in': 0},
+    {'num_draws': 24, 'burn_in': 0},
     {'trajectory': toy.trajectory((0, 20))},
     {'datasets': {'code': toy.DATASETS['code']}},
     {'refinements': [toy.family(2)]},
@@ -83,7 +83,11 @@ class StoreTest(parameterized.TestCase):
   def test_a_run_grows_in_every_direction(self, **first):
     path = toy.directory() / 'store'
     toy.run(store=rllc_jax.open_store(path), **first)
-    found = toy.run(store=rllc_jax.open_store(path))
+    kept = int(rllc_jax.open_store(path).read().recorded.sum())
+    calls = []
+    say = lambda done, total: calls.append(done)
+    found = toy.run(store=rllc_jax.open_store(path), progress=say)
+    self.assertEqual(calls[0], kept)  # Nothing is done again.
     toy.assert_same_traces(found, toy.run())
     read = rllc_jax.open_store(path).read()
     self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])

@@ -17,6 +17,7 @@ import pytest
 
 from experiments import provenance
 import rllc_jax
+from rllc_jax.estimators import llc
 from rllc_jax.results import disk
 from rllc_jax.training import records
 
@@ -259,6 +260,19 @@ def test_a_second_run_is_refused_and_told_of_the_first(
   assert 'Traceback' not in said
   first.kill()
   first.communicate()
+
+
+@pytest.mark.long
+def test_the_same_command_gives_the_same_bytes(tmp_path, settings, alone):
+  """Compiled anew, too."""
+  for name in ('corpus', 'train'):
+    (tmp_path / name).symlink_to(alone / name)
+  finish(start('estimate_rllc', tmp_path, *settings))
+  first, second = (
+    llc.llc_from_traces(traces(path), burn_in=0) for path in (tmp_path, alone)
+  )
+  for name in ('llc', 'standard_error', 'low', 'high'):
+    assert first[name].values.tobytes() == second[name].values.tobytes()
 
 
 def test_a_process_that_makes_no_sense_is_one_line(tmp_path, settings):

@@ -2,8 +2,11 @@
 
 import base64
 from html import parser
+import json
 import pathlib
 import re
+import subprocess
+import sys
 from xml.etree import ElementTree
 
 import ml_collections
@@ -243,3 +246,33 @@ def test_no_element_is_made_outside_of_markup():
     tags = re.findall(r'<[a-z][^>\n]*>', path.read_text())
     if path.name not in ('markup.py', 'page.py', 'opening.py'):
       assert not tags, path
+
+
+@pytest.mark.long
+def test_a_hostile_document_goes_from_the_corpus_to_the_page(tmp_path):
+  """The whole demo on it; its words are in the tokens, names and examples."""
+  path = tmp_path / 'harm.jsonl'
+  document = f'{HARM} the cat sat on the mat and the dog sat on the cat. '
+  lines = [json.dumps({'text': document * 20 + str(i)}) for i in range(60)]
+  path.write_text('\n'.join(lines))
+  command = [
+    sys.executable,
+    '-m',
+    'experiments.demo',
+    '--config=experiments/configs/smoke.py',
+    f'--workdir={tmp_path / "run"}',
+    '--config.corpus.sources=()',
+    '--config.corpus.further=()',
+    f'--config.corpus.files=({str(path)!r},)',
+    '--config.corpus.vocab_size=300',
+    '--config.estimation.code=()',
+    '--config.training.num_steps=60',
+    '--config.analysis.num_sequences=64',
+    '--config.analysis.num_tokens=512',
+  ]
+  done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+  assert not done.returncode, done.stderr
+  page = (tmp_path / 'run' / 'report.html').read_bytes().decode('utf-8')
+  test_the_page_has_no_element_but_its_own(page)
+  test_the_page_asks_for_nothing(page)
+  assert 'harm' in Reader(page).words
