@@ -116,7 +116,7 @@ def test_a_second_run_says_already_complete(trained, caplog):
     ('training', 'num_steps', 31, 'num_steps = 30 .*got 31'),
     ('model', 'd_head', 8, 'd_head = 4 .*got 8'),
     ('model', 'num_heads', 0, 'num_heads must be a positive whole number'),
-    ('training', 'batch_size', 5, 'batch_size must be a positive multiple'),
+    ('training', 'batch_size', 0, 'batch_size must be a positive multiple'),
     ('training', 'num_checkpoints', 1, 'at least 2'),
     ('training', 'warm_up', 1, 'got warm_up'),
   ],
