@@ -1,10 +1,9 @@
 """Groups and turning points of curves that are made with known ones."""
 
-import itertools
-
 from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
+import pytest
 
 from rllc_jax.analysis import curves
 
@@ -20,11 +19,17 @@ def three_kinds(scale=0.05):
 
 
 class ClusterTest(parameterized.TestCase):
-  @parameterized.parameters(
-    *itertools.product(('euclidean', 'hierarchical'), curves.NORMALISATIONS),
-    ('dtw', 'standard'),
+  @parameterized.product(
+    method=('euclidean', 'hierarchical'), normalisation=curves.NORMALISATIONS
   )
   def test_kinds_of_curves_are_found(self, method, normalisation):
+    self.check_kinds(method, normalisation)
+
+  @pytest.mark.long
+  def test_warping_finds_kinds_of_curves(self):
+    self.check_kinds('dtw', 'standard')
+
+  def check_kinds(self, method, normalisation):
     found = curves.cluster_curves(
       three_kinds(), 3, method=method, normalisation=normalisation
     )
@@ -44,6 +49,7 @@ class ClusterTest(parameterized.TestCase):
     self.assertEqual(found('none'), [0, 0, 1, 1])
     self.assertEqual(found(normalisation), [0, 1, 0, 1])
 
+  @pytest.mark.long
   def test_warping_forgives_a_shift(self):
     """A bump early, in the middle and late, against a dip."""
     bump = lambda at: np.exp(-(((TIMES - at) / 0.05) ** 2))

@@ -178,6 +178,7 @@ class NoiseOffTest(parameterized.TestCase):
     one = family._replace(names=(name,), indices=jnp.asarray([head], jnp.int32))
     self.assert_same_chains(one, masked, params, tokens)
 
+  @pytest.mark.long
   def test_a_mask_of_ones_is_no_mask(self):
     params, tokens, loss_fn, _ = transformer()
     every = weights.all_weights()

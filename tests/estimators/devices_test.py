@@ -54,8 +54,6 @@ SCRIPT = """
   shapes = {
     (1, 2): {'segment': 7},
     (3, 1): {'chunk_size': 1},
-    (1, 3): {'rows_per_block': 2},
-    (8, 1): {},
     (2, 4): {'rows_per_block': 6, 'segment': 4},
   }
   words = 'all-reduce all-gather all-to-all reduce-scatter collective'

@@ -72,6 +72,7 @@ class CoversTest(parameterized.TestCase):
     spread = np.std(record['ours']['llc'], ddof=1)
     self.assertBetween(record['mean_standard_error'] / spread, 0.85, 1.2)
 
+  @pytest.mark.long
   @parameterized.product(
     name=('bowl', 'regression'), baseline=coverage.BASELINES
   )

@@ -184,6 +184,7 @@ def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
   assert 0.8 < row.mala_acceptance < 0.95
 
 
+@pytest.mark.long
 def test_tokens_of_a_property_are_data_sets(trained, tmp_path):
   """They may come later: the store goes on. Losses are those of the tokens."""
   workdir = copy_of(trained, tmp_path)

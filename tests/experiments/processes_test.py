@@ -1,6 +1,7 @@
 """Binaries as several processes, killed and told to stop: all of it real."""
 
 import contextlib
+import fcntl
 import json
 import os
 import pathlib
@@ -17,6 +18,7 @@ import pytest
 
 from experiments import provenance
 import rllc_jax
+from rllc_jax import checked_files
 from rllc_jax.estimators import llc
 from rllc_jax.results import disk
 from rllc_jax.training import records
@@ -30,9 +32,19 @@ TEXT = '\n'.join(
 
 
 @pytest.fixture(scope='module')
-def settings(tmp_path_factory):
-  path = tmp_path_factory.mktemp('text') / 'animals.txt'
-  path.write_text(TEXT)
+def common(tmp_path_factory):
+  """A directory that all workers of pytest see."""
+  base = tmp_path_factory.getbasetemp()
+  base = base.parent if 'PYTEST_XDIST_WORKER' in os.environ else base
+  path = base / 'processes_test'
+  path.mkdir(exist_ok=True)
+  return path
+
+
+@pytest.fixture(scope='module')
+def settings(common):
+  path = common / 'animals.txt'
+  checked_files.write_bytes(path, TEXT.encode())
   return [
     '--config=experiments/configs/smoke.py',
     '--config.corpus.sources=()',
@@ -118,11 +130,15 @@ def finish(process, status=0):
 
 
 @pytest.fixture(scope='module')
-def alone(tmp_path_factory, settings):
-  """One process, never interrupted."""
-  workdir = tmp_path_factory.mktemp('alone')
-  for name in ('build_corpus', 'train', 'estimate_rllc'):
-    finish(start(name, workdir, *settings))
+def alone(common, settings):
+  """One process, never interrupted; the first worker to come makes it."""
+  workdir, done = common / 'alone', common / 'done'
+  with (common / 'lock').open('w') as lock:
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    if not done.exists():
+      for name in ('build_corpus', 'train', 'estimate_rllc'):
+        finish(start(name, workdir, *settings))
+      done.touch()
   return workdir
 
 

@@ -205,6 +205,7 @@ class ObjectiveTest(parameterized.TestCase):
     )
     self.check(families, plain, params, batch_of_tokens(weighted))
 
+  @pytest.mark.long
   def test_weighted_next_tokens(self):
     params = attention_only_test.random_params(MODELS['2_layers'])
     plain = plain_loss(MODELS['2_layers'])
