@@ -72,10 +72,10 @@ class CoversTest(parameterized.TestCase):
     spread = np.std(record['ours']['llc'], ddof=1)
     self.assertBetween(record['mean_standard_error'] / spread, 0.85, 1.2)
 
-  @pytest.mark.long
   @parameterized.product(
     name=('bowl', 'regression'), baseline=coverage.BASELINES
   )
+  @pytest.mark.long
   def test_an_error_bar_of_half_the_size_would_be_noticed(self, name, baseline):
     record = self.record(name, baseline)
     halved = share(record['ours'], record['expected'], 0.5)

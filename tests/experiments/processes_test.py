@@ -31,7 +31,6 @@ TEXT = '\n'.join(
 )
 
 
-@pytest.fixture(scope='module')
 def common(tmp_path_factory):
   """A directory that all workers of pytest see."""
   base = tmp_path_factory.getbasetemp()
@@ -42,8 +41,8 @@ def common(tmp_path_factory):
 
 
 @pytest.fixture(scope='module')
-def settings(common):
-  path = common / 'animals.txt'
+def settings(tmp_path_factory):
+  path = common(tmp_path_factory) / 'animals.txt'
   checked_files.write_bytes(path, TEXT.encode())
   return [
     '--config=experiments/configs/smoke.py',
@@ -130,10 +129,11 @@ def finish(process, status=0):
 
 
 @pytest.fixture(scope='module')
-def alone(common, settings):
+def alone(tmp_path_factory, settings):
   """One process, never interrupted; the first worker to come makes it."""
-  workdir, done = common / 'alone', common / 'done'
-  with (common / 'lock').open('w') as lock:
+  shared = common(tmp_path_factory)
+  workdir, done = shared / 'alone', shared / 'done'
+  with (shared / 'lock').open('w') as lock:
     fcntl.flock(lock, fcntl.LOCK_EX)
     if not done.exists():
       for name in ('build_corpus', 'train', 'estimate_rllc'):

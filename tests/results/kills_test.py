@@ -81,29 +81,50 @@ def test_a_kill_at_any_write(tmp_path, replacing, keep_chains):
     assert len(left) == (2 if keep_chains else 0)
 
 
+def refused(path, replacing, number, error):
+  """Whether the move with this number was, and a run then did all."""
+  calls = itertools.count()
+
+  def fail(move):
+    if next(calls) == number:
+      raise error
+    move()
+
+  replacing[0] = fail
+  try:
+    run(path)
+    return False
+  except OSError as told:
+    said = f'{re.escape(str(path))}.*{error.strerror}.*run the same command'
+    assert re.search(said, str(told))
+  replacing[0] = lambda move: move()
+  run(path)
+  return True
+
+
+def assert_same(path, expected):
+  found = rllc_jax.open_store(path).read()
+  for name in expected.variables:
+    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
 def test_a_full_disk_at_any_write(tmp_path, replacing):
   expected = run(tmp_path / 'whole')
+  full = OSError(errno.ENOSPC, 'No space left on device')
   for number in itertools.count():
-    path, left = tmp_path / str(number), [number]
-
-    def fail(move, left=left):
-      if not left[0]:
-        raise OSError(errno.ENOSPC, 'No space left on device')
-      left[0] -= 1
-      move()
-
-    replacing[0] = fail
-    try:
-      run(path)
+    path = tmp_path / str(number)
+    if not refused(path, replacing, number, full):
       break
-    except OSError as error:
-      said = re.escape(str(path)) + '.*No space left.*run the same command'
-      assert re.search(said, str(error))
-    replacing[0] = lambda move: move()
-    found = run(path)
-    for name in expected.variables:
-      np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    assert_same(path, expected)
   assert number > 40
+
+
+@pytest.mark.parametrize('number', [0, 25])
+def test_a_disk_that_nobody_may_write_to(tmp_path, replacing, number):
+  expected = run(tmp_path / 'whole')
+  error = PermissionError(errno.EACCES, 'Permission denied')
+  assert refused(tmp_path / 'store', replacing, number, error)
+  assert_same(tmp_path / 'store', expected)
 
 
 def test_chains_that_were_not_kept_are_run_again_for_more(tmp_path):

@@ -1,0 +1,65 @@
+"""A kill before any write: the next attempt ends as if nothing had happened.
+
+What is there at that moment is given to an attempt of its own. The store of
+estimates has the same test in tests/results/kills_test.py.
+"""
+
+import contextlib
+import functools
+import shutil
+import threading
+
+import pytest
+
+from rllc_jax.training import checkpoints
+from tests.damage import full_disk_test
+from tests.training import loop_test
+
+MARKS = {'checkpoint_steps': (0, 2, 5), 'num_steps': 8, 'resume_every': 3}
+
+
+@contextlib.contextmanager
+def copied_before_writes(monkeypatch, path, copies):
+  """Yields a list that gets a copy of a directory for every write to it."""
+  found, seen, lock = [], [set()], threading.Lock()
+
+  def keep(name):
+    del name
+    with lock:  # Orbax writes in threads.
+      now = {(str(x), x.stat().st_mtime_ns) for x in path.rglob('*')}
+      if now != seen[-1]:
+        seen.append(now)
+        found.append(copies / str(len(found)))
+        shutil.copytree(path, found[-1])
+
+  with full_disk_test.watched(monkeypatch, path, keep):
+    yield found
+
+
+@pytest.mark.parametrize('name', full_disk_test.WRITERS)
+def test_a_writer(tmp_path, monkeypatch, name):
+  write, read = full_disk_test.WRITERS[name]
+  path, copies = tmp_path / 'whole', tmp_path / 'copies'
+  with copied_before_writes(monkeypatch, path, copies) as found:
+    write(path)
+  expected = read(path)
+  assert found
+  for copy in found:
+    attempt = functools.partial(read, copy)
+    # Half of it is not taken for the whole.
+    assert full_disk_test.message_of(attempt, copy) or read(copy) == expected
+    write(copy)
+    assert read(copy) == expected
+
+
+def test_a_training_run(tmp_path, monkeypatch):
+  path, copies = tmp_path / 'whole', tmp_path / 'copies'
+  with copied_before_writes(monkeypatch, path, copies) as found:
+    expected = loop_test.run(path, **MARKS)
+  assert len(found) > 20
+  for copy in found:
+    assert loop_test.run(copy, **MARKS).identical(expected)
+    kept = copy / 'checkpoints'
+    assert checkpoints.steps(kept) == MARKS['checkpoint_steps']
+    for step in MARKS['checkpoint_steps']:
+      checkpoints.load(kept, step)
