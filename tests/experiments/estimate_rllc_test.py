@@ -152,6 +152,16 @@ def test_who_asks_for_what_did_not_fail_succeeds(failed):
   assert len(pd.read_csv(workdir / 'estimates.csv')) == 4
 
 
+def test_a_store_is_read_some_checkpoints_at_a_time(failed, monkeypatch):
+  workdir, _ = failed
+  asked = config(checkpoints=(30,))
+  whole = estimate_rllc.run(asked, workdir)
+  table = (workdir / 'estimates.csv').read_bytes()
+  monkeypatch.setattr(estimate_rllc, '_MOST_BYTES', 1)
+  xr.testing.assert_identical(estimate_rllc.run(asked, workdir), whole)
+  assert (workdir / 'estimates.csv').read_bytes() == table
+
+
 def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
   workdir, _ = failed
   steps = [('estimates', estimate_rllc.run), ('report', report.run)]
