@@ -6,6 +6,8 @@ estimates has the same test in tests/results/kills_test.py.
 
 import contextlib
 import functools
+import os
+import pathlib
 import shutil
 import threading
 
@@ -18,6 +20,23 @@ from tests.training import loop_test
 MARKS = {'checkpoint_steps': (0, 2, 5), 'num_steps': 8, 'resume_every': 3}
 
 
+def times(path):
+  """When each file was written; other threads may take one away."""
+  found = set()
+  for directory, _, names in os.walk(path):
+    found.add(directory)
+    for name in names:
+      with contextlib.suppress(FileNotFoundError):
+        file = pathlib.Path(directory) / name
+        found.add((str(file), file.stat().st_mtime_ns))
+  return found
+
+
+def copy_unless_gone(source, target):
+  with contextlib.suppress(FileNotFoundError):
+    shutil.copy2(source, target)
+
+
 @contextlib.contextmanager
 def copied_before_writes(monkeypatch, path, copies):
   """Yields a list that gets a copy of a directory for every write to it."""
@@ -26,11 +45,11 @@ def copied_before_writes(monkeypatch, path, copies):
   def keep(name):
     del name
     with lock:  # Orbax writes in threads.
-      now = {(str(x), x.stat().st_mtime_ns) for x in path.rglob('*')}
+      now = times(path)
       if now != seen[-1]:
         seen.append(now)
         found.append(copies / str(len(found)))
-        shutil.copytree(path, found[-1])
+        shutil.copytree(path, found[-1], copy_function=copy_unless_gone)
 
   with full_disk_test.watched(monkeypatch, path, keep):
     yield found
