@@ -32,10 +32,11 @@ def are_done(store: disk.DiskStore, extent: stores.Extent) -> bool:
     message = 'waiting for processes %s'
     logging.log_every_n_seconds(logging.INFO, message, 60, live)
     time.sleep(_PAUSE)
-  if store.missing(extent):
-    logging.info('waiting for processes to begin')
-    if _one_begins(store):
-      return are_done(store, extent)
+  if not store.missing(extent):
+    return True
+  logging.info('waiting for processes to begin')
+  if _one_begins(store):
+    return are_done(store, extent)
   if missing := store.missing(extent):
     step, dataset, refinement = missing[0]
     raise commands.Incomplete(

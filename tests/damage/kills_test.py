@@ -15,6 +15,7 @@ import pytest
 
 from rllc_jax.training import checkpoints
 from tests.damage import full_disk_test
+from tests.results import kills_test
 from tests.training import loop_test
 
 MARKS = {'checkpoint_steps': (0, 2, 5), 'num_steps': 8, 'resume_every': 3}
@@ -32,24 +33,22 @@ def times(path):
   return found
 
 
-def copy_unless_gone(source, target):
-  with contextlib.suppress(FileNotFoundError):
-    shutil.copy2(source, target)
-
-
 @contextlib.contextmanager
 def copied_before_writes(monkeypatch, path, copies):
   """Yields a list that gets a copy of a directory for every write to it."""
-  found, seen, lock = [], [set()], threading.Lock()
+  found, before, lock = [], set(), threading.Lock()
 
   def keep(name):
+    nonlocal before
     del name
     with lock:  # Orbax writes in threads.
       now = times(path)
-      if now != seen[-1]:
-        seen.append(now)
+      if now != before:
+        before = now
         found.append(copies / str(len(found)))
-        shutil.copytree(path, found[-1], copy_function=copy_unless_gone)
+        shutil.copytree(
+          path, found[-1], copy_function=kills_test.copy_unless_gone
+        )
 
   with full_disk_test.watched(monkeypatch, path, keep):
     yield found
