@@ -176,18 +176,6 @@ def probe(
   do not matter, and away from where the chains would start, so that what the
   moving weights do does. As exact as arithmetic is the same between devices.
   """
-  key = jax.random.key(0)
-  leaves, structure = jax.tree.flatten(params)
-  made_up = [
-    (
-      0.1 * jax.random.normal(jax.random.fold_in(key, i), np.shape(leaf))
-    ).astype(jnp.result_type(leaf))
-    if jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-    else leaf
-    for i, leaf in enumerate(leaves)
-  ]
-
-  params = structure.unflatten(made_up)
   with compilation.matmul_precision_scope('float32'):
     values = _probe(family.lens, family.loss, minibatches.draw)
     found = values(params, family.indices, minibatches.data, window)
@@ -202,6 +190,7 @@ def _probe(
 
   @jax.jit
   def values(params, indices, data, window):
+    params = _made_up(params)
     count = len(jax.tree.leaves(params))
     batch_key = jax.random.fold_in(jax.random.key(0), count)
     batch = draw(batch_key, jnp.int32(0), data, window)
@@ -215,6 +204,19 @@ def _probe(
     return jax.lax.map(value, indices)
 
   return values
+
+
+def _made_up(params: types.Params) -> types.Params:
+  """Small normal numbers in place of every leaf of floating point."""
+  leaves, structure = jax.tree.flatten(params)
+
+  def normal(i, leaf):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+      return leaf
+    key = jax.random.fold_in(jax.random.key(0), i)
+    return (0.1 * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
+
+  return structure.unflatten([normal(i, x) for i, x in enumerate(leaves)])
 
 
 def _same(a: types.PyTree, b: types.PyTree) -> bool:
