@@ -289,7 +289,7 @@ class FigureTest(absltest.TestCase):
 class CommandTest(absltest.TestCase):
   def marks(self, workdir):
     """When each run of the head was stored."""
-    found = (workdir / 'coverage' / 'head').rglob('*.npz')
+    found = (workdir / 'coverage' / 'head').glob('*/marks/*/*.npz')
     return {str(path): path.stat().st_mtime_ns for path in found}
 
   def test_a_second_call_goes_on_from_the_first(self):
