@@ -179,30 +179,37 @@ def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
   assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
 
 
-def test_what_other_commands_left_is_reported(workdir, tmp_path):
-  shutil.copytree(workdir, tmp_path / 'run')
-  run = tmp_path / 'run'
+@pytest.fixture(scope='module')
+def with_more(workdir, tmp_path_factory):
+  """A run beside which other commands left files, and its page."""
+  run = tmp_path_factory.mktemp('more') / 'run'
+  shutil.copytree(workdir, run)
   checked_files.write_json(run / 'known_answers.json', {'records': [ANSWER]})
   (run / 'estimates.csv').write_text('llc')
-  html = report.run(config(burn_in=20), run).read_text('utf-8')
+  checked_files.write_json(run / 'rllc' / 'runs' / 'a.json', RUN)
+  return run, report.run(config(burn_in=20), run).read_text('utf-8')
+
+
+def test_what_other_commands_left_is_reported(with_more, tmp_path):
+  run, html = with_more
   assert 'All 1 problems that are judged come out right' in html
   assert 'a bowl · nβ = 30' in html and 'estimates.csv' in html
   assert (run / 'figures' / 'known_answers.png').exists()
+  run = shutil.copytree(run, tmp_path / 'run')
   (run / 'known_answers.json').write_text('[{')
   with pytest.raises(ValueError, match='known_answers.json: expected a JSON'):
     report.run(config(burn_in=20), run)
 
 
-def test_the_runs_that_had_a_share_are_listed(workdir, tmp_path):
-  run = shutil.copytree(workdir, tmp_path / 'run')
-  place = run / 'rllc' / 'runs' / 'a.json'
-  checked_files.write_json(place, RUN)
-  html = report.run(config(burn_in=20), run).read_text('utf-8')
+def test_the_runs_that_had_a_share_are_listed(with_more, tmp_path):
+  run, html = with_more
   cells = re.findall(r'<td[^>]*>([^<]*)</td>', html)
   at = cells.index(RUN['started'])
   shown = [RUN['started'], 'abc123+', '4 x toy', '1 of 2', '1,234.5', 'no']
   assert cells[at : at + 8] == [*shown, '3.11.7', '0.99']
   assert '<dt>estimation.nbeta</dt>' in html
+  run = shutil.copytree(run, tmp_path / 'run')
+  place = run / 'rllc' / 'runs' / 'a.json'
   place.write_text(place.read_text().replace('abc', 'abd'))
   with pytest.raises(ValueError, match='a.json: expected .*Put back a copy'):
     report.run(config(burn_in=20), run)
