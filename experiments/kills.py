@@ -139,7 +139,7 @@ def _killed(
   while True:
     process = _start(name, workdir)
     try:
-      _wait(process, timeout=rng.uniform(0, 1.3 * seconds))
+      _wait(process, timeout=rng.uniform(0, seconds))
       return
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGKILL)
