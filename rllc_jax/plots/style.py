@@ -117,7 +117,7 @@ def image(drawn: figure.Figure, kind: str) -> bytes:
     drawn.savefig(
       buffer, format=kind, dpi=200, metadata=metadata, bbox_inches='tight'
     )
-  drawn.set_layout_engine('none')  # Panels stay: to place them is slow.
+  drawn.set_layout_engine('none')  # The next image has them in the same place.
   return buffer.getvalue()
 
 
