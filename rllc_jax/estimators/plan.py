@@ -61,16 +61,17 @@ class Costs(NamedTuple):
       compilation cache.
     start_seconds: to prepare it, to measure the losses at its checkpoints, and
       to put it away when it is done.
+    segment_seconds: to call its program, to fetch what it gives and to store
+      it, however few draws that is.
     draw_seconds: for a draw of all its chains.
-    write_seconds: to store a segment.
   """
 
   bytes_per_device: int
   chunk_size: int
   compile_seconds: float
   start_seconds: float
+  segment_seconds: float
   draw_seconds: float
-  write_seconds: float
 
 
 class FamilyPlan(NamedTuple):
@@ -278,7 +279,7 @@ def _block_seconds(job, work, costs: Costs, size: float) -> float:
   return (
     costs.start_seconds
     + left * draw_seconds
-    + len(lengths) * costs.write_seconds * size
+    + len(lengths) * costs.segment_seconds * size
   )
 
 
@@ -305,10 +306,8 @@ def _measure_chunk(job, work, params, store, chunk) -> Costs:
   compiled = blocks.compiled(job, block, states)
   compile_seconds = max(0.0, cold - start_seconds) + clock() - began
   states, first = blocks.take(job, block, states, 0, 1)
-  count = int(_TIMED_SECONDS / first.seconds)
-  count = max(1, min(count, job.num_draws - 1))
   blocks.write(store, work, 0, first, baseline)
-  _, segment = blocks.take(job, block, states, 1, count)
+  call_seconds, draw_seconds, segment = _time_draws(job, block, states)
   began = clock()
   blocks.write(store, work, 1, segment, baseline)
   write_seconds, began = clock() - began, clock()
@@ -318,9 +317,27 @@ def _measure_chunk(job, work, params, store, chunk) -> Costs:
     chunk,
     compile_seconds,
     start_seconds + clock() - began,
-    segment.seconds / count,
-    write_seconds,
+    call_seconds + write_seconds,
+    draw_seconds,
   )
+
+
+def _time_draws(job, block, states) -> tuple[float, float, blocks.Segment]:
+  """Seconds of a call, seconds of a draw in it, and the longest that was taken.
+
+  Ever more draws are taken, all from draw 1 on: how many fit in the time is not
+  known before, because one draw takes little more than the call.
+  """
+  most = max(1, job.num_draws - 1)
+  states, short = blocks.take(job, block, states, 1, 1)
+  long = short
+  while long.seconds < _TIMED_SECONDS / 2 and long.count < most:
+    count = int(_TIMED_SECONDS / long.seconds * long.count)
+    states, long = blocks.take(job, block, states, 1, min(count, most))
+  # seconds = call + count * draw, of both.
+  more = (long.seconds - short.seconds) / max(1, long.count - 1)
+  draw = more if 0 < more < short.seconds else long.seconds / long.count
+  return max(0.0, short.seconds - draw), draw, long
 
 
 def _start(job, work, params, chunk):

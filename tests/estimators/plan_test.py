@@ -9,6 +9,7 @@ import pytest
 import rllc_jax
 from rllc_jax import types
 from rllc_jax.data import minibatches
+from rllc_jax.estimators import blocks
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import plan as plans
 from tests.estimators import toy
@@ -148,6 +149,22 @@ def test_loops_count_as_often_as_they_run(length):
 
   x = jax.numpy.ones((5, 5))
   assert multiply_adds.multiply_adds(work, x) == length * 125
+
+
+def test_a_call_is_told_from_its_draws(monkeypatch):
+  """Timed by a clock of 0.5 s a call and 0.1 s a draw."""
+  take = blocks.take
+
+  def timed(*arguments):
+    states, segment = take(*arguments)
+    return states, segment._replace(seconds=0.5 + 0.1 * segment.count)
+
+  monkeypatch.setattr(blocks, 'take', timed)
+  for seconds, draw in ((0.0, 0.6), (3.0, 0.1), (1e9, 0.1)):
+    monkeypatch.setattr(plans, '_TIMED_SECONDS', seconds)
+    (found,) = plan(refinements=toy.family(0)).families
+    assert found.costs.draw_seconds == pytest.approx(draw)
+    assert found.costs.segment_seconds >= 0.6 - draw - 1e-6
 
 
 @pytest.mark.long
