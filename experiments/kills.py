@@ -28,13 +28,17 @@ from experiments import commands
 from experiments import seed_flag
 from experiments import targets
 from rllc_jax.results import disk
+from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 
 flags.adopt_module_key_flags(seed_flag)
 _KILLS = flags.DEFINE_integer('kills', 20, 'Kills that must hit a process.')
 _ROOT = pathlib.Path(__file__).parent.parent
-# What a step has when there is something to go on from.
-_STEPS = {'train': 'train/resume/[1-9]*', 'estimate_rllc': 'rllc/blocks/*.npz'}
+# Whether a workdir has something that a step goes on from.
+_STEPS = {
+  'train': lambda workdir: any(_kept(workdir / 'train' / 'resume')),
+  'estimate_rllc': lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),
+}
 _SETTINGS = (
   '--config=experiments/configs/smoke.py',
   "--config.corpus.sources=('kjv',)",
@@ -145,7 +149,12 @@ def _killed(
       process.send_signal(signal.SIGKILL)
       process.communicate()
       if process.returncode == -signal.SIGKILL:
-        yield any(workdir.glob(_STEPS[name]))
+        yield _STEPS[name](workdir)
+
+
+def _kept(resume: pathlib.Path) -> tuple[int, ...]:
+  """Steps of whole states; one that is half written does not count."""
+  return checkpoints.steps(resume) if resume.exists() else ()
 
 
 def _results(workdir: pathlib.Path) -> tuple[xr.Dataset, xr.Dataset]:
