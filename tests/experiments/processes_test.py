@@ -101,7 +101,7 @@ def wait_for_news(workdir, pattern, process):
 
 def wait_for(there, *processes):
   """Waits until something is there, while processes live."""
-  until = time.monotonic() + 120
+  until = time.monotonic() + 300
   while not there():
     assert all(process.poll() is None for process in processes)
     assert time.monotonic() < until
@@ -125,7 +125,7 @@ def kill(process):
 
 def finish(process, status=0):
   """What a process says; it must end as expected."""
-  said = process.communicate(timeout=180)[0]
+  said = process.communicate(timeout=600)[0]
   assert process.returncode == status, said
   return said
 
