@@ -7,6 +7,7 @@ PYTHON ?= python3
 VENV ?= .venv
 PRESET ?= demo
 WORKDIR ?= runs/$(PRESET)
+CONSTRAINTS ?= --constraint constraints.txt
 BIN := $(VENV)/bin
 # Most of the tests' time is compilation: processes share what is compiled, with
 # few optimizations. test-long compiles as users do.
@@ -25,7 +26,7 @@ test: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
-	$(BIN)/pyrefly check --python-interpreter-path $(BIN)/python
+	$(BIN)/pyrefly check --min-severity=error --python-interpreter-path $(BIN)/python
 	export XLA_FLAGS='$(FAST_XLA)'; \
 	  $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null || unset XLA_FLAGS; \
 	  $(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 3 --dist worksteal
@@ -33,11 +34,12 @@ test: $(VENV)/.installed-test
 test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
 	$(BIN)/python -m pytest -q -m long
 
-# One stamp an extra, newer than what it was installed from.
-$(VENV)/.installed-%: pyproject.toml
+# One stamp an extra, newer than what it was installed from. The versions are those
+# that were tested; CONSTRAINTS= takes the newest that pyproject.toml allows.
+$(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; got " + sys.version) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
 clean:

@@ -82,7 +82,7 @@ def top_eigenvalue(
     num_iterations: products at most.
 
   Returns:
-    The eigenvalue; NaN if a product is not finite.
+    The eigenvalue; NaN if a product is not finite, or none is made.
 
   Examples:
     >>> curvatures = np.array([-9.0, 1.0, 2.0, 5.0])
@@ -93,6 +93,7 @@ def top_eigenvalue(
   basis = [vector / np.linalg.norm(vector)]
   diagonal: list[float] = []
   beside: list[float] = []
+  top = np.nan
   for _ in range(min(num_iterations, size)):
     image = product(basis[-1])
     if not np.isfinite(image).all():
@@ -100,14 +101,15 @@ def top_eigenvalue(
     diagonal.append(float(image @ basis[-1]))
     ritz: Any = linalg.eigh_tridiagonal(diagonal, beside)
     values, vectors = ritz
+    top = float(values[-1])
     for _ in range(2):  # Once leaves what rounding let in.
       image = image - np.stack(basis).T @ (np.stack(basis) @ image)
     length = float(np.linalg.norm(image))
-    if length * abs(vectors[-1, -1]) <= _TOLERANCE * abs(values[-1]):
+    if length * abs(vectors[-1, -1]) <= _TOLERANCE * abs(top):
       break
     beside.append(length)
     basis.append(image / length)
-  return float(values[-1])
+  return top
 
 
 @functools.lru_cache(maxsize=64)

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import itertools
 from typing import Any, NamedTuple
 
 import matplotlib
@@ -117,12 +116,18 @@ def _name_points(
   taken = [transforms.Bbox.from_extents(*(p - 2), *(p + 2)) for p in points]
   for name, place, point in zip(names, places, points, strict=True):
     size = np.array([0.65 * _NAME_SIZE * len(name), _NAME_SIZE])
-    for corner in itertools.product((3 * np.ones(2), -3 - size), repeat=2):
-      offset = float(corner[1][0]), float(corner[0][1])
-      box = transforms.Bbox.from_bounds(*(point + offset), *size)
-      if not any(box.overlaps(other) for other in taken):
-        break
-    taken.append(box)
+    left, below = (-3 - size).tolist()
+    corners = [(3.0, 3.0), (left, 3.0), (3.0, below), (left, below)]
+    boxes = [transforms.Bbox.from_bounds(*(point + c), *size) for c in corners]
+    free = (
+      i for i, box in enumerate(boxes) if not any(map(box.overlaps, taken))
+    )
+    corner = next(free, -1)
+    taken.append(boxes[corner])
     ax.annotate(
-      name, place, offset, textcoords='offset points', fontsize=_NAME_SIZE
+      name,
+      place,
+      corners[corner],
+      textcoords='offset points',
+      fontsize=_NAME_SIZE,
     )
