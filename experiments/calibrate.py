@@ -19,7 +19,6 @@ import functools
 import hashlib
 import json
 import pathlib
-import shutil
 from typing import Any, NamedTuple
 
 from absl import logging
@@ -233,12 +232,8 @@ class _Kept(collections.UserDict):
 
 def _save(sweep: xr.Dataset, path: pathlib.Path) -> None:
   """Replaces what an earlier sweep left, once the new one is whole."""
-  beside = path.with_name(f'{path.name}.unfinished')
-  shutil.rmtree(beside, ignore_errors=True)
-  with checked_files.told(path):
+  with checked_files.replacing_directory(path) as beside:
     sweep.to_zarr(beside, mode='w', consolidated=False, zarr_format=2)
-    shutil.rmtree(path, ignore_errors=True)
-    beside.rename(path)
   logging.info('%s: complete', path)
 
 

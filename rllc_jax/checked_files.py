@@ -1,4 +1,4 @@
-"""Files that are there whole or not at all, and JSON with its checksum.
+"""Files and directories that are there whole or not at all, and checked JSON.
 
 What is read is what was written, or an error of one line that names the file
 and says what to do.
@@ -8,9 +8,12 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
+import glob
 import json
 import os
 import pathlib
+import secrets
+import shutil
 from typing import Any
 import zlib
 
@@ -44,6 +47,31 @@ def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
     finally:
       with contextlib.suppress(OSError):
         beside.unlink()
+
+
+@contextlib.contextmanager
+def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
+  """Gives a directory to make; at the end it takes the place of `path`.
+
+  Its name is new each time: when one of Zarr's threads fails, the others go on
+  writing for a moment, and a second attempt must not meet them.
+
+  Args:
+    path: of the directory; what is there is removed once the new one is whole.
+
+  Raises:
+    DiskError: if the disk does not take it.
+  """
+  for left in path.parent.glob(f'{glob.escape(path.name)}.*{UNFINISHED[1:]}'):
+    shutil.rmtree(left, ignore_errors=True)
+  beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}')
+  try:
+    with told(path):
+      yield beside
+      shutil.rmtree(path, ignore_errors=True)
+      beside.rename(path)
+  finally:
+    shutil.rmtree(beside, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import json
 import os
 import pathlib
-import shutil
 from typing import Any
 
 import numpy as np
@@ -64,19 +63,16 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
       f'A new directory was expected at {path}, because a record is written '
       'once; got one that exists.'
     )
-  beside = path.with_name(f'{path.name}.unfinished')
-  shutil.rmtree(beside, ignore_errors=True)
   # Format 3 has no strings of fixed length; with a fill value xarray would read
   # the zeros of format 2 as missing.
   encoding = {name: {'_FillValue': None} for name in record.variables}
-  with checked_files.told(path):
+  with checked_files.replacing_directory(path) as beside:
     record.to_zarr(
       beside, mode='w', consolidated=False, zarr_format=2, encoding=encoding
     )
     attributes = json.loads((beside / '.zattrs').read_bytes())
     attributes['files'] = _checksums(beside)
     checked_files.write_json(beside / '.zattrs', attributes)
-    beside.rename(path)
 
 
 def load_record(path: str | os.PathLike[str]) -> xr.Dataset:

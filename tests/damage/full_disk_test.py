@@ -4,6 +4,7 @@ What is there afterwards is whole, old or new, or is told to be incomplete; and
 the next attempt does what the first one could not.
 """
 
+from concurrent import futures
 import contextlib
 import errno
 import functools
@@ -12,6 +13,8 @@ import itertools
 import json
 import os
 import resource
+import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -188,6 +191,37 @@ def test_a_disk_that_refuses_a_call(tmp_path, monkeypatch, name, error):
     write(path) if message else None
     assert read(path) == expected
   assert number > 2
+
+
+def test_threads_of_a_write_that_failed_may_be_at_it_still(
+  tmp_path, monkeypatch
+):
+  """As Zarr's are: a second attempt has a directory of its own."""
+  ended, places = threading.Event(), []
+
+  def fail(record, path, **options):
+    places.append(path)
+    raise ERRORS['full']
+
+  def write_on():
+    while not ended.is_set():
+      with contextlib.suppress(OSError):
+        places[0].mkdir(exist_ok=True)
+        (places[0] / 'a').write_bytes(b'0')
+        (places[0] / 'a').rename(places[0] / '.zattrs')
+
+  with monkeypatch.context() as patch:
+    patch.setattr(xr.Dataset, 'to_zarr', fail)
+    assert 'No space left' in message_of(lambda: record(tmp_path), tmp_path)
+  with futures.ThreadPoolExecutor(1) as pool:
+    pool.submit(write_on)
+    try:
+      for _ in range(20):
+        record(tmp_path)
+        read_record(tmp_path)
+        shutil.rmtree(tmp_path / 'training.zarr')
+    finally:
+      ended.set()
 
 
 @pytest.mark.parametrize('name', WRITERS)

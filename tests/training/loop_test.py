@@ -358,7 +358,7 @@ def test_a_record_comes_back_from_disk_once_written(whole, tmp_path):
   path = tmp_path / 'training.zarr'
   with pytest.raises(ValueError, match='no such directory'):
     records.load_record(path)
-  (tmp_path / 'training.zarr.unfinished').mkdir()
+  (tmp_path / 'training.zarr.0.unfinished').mkdir()
   records.save_record(record, path)
   assert records.load_record(path).identical(record)
   assert [p.name for p in tmp_path.iterdir()] == ['training.zarr']
