@@ -15,7 +15,8 @@ FAST_COMPILATION := JAX_DISABLE_MOST_OPTIMIZATIONS=1 \
   JAX_COMPILATION_CACHE_DIR=$(abspath $(VENV))/compiled \
   JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS=0
 # A flag that a later JAX does not know would end every process, so it is tried.
-FAST_XLA := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false
+FAST_XLA := --xla_backend_optimization_level=1 --xla_cpu_use_fusion_emitters=false \
+  --xla_cpu_parallel_codegen_split_count=1
 
 .PHONY: demo test test-long clean
 
@@ -32,14 +33,16 @@ test: $(VENV)/.installed-test
 	  $(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 3 --dist worksteal
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
-	$(BIN)/python -m pytest -q -m long
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'long and not timed'
+	$(BIN)/python -m pytest -q -m timed
 
 # One stamp an extra, newer than what it was installed from. The versions are those
-# that were tested; CONSTRAINTS= takes the newest that pyproject.toml allows.
+# that were tested; CONSTRAINTS= takes the newest that pyproject.toml allows. Python
+# compiles what it imports; all of it would take pip longer than the rest.
 $(VENV)/.installed-%: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed; got " + sys.version) if sys.version_info < (3, 11) else None'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) --editable '.[$*]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile $(CONSTRAINTS) --editable '.[$*]'
 	touch $@
 
 clean:

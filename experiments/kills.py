@@ -2,15 +2,17 @@
 
   python -m experiments.kills --kills=200 --workdir=DIR
 
-makes the smoke preset once without interruption. Then it does the same again
-and again from its corpus, with a SIGKILL at a random moment of every process,
-until so many kills have hit one, half of them training and half of them
-estimates; a run that survives its moment is done. Losses of training and all
-traces must be those of the first run, bit for bit.
+makes the smoke preset once without interruption. Then it trains again and
+again on the same corpus, and estimates on the same checkpoints, with a SIGKILL
+at a random moment of every process, until half of the kills have hit a training
+and half of them estimates; a run that survives its moment is done.
+Losses, weights of all checkpoints and traces must be those of the first run,
+bit for bit.
 
 Exit status: 0 if they are.
 """
 
+from collections.abc import Callable
 from collections.abc import Iterator
 import os
 import pathlib
@@ -18,15 +20,16 @@ import signal
 import subprocess
 import sys
 import time
+from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
 import numpy as np
-import xarray as xr
 
 from experiments import commands
 from experiments import seed_flag
 from experiments import targets
+from rllc_jax import trees
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
@@ -34,11 +37,6 @@ from rllc_jax.training import records
 flags.adopt_module_key_flags(seed_flag)
 _KILLS = flags.DEFINE_integer('kills', 20, 'Kills that must hit a process.')
 _ROOT = pathlib.Path(__file__).parent.parent
-# Whether a workdir has something that a step goes on from.
-_STEPS = {
-  'train': lambda workdir: any(_kept(workdir / 'train' / 'resume')),
-  'estimate_rllc': lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),
-}
 _SETTINGS = (
   '--config=experiments/configs/smoke.py',
   "--config.corpus.sources=('kjv',)",
@@ -49,56 +47,72 @@ _SETTINGS = (
 )
 
 
+class Command(NamedTuple):
+  """A command that is killed.
+
+  Attributes:
+    needs: what earlier commands have made of a workdir.
+    has_begun: whether a workdir has something that the command goes on from.
+    result: what it made, to be compared.
+  """
+
+  needs: tuple[str, ...]
+  has_begun: Callable[[pathlib.Path], bool]
+  result: Callable[[pathlib.Path], Any]
+
+
 def run(workdir: pathlib.Path) -> list[targets.Row]:
   """Kills, goes on and compares; see the module.
 
   Raises:
     ValueError: if a run fails that was not killed.
   """
-  rng = np.random.default_rng(seed_flag.SEED.value)
-  whole, rounds, different = workdir / 'whole', 0, 0
-  kills: dict[str, list[bool]] = {name: [] for name in _STEPS}
-  for name in ('build_corpus', *_STEPS):
+  whole = workdir / 'whole'
+  for name in ('build_corpus', *_COMMANDS):
     _wait(_start(name, whole))
-  expected = _results(whole)
-  timed = _with_corpus(workdir / 'timed', whole)
-  seconds = {name: _timed(name, timed) for name in _STEPS}
-  while min(map(len, kills.values())) < _KILLS.value / 2:
-    again = _with_corpus(workdir / f'again_{rounds}', whole)
-    for name in _STEPS:
-      kills[name] += _killed(name, again, seconds[name], rng)
-    different += not all(map(xr.Dataset.equals, _results(again), expected))
-    rounds += 1
-    counts = {name: len(found) for name, found in kills.items()}
-    logging.info('%s kills in %d rounds', counts, rounds)
+  return [row for name in _COMMANDS for row in _rows(name, workdir, whole)]
+
+
+def _rows(
+  name: str, workdir: pathlib.Path, whole: pathlib.Path
+) -> list[targets.Row]:
+  command = _COMMANDS[name]
+  rng = np.random.default_rng([seed_flag.SEED.value, len(command.needs)])
+  seconds = _timed(name, _prepared(workdir / f'{name}_timed', command, whole))
+  expected, least = command.result(whole), _KILLS.value / 2
+  kills: list[bool] = []
+  runs = different = 0
+  while len(kills) < least:
+    again = _prepared(workdir / f'{name}_{runs}', command, whole)
+    kills += _killed(name, again, seconds, rng)
+    different += command.result(again) != expected
+    runs += 1
+    logging.info('%s: %d kills in %d runs', name, len(kills), runs)
+  begun = f'{sum(kills)} with something to go on from'
+  ended = f'of {runs}, bit for bit'
   return [
-    *(
-      targets.Row(
-        f'kills of {name}',
-        len(found),
-        '',
-        f'>= {_KILLS.value / 2:g}',
-        True,
-        f'{sum(found)} with something to go on from',
-      )
-      for name, found in kills.items()
+    targets.Row(
+      f'kills of {name}', len(kills), '', f'>= {least:g}', True, begun
     ),
     targets.Row(
-      'runs that end otherwise',
+      f'runs of {name} that end otherwise',
       different,
       '',
       '0',
       not different,
-      f'of {rounds}, bit for bit',
+      ended,
     ),
   ]
 
 
-def _with_corpus(workdir: pathlib.Path, whole: pathlib.Path) -> pathlib.Path:
-  """A workdir, new or gone on with, that has the corpus of another."""
+def _prepared(
+  workdir: pathlib.Path, command: Command, whole: pathlib.Path
+) -> pathlib.Path:
+  """A workdir, new or gone on with, that has what a command needs."""
   workdir.mkdir(parents=True, exist_ok=True)
-  if not (workdir / 'corpus').exists():
-    (workdir / 'corpus').symlink_to((whole / 'corpus').resolve())
+  for name in command.needs:
+    if not (workdir / name).exists():
+      (workdir / name).symlink_to((whole / name).resolve())
   return workdir
 
 
@@ -149,19 +163,35 @@ def _killed(
       process.send_signal(signal.SIGKILL)
       process.communicate()
       if process.returncode == -signal.SIGKILL:
-        yield _STEPS[name](workdir)
+        yield _COMMANDS[name].has_begun(workdir)
 
 
-def _kept(resume: pathlib.Path) -> tuple[int, ...]:
-  """Steps of whole states; one that is half written does not count."""
-  return checkpoints.steps(resume) if resume.exists() else ()
+def _has_state(workdir: pathlib.Path) -> bool:
+  """Whether there is a whole state; one that is half written does not count."""
+  resume = workdir / 'train' / 'resume'
+  return resume.exists() and bool(checkpoints.steps(resume))
 
 
-def _results(workdir: pathlib.Path) -> tuple[xr.Dataset, xr.Dataset]:
+def _trained(workdir: pathlib.Path) -> Any:
   record = records.load_record(workdir / 'train' / 'training.zarr')
-  traces = disk.open_store(workdir / 'rllc').read().load()
-  return record.drop_attrs(), traces.drop_attrs()
+  kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
+  weights = trees.content_hash(kept.load(kept.steps))
+  return record.loss.values.tolist(), kept.steps, weights
 
+
+def _traces(workdir: pathlib.Path) -> Any:
+  found = disk.open_store(workdir / 'rllc').read()
+  return {name: array.values.tobytes() for name, array in found.items()}
+
+
+_COMMANDS = {
+  'train': Command(('corpus',), _has_state, _trained),
+  'estimate_rllc': Command(
+    ('corpus', 'train'),
+    lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),
+    _traces,
+  ),
+}
 
 if __name__ == '__main__':
   commands.start_targets(run, 'runs/kills')

@@ -8,6 +8,9 @@ jax.config.update('jax_numpy_dtype_promotion', 'strict')
 jax.config.update('jax_debug_key_reuse', True)
 
 
+_FIRST = ('processes_test', 'study_test', 'demo_test', 'experiments/kills_test')
+
+
 def pytest_collection_modifyitems(items):
-  """Processes come first: the last worker would wait for them alone."""
-  items.sort(key=lambda item: 'processes_test' not in item.nodeid)
+  """What takes long comes first: the last worker would wait for it alone."""
+  items.sort(key=lambda item: not any(x in item.nodeid for x in _FIRST))

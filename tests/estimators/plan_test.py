@@ -168,6 +168,7 @@ def test_a_call_is_told_from_its_draws(monkeypatch):
 
 
 @pytest.mark.long
+@pytest.mark.timed
 def test_time_is_within_30_percent(monkeypatch):
   """Median of three, because other processes come and go.
 
