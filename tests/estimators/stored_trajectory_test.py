@@ -1,6 +1,9 @@
 """A trajectory that is kept on disk is the one in memory, whatever happens."""
 
+import functools
 import os
+import pathlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,11 +21,27 @@ from rllc_jax.samplers import sgld
 from tests.estimators import toy
 
 
+@functools.cache
+def whole():
+  return toy.run()
+
+
+@functools.cache
+def finished():
+  path = toy.directory() / 'store'
+  toy.run(store=rllc_jax.open_store(path))
+  return path
+
+
+def copy_of_finished():
+  return pathlib.Path(shutil.copytree(finished(), toy.directory() / 'store'))
+
+
 @pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
 class StoreTest(parameterized.TestCase):
   def test_a_store_holds_what_memory_holds(self):
     path = toy.directory() / 'store'
-    expected = toy.run()
+    expected = whole()
     found = toy.run(store=rllc_jax.open_store(path))
     toy.assert_same_traces(found, expected, rtol=0)
     read = rllc_jax.open_store(path).read()
@@ -38,13 +57,13 @@ class StoreTest(parameterized.TestCase):
       rows_per_block=4,
       chunk_size=4,
     )
-    toy.assert_same_traces(found, toy.run())
+    toy.assert_same_traces(found, whole())
     self.assertEqual(found.baseline_loss.shape, (3, 2, 3, 4))
     self.assertTrue(np.isfinite(found.baseline_loss).all())
 
   def test_a_run_that_stopped_goes_on_bit_for_bit(self):
     """After every number of segments."""
-    expected = toy.run()
+    expected = whole()
     for last in (2, 4, 8):
       path = toy.directory() / 'store'
 
@@ -88,13 +107,12 @@ class StoreTest(parameterized.TestCase):
     say = lambda done, total: calls.append(done)
     found = toy.run(store=rllc_jax.open_store(path), progress=say)
     self.assertEqual(calls[0], kept)  # Nothing is done again.
-    toy.assert_same_traces(found, toy.run())
+    toy.assert_same_traces(found, whole())
     read = rllc_jax.open_store(path).read()
     self.assertEqual(read.checkpoint.values.tolist(), [0, 10, 20])
 
   def test_what_is_done_stays_done_while_more_is_on_its_way(self):
-    path = toy.directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
+    path = copy_of_finished()
     before = 3 * 2 * 3 * 2 * 30
 
     def stop(done, total):
@@ -111,8 +129,7 @@ class StoreTest(parameterized.TestCase):
     self.assertGreater(int(recorded.isel(chain=2).sum()), 0)
 
   def test_what_is_there_is_not_done_again(self):
-    path = toy.directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
+    path = copy_of_finished()
     calls = []
     toy.run(
       store=rllc_jax.open_store(path),
@@ -142,8 +159,7 @@ class StoreTest(parameterized.TestCase):
     ),
   )
   def test_another_run_is_refused_with_the_first_difference(self, other, said):
-    path = toy.directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
+    path = copy_of_finished()
     before = rllc_jax.open_store(path).read()
     options = {'num_draws': 30} | other
     with self.assertRaisesRegex(ValueError, said):
@@ -168,11 +184,10 @@ class StoreTest(parameterized.TestCase):
     handles = [rllc_jax.open_store(path), rllc_jax.open_store(path)]
     for step, store in zip((0, 10, 20), [*handles, handles[0]], strict=True):
       toy.run(store=store, trajectory=toy.trajectory((step,)))
-    toy.assert_same_traces(toy.run(store=handles[1]), toy.run())
+    toy.assert_same_traces(toy.run(store=handles[1]), whole())
 
   def test_a_complete_store_of_other_weights_is_refused(self):
-    path = toy.directory() / 'store'
-    toy.run(store=rllc_jax.open_store(path))
+    path = copy_of_finished()
     other = lambda steps: toy.trajectory().load([step + 1 for step in steps])
     with self.assertRaisesRegex(ValueError, 'params.0'):
       toy.run(
@@ -234,4 +249,4 @@ class StoreTest(parameterized.TestCase):
     self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
     found = toy.run(store=rllc_jax.open_store(path), segment=3)
     for name in toy.TRACES:
-      np.testing.assert_array_equal(found[name], toy.run()[name])
+      np.testing.assert_array_equal(found[name], whole()[name])
