@@ -172,7 +172,8 @@ def _has_state(workdir: pathlib.Path) -> bool:
   return resume.exists() and bool(checkpoints.steps(resume))
 
 
-def _trained(workdir: pathlib.Path) -> Any:
+def trained(workdir: pathlib.Path) -> Any:
+  """Losses and checkpoints of a training run, to be compared bit for bit."""
   record = records.load_record(workdir / 'train' / 'training.zarr')
   kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
   weights = trees.content_hash(kept.load(kept.steps))
@@ -185,7 +186,7 @@ def _traces(workdir: pathlib.Path) -> Any:
 
 
 _COMMANDS = {
-  'train': Command(('corpus',), _has_state, _trained),
+  'train': Command(('corpus',), _has_state, trained),
   'estimate_rllc': Command(
     ('corpus', 'train'),
     lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),

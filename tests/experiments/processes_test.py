@@ -16,13 +16,12 @@ import time
 import numpy as np
 import pytest
 
+from experiments import kills
 from experiments import provenance
 import rllc_jax
 from rllc_jax import checked_files
-from rllc_jax import trees
 from rllc_jax.estimators import llc
 from rllc_jax.results import disk
-from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 
 ROOT = pathlib.Path(__file__).parent.parent.parent
@@ -219,14 +218,6 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
   assert runs[1]['config']['estimation']['num_draws'] == 24
 
 
-def trained(workdir):
-  """Losses and checkpoints of a training run, bit for bit."""
-  record = records.load_record(workdir / 'train' / 'training.zarr')
-  kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
-  weights = trees.content_hash(kept.load(kept.steps))
-  return record.loss.values.tolist(), kept.steps, weights
-
-
 def killed_three_times(name, pattern, workdir, settings):
   """Before there is anything, then twice when a run has just got further."""
   process = start(name, workdir, *settings)
@@ -245,7 +236,7 @@ def test_killed_three_times_training_ends_bit_equal(tmp_path, settings, alone):
   settings = [*settings, '--config.training.resume_every=11']
   # Two digits and no more: what is half written has a longer name.
   killed_three_times('train', 'train/resume/[1-9][0-9]', tmp_path, settings)
-  assert trained(tmp_path) == trained(alone)
+  assert kills.trained(tmp_path) == kills.trained(alone)
 
 
 def test_killed_three_times_estimates_end_bit_equal(tmp_path, settings, alone):
