@@ -167,9 +167,9 @@ def _killed(
 
 
 def _has_state(workdir: pathlib.Path) -> bool:
-  """Whether there is a whole state; one that is half written does not count."""
+  """Whether there is a state: whole, and of a later step than 0."""
   resume = workdir / 'train' / 'resume'
-  return resume.exists() and bool(checkpoints.steps(resume))
+  return resume.exists() and any(checkpoints.steps(resume))
 
 
 def trained(workdir: pathlib.Path) -> Any:
