@@ -6,6 +6,7 @@ asked for more draws.
 """
 
 from collections import Counter
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
@@ -144,8 +145,9 @@ class Directory:
       try:
         found.append((path.name, read(path, self._owner)))
       except files.DamagedFileError as error:
-        damages.say_again(path, error)
-        files.remove(path)
+        if path.exists():  # Else another process was done with it.
+          damages.say_again(path, error)
+          files.remove(path)
     found.sort(key=lambda item: item[1].first)
     for name, block in found:
       for cell in block.cells:
@@ -201,9 +203,9 @@ class Directory:
       self._chains.pop(cell, None)
     self._remove_unused({name})
 
-  def clear_unused(self) -> None:
-    """Removes files whose chains all are further in others."""
-    self._remove_unused({path.name for path in self._paths()})
+  def clear_unused(self, names: Iterable[str]) -> None:
+    """Removes those files whose chains all are further in others."""
+    self._remove_unused({*names})
 
   def _remove_unused(self, names: set[str]) -> None:
     used = Counter(name for name, _ in self._chains.values())

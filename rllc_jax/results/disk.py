@@ -31,6 +31,7 @@ from rllc_jax.results import table
 from rllc_jax.results import traces as tables
 
 _FORMAT, _COPY = 2, 'run_copy.json'
+_PREPARED = ('ready', 'ended')  # What process 0 says when it has prepared.
 
 
 def open_store(
@@ -109,8 +110,7 @@ class DiskStore:
       self._owner = None
 
   def own(self, rows):
-    index, count = self._process
-    own = {*self._pieces.all()[index::count]}
+    own = {*self._pieces.share(*self._process)}
     return [row for row in rows if self._pieces.of(row) in own]
 
   def recorded(self, rows, columns):
@@ -133,6 +133,7 @@ class DiskStore:
 
     Draws of blocks that are not done do not count.
     """
+    self._look()
     held, found = self._pieces, []
     marked = functools.cache(lambda piece: held.mark(piece).recorded)
     names = extent.refinements
@@ -166,6 +167,7 @@ class DiskStore:
       self._current = None
 
   def read(self, extent=None):
+    self._look()
     held = self.extent
     asked = held if extent is None else extent
     within = held._replace(
@@ -192,6 +194,11 @@ class DiskStore:
       self._identity, extent, length, owner = _load_run(path)
       self._hold(pieces.Pieces(self.path, extent, length, owner))
 
+  def _look(self):
+    """Reads how large the store is, unless this process has it so itself."""
+    if self._owner is None:
+      self._load()
+
   def _hold(self, held):
     self._held = held
     directory = self.path / 'blocks'
@@ -199,18 +206,27 @@ class DiskStore:
 
   def _take_up(self, owner, identity, extent):
     """Makes the store ready for this process, or waits for who does."""
-    index, count = self._process
+    index, _ = self._process
     if index:
-      owners.wait_until(
-        lambda: self._is_prepared(extent), self.path / 'owners', self._process
-      )
+      begins = lambda: self._begins(owner, extent)
+      owners.wait_until(begins, self.path / 'owners', self._process)
       self._merged(identity)
     else:
       self._load()  # Somebody else may have added to it since.
       self._prepare(identity, extent)
       owner.say('ready')
-    self._pieces.repair(self._pieces.all()[index::count])
-    self._blocks.load()
+    self._pieces.repair(self._pieces.share(*self._process))
+    self._fold_what_was_left({*self._pieces.share(*self._process)})
+
+  def _begins(self, owner, extent):
+    """Says that this process is at work, if process 0 has prepared that."""
+    if not self._is_prepared(extent):
+      return False
+    owner.say('ready')
+    if owners.state_of_first(self.path / 'owners', self._process) in _PREPARED:
+      return True
+    owner.say('preparing')  # Another process 0 has come meanwhile.
+    return False
 
   def _prepare(self, identity, extent):
     """What process 0 does before the others begin."""
@@ -220,12 +236,26 @@ class DiskStore:
     if self._held is not None:
       held = self._held
       known, length, owner = held.extent, held.length, held.owner
+    at_work = lambda: owners.others_at_work(self.path / 'owners', self._process)
     grown = tables.grown(known, extent)
+    if self._held is not None and grown != known:
+      self._refuse_growth(owners.lasting(at_work))
     self._hold(pieces.Pieces(self.path, grown, length, owner))
     self._pieces.repair_layouts()
     self._pieces.table.fit(self._identity)
     self._save_run()
-    self._fold_what_was_left()
+    theirs = [self._pieces.share(p, self._process.count) for p in at_work()]
+    everything = {*self._pieces.all()}
+    self._fold_what_was_left(everything.difference(*theirs))
+
+  def _refuse_growth(self, at_work):
+    """Pieces would be dealt anew while others write to them."""
+    if at_work:
+      raise tables.StoreError(
+        f'{self.path} must stay as large as it is while others write to it; '
+        f'got more to do, and process {at_work[0]} of {self._process.count} of '
+        'the last run is at work. Wait for it, or end it.'
+      )
 
   def _save_run(self):
     held = self._pieces
@@ -244,25 +274,38 @@ class DiskStore:
   def _is_prepared(self, extent):
     """Whether process 0 is ready for this run, or was and left nothing."""
     state = owners.state_of_first(self.path / 'owners', self._process)
-    if state not in ('ready', 'ended'):
+    if state not in _PREPARED:
       return False
     self._load()
-    fits = self._held and tables.grown(self.extent, extent) == self.extent
-    clear = state == 'ready' or not self._blocks.with_draws()
-    return bool(fits and clear)
+    if not self._held or tables.grown(self.extent, extent) != self.extent:
+      return False
+    own = {*self._pieces.share(*self._process)}
+    left = map(self._pieces.of_block, self._blocks.with_draws())
+    # Of a run that dealt the work in another way: process 0 takes it apart.
+    return all(found <= own or not found & own for found in left)
 
   def others_live(self) -> list[int]:
     """Which other processes of the same run are at work on the store."""
     return owners.others_live(self.path / 'owners', self._process)
 
-  def _fold_what_was_left(self):
-    """Takes draws of blocks that were not done into the table."""
-    left = [item for item in self._blocks.load() if item[1].traces]
-    rows = [row for _, block in left for row in block.rows]
-    self._pieces.repair({self._pieces.of(row) for row in rows})
+  def _fold_what_was_left(self, own):
+    """Takes draws of blocks that were not done into the table.
+
+    Args:
+      own: pieces that nobody else writes to; blocks of others are left alone.
+    """
+    found = [
+      (name, block)
+      for name, block in self._blocks.load()
+      if self._pieces.of_block(block) <= own
+    ]
+    left = [item for item in found if item[1].traces]
+    self._pieces.repair(
+      {piece for _, block in left for piece in self._pieces.of_block(block)}
+    )
     for name, block in left:
       self._put_away(name, block)
-    self._blocks.clear_unused()
+    self._blocks.clear_unused(name for name, _ in found)
 
   def _put_away(self, name, block):
     """Takes a block's draws into the table, and its chains to their place."""

@@ -2,10 +2,13 @@
 
 Every process locks a file of its own and says there who it is. The system lets
 go of the lock when the process ends, however it ends. Process 0 prepares the
-store; the others wait until it says that it has.
+store; the others wait until it says that it has. It may come again while others
+are at work: they say that before they look at it, and it says that it prepares
+before it looks at them, so that one of both always knows.
 """
 
 from collections.abc import Callable
+from collections.abc import Iterator
 import contextlib
 import fcntl
 import json
@@ -13,7 +16,7 @@ import os
 import pathlib
 import socket
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 import warnings
 
 from rllc_jax.results import files
@@ -22,6 +25,7 @@ from rllc_jax.results import traces
 _PATIENCE = 600.0  # Seconds to wait for process 0.
 _PAUSE = 0.05
 _TRIES = 20  # Others look at a lock by holding it for a moment.
+_Found = TypeVar('_Found')
 
 
 class Process(NamedTuple):
@@ -71,11 +75,13 @@ class Owner:
     self._file.close()
 
   def _refuse_others(self) -> None:
-    for path in self._directory.iterdir():
-      if path.name != str(self._process.index) and _held(path):
-        said = _read(path)
-        if not _same_run(said, self._process):
-          raise _taken(path, said)
+    strangers = lambda: [
+      (path, said)
+      for path, said in _living(self._directory, self._process)
+      if not _same_run(said, self._process)
+    ]
+    for path, said in lasting(strangers):
+      raise _taken(path, said)
 
 
 def state_of_first(directory: pathlib.Path, process: Process) -> str:
@@ -123,14 +129,44 @@ def wait_until(
 
 
 def others_live(directory: pathlib.Path, process: Process) -> list[int]:
-  """Which other processes of the same run are at work."""
+  """Which other processes of the same run live."""
   return [
     int(path.name)
-    for path in sorted(directory.iterdir())
-    if path.name != str(process.index)
-    and _held(path)
-    and _same_run(_read(path), process)
+    for path, said in _living(directory, process)
+    if not said or _same_run(said, process)
   ]
+
+
+def others_at_work(directory: pathlib.Path, process: Process) -> list[int]:
+  """Which of the others do not wait for process 0 any more."""
+  return [
+    int(path.name)
+    for path, said in _living(directory, process)
+    if said.get('state') != 'preparing'
+  ]
+
+
+def lasting(look: Callable[[], list[_Found]]) -> list[_Found]:
+  """What is found for a second on end.
+
+  A process that begins holds its lock before it says what it is.
+  """
+  found = look()
+  for _ in range(_TRIES):
+    if not found:
+      break
+    time.sleep(_PAUSE)
+    found = look()
+  return found
+
+
+def _living(
+  directory: pathlib.Path, process: Process
+) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
+  """Files of other processes that live, and what they say."""
+  for path in sorted(directory.iterdir()):
+    if path.name != str(process.index) and _held(path):
+      yield path, _read(path)
 
 
 def _open_locked(path: pathlib.Path) -> Any:

@@ -59,10 +59,18 @@ class Pieces:
     datasets = range(len(self.extent.datasets))
     return [(s, i) for i in range(count) for s in datasets]
 
+  def share(self, index: int, count: int) -> list[Piece]:
+    """Those that process `index` of `count` writes to, and nobody else."""
+    return self.all()[index::count]
+
   def of(self, row: stores.Row) -> Piece:
     """The piece that a row is in."""
     checkpoints, datasets, _ = self._places
     return datasets[row[1]], checkpoints[row[0]] // self.length
+
+  def of_block(self, block: block_files.BlockFile) -> set[Piece]:
+    """Those that a block's rows are in."""
+    return {self.of(row) for row in block.rows}
 
   def place(self, row: stores.Row) -> int:
     """Of a checkpoint in its piece."""
@@ -163,31 +171,36 @@ class Pieces:
     g = np.array([self.place(block.rows[k]) for k in own])
     r, c = np.array([self.at(column) for column in block.columns]).T
     known = mark.recorded[g[:, None], r, c]
-    # All of it may be there, if a run was killed just after.
-    wanted = (known < block.stop) & (
-      (known == block.first) | (block.first == 0)
-    )
-    k, n = np.nonzero(wanted)
-    if not len(k):
+    # Some or all of it may be there, if it was taken before.
+    wanted = (block.first <= known) & (known < block.stop)
+    if not wanted.any():
       return
-    cells = g[k], r[n], c[n]
-    counts = np.full(len(k), block.stop - block.first)
+    # A chain from the beginning takes the place of all that was there.
+    begun = known if block.first else np.zeros_like(known)
     before = {*mark.checks} - {marks.BASELINE} if mark.recorded.any() else None
-    for name, trace in block.traces.items():
-      values = trace[own][k, n]
-      self.table.put(piece, name, cells, block.first, values)
-      checks = mark.check(name)
-      begun = checks[cells] if block.first else None
-      checks[cells] = marks.checksums(values, counts, begun)
-    if block.baseline.shape[1]:
-      self._fold_baseline(piece, mark, cells[:2], block.baseline[own][k])
-    mark.recorded[cells] = block.stop
-    mark.made_with[cells[:2]] = block.made_with
+    for first in np.unique(begun[wanted]):
+      k, n = np.nonzero(wanted & (begun == first))
+      cells = g[k], r[n], c[n]
+      self._fold_cells(piece, mark, cells, int(first), block, (own[k], n))
     if before is not None:
       # Runs that do not record the same leave gaps, and these are checked, too.
       self._check_gaps(piece, mark, before ^ block.traces.keys())
     mark.layouts.update(self.table.layouts())
     marks.write(self.mark_path(piece), mark, self.owner)
+
+  def _fold_cells(self, piece, mark, cells, first, block, places) -> None:
+    """Takes a block's draws from `first` on, at places in it, into cells."""
+    for name, trace in block.traces.items():
+      values = trace[places][:, first - block.first :]
+      self.table.put(piece, name, cells, first, values)
+      checks = mark.check(name)
+      counts = np.full(len(values), values.shape[1])
+      begun = checks[cells] if first else None
+      checks[cells] = marks.checksums(values, counts, begun)
+    if block.baseline.shape[1]:
+      self._fold_baseline(piece, mark, cells[:2], block.baseline[places[0]])
+    mark.recorded[cells] = block.stop
+    mark.made_with[cells[:2]] = block.made_with
 
   def _check_gaps(self, piece, mark, names) -> None:
     cells = np.nonzero(mark.recorded)

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 
 import pytest
 
@@ -34,6 +35,11 @@ WORKER = """
 @pytest.fixture(scope='module')
 def whole():
   return toy.run()
+
+
+@pytest.fixture(scope='module')
+def longer():
+  return toy.run(num_draws=48)
 
 
 def run(path, index, count, **options):
@@ -151,6 +157,98 @@ def test_one_of_two_is_killed_and_the_other_does_its_own(tmp_path, whole):
   for index in range(2):
     found = run(path, index, 2)
   toy.assert_same_traces(found, whole)
+
+
+def at_call(number, act):
+  """Progress that acts once, at one of its calls, and keeps all of them."""
+  calls = []
+
+  def progress(done, total):
+    calls.append((done, total))
+    if len(calls) == number:
+      act()
+
+  return progress, calls
+
+
+@pytest.mark.parametrize('number', [2, 3, 4, 5, 6])
+@pytest.mark.parametrize('known', [True, False])
+def test_process_0_comes_again_while_process_1_is_at_work(
+  tmp_path, longer, known, number
+):
+  """Before, within and after a block: process 1 loses nothing of it."""
+  path = tmp_path / 'store'
+  if known:  # There are draws to go on from.
+    for index in range(2):
+      run(path, index, 2)
+  more = {'num_draws': 48}
+  run(path, 0, 2, **more)
+  again = lambda: run(path, 0, 2, **more)
+  progress, calls = at_call(number, again)
+  run(path, 1, 2, segment=5, progress=progress, **more)
+  assert len(calls) > 6
+  store = rllc_jax.open_store(path)
+  assert not store.missing(store.extent)
+  assert not [*(path / 'blocks').glob('*.new')]
+  toy.assert_same_traces(store.read(), longer)
+  for index in range(2):
+    progress, calls = at_call(0, None)
+    run(path, index, 2, progress=progress, **more)
+    assert calls[0][0] == calls[0][1]
+
+
+def test_process_1_comes_again_while_process_0_is_at_work(tmp_path, whole):
+  """It goes on from the segments that it left, with no help of the other."""
+  path, done = tmp_path / 'store', []
+
+  def stop():
+    raise KeyboardInterrupt
+
+  def share():
+    progress, calls = at_call(4, stop)
+    with pytest.raises(KeyboardInterrupt):
+      run(path, 1, 2, segment=5, progress=progress)
+    progress, again = at_call(0, None)
+    run(path, 1, 2, progress=progress)
+    done.extend([calls[-1][0], again[0][0]])
+
+  progress, _ = at_call(3, share)
+  run(path, 0, 2, segment=5, progress=progress)
+  stopped, goes_on = done
+  assert goes_on == stopped > 0
+  toy.assert_same_traces(rllc_jax.open_store(path).read(), whole)
+
+
+@pytest.mark.parametrize(
+  'more', [{'num_chains': 3}, {'num_draws': 60}, {'datasets': toy.DATASETS}]
+)
+def test_a_store_does_not_grow_while_others_are_at_work(tmp_path, more):
+  """Pieces would be dealt anew, and marks be of another shape."""
+  path = tmp_path / 'store'
+  first = {'datasets': {'text': toy.DATASETS['text']}}
+  run(path, 0, 2, **first)
+
+  def grow():
+    with pytest.raises(ValueError, match=r'process 1 of 2 .* is at work'):
+      run(path, 0, 2, **first | more)
+
+  progress, _ = at_call(3, grow)
+  run(path, 1, 2, segment=5, progress=progress, **first)
+  for index in range(2):
+    found = run(path, index, 2, **first | more)
+  toy.assert_same_traces(found, toy.run(**first | more))
+
+
+@pytest.mark.parametrize('before', ['', '{"count": 2, "state": "ended"}'])
+def test_processes_that_start_together_are_not_strangers(tmp_path, before):
+  """One holds its lock a moment before it has said whose it is."""
+  other = tmp_path / '1'
+  other.write_text(before)
+  with open(other, 'rb') as file:
+    fcntl.flock(file, fcntl.LOCK_EX)
+    say = lambda: other.write_text('{"count": 3, "state": "preparing"}')
+    threading.Timer(0.3, say).start()
+    owners.Owner(tmp_path, owners.Process(0, 3)).end()
 
 
 def test_a_run_of_another_count_is_refused_while_one_lives(tmp_path):
