@@ -14,6 +14,7 @@ import pytest
 
 import rllc_jax
 from rllc_jax.estimators import layout
+from rllc_jax.results import block_files
 from rllc_jax.results import owners
 from rllc_jax.results import table
 from tests.estimators import toy
@@ -171,19 +172,31 @@ def at_call(number, act):
   return progress, calls
 
 
-@pytest.mark.parametrize('number', [2, 3, 4, 5, 6])
+@pytest.mark.parametrize('number', [2, 3, 4, 6])
 @pytest.mark.parametrize('known', [True, False])
+@pytest.mark.parametrize('seen', [True, False])
 def test_process_0_comes_again_while_process_1_is_at_work(
-  tmp_path, longer, known, number
+  tmp_path, longer, monkeypatch, known, seen, number
 ):
-  """Before, within and after a block: process 1 loses nothing of it."""
+  """Before, within and after a block: process 1 loses nothing of it.
+
+  Nor if it is not seen, as on a disk without locks.
+  """
   path = tmp_path / 'store'
+  if not seen:
+    monkeypatch.setattr(owners, 'others_at_work', lambda *_: [])
   if known:  # There are draws to go on from.
     for index in range(2):
       run(path, index, 2)
   more = {'num_draws': 48}
   run(path, 0, 2, **more)
-  again = lambda: run(path, 0, 2, **more)
+
+  def again():
+    contents = lambda: {x: x.read_bytes() for x in (path / 'blocks').iterdir()}
+    before = contents()
+    run(path, 0, 2, **more)
+    assert not seen or contents() == before
+
   progress, calls = at_call(number, again)
   run(path, 1, 2, segment=5, progress=progress, **more)
   assert len(calls) > 6
@@ -195,6 +208,27 @@ def test_process_0_comes_again_while_process_1_is_at_work(
     progress, calls = at_call(0, None)
     run(path, index, 2, progress=progress, **more)
     assert calls[0][0] == calls[0][1]
+
+
+def test_a_block_that_comes_while_process_0_prepares_stays(
+  tmp_path, monkeypatch
+):
+  path, seen = tmp_path / 'store', []
+  later, load = path / 'blocks' / 'later.npz', block_files.Directory.load
+
+  def load_before_another_is_written(self):
+    seen.append(later.exists())
+    found = load(self)
+    if not seen[1:]:
+      later.write_bytes(next((path / 'blocks').iterdir()).read_bytes())
+    return found
+
+  run(path, 0, 1)
+  monkeypatch.setattr(
+    block_files.Directory, 'load', load_before_another_is_written
+  )
+  run(path, 0, 1)
+  assert seen == [False, True]
 
 
 def test_process_1_comes_again_while_process_0_is_at_work(tmp_path, whole):
