@@ -18,7 +18,7 @@ import shutil
 import socket
 import threading
 import time
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from absl import logging
 
@@ -31,6 +31,7 @@ BEAT_SECONDS = 2.0
 _TRIES = 20
 _OURS = '.mirror'
 _JOURNAL, _LIFE, _NEW = (f'{_OURS}/{x}' for x in ('journal', 'life', 'new'))
+_NEW_FILE = re.compile(rf'{re.escape(_NEW)}/\d+')
 _STAYS_HERE = (_OURS, 'compilation_cache')
 # What these names are of is moved to its place, or given up.
 _UNFINISHED = re.compile(
@@ -67,8 +68,9 @@ class Mirror:
       ValueError: if another one does.
     """
     life = self._remote.read(_LIFE)
-    if life and not life['ended']:
-      logging.info('does process %d on %s live?', life['process'], life['host'])
+    if not life.get('ended', True):
+      known = life.get('process'), life.get('host')
+      logging.info('does process %s on %s live?', *known)
       until = time.monotonic() + PATIENCE
       while time.monotonic() < until:
         time.sleep(BEAT_SECONDS / 2)
@@ -92,9 +94,10 @@ class Mirror:
     """Takes all that is there, after what a kill left to do there.
 
     Raises:
-      ValueError: if a file there lies nowhere here.
+      ValueError: if a file there lies nowhere here, or the journal names others
+        than those of a run.
     """
-    self._carry_out(self._remote.read(_JOURNAL))
+    self._carry_out(self._checked(self._remote.read(_JOURNAL)))
     incoming = self._local / _OURS
     incoming.mkdir(exist_ok=True)
     for name in self._remote.names():
@@ -137,6 +140,20 @@ class Mirror:
       self._same = found
     finally:
       shutil.rmtree(self._local / _OURS / 'out', ignore_errors=True)
+
+  def _checked(self, journal: dict) -> dict:
+    """A journal that was found there: whoever can write there wrote it."""
+    new, gone = journal.get('copy'), journal.get('remove')
+    if journal and not (isinstance(new, dict) and isinstance(gone, list)):
+      raise self._stranger(_JOURNAL, [*journal])
+    for name in [*(new or ()), *(gone or ())]:
+      if not self._is_of_run(name):
+        raise self._stranger(_JOURNAL, name)
+    there = {*self._remote.names()} if new else set()
+    for place in (new or {}).values():
+      if not _NEW_FILE.fullmatch(str(place)) or place not in there:
+        raise self._stranger(_JOURNAL, place)
+    return journal
 
   def _carry_out(self, journal: dict) -> None:
     """Does what a journal says; done twice, it is as if done once."""
@@ -185,14 +202,26 @@ class Mirror:
 
   def _place(self, name: str) -> pathlib.Path:
     """Where a file from there lies here; its directory is made."""
-    if not checked_files.lies_in(self._local, name):
-      raise ValueError(
-        f'{self._remote.address} must hold files of a run; got one called '
-        f'{visible.short(name, 80)}. Remove it.'
-      )
+    if not self._is_of_run(name):
+      raise self._stranger('', name)
     path = self._local / name
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+  def _is_of_run(self, name: Any) -> bool:
+    """Whether it is the one name of a file below the directory, and not ours."""
+    if not isinstance(name, str):
+      return False
+    path = pathlib.PurePosixPath(name)
+    plain = str(path) == name and '..' not in path.parts
+    ours = path.parts[:1] == (_OURS,)
+    return plain and not ours and checked_files.lies_in(self._local, name)
+
+  def _stranger(self, file: str, name: Any) -> ValueError:
+    return ValueError(
+      f'{"/".join(filter(None, (self._remote.address, file)))} must name files '
+      f'of a run; got {visible.short(name, 80)}. Remove it.'
+    )
 
   def _say(self) -> None:
     with self._telling:

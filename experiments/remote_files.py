@@ -20,6 +20,11 @@ class RemoteFiles:
     Raises:
       ValueError: if nothing here can read such addresses.
     """
+    if any(character in address for character in '*?['):
+      raise ValueError(
+        '--workdir must be an address without *, ? and [, which stand for '
+        f'others in some systems; got {address}.'
+      )
     try:
       self._system, root = fsspec.url_to_fs(address)
     except (ImportError, ValueError) as error:

@@ -254,8 +254,59 @@ def test_a_journal_that_is_damaged_is_named(tmp_path, begin):
 def test_nobody_names_a_place_outside(begin, monkeypatch, name):
   place = begin()
   monkeypatch.setattr(remote_files.RemoteFiles, 'names', lambda _: [name])
-  with pytest.raises(ValueError, match='must hold files of a run'):
+  with pytest.raises(ValueError, match='must name files of a run'):
     place.receive()
+
+
+@pytest.mark.parametrize(
+  'journal',
+  [
+    {'copy': {}, 'remove': ['../kept']},
+    {'copy': {'../made': '.mirror/new/0'}, 'remove': []},
+    {'copy': {'/made': '.mirror/new/0'}, 'remove': []},
+    {'copy': {'a': '../kept'}, 'remove': []},
+    {'copy': {'a': '.mirror/new/../../../kept'}, 'remove': []},
+    {'copy': {'.mirror/life': '.mirror/new/0'}, 'remove': []},
+    {'copy': {'a': '.mirror/new/1'}, 'remove': []},  # Is not there.
+    {'copy': {'a': 1}, 'remove': []},
+    {'copy': ['a'], 'remove': []},
+    {'copy': {}, 'remove': 'a'},
+    {'copy': {}, 'remove': [1]},
+    {'other': 1},
+  ],
+  ids=str,
+)
+def test_a_journal_of_a_stranger_does_nothing(tmp_path, begin, journal):
+  """Whoever writes to the address writes the checksum, too."""
+  place = begin()
+  kept = tmp_path / 'bucket' / 'kept'
+  kept.write_text('1')
+  write(place, a='1')
+  place.end()
+  place._remote.upload(kept, '.mirror/new/0')
+  place._remote.write('.mirror/journal', journal)
+  names = lambda: sorted((tmp_path / 'bucket').rglob('*'))
+  before = names()
+  with pytest.raises(ValueError, match='journal must name files of a run; got'):
+    begin()
+  assert names() == before
+  assert (tmp_path / 'bucket' / 'run' / 'a').read_text() == '1'
+
+
+@pytest.mark.parametrize('life', [{'x': 1}, {'ended': False}, {'ended': 1}])
+def test_a_sign_of_life_of_a_stranger_is_none(begin, monkeypatch, life):
+  monkeypatch.setattr(mirror, 'PATIENCE', 0.1)
+  monkeypatch.setattr(mirror, 'BEAT_SECONDS', 0.1)
+  first = begin()
+  first.end()
+  first._remote.write('.mirror/life', life)
+  begin().end()
+
+
+@pytest.mark.parametrize('name', ['run[1]', 'run*', 'r?n'])
+def test_an_address_that_is_a_pattern_is_refused(name):
+  with pytest.raises(ValueError, match=r'without \*, \? and \['):
+    remote_files.RemoteFiles(f'memory://{name}')
 
 
 def kept(address, process=None):
