@@ -65,7 +65,7 @@ def table(rows: Sequence[Row]) -> str:
 def finish(rows: Sequence[Row]) -> None:
   """Writes --json, prints the table and exits 1 unless every target holds."""
   if JSON.value:
-    write_json(pathlib.Path(JSON.value), rows)
+    write_json(pathlib.Path(JSON.value).expanduser(), rows)
   print(table(rows), flush=True)
   if any(row.target and not row.holds for row in rows):
     sys.exit(1)

@@ -9,6 +9,7 @@ the end (`experiments.mirror`).
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import os
 import pathlib
 import shutil
 import subprocess
@@ -45,7 +46,7 @@ def shown(text: Any) -> str:
 def place(workdir: str) -> pathlib.Path:
   """The directory to work in: the workdir itself, or one for its mirror."""
   if '://' not in workdir:
-    return pathlib.Path(workdir)
+    return pathlib.Path(os.path.expanduser(workdir))  # No shell did: --x=~/y.
   local = pathlib.Path(tempfile.mkdtemp(prefix='rllc_jax-')).resolve()
   _shown[str(local)] = workdir.rstrip('/')
   return local

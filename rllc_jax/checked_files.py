@@ -54,7 +54,8 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """Gives a directory to make; at the end it takes the place of `path`.
 
   Its name is new each time: when one of Zarr's threads fails, the others go on
-  writing for a moment, and a second attempt must not meet them.
+  writing for a moment, and a second attempt must not meet them. It is absolute,
+  since xarray takes a relative one that begins with '~' for another place.
 
   Args:
     path: of the directory; what is there is removed once the new one is whole.
@@ -64,7 +65,8 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   """
   for left in path.parent.glob(f'{glob.escape(path.name)}.*{UNFINISHED[1:]}'):
     shutil.rmtree(left, ignore_errors=True)
-  beside = path.with_name(f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}')
+  name = f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}'
+  beside = path.absolute().with_name(name)
   try:
     with told(path):
       yield beside

@@ -93,7 +93,7 @@ def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
     )
   attributes = checked_files.read_json(path / '.zattrs', ['files'], remedy)
   checked_files.check_files(path, attributes['files'], remedy)
-  with xr.open_zarr(path, consolidated=False) as record:
+  with xr.open_zarr(path.absolute(), consolidated=False) as record:
     found = record.load()
   del found.attrs['files'], found.attrs['checksum']
   return found

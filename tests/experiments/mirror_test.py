@@ -309,6 +309,13 @@ def test_an_address_that_is_a_pattern_is_refused(name):
     remote_files.RemoteFiles(f'memory://{name}')
 
 
+def test_a_workdir_may_lie_in_the_home(tmp_path, monkeypatch):
+  """Shells leave the ~ of --workdir=~/run alone."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  assert workdirs.place('~/run') == tmp_path / 'run'
+  assert workdirs.place('run~') == pathlib.Path('run~')
+
+
 def kept(address, process=None):
   place = workdirs.place(address)
   return place, workdirs.kept(address, place, process or owners.Process())

@@ -364,3 +364,15 @@ def test_a_record_comes_back_from_disk_once_written(whole, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ['training.zarr']
   with pytest.raises(ValueError, match='written once'):
     records.save_record(record, path)
+
+
+def test_a_record_lies_where_other_files_of_that_name_do(
+  whole, tmp_path, monkeypatch
+):
+  """A relative '~' is a directory, unless a shell or a flag makes it a home."""
+  _, record = whole
+  monkeypatch.setenv('HOME', str(tmp_path / 'home'))
+  monkeypatch.chdir(tmp_path)
+  records.save_record(record, '~/training.zarr')
+  assert [p.name for p in tmp_path.iterdir()] == ['~']
+  assert records.load_record('~/training.zarr').identical(record)
