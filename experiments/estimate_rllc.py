@@ -201,7 +201,7 @@ def _told(
 
 def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
   """What a store says, judged; so many checkpoints at a time as fit memory."""
-  extent = store.extent
+  extent = store.extent._replace(num_draws=store.longest())
   row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
   count, steps = max(1, _MOST_BYTES // row), sorted(extent.checkpoints)
   found = []

@@ -1,7 +1,7 @@
 """Configs that are data: settings as JSON, for those that one did not write.
 
 A config in Python is a program, and reading it runs it. `--config=FILE.json`
-runs nothing:
+runs nothing, and neither does a file that ends in anything but `.py`:
 
   {"seed": 3, "estimation": {"num_chains": 8, "datasets": ["train"]}}
 
@@ -26,11 +26,21 @@ _MOST_INTEGER = 2**63 - 1
 
 
 class Parser(config_flags.config_flags.ConfigFileFlagParser):
-  """Reads a path that ends in .json as JSON, and runs any other."""
+  """Reads a path that ends in .json as JSON, and runs one that ends in .py."""
 
   def parse(self, path: str) -> Any:
-    """Returns the config, locked."""
-    if not path.endswith('.json'):
+    """Returns the config, locked.
+
+    Raises:
+      ValueError: if the path ends in something else.
+    """
+    kind = pathlib.Path(path.split(':')[0]).suffix.lower()
+    if kind not in ('.json', '.py'):
+      raise ValueError(
+        '--config must be FILE.json, or FILE.py, which is a program and is '
+        f'run; got {path}'
+      )
+    if kind == '.py':
       return super().parse(path)
     return load(pathlib.Path(path)).lock()
 

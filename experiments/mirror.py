@@ -209,7 +209,7 @@ class Mirror:
     return path
 
   def _is_of_run(self, name: Any) -> bool:
-    """Whether it is the one name of a file below the directory, and not ours."""
+    """Whether it is a plain name of a file in the directory, and not ours."""
     if not isinstance(name, str):
       return False
     path = pathlib.PurePosixPath(name)

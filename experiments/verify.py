@@ -6,8 +6,9 @@ reads what experiments.build_corpus, experiments.train and
 experiments.estimate_rllc wrote, with the config of the run. Every checkpoint is
 read and its bytes are compared with their checksums, and so are the corpus and
 every draw in the store; weights, data and settings must be those that the store
-was made with. Then a family of refinements at a checkpoint on a data set, by
---seed, is sampled again from the beginning. Nothing is written.
+was made with, and nothing that the config asks for may be missing. Then a
+family of refinements at a checkpoint on a data set, by --seed, is sampled again
+from the beginning. Nothing is written.
 
 Exit status: 0 if all is as it was written and the block comes out the same.
 """
@@ -28,6 +29,8 @@ from experiments import targets
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.results import disk
+from rllc_jax.results import store as stores
 from rllc_jax.training import checkpoints
 
 flags.adopt_module_key_flags(seed_flag)
@@ -59,8 +62,9 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
     checkpoints.load(directory, step)
   yield _row('checkpoints', len(steps), 'as written')
   call = estimate_rllc.read(config, workdir)
-  plans.check(*call.arguments, store=call.store, **call.options)
+  request, _ = plans.check(*call.arguments, store=call.store, **call.options)
   yield _row('settings, weights and data', 1, 'those of the store')
+  _check_complete(call.store, request.extent)
   held = call.store.read()
   yield _row('draws in the store', int(held.recorded.sum()), 'as written')
   place, found = _again(call)
@@ -75,6 +79,16 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
     f'step {place["checkpoint"][0]}, {place["dataset"][0]}, '
     f'{place["refinement"][0]} and {len(place["refinement"]) - 1} more',
   )
+
+
+def _check_complete(store: disk.DiskStore, extent: stores.Extent) -> None:
+  if missing := store.missing(extent):
+    step, dataset, refinement = missing[0]
+    raise ValueError(
+      f'{store.path} must hold all that the config asks for; got '
+      f'{len(missing)} cells that lack draws, such as step {step}, {dataset}, '
+      f'{refinement}. Run experiments.estimate_rllc with the same config.'
+    )
 
 
 def _row(name: str, value: float, target: str) -> targets.Row:

@@ -53,6 +53,10 @@ def open_store(
     StoreError: if there is something else in it.
   """
   path = pathlib.Path(path)
+  if path.is_symlink() and not path.exists():
+    raise tables.StoreError(
+      f'{path} must be a directory or not exist; got a link to nothing.'
+    )
   if path.exists() and not (path / 'run.json').exists():
     if not path.is_dir() or not all(map(_is_ours, path.iterdir())):
       if (path / _COPY).exists():
@@ -134,13 +138,18 @@ class DiskStore:
     Draws of blocks that are not done do not count.
     """
     self._look()
-    held, found = self._pieces, []
-    marked = functools.cache(lambda piece: held.mark(piece).recorded)
-    names = extent.refinements
-    places = [held.at((name, 0))[0] for name in names]
+    held, names = self._pieces, extent.refinements
+    steps, datasets, known = map(frozenset, held.extent[:3])
+    there = np.array([name in known for name in names])
+    places = [held.at((name, 0))[0] for name in names if name in known]
+    marked = functools.cache(lambda piece: held.sound_mark(piece).recorded)
+    found = []
     for row in itertools.product(extent.checkpoints, extent.datasets):
-      counts = marked(held.of(row))[held.place(row)][places]
-      short = (counts[:, : extent.num_chains] < extent.num_draws).any(axis=1)
+      short = np.ones(len(names), bool)
+      if row[0] in steps and row[1] in datasets:
+        counts = marked(held.of(row))[held.place(row)][places]
+        few = (counts[:, : extent.num_chains] < extent.num_draws).any(axis=1)
+        short[there] = few | (extent.num_chains > held.extent.num_chains)
       found += [(*row, names[i]) for i in np.flatnonzero(short)]
     return found
 
@@ -166,12 +175,22 @@ class DiskStore:
         self._put_away(*self._current)
       self._current = None
 
+  def longest(self) -> int:
+    """Draws of the longest chain; the extent may say more, of a run to come."""
+    self._look()
+    held = self._pieces
+    counts = [block.stop for block in self._blocks.with_draws()]
+    counts += [held.sound_mark(piece).longest for piece in held.all()]
+    return max(counts)
+
   def read(self, extent=None):
     self._look()
     held = self.extent
-    asked = held if extent is None else extent
-    within = held._replace(
-      checkpoints=asked.checkpoints, datasets=asked.datasets
+    if extent is not None:
+      tables.check_within(extent, held)
+    asked = extent or held._replace(num_draws=self.longest())
+    within = asked._replace(
+      refinements=held.refinements, num_chains=held.num_chains
     )
     arrays = reading.read(self._pieces, self._blocks.with_draws(), within)
     found = tables.dataset_of(arrays, self._identity, within)

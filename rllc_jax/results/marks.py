@@ -33,6 +33,11 @@ class Mark(NamedTuple):
   checks: dict[str, np.ndarray]
   layouts: dict[str, str]
 
+  @property
+  def longest(self) -> int:
+    """Draws of the longest chain."""
+    return int(self.recorded.max(initial=0))
+
   def check(self, name: str) -> np.ndarray:
     """The checksums of an array, to be changed."""
     count = 2 if name == BASELINE else 3

@@ -57,6 +57,8 @@ class MemoryStore:
     pass  # Every draw has its place at once.
 
   def read(self, extent=None):
+    if extent is not None:
+      tables.check_within(extent, self._extent)
     whole = tables.dataset_of(self._arrays, self._identity, self._extent)
     return whole if extent is None else tables.select(whole, extent)
 

@@ -95,17 +95,25 @@ class Pieces:
     shape = self.length, refinements, chains
     return marks.read(self.mark_path(piece), shape, self.owner)
 
+  def sound_mark(self, piece: Piece) -> marks.Mark:
+    """A piece's mark, for a reader.
+
+    Raises:
+      StoreError: if it is not what was written.
+    """
+    try:
+      return self.mark(piece)
+    except files.DamagedFileError as error:
+      raise damages.error(self.mark_path(piece), str(error)) from error
+
   def sound(self, piece: Piece) -> tuple[marks.Mark, dict[str, np.ndarray]]:
     """A piece's mark and its values, as they were written.
 
     Raises:
       StoreError: if they are not.
     """
-    try:
-      mark = self.mark(piece)
-    except files.DamagedFileError as error:
-      raise damages.error(self.mark_path(piece), str(error)) from error
-    values = self.table.get(piece)
+    mark = self.sound_mark(piece)
+    values = self.table.get(piece, mark.longest)
     for name, layout in self.table.layouts().items():
       if mark.layouts.get(name, layout) != layout:
         path = self.table.path / name / '.zarray'
@@ -145,7 +153,7 @@ class Pieces:
   def _repair_values(self, piece, mark) -> None:
     if not mark.recorded.any():
       return
-    values = self.table.get(piece)
+    values = self.table.get(piece, mark.longest)
     damaged = [item for item in _damaged(mark, values) if item[1].any()]
     for name, bad in damaged:
       came = f'{bad.sum()} chains with other draws'
@@ -205,7 +213,7 @@ class Pieces:
   def _check_gaps(self, piece, mark, names) -> None:
     cells = np.nonzero(mark.recorded)
     for name in names:
-      found = self.table.get(piece)[name]
+      found = self.table.get(piece, mark.longest)[name]
       if isinstance(found, Exception):
         raise found
       counts = mark.recorded[cells]

@@ -21,7 +21,8 @@ def read(
   Args:
     pieces: the table.
     blocks: with draws that may not be in the table yet, by their first draw.
-    extent: that of the table, with some of its checkpoints and data sets.
+    extent: that of the table, with some of its checkpoints, data sets and
+      draws.
 
   Raises:
     StoreError: if something is not as it was written.
@@ -40,13 +41,6 @@ def read(
         for n, column in enumerate(block.columns):
           out.take_draws((*out.places[row], *pieces.at(column)), block, k, n)
   return out.arrays | {'made_with': out.arrays['made_with'].astype(str)}
-
-
-def _there(name, recorded, shape) -> np.ndarray:
-  """Which values of a row the mark speaks of: others may be of a kill."""
-  if name == marks.BASELINE:
-    return recorded.any(axis=1)
-  return np.arange(shape[2]) < recorded[:, :, None]
 
 
 class _Arrays:
@@ -71,27 +65,39 @@ class _Arrays:
     self.arrays['made_with'][i, j] = mark.made_with[place]
     for name, array in values.items():
       own = array[place]
-      array = self._array(name, own.shape, own.dtype)
-      there = _there(name, mark.recorded[place], own.shape)
-      array[i, j][there] = own[there]
+      if name == marks.BASELINE:
+        out = self._baseline(own.shape[1], own.dtype)[i, j]
+        there = mark.recorded[place].any(axis=1)
+      else:
+        own = own[:, :, : self._sizes[4]]
+        out = self._draws(name, own.shape[3:], own.dtype)[i, j]
+        out = out[:, :, : own.shape[2]]
+        # Others may be of a kill.
+        there = np.arange(own.shape[2]) < mark.recorded[place][:, :, None]
+      out[there] = own[there]
 
   def take_draws(self, cell, block, k, n) -> None:
     """A chain's draws that the table has not got, unless some are missing."""
     if not block.first <= self.arrays['recorded'][cell] < block.stop:
       return
     for name, trace in block.traces.items():
-      shape = (*self._sizes[2:], *trace.shape[3:])
-      array = self._array(name, shape, trace.dtype)
-      array[cell][block.first : block.stop] = trace[k, n]
+      out = self._draws(name, trace.shape[3:], trace.dtype)[cell]
+      out = out[block.first : block.stop]
+      out[...] = trace[k, n, : len(out)]
     if block.baseline.shape[1]:
-      shape = (self._sizes[2], block.baseline.shape[1])
-      array = self._array(marks.BASELINE, shape, block.baseline.dtype)
-      array[cell[:3]] = block.baseline[k]
+      out = self._baseline(block.baseline.shape[1], block.baseline.dtype)
+      out[cell[:3]] = block.baseline[k]
     self.arrays['recorded'][cell] = block.stop
     self.arrays['made_with'][cell[:3]] = block.made_with
+
+  def _draws(self, name, extra, dtype) -> np.ndarray:
+    return self._array(name, (*self._sizes, *extra), dtype)
+
+  def _baseline(self, count, dtype) -> np.ndarray:
+    return self._array(marks.BASELINE, (*self._sizes[:3], count), dtype)
 
   def _array(self, name, shape, dtype) -> np.ndarray:
     if name not in self.arrays:
       fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
-      self.arrays[name] = np.full((*self._sizes[:2], *shape), fill, dtype)
+      self.arrays[name] = np.full(shape, fill, dtype)
     return self.arrays[name]

@@ -28,7 +28,7 @@ class Extent(NamedTuple):
 
 
 def check_extent(extent: Extent) -> None:
-  """Raises if a coordinate is missing, given twice, or has no address."""
+  """Raises if a coordinate is missing, given twice, or cannot be one."""
   for step in extent.checkpoints:
     if not 0 <= step < 2**32:
       raise ValueError(
@@ -36,10 +36,18 @@ def check_extent(extent: Extent) -> None:
         f'address random numbers; got {step}.'
       )
   for name in (*extent.datasets, *extent.refinements):
-    if not isinstance(name, str) or not name:
+    if not isinstance(name, str) or not name or not name.isprintable():
       raise ValueError(
-        'Data sets and refinements must have names, because they address '
-        f'random numbers; got {name!r}.'
+        'Data sets and refinements must have names of printable characters, '
+        'because they address random numbers and are coordinates of the '
+        f'results; got {name!a:.80}.'
+      )
+  for name, most in (('num_chains', 2**20), ('num_draws', 2**24)):
+    count = getattr(extent, name)
+    if not 0 < count <= most:
+      raise ValueError(
+        f'{name} must be from 1 to {most:,}, burn-in included, because all of '
+        f'it is kept; got {count:,}.'
       )
   for name, values in zip(Extent._fields[:3], extent[:3], strict=True):
     if not values:

@@ -135,14 +135,20 @@ class Table(NamedTuple):
     slab[(cells[0] - low, *cells[1:])] = values
     array[at] = slab
 
-  def get(self, piece: tuple[int, int]) -> dict[str, np.ndarray | Exception]:
+  def get(
+    self, piece: tuple[int, int], num_draws: int
+  ) -> dict[str, np.ndarray | Exception]:
     """All that is in a piece, by array; what went wrong if it cannot be read.
+
+    Args:
+      piece: the piece.
+      num_draws: of each chain, from the first one on.
 
     Returns:
       [G, R, C, draws, ...], or losses at the checkpoint [G, R, M].
     """
     arrays = self.arrays().items()
-    return {name: self._read(array, piece) for name, array in arrays}
+    return {name: self._read(array, piece, num_draws) for name, array in arrays}
 
   def arrays(self, mode: str = 'r') -> dict[str, Any]:
     """Arrays by name, without the coordinates; what went wrong instead of one.
@@ -189,12 +195,11 @@ class Table(NamedTuple):
     except Exception:  # Codecs raise what comes.
       return False
 
-  def _read(self, array, piece) -> np.ndarray | Exception:
+  def _read(self, array, piece, num_draws) -> np.ndarray | Exception:
     if isinstance(array, Exception):
       return array
-    draws = slice(self.extent.num_draws)  # More are there after some kills.
     try:
-      cut = (slice(None), slice(None), draws)[: array.ndim - 2]
+      cut = (slice(None), slice(None), slice(num_draws))[: array.ndim - 2]
       slab = array[(*self._slices(piece, 0, self.length), *cut)]
     except Exception as error:  # Codecs raise what comes.
       return error

@@ -82,6 +82,26 @@ def dataset_of(
   return xr.Dataset(variables, coordinates, attributes)
 
 
+def check_within(asked: stores.Extent, held: stores.Extent) -> None:
+  """Raises unless an extent is part of that of a store.
+
+  Raises:
+    StoreError: naming the first coordinate that is not.
+  """
+  for name in stores.Extent._fields:
+    some, known = getattr(asked, name), getattr(held, name)
+    if name.startswith('num_'):
+      strange, had = [some] if some > known else [], known
+    else:
+      among = {*known}
+      strange, had = [x for x in some if x not in among], f'{len(known)} others'
+    if strange:
+      raise StoreError(
+        f'{name} to be read must be in the store; got {strange[0]!r}, and it '
+        f'has {had}. See store.extent.'
+      )
+
+
 def select(traces: xr.Dataset, extent: stores.Extent) -> xr.Dataset:
   """The part of traces that an extent asks for, in its order."""
   return traces.sel(

@@ -80,6 +80,18 @@ def test_what_is_no_config(tmp_path, content, words):
   assert message.isprintable() and len(message) < 1000
 
 
+@pytest.mark.parametrize(
+  'name', ['a.json', 'a.JSON', 'a.cfg', 'py', 'a.py.json']
+)
+def test_only_what_is_called_a_program_is_run(tmp_path, name):
+  harm = tmp_path / 'harm'
+  path = write(tmp_path / name, f'open({str(harm)!r}, "w")')
+  words = 'expected settings as JSON|which is a program'
+  with pytest.raises(ValueError, match=words):
+    json_config.Parser('config').parse(str(path))
+  assert not harm.exists()
+
+
 def test_an_absent_file(tmp_path):
   with pytest.raises(FileNotFoundError, match='a.json'):
     json_config.load(tmp_path / 'a.json')

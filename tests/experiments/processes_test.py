@@ -306,6 +306,14 @@ def test_a_finished_run_is_verified(settings, alone):
   assert ' 0 ' in said.splitlines()[-1]
 
 
+def test_a_run_that_lost_what_it_had_is_not_verified(tmp_path, settings, alone):
+  share(tmp_path, alone, 'corpus', 'train')
+  shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
+  next((tmp_path / 'rllc' / 'marks' / 'train-438290bf').iterdir()).unlink()
+  last = finish(start('verify', tmp_path, *settings), status=1).splitlines()[-1]
+  assert re.search(r'rllc must hold all .* got [1-9]\d* cells that lack', last)
+
+
 @pytest.mark.long
 def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus', 'train')

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import tempfile
 import textwrap
+import tracemalloc
 
 from absl.testing import absltest
 import numpy as np
@@ -55,10 +56,71 @@ class DiskStoreTest(absltest.TestCase):
     self.assertEqual(found.checkpoint.dtype, np.int64)
     np.testing.assert_array_equal(found.loss, self.traces.loss)
 
+  def test_what_is_not_there_is_named(self):
+    store = rllc_jax.open_store(self.done)
+    for changes in (
+      {'checkpoints': (0, 5)},
+      {'datasets': ('texts',)},
+      {'refinements': ('0:2',)},
+      {'num_chains': 3},
+      {'num_draws': 31},
+    ):
+      extent = store.extent._replace(**changes)
+      with self.assertRaisesRegex(tables.StoreError, '|'.join(changes)):
+        store.read(extent)
+      self.assertTrue(store.missing(extent))
+    self.assertEqual(store.missing(store.extent), [])
+
+  def test_only_what_is_not_there_is_missing(self):
+    store = rllc_jax.open_store(self.done)
+    some = {'checkpoints': (0, 5), 'refinements': ('0:2', '0:1')}
+    found = store.missing(store.extent._replace(**some))
+    there = {(0, 'text', '0:1')}
+    self.assertCountEqual(
+      {(s, 'text', r) for s in (0, 5) for r in ('0:2', '0:1')} - there, found
+    )
+    fewer = store.extent._replace(num_chains=1, num_draws=7)
+    self.assertEqual(store.missing(fewer), [])
+
+  def test_draws_that_never_came_cost_nothing(self):
+    """Of a run that was asked for far too many, and stopped."""
+
+    def stop(done, total):
+      raise KeyboardInterrupt
+
+    with self.assertRaises(KeyboardInterrupt):
+      small_run(self.copy(), num_draws=2**23, progress=stop)
+    small_run(self.path)
+    store = rllc_jax.open_store(self.path)
+    self.assertEqual((store.extent.num_draws, store.longest()), (2**23 + 6, 30))
+    tracemalloc.start()
+    self.addCleanup(tracemalloc.stop)
+    for found in (
+      store.read(),
+      store.read(store.extent._replace(num_draws=30)),
+    ):
+      toy.assert_same_traces(found, self.traces)
+    self.assertLess(tracemalloc.get_traced_memory()[1], 2**24)
+
+  def test_a_store_may_grow_while_it_is_open(self):
+    reader = rllc_jax.open_store(self.copy())
+    for more in ({'num_chains': 3}, {'num_draws': 30}):
+      small_run(self.path, **more)
+      expected = rllc_jax.open_store(self.path)
+      self.assertTrue(reader.read().identical(expected.read()))
+      self.assertEqual(
+        reader.missing(reader.extent), expected.missing(expected.extent)
+      )
+
   def test_a_directory_of_something_else_is_refused(self):
     self.path.mkdir()
     (self.path / 'thesis.tex').touch()
     with self.assertRaisesRegex(ValueError, 'must be a store.*not exist'):
+      rllc_jax.open_store(self.path)
+
+  def test_a_link_to_nothing_is_said(self):
+    self.path.symlink_to('nowhere')
+    with self.assertRaisesRegex(tables.StoreError, 'a link to nothing'):
       rllc_jax.open_store(self.path)
 
   def test_an_empty_store_has_nothing_to_read(self):

@@ -20,4 +20,4 @@ def test_two_processes_make_the_same_array(tmp_path, monkeypatch):
   draws = np.arange(4.0, dtype=np.float32)[None]
   cell = tuple(np.zeros((3, 1), int))
   table.put((0, 0), 'loss', cell, 0, draws)
-  np.testing.assert_array_equal(table.get((0, 0))['loss'][0, 0], draws)
+  np.testing.assert_array_equal(table.get((0, 0), 4)['loss'][0, 0], draws)
