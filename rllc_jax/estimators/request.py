@@ -108,6 +108,9 @@ def check(
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
+  settings.check_lengths(
+    num_chains, left_out + num_draws, num_steps_between_draws
+  )
   extent = stores.Extent(
     checkpoints=tuple(int(step) for step in trajectory.steps),
     datasets=tuple(datasets),

@@ -133,6 +133,9 @@ def estimate_rllc(
   left_out = settings.burn_in_draws(
     burn_in, step_size, posterior, num_steps_between_draws
   )
+  settings.check_lengths(
+    num_chains, left_out + num_draws, num_steps_between_draws
+  )
   if window is None:
     window = data_minibatches.whole(minibatches.data)
   settings.check_window('data', window, minibatches)

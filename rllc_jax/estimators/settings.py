@@ -96,6 +96,32 @@ def burn_in_draws(
   return -(-burn_in // num_steps_between_draws)
 
 
+def check_lengths(
+  num_chains: int, num_draws: int, num_steps_between_draws: int
+) -> None:
+  """Raises if there are more chains, draws or steps than anybody means.
+
+  Args:
+    num_chains: chains a refinement.
+    num_draws: with those of the burn-in.
+    num_steps_between_draws: steps a draw.
+  """
+  for name, count, most, reason in (
+    ('num_chains', num_chains, 2**20, 'each of them is kept'),
+    ('num_draws and burn_in', num_draws, 2**24, 'every draw is kept'),
+    (
+      'num_draws and burn_in, in steps,',
+      num_draws * num_steps_between_draws,
+      2**32 - 1,
+      'steps address random numbers',
+    ),
+  ):
+    if count > most:
+      raise ValueError(
+        f'{name} must be at most {most:,}, because {reason}; got {count:,}.'
+      )
+
+
 def check_window(
   name: str, window: types.PyTree, minibatches: types.Minibatches
 ) -> None:

@@ -42,13 +42,6 @@ def check_extent(extent: Extent) -> None:
         'because they address random numbers and are coordinates of the '
         f'results; got {name!a:.80}.'
       )
-  for name, most in (('num_chains', 2**20), ('num_draws', 2**24)):
-    count = getattr(extent, name)
-    if not 0 < count <= most:
-      raise ValueError(
-        f'{name} must be from 1 to {most:,}, burn-in included, because all of '
-        f'it is kept; got {count:,}.'
-      )
   for name, values in zip(Extent._fields[:3], extent[:3], strict=True):
     if not values:
       raise ValueError(
