@@ -66,9 +66,9 @@ class Incomplete(Exception):
 def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
   """Turns the errors that a user can mend into a line and an exit status.
 
-  These are `ValueError` and `OSError`, and `ChainsFailed` with a status of its
-  own; every other one is a mistake of ours and keeps its traceback, and an
-  interrupt stays an interrupt.
+  These are `ValueError`, `OSError` and `MemoryError`, and `ChainsFailed` with a
+  status of its own; every other one is a mistake of ours and keeps its
+  traceback, and an interrupt stays an interrupt.
   """
 
   def guarded(argv):
@@ -76,6 +76,9 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
       main(argv)
     except (ValueError, OSError) as error:
       _exit_with(f'error: {error}', STATUS_OF_ERROR)
+    except MemoryError as error:
+      message = f'error: not enough memory: {error}. Ask for less at a time.'
+      _exit_with(message, STATUS_OF_ERROR)
     except Incomplete as reason:
       _exit_with(f'incomplete: {reason}', stopping.STATUS)
     except ChainsFailed as failure:

@@ -261,6 +261,13 @@ def test_what_the_user_can_mend_is_one_line(error, capsys):
   assert capsys.readouterr().err.endswith(': error: two lines\n')
 
 
+def test_too_little_memory_is_one_line(capsys):
+  with pytest.raises(SystemExit) as stop:
+    commands.fail_with_one_line(lambda _: np.zeros(2**50))([])
+  assert stop.value.code == 1
+  assert 'error: not enough memory: Unable to' in capsys.readouterr().err
+
+
 def test_a_planted_language_is_one_token_a_symbol(tmp_path):
   settings = dict(
     sources=('planted',),

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -158,6 +159,27 @@ def test_one_of_two_is_killed_and_the_other_does_its_own(tmp_path, whole):
   for index in range(2):
     found = run(path, index, 2)
   toy.assert_same_traces(found, whole)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('seed', range(3))
+def test_each_of_two_is_killed_again_and_again(tmp_path, whole, seed):
+  """And starts again at once, whatever the other is at."""
+  path, rng = str(tmp_path / 'store'), random.Random(seed)
+  workers = [start(path, index, 2) for index in range(2)]
+  for _ in range(10):
+    index = rng.randrange(2)
+    for _ in range(rng.randint(1, 5)):  # Segments; none if it is done.
+      workers[index].stdout.readline()
+    workers[index].send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]))
+    workers[index].communicate(timeout=60)
+    workers[index] = start(path, index, 2)
+  for worker in workers:
+    _, said = worker.communicate(timeout=120)
+    assert worker.returncode == 0, said
+  store = rllc_jax.open_store(path)
+  assert not store.missing(store.extent)
+  toy.assert_same_traces(store.read(), whole)
 
 
 def at_call(number, act):
