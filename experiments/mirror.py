@@ -31,7 +31,6 @@ BEAT_SECONDS = 2.0
 _TRIES = 20
 _OURS = '.mirror'
 _JOURNAL, _LIFE, _NEW = (f'{_OURS}/{x}' for x in ('journal', 'life', 'new'))
-_NEW_FILE = re.compile(rf'{re.escape(_NEW)}/\d+')
 _STAYS_HERE = (_OURS, 'compilation_cache')
 # What these names are of is moved to its place, or given up.
 _UNFINISHED = re.compile(
@@ -151,7 +150,7 @@ class Mirror:
         raise self._stranger(_JOURNAL, name)
     there = {*self._remote.names()} if new else set()
     for place in (new or {}).values():
-      if not _NEW_FILE.fullmatch(str(place)) or place not in there:
+      if not str(place).startswith(f'{_NEW}/') or place not in there:
         raise self._stranger(_JOURNAL, place)
     return journal
 

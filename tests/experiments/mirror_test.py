@@ -268,7 +268,9 @@ def test_nobody_names_a_place_outside(begin, monkeypatch, name):
     {'copy': {'a': '.mirror/new/../../../kept'}, 'remove': []},
     {'copy': {'.mirror/life': '.mirror/new/0'}, 'remove': []},
     {'copy': {'a': '.mirror/new/1'}, 'remove': []},  # Is not there.
+    {'copy': {'a': 'b'}, 'remove': []},
     {'copy': {'a': 1}, 'remove': []},
+    {'copy': {'a': ['.mirror/new/0']}, 'remove': []},
     {'copy': ['a'], 'remove': []},
     {'copy': {}, 'remove': 'a'},
     {'copy': {}, 'remove': [1]},
@@ -281,7 +283,7 @@ def test_a_journal_of_a_stranger_does_nothing(tmp_path, begin, journal):
   place = begin()
   kept = tmp_path / 'bucket' / 'kept'
   kept.write_text('1')
-  write(place, a='1')
+  write(place, a='1', b='2')
   place.end()
   place._remote.upload(kept, '.mirror/new/0')
   place._remote.write('.mirror/journal', journal)
