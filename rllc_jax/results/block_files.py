@@ -158,13 +158,17 @@ class Directory:
   def with_draws(self) -> list[BlockFile]:
     """Reads those with draws, by the first one, and changes nothing.
 
+    Chains alone are not read: they may be a thousand times as much.
+
     Raises:
       StoreError: if one is damaged.
     """
     found = []
     for path in self._paths():
       try:
-        found.append(read(path, self._owner))
+        names = files.array_names(path)
+        if any(name.startswith(_TRACE) for name in names):
+          found.append(read(path, self._owner))
       except files.DamagedFileError as error:
         if path.exists():  # Else it was done in the meantime.
           raise damages.error(path, str(error)) from error

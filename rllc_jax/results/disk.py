@@ -178,26 +178,30 @@ class DiskStore:
   def longest(self) -> int:
     """Draws of the longest chain; the extent may say more, of a run to come."""
     self._look()
-    held = self._pieces
-    counts = [block.stop for block in self._blocks.with_draws()]
-    counts += [held.sound_mark(piece).longest for piece in held.all()]
-    return max(counts)
+    return self._longest(self._blocks.with_draws())
 
   def read(self, extent=None):
     self._look()
     held = self.extent
     if extent is not None:
       tables.check_within(extent, held)
-    asked = extent or held._replace(num_draws=self.longest())
+    blocks = self._blocks.with_draws()
+    asked = extent or held._replace(num_draws=self._longest(blocks))
     within = asked._replace(
       refinements=held.refinements, num_chains=held.num_chains
     )
-    arrays = reading.read(self._pieces, self._blocks.with_draws(), within)
+    arrays = reading.read(self._pieces, blocks, within)
     found = tables.dataset_of(arrays, self._identity, within)
     if extent is not None:
       return tables.select(found, extent)
     longest = int(found.recorded.max())
     return found.sortby('checkpoint').isel(draw=slice(longest))
+
+  def _longest(self, blocks):
+    marked = map(self._pieces.sound_mark, self._pieces.all())
+    return max(
+      *(mark.longest for mark in marked), *(block.stop for block in blocks), 0
+    )
 
   @property
   def _pieces(self) -> pieces.Pieces:
@@ -299,9 +303,12 @@ class DiskStore:
     if not self._held or tables.grown(self.extent, extent) != self.extent:
       return False
     own = {*self._pieces.share(*self._process)}
-    left = map(self._pieces.of_block, self._blocks.with_draws())
     # Of a run that dealt the work in another way: process 0 takes it apart.
-    return all(found <= own or not found & own for found in left)
+    mixed = lambda pieces: pieces & own and not pieces <= own
+    return not any(
+      block.traces and mixed(self._pieces.of_block(block))
+      for _, block in self._blocks.load()
+    )
 
   def others_live(self) -> list[int]:
     """Which other processes of the same run are at work on the store."""

@@ -67,6 +67,21 @@ def read_arrays(path: pathlib.Path, owner: str) -> dict[str, np.ndarray]:
   return arrays
 
 
+def array_names(path: pathlib.Path) -> list[str]:
+  """Names of arrays in a file, which are not read; none if there is no file.
+
+  Raises:
+    DamagedFileError: if it cannot be seen.
+  """
+  try:
+    with open(path, 'rb') as file, np.load(file, allow_pickle=False) as saved:
+      return saved.files
+  except FileNotFoundError:
+    return []
+  except Exception as error:  # NumPy and zipfile raise what comes.
+    raise DamagedFileError(f'{type(error).__name__}: {error}') from error
+
+
 def _is_plain(name: str) -> bool:
   """Whether it is NAME or KIND/NAME, and a NAME can be that of a directory."""
   parts = name.split('/')

@@ -193,13 +193,13 @@ def _open_locked(path: pathlib.Path) -> Any:
 
 def _held(path: pathlib.Path) -> bool:
   """Whether a process that lives holds the lock."""
-  with open(path, 'rb') as file:
-    try:
+  try:
+    with open(path, 'rb') as file:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-      return True
-    except OSError:
-      pass
+  except BlockingIOError:
+    return True
+  except OSError:  # No locks, or no file.
+    pass
   return False
 
 

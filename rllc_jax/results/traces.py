@@ -104,11 +104,12 @@ def check_within(asked: stores.Extent, held: stores.Extent) -> None:
 
 def select(traces: xr.Dataset, extent: stores.Extent) -> xr.Dataset:
   """The part of traces that an extent asks for, in its order."""
-  return traces.sel(
+  found = traces.sel(
     checkpoint=list(extent.checkpoints),
     dataset=list(extent.datasets),
     refinement=list(extent.refinements),
   ).isel(chain=slice(extent.num_chains), draw=slice(extent.num_draws))
+  return found.assign(recorded=found.recorded.clip(max=extent.num_draws))
 
 
 def grown(old: stores.Extent, new: stores.Extent) -> stores.Extent:

@@ -71,6 +71,28 @@ class DiskStoreTest(absltest.TestCase):
       self.assertTrue(store.missing(extent))
     self.assertEqual(store.missing(store.extent), [])
 
+  def test_a_part_is_read_in_the_order_asked_for(self):
+    """And `recorded` tells of that part: longer chains are not others."""
+    store = rllc_jax.open_store(self.done)
+    asked = store.extent._replace(
+      refinements=('0:1', '0:0'), num_chains=1, num_draws=20
+    )
+    found = store.read(asked)
+    expected = self.traces.isel(
+      refinement=[1, 0], chain=slice(1), draw=slice(20)
+    )
+    self.assertTrue(found.loss.identical(expected.loss))
+    np.testing.assert_array_equal(found.recorded, 20)
+
+  def test_chains_alone_are_not_read(self):
+    for path in (self.copy() / 'blocks').iterdir():
+      whole = bytearray(path.read_bytes())
+      whole[200] ^= 1  # Of its first array.
+      path.write_bytes(whole)
+      with self.assertRaisesRegex(files.DamagedFileError, 'CRC'):
+        files.read_arrays(path, '')
+    toy.assert_same_traces(rllc_jax.open_store(self.path).read(), self.traces)
+
   def test_only_what_is_not_there_is_missing(self):
     store = rllc_jax.open_store(self.done)
     some = {'checkpoints': (0, 5), 'refinements': ('0:2', '0:1')}

@@ -275,6 +275,26 @@ def test_process_1_comes_again_while_process_0_is_at_work(tmp_path, whole):
   toy.assert_same_traces(rllc_jax.open_store(path).read(), whole)
 
 
+def test_a_process_goes_on_without_a_block_that_is_damaged(tmp_path, longer):
+  """Process 0 has ended before, and does not come again."""
+  path, more = tmp_path / 'store', {'num_draws': 48}
+
+  def stop():
+    raise KeyboardInterrupt
+
+  for index in range(2):
+    run(path, index, 2)
+  run(path, 0, 2, **more)
+  progress, _ = at_call(3, stop)
+  with pytest.raises(KeyboardInterrupt):
+    run(path, 1, 2, segment=5, progress=progress, **more)
+  [left] = [x for x in rllc_jax.open_store(path)._blocks.load() if x[1].traces]
+  (path / 'blocks' / left[0]).write_bytes(b'1')
+  with pytest.warns(UserWarning, match=f'{left[0]} was expected to be'):
+    found = run(path, 1, 2, **more)
+  toy.assert_same_traces(found, longer)
+
+
 @pytest.mark.parametrize(
   'more', [{'num_chains': 3}, {'num_draws': 60}, {'datasets': toy.DATASETS}]
 )
