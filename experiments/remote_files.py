@@ -36,10 +36,11 @@ class RemoteFiles:
     self.address = address.rstrip('/')
 
   def names(self) -> list[str]:
-    """All files."""
+    """All files, without the marks that some programs make of directories."""
     self._system.invalidate_cache()
     start = len(self._root) + 1
-    return [path[start:] for path in self._system.find(self._root)]
+    names = [path[start:] for path in self._system.find(self._root)]
+    return [name for name in names if name and not name.endswith('/')]
 
   def read(self, name: str) -> dict[str, Any]:
     """A JSON file that `write` wrote; nothing if there is none.

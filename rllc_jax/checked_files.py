@@ -218,7 +218,8 @@ def lies_in(directory: pathlib.Path, name: str) -> bool:
     >>> [lies_in(pathlib.Path('runs'), name) for name in ('a/b', '../b')]
     [True, False]
   """
-  if not name.isprintable() or len(name) > _LONGEST_NAME:
+  parts = name.split('/')
+  if not name.isprintable() or max(map(len, parts)) > _LONGEST_NAME:
     return False
   real = pathlib.Path(os.path.realpath(directory / name))
   return real.is_relative_to(os.path.realpath(directory))

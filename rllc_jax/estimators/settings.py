@@ -106,17 +106,18 @@ def check_lengths(
     num_draws: with those of the burn-in.
     num_steps_between_draws: steps a draw.
   """
+  num_steps = int(num_draws) * int(num_steps_between_draws)
   for name, count, most, reason in (
     ('num_chains', num_chains, 2**20, 'each of them is kept'),
     ('num_draws and burn_in', num_draws, 2**24, 'every draw is kept'),
     (
       'num_draws and burn_in, in steps,',
-      num_draws * num_steps_between_draws,
+      num_steps,
       2**32 - 1,
       'steps address random numbers',
     ),
   ):
-    if count > most:
+    if not count <= most:
       raise ValueError(
         f'{name} must be at most {most:,}, because {reason}; got {count:,}.'
       )

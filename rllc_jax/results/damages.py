@@ -10,7 +10,8 @@ def error(path: pathlib.Path, came: str) -> traces.StoreError:
   """For those who want to read it."""
   return traces.StoreError(
     f'{path} must be as it was written, or its numbers would be wrong; got '
-    f'{came}. Run the estimation again: it does what is damaged anew.'
+    f'{came}. Run the estimation again, with process 0 if there are several: '
+    'it does what is damaged anew.'
   )
 
 

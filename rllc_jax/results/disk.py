@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from rllc_jax import checked_files
+from rllc_jax import visible
 from rllc_jax.results import block_files
 from rllc_jax.results import files
 from rllc_jax.results import owners
@@ -60,11 +61,12 @@ def open_store(
   if path.exists() and not (path / 'run.json').exists():
     if not path.is_dir() or not all(map(_is_ours, path.iterdir())):
       if (path / _COPY).exists():
-        _load_run(path / 'run.json')  # Says that it is gone.
-      raise tables.StoreError(
-        f'{path} must be a store of rllc_jax or not exist, so that nothing '
-        'else is overwritten; got something without run.json.'
-      )
+        _load_run(path / 'run.json')  # Says that it is gone, if it is.
+      elif not (path / 'run.json').exists():  # Else it has come just now.
+        raise tables.StoreError(
+          f'{path} must be a store of rllc_jax or not exist, so that nothing '
+          'else is overwritten; got something without run.json.'
+        )
   index, count = process
   if not 0 <= index < count:
     raise ValueError(
@@ -234,6 +236,7 @@ class DiskStore:
       begins = lambda: self._begins(owner, extent)
       owners.wait_until(begins, self.path / 'owners', self._process)
       self._merged(identity)
+      self._pieces.check_layouts(self._pieces.share(*self._process))
     else:
       self._load()  # Somebody else may have added to it since.
       self._prepare(identity, extent)
@@ -246,7 +249,7 @@ class DiskStore:
     if not self._is_prepared(extent):
       return False
     owner.say('ready')
-    if owners.state_of_first(self.path / 'owners', self._process) in _PREPARED:
+    if self._is_prepared(extent):
       return True
     owner.say('preparing')  # Another process 0 has come meanwhile.
     return False
@@ -267,8 +270,8 @@ class DiskStore:
     self._pieces.repair_layouts()
     self._pieces.table.fit(self._identity)
     self._save_run()
-    theirs = [self._pieces.share(p, self._process.count) for p in at_work()]
-    everything = {*self._pieces.all()}
+    count, everything = self._process.count, {*self._pieces.all()}
+    theirs = [self._pieces.share(p, count) for p in owners.lasting(at_work)]
     self._fold_what_was_left(everything.difference(*theirs))
 
   def _refuse_growth(self, at_work):
@@ -371,9 +374,28 @@ def _load_run(
       f'{path} must be of format {_FORMAT}, which this version reads; got '
       f'{run["format"]}. Use another directory.'
     )
-  entries: dict[str, Any] = {
-    name: tuple(entry) if isinstance(entry, list) else entry
-    for name, entry in run['extent'].items()
-  }
-  extent = stores.Extent(**entries)
-  return run['identity'], extent, run['checkpoints_of_a_piece'], run['owner']
+  try:
+    extent = _extent(run['extent'])
+    length, owner = run['checkpoints_of_a_piece'], run['owner']
+    if not (isinstance(run['identity'], dict) and isinstance(owner, str)):
+      raise TypeError(f'{type(owner).__name__} as owner')
+    if not (isinstance(length, int) and length > 0):
+      raise TypeError(f'{length!r:.40} checkpoints of a piece')
+  except (AttributeError, KeyError, TypeError, ValueError) as error:
+    raise tables.StoreError(
+      f'{path} must be that of a store; got {type(error).__name__}: '
+      f'{visible.short(error)}. {remedy}'
+    ) from None
+  return run['identity'], extent, length, owner
+
+
+def _extent(entries: dict[str, Any]) -> stores.Extent:
+  extent = stores.Extent(
+    tuple(entries['checkpoints']),
+    tuple(entries['datasets']),
+    tuple(entries['refinements']),
+    int(entries['num_chains']),
+    int(entries['num_draws']),
+  )
+  stores.check_extent(extent)
+  return extent

@@ -58,9 +58,8 @@ def read(path: pathlib.Path, shape: tuple[int, int, int], owner: str) -> Mark:
   """
   saved = files.read_arrays(path, owner)
   recorded = _grown(saved.get('recorded', np.zeros((0, 0, 0), np.int32)), shape)
-  made_with = np.full(shape[:2], '', object)
-  known = saved.get('made_with', np.zeros((0, 0), object))
-  made_with[tuple(map(slice, known.shape))] = known
+  known = saved.get('made_with', np.zeros((0, 0), str))
+  made_with = _grown(known, shape[:2]).astype(object)
   checks = {
     name.removeprefix(_CHECK): _grown(array, shape[: array.ndim])
     for name, array in saved.items()
@@ -105,6 +104,8 @@ def checksums(
 
 
 def _grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+  """In another shape: the rest is 0, and what is beyond is left out."""
   out = np.zeros(shape, array.dtype)
-  out[tuple(map(slice, array.shape))] = array
+  part = array[tuple(map(slice, shape))]
+  out[tuple(map(slice, part.shape))] = part
   return out

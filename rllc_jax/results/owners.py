@@ -76,12 +76,12 @@ class Owner:
 
   def _refuse_others(self) -> None:
     strangers = lambda: [
-      (path, said)
+      path
       for path, said in _living(self._directory, self._process)
       if not _same_run(said, self._process)
     ]
-    for path, said in lasting(strangers):
-      raise _taken(path, said)
+    for path in lasting(strangers):
+      raise _taken(path, _read(path))
 
 
 def state_of_first(directory: pathlib.Path, process: Process) -> str:
@@ -147,7 +147,7 @@ def others_at_work(directory: pathlib.Path, process: Process) -> list[int]:
 
 
 def lasting(look: Callable[[], list[_Found]]) -> list[_Found]:
-  """What is found for a second on end.
+  """What is found again and again for a second.
 
   A process that begins holds its lock before it says what it is.
   """
@@ -156,7 +156,8 @@ def lasting(look: Callable[[], list[_Found]]) -> list[_Found]:
     if not found:
       break
     time.sleep(_PAUSE)
-    found = look()
+    now = look()
+    found = [x for x in found if x in now]
   return found
 
 

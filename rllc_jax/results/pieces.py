@@ -114,10 +114,7 @@ class Pieces:
     """
     mark = self.sound_mark(piece)
     values = self.table.get(piece, mark.longest)
-    for name, layout in self.table.layouts().items():
-      if mark.layouts.get(name, layout) != layout:
-        path = self.table.path / name / '.zarray'
-        raise damages.error(path, 'another layout than was made')
+    _check_layouts(mark, self.table.layouts(), self.table.path)
     for name, bad in _damaged(mark, values):
       if bad.any():
         came = 'other draws than were written'
@@ -128,6 +125,18 @@ class Pieces:
       if not isinstance(array, Exception)
     }
     return mark, read
+
+  def check_layouts(self, pieces: Iterable[Piece]) -> None:
+    """Raises unless arrays can be opened, and are laid out as they were made.
+
+    Raises:
+      StoreError: naming one that is not.
+    """
+    self.table.check()
+    layouts = self.table.layouts()
+    for piece in pieces:
+      with contextlib.suppress(files.DamagedFileError):
+        _check_layouts(self.mark(piece), layouts, self.table.path)
 
   def repair_layouts(self) -> None:
     """Forgets arrays that are not cut and coded as they were made."""
@@ -223,6 +232,13 @@ class Pieces:
     self.table.put(piece, marks.BASELINE, cells, 0, values)
     counts = np.full(len(values), values.shape[1])
     mark.check(marks.BASELINE)[cells] = marks.checksums(values, counts)
+
+
+def _check_layouts(mark, layouts, path) -> None:
+  for name, layout in layouts.items():
+    if mark.layouts.get(name, layout) != layout:
+      came = 'another layout than was made'
+      raise damages.error(path / name / '.zarray', came)
 
 
 def _damaged(

@@ -6,6 +6,7 @@ draws. Pieces are made longer as runs grow, or there were millions of files.
 
 from collections.abc import Mapping
 import contextlib
+import errno
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -105,6 +106,20 @@ class Table(NamedTuple):
       )
       array[:] = values
 
+  def check(self) -> None:
+    """Raises unless all can be opened, for those who do not mend it.
+
+    Raises:
+      StoreError: naming what cannot.
+    """
+    try:
+      self._group('r')
+    except Exception as error:  # JSON and Zarr raise what comes.
+      raise damages.error(self.path / '.zgroup', str(error)) from error
+    for name, array in self.arrays().items():
+      if isinstance(array, Exception):
+        raise damages.error(self.path / name, str(array)) from array
+
   def put(
     self,
     piece: tuple[int, int],
@@ -131,9 +146,12 @@ class Table(NamedTuple):
     if with_draws:
       stop = first + values.shape[1]
       at = (*at, slice(None), slice(None), slice(first, stop))
-    slab = array[at]
-    slab[(cells[0] - low, *cells[1:])] = values
-    array[at] = slab
+    try:
+      self._put(array, at, (cells[0] - low, *cells[1:]), values)
+    except Exception:  # Codecs raise what comes; no mark vouches for it.
+      if not self._forget_unreadable(array, piece, name):
+        raise
+      self._put(array, at, (cells[0] - low, *cells[1:]), values)
 
   def get(
     self, piece: tuple[int, int], num_draws: int
@@ -148,7 +166,28 @@ class Table(NamedTuple):
       [G, R, C, draws, ...], or losses at the checkpoint [G, R, M].
     """
     arrays = self.arrays().items()
-    return {name: self._read(array, piece, num_draws) for name, array in arrays}
+    return {
+      name: self._read(name, array, piece, num_draws) for name, array in arrays
+    }
+
+  def _put(self, array, at, cells, values) -> None:
+    slab = array[at]
+    slab[cells] = values
+    array[at] = slab
+
+  def _forget_unreadable(self, array, piece, name) -> int:
+    """Removes files of a piece that a kill or a disk left, and counts them."""
+    found = self.files(piece, name)
+    for path in found:
+      try:
+        if path.is_dir():
+          raise IsADirectoryError(errno.EISDIR, 'a directory')
+        chunk = zip(map(int, path.name.split('.')), array.chunks, strict=True)
+        array[tuple(slice(k * length, (k + 1) * length) for k, length in chunk)]
+      except Exception as error:  # Codecs raise what comes.
+        damages.say_again(path, error)
+        files.remove(path)
+    return sum(not path.exists() for path in found)
 
   def arrays(self, mode: str = 'r') -> dict[str, Any]:
     """Arrays by name, without the coordinates; what went wrong instead of one.
@@ -195,11 +234,14 @@ class Table(NamedTuple):
     except Exception:  # Codecs raise what comes.
       return False
 
-  def _read(self, array, piece, num_draws) -> np.ndarray | Exception:
+  def _read(self, name, array, piece, num_draws) -> np.ndarray | Exception:
     if isinstance(array, Exception):
       return array
     try:
-      cut = (slice(None), slice(None), slice(num_draws))[: array.ndim - 2]
+      # More may be there, of a run that makes it larger.
+      refinements, chains = tables.sizes(self.extent)[2:4]
+      cut = (slice(refinements), slice(chains), slice(num_draws))
+      cut = cut[: len(_own_dims(name)) - 2]
       slab = array[(*self._slices(piece, 0, self.length), *cut)]
     except Exception as error:  # Codecs raise what comes.
       return error
