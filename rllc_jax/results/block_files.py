@@ -6,6 +6,7 @@ asked for more draws.
 """
 
 from collections import Counter
+from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -108,6 +109,32 @@ def read(path: pathlib.Path, owner: str) -> BlockFile:
   arrays = files.read_arrays(path, owner)
   if not arrays:
     raise files.DamagedFileError('no such file')
+  try:
+    block = _block_of(arrays)
+    fits = _is_as_written(block)
+  except (KeyError, IndexError, TypeError, ValueError) as error:
+    raise files.DamagedFileError(f'{type(error).__name__}: {error}') from error
+  if not fits:
+    raise files.DamagedFileError('arrays that are not of one block')
+  return block
+
+
+def _is_as_written(block: BlockFile) -> bool:
+  """Whether all of it is of the same rows and columns, and of some."""
+  cells = len(block.rows), len(block.columns)
+  parts = [*block.traces.values(), *block.states]
+  lengths = {trace.shape[2] for trace in block.traces.values()}
+  return (
+    min(cells) > 0
+    and block.first >= 0
+    and len(lengths) <= 1
+    and all(part.shape[:2] == cells for part in parts)
+    and block.baseline.shape[:1] == cells[:1]
+    and block.baseline.ndim == 2
+  )
+
+
+def _block_of(arrays: Mapping[str, np.ndarray]) -> BlockFile:
   pairs = lambda a, b: [
     *zip(arrays[a].tolist(), arrays[b].tolist(), strict=True)
   ]
@@ -133,8 +160,13 @@ Cell = tuple[stores.Row, stores.Column]
 class Directory:
   """The files of blocks of a store, and which of them has a chain."""
 
-  def __init__(self, path: pathlib.Path, owner: str):
-    self._path, self._owner = path, owner
+  def __init__(
+    self,
+    path: pathlib.Path,
+    owner: str,
+    knows: Callable[[Cell], bool] = lambda cell: True,
+  ):
+    self._path, self._owner, self._knows = path, owner, knows
     self._chains: dict[Cell, tuple[str, int]] = {}  # File, draws taken.
 
   def load(self) -> list[tuple[str, BlockFile]]:
@@ -143,7 +175,10 @@ class Directory:
     found = []
     for path in self._paths():
       try:
-        found.append((path.name, read(path, self._owner)))
+        block = read(path, self._owner)
+        if not all(map(self._knows, block.cells)):
+          raise files.DamagedFileError('cells that the store has not')
+        found.append((path.name, block))
       except files.DamagedFileError as error:
         if path.exists():  # Else another process was done with it.
           damages.say_again(path, error)

@@ -227,7 +227,7 @@ class DiskStore:
   def _hold(self, held):
     self._held = held
     directory = self.path / 'blocks'
-    self._blocks = block_files.Directory(directory, held.owner)
+    self._blocks = block_files.Directory(directory, held.owner, held.has)
 
   def _take_up(self, owner, identity, extent):
     """Makes the store ready for this process, or waits for who does."""

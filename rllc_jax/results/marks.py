@@ -57,6 +57,9 @@ def read(path: pathlib.Path, shape: tuple[int, int, int], owner: str) -> Mark:
     DamagedFileError: if it is not what was written.
   """
   saved = files.read_arrays(path, owner)
+  for name, array in saved.items():
+    if not _is_as_written(name, array):
+      raise files.DamagedFileError(f'{name} of {array.dtype}{[*array.shape]}')
   recorded = _grown(saved.get('recorded', np.zeros((0, 0, 0), np.int32)), shape)
   known = saved.get('made_with', np.zeros((0, 0), str))
   made_with = _grown(known, shape[:2]).astype(object)
@@ -101,6 +104,17 @@ def checksums(
     for cell, count, start in zip(values, counts, begun, strict=True)
   ]
   return np.array(own, np.uint32)
+
+
+def _is_as_written(name: str, array: np.ndarray) -> bool:
+  """Whether it is of the kind that `write` writes."""
+  if name.startswith(_CHECK):
+    axes = 2 if name == f'{_CHECK}{BASELINE}' else 3
+    return array.dtype == np.uint32 and array.ndim == axes
+  if name == 'recorded':
+    signed = np.issubdtype(array.dtype, np.signedinteger) and array.ndim == 3
+    return signed and bool((array >= 0).all())
+  return array.dtype.kind == 'U' and array.ndim == 2 * (name == 'made_with')
 
 
 def _grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -76,6 +76,13 @@ class Pieces:
     """Of a checkpoint in its piece."""
     return self._places[0][row[0]] % self.length
 
+  def has(self, cell: block_files.Cell) -> bool:
+    """Whether the extent has a row and a column."""
+    (step, dataset), (refinement, chain) = cell
+    steps, datasets, refinements = self._places
+    there = step in steps and dataset in datasets and refinement in refinements
+    return there and 0 <= chain < self.extent.num_chains
+
   def at(self, column: stores.Column) -> tuple[int, int]:
     """Places of a refinement and a chain."""
     return self._places[2][column[0]], column[1]

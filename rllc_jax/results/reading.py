@@ -39,7 +39,9 @@ def read(
     for k, row in enumerate(block.rows):
       if row in out.places:
         for n, column in enumerate(block.columns):
-          out.take_draws((*out.places[row], *pieces.at(column)), block, k, n)
+          if pieces.has((row, column)):  # Else of a run that makes it larger.
+            place = (*out.places[row], *pieces.at(column))
+            out.take_draws(place, block, k, n)
   return out.arrays | {'made_with': out.arrays['made_with'].astype(str)}
 
 

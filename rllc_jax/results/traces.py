@@ -87,11 +87,13 @@ def check_within(asked: stores.Extent, held: stores.Extent) -> None:
 
   Raises:
     StoreError: naming the first coordinate that is not.
+    ValueError: if it is none.
   """
+  stores.check_extent(asked)
   for name in stores.Extent._fields:
     some, known = getattr(asked, name), getattr(held, name)
     if name.startswith('num_'):
-      strange, had = [some] if some > known else [], known
+      strange, had = [] if 0 < some <= known else [some], known
     else:
       among = {*known}
       strange, had = [x for x in some if x not in among], f'{len(known)} others'

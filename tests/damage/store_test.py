@@ -1,5 +1,6 @@
 """The store: what is damaged is told to readers, and done again by a run."""
 
+import itertools
 import shutil
 import warnings
 
@@ -9,11 +10,13 @@ import zarr
 
 import rllc_jax
 from rllc_jax.results import files
+from rllc_jax.results import table
 from tests.damage import damages
 from tests.results import kills_test
 
 TEXT = files.name_of('text')
 LOSS = 'traces.zarr/loss'
+BASELINE = 'traces.zarr/baseline_loss/0.0.0.0'
 FILES = (
   f'marks/{TEXT}/0.npz',
   f'{LOSS}/0.0.0.0.0',
@@ -76,6 +79,39 @@ def test_a_file_of_a_store(tmp_path, stores, name, kind):
       shutil.copytree(root, again)
       run(again)
       assert read(again) == expected
+  assert read(root) == expected
+
+
+@pytest.mark.parametrize('kind', ['cut', 'empty', 'directory'])
+def test_a_mark_and_its_draws_at_once(tmp_path, stores, kind):
+  """A piece that no mark vouches for, and that cannot be read."""
+  root = tmp_path / 'store'
+  shutil.copytree(stores / 'whole', root)
+  expected = read(root)
+  (root / f'marks/{TEXT}/0.npz').unlink()
+  for path in (root / f'{LOSS}/0.0.0.0.0', root / BASELINE):
+    for _ in itertools.islice(damages.each(path, kind), 1):
+      shutil.copytree(root, tmp_path / path.name)
+    run(tmp_path / path.name)
+    assert read(tmp_path / path.name) == expected
+
+
+def test_draws_that_a_kill_left_before_their_mark(tmp_path, monkeypatch):
+  """Nobody knows of them, and they cannot be read."""
+  monkeypatch.setattr(table, '_LEAST_CHUNK_DRAWS', 8)
+  monkeypatch.setattr(table, '_CHUNK_BYTES', 1)
+  root, before = tmp_path / 'store', tmp_path / 'before'
+  run(root)
+  shutil.copytree(root, before)
+  kills_test.run(root, num_draws=40)
+  expected = read(root)
+  for name in ('marks', 'blocks'):
+    shutil.rmtree(root / name)
+    shutil.copytree(before / name, root / name)
+  last = sorted((root / LOSS).glob('0.0.*'))[-1]
+  last.write_bytes(b'')
+  with pytest.warns(UserWarning, match=f'{last.name} was expected to be'):
+    kills_test.run(root, num_draws=40)
   assert read(root) == expected
 
 

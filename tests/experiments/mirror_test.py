@@ -311,6 +311,17 @@ def test_an_address_that_is_a_pattern_is_refused(name):
     remote_files.RemoteFiles(f'memory://{name}')
 
 
+def test_marks_of_directories_are_no_files(begin, monkeypatch):
+  """Consoles of object stores leave them, with names that end in '/'."""
+  place = begin()
+  write(place, a='1')
+  place.end()
+  system = place._remote._system
+  found = lambda root: [f'{root}/', f'{root}/a', f'{root}/b/']
+  monkeypatch.setattr(system, 'find', found)
+  assert place._remote.names() == ['a']
+
+
 def test_a_workdir_may_lie_in_the_home(tmp_path, monkeypatch):
   """Shells leave the ~ of --workdir=~/run alone."""
   monkeypatch.setenv('HOME', str(tmp_path))

@@ -15,6 +15,7 @@ import xarray as xr
 
 import rllc_jax
 from rllc_jax.results import files
+from rllc_jax.results import pieces
 from rllc_jax.results import traces as tables
 from tests.estimators import toy
 
@@ -69,6 +70,9 @@ class DiskStoreTest(absltest.TestCase):
       with self.assertRaisesRegex(tables.StoreError, '|'.join(changes)):
         store.read(extent)
       self.assertTrue(store.missing(extent))
+    for changes in ({'num_chains': -1}, {'checkpoints': (0, 0)}):
+      with self.assertRaisesRegex(ValueError, '|'.join(changes)):
+        store.read(store.extent._replace(**changes))
     self.assertEqual(store.missing(store.extent), [])
 
   def test_a_part_is_read_in_the_order_asked_for(self):
@@ -133,6 +137,31 @@ class DiskStoreTest(absltest.TestCase):
       self.assertEqual(
         reader.missing(reader.extent), expected.missing(expected.extent)
       )
+
+  def test_a_store_may_grow_while_it_is_read(self):
+    """What is there already is read, cut to what the reader knows."""
+    sound = pieces.Pieces.sound
+    for more in ({'num_chains': 3}, {'refinements': [toy.family(0, 1, 2)]}):
+      path = self.path / str(len(more)) / next(iter(more))
+      shutil.copytree(self.done, path)
+      reader = rllc_jax.open_store(path)
+
+      def grow(held, piece, path=path, more=more):
+        pieces.Pieces.sound = sound
+        toy.run(
+          store=rllc_jax.open_store(path),
+          **{
+            'trajectory': toy.trajectory((0, 10)),
+            'datasets': {'text': toy.DATASETS['text']},
+            'refinements': [toy.family(0, 1)],
+          }
+          | more,
+        )
+        return sound(held, piece)
+
+      self.addCleanup(setattr, pieces.Pieces, 'sound', sound)
+      pieces.Pieces.sound = grow
+      toy.assert_same_traces(reader.read(), self.traces)
 
   def test_a_directory_of_something_else_is_refused(self):
     self.path.mkdir()

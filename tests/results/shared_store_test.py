@@ -16,6 +16,7 @@ import pytest
 import rllc_jax
 from rllc_jax.estimators import layout
 from rllc_jax.results import block_files
+from rllc_jax.results import disk
 from rllc_jax.results import owners
 from rllc_jax.results import table
 from tests.estimators import toy
@@ -273,6 +274,39 @@ def test_process_1_comes_again_while_process_0_is_at_work(tmp_path, whole):
   stopped, goes_on = done
   assert goes_on == stopped > 0
   toy.assert_same_traces(rllc_jax.open_store(path).read(), whole)
+
+
+def test_a_store_that_grew_in_between_is_dealt_anew(tmp_path, monkeypatch):
+  """Process 1 had seen it small, and had not yet said that it begins."""
+  path, seen = tmp_path / 'store', []
+  text = {'datasets': {'text': toy.DATASETS['text']}}
+  run(path, 0, 2, **text)
+  is_prepared = disk.DiskStore._is_prepared
+
+  def grow_in_between(self, extent):
+    found = is_prepared(self, extent)
+    if not seen:
+      seen.append(found)
+      run(path, 0, 2)
+    return found
+
+  monkeypatch.setattr(disk.DiskStore, '_is_prepared', grow_in_between)
+  run(path, 1, 2, **text)
+  store = rllc_jax.open_store(path)
+  assert seen == [True]
+  assert not store.missing(store.extent._replace(datasets=('text',)))
+
+
+def test_an_array_that_cannot_be_opened_is_named(tmp_path, whole):
+  """Process 0, which would make it anew, had ended before."""
+  path = tmp_path / 'store'
+  run(path, 0, 2)
+  (path / 'traces.zarr' / 'loss' / '.zarray').write_text('{')
+  with pytest.raises(ValueError, match=r'loss must be .* with process 0 if'):
+    run(path, 1, 2)
+  with pytest.warns(UserWarning, match='loss.* was expected to be'):
+    run(path, 0, 2)
+  toy.assert_same_traces(run(path, 1, 2), whole)
 
 
 def test_a_process_goes_on_without_a_block_that_is_damaged(tmp_path, longer):

@@ -8,6 +8,7 @@ import warnings
 import numpy as np
 import pytest
 
+from rllc_jax import checked_files
 from rllc_jax.results import disk
 from rllc_jax.results import files
 from rllc_jax.results import store as stores
@@ -74,6 +75,74 @@ def test_no_array_is_unpickled(store, name, changes):
     again = disk.open_store(store)
     again.begin(IDENTITY, EXTENT, 'x')
     again.end()
+
+
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'extent': None},
+    {'extent': [1]},
+    {'extent': {}},
+    {'extent': EXTENT._asdict() | {'checkpoints': ['0']}},
+    {'extent': EXTENT._asdict() | {'datasets': ['a\0']}},
+    {'extent': EXTENT._asdict() | {'num_chains': 'many'}},
+    {'owner': None},
+    {'checkpoints_of_a_piece': 0},
+    {'checkpoints_of_a_piece': '1'},
+    {'identity': 1},
+  ],
+  ids=str,
+)
+def test_a_run_file_of_a_stranger_is_named(store, changes):
+  """Whoever writes it can write its checksum, too."""
+  path = store / 'run.json'
+  run = checked_files.read_json(path, (), '') | changes
+  checked_files.write_json(
+    path, {k: x for k, x in run.items() if x is not None}
+  )
+  open_it = lambda: disk.open_store(store)
+  assert strangers.told(open_it, path, 'must be that of a store; got')
+
+
+MARK = {
+  'recorded': np.zeros((1, 1, 2)),
+  'made_with': np.array('x'),
+  'check/loss': np.zeros((1, 1, 1, 1), np.uint32),
+  'check/baseline_loss': np.zeros((1, 1, 1), np.uint32),
+  'layout/loss': np.zeros(2),
+}
+BLOCK = {
+  'steps': np.array([5]),
+  'datasets': np.array(['texts']),
+  'refinements': np.array(['0:0', '0:1']),
+  'chains': np.array([0, 2]),
+  'first': np.array(-1),
+  'baseline': np.zeros(1),
+  'trace/loss': np.zeros((1, 1, 24)),
+  'trace/other': np.zeros(3),
+  'state/0000': np.zeros((2, 2, 1)),
+}
+
+
+@pytest.mark.parametrize(
+  ('kind', 'name'),
+  [('marks', x) for x in MARK] + [('blocks', x) for x in BLOCK],
+)
+def test_arrays_of_another_kind_are_done_again(store, kind, name):
+  """In files of a stranger: a good error or nothing, and a run goes on."""
+  [path] = (store / kind).rglob('*.npz')
+  owner = json.loads((store / 'run.json').read_text())['owner']
+  wrong = {name: (MARK if kind == 'marks' else BLOCK)[name]}
+  files.write_arrays(path, files.read_arrays(path, owner) | wrong, owner)
+  if kind == 'marks':
+    read = disk.open_store(store).read
+    assert strangers.told(read, path, 'must be as it was written')
+  with pytest.warns(UserWarning, match='was expected to be as it was written'):
+    again = disk.open_store(store)
+    again.begin(IDENTITY, EXTENT, 'x')
+  again.end()
+  assert not path.exists()
+  again.read()
 
 
 @pytest.mark.parametrize('kind', ['check', 'layout', 'trace'])
