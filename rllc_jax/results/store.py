@@ -36,11 +36,11 @@ def check_extent(extent: Extent) -> None:
         f'address random numbers; got {step}.'
       )
   for name in (*extent.datasets, *extent.refinements):
-    if not isinstance(name, str) or not name or not name.isprintable():
+    if not isinstance(name, str) or not name or _is_lost(name):
       raise ValueError(
-        'Data sets and refinements must have names of printable characters, '
-        'because they address random numbers and are coordinates of the '
-        f'results; got {name!a:.80}.'
+        'Data sets and refinements must have names without NUL and surrogates, '
+        'because they address random numbers and are coordinates of results; '
+        f'got {name!a:.80}.'
       )
   for name, values in zip(Extent._fields[:3], extent[:3], strict=True):
     if not values:
@@ -54,6 +54,11 @@ def check_extent(extent: Extent) -> None:
         f'{name} must differ, because they are coordinates of the results; got '
         f'{twice[0]!r} more than once.'
       )
+
+
+def _is_lost(name: str) -> bool:
+  """Whether files and arrays do not keep a name as it is."""
+  return any(x == '\0' or '\ud800' <= x <= '\udfff' for x in name)
 
 
 Row = tuple[int, str]  # A checkpoint's training step, a data set's name.
