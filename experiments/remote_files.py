@@ -18,7 +18,7 @@ class RemoteFiles:
     """Connects.
 
     Raises:
-      ValueError: if nothing here can read such addresses.
+      ValueError: if nothing here can read such addresses, or it is a pattern.
     """
     if any(character in address for character in '*?['):
       raise ValueError(

@@ -6,7 +6,6 @@ draws. Pieces are made longer as runs grow, or there were millions of files.
 
 from collections.abc import Mapping
 import contextlib
-import errno
 import json
 import pathlib
 from typing import Any, NamedTuple
@@ -176,18 +175,28 @@ class Table(NamedTuple):
     array[at] = slab
 
   def _forget_unreadable(self, array, piece, name) -> int:
-    """Removes files of a piece that a kill or a disk left, and counts them."""
-    found = self.files(piece, name)
-    for path in found:
+    """Removes files of a piece that are no chunks, and counts them.
+
+    Raises:
+      OSError, MemoryError: if one may be good, but could not be read just now.
+    """
+    count = 0
+    for path in self.files(piece, name):
       try:
-        if path.is_dir():
-          raise IsADirectoryError(errno.EISDIR, 'a directory')
         chunk = zip(map(int, path.name.split('.')), array.chunks, strict=True)
         array[tuple(slice(k * length, (k + 1) * length) for k, length in chunk)]
+        came: object = 'a directory' if path.is_dir() else ''
+      except (OSError, MemoryError):
+        if not path.is_dir():
+          raise
+        came = 'a directory'
       except Exception as error:  # Codecs raise what comes.
-        damages.say_again(path, error)
+        came = error
+      if came:
+        damages.say_again(path, came)
         files.remove(path)
-    return sum(not path.exists() for path in found)
+        count += 1
+    return count
 
   def arrays(self, mode: str = 'r') -> dict[str, Any]:
     """Arrays by name, without the coordinates; what went wrong instead of one.

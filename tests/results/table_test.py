@@ -1,9 +1,32 @@
 """The table: two processes may be at it."""
 
 import numpy as np
+import pytest
 
 from rllc_jax.results import store as stores
 from rllc_jax.results import table as tables
+
+
+@pytest.mark.parametrize(
+  'error', [OSError(5, 'Input/output error'), MemoryError()]
+)
+def test_what_cannot_be_read_just_now_stays(tmp_path, error):
+  """Of a disk or a memory in trouble: its draws are not lost for that."""
+
+  class Array:
+    chunks = (1,) * 5
+
+    def __getitem__(self, places):
+      raise error
+
+  extent = stores.Extent((0,), ('text',), ('0:0',), 1, 4)
+  table = tables.Table(tmp_path, extent, 1)
+  path = tmp_path / 'loss' / '0.0.0.0.0'
+  path.parent.mkdir()
+  path.write_bytes(b'1')
+  with pytest.raises(type(error)):
+    table._forget_unreadable(Array(), (0, 0), 'loss')
+  assert path.exists()
 
 
 def test_two_processes_make_the_same_array(tmp_path, monkeypatch):
