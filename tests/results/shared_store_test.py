@@ -291,9 +291,11 @@ def test_a_store_that_grew_in_between_is_dealt_anew(tmp_path, monkeypatch):
     return found
 
   monkeypatch.setattr(disk.DiskStore, '_is_prepared', grow_in_between)
-  run(path, 1, 2, **text)
-  store = rllc_jax.open_store(path)
+  progress, calls = at_call(0, None)
+  run(path, 1, 2, progress=progress, **text)
   assert seen == [True]
+  assert calls == [(0, 0)], 'all of text is the share of process 0 by now'
+  store = rllc_jax.open_store(path)
   assert not store.missing(store.extent._replace(datasets=('text',)))
 
 
