@@ -13,7 +13,8 @@ is said in `rllc_jax.analysis.claims`.
 shows those that are kept with the project.
 
 Exit status: 0 if every claim holds in every language, or else 1, be it that one
-does not hold or that it cannot be told.
+does not hold, that it cannot be told or that it is withdrawn. Withdrawn claims
+have no value and no verdict; the note gives the reason.
 """
 
 from collections.abc import Mapping
@@ -170,9 +171,16 @@ def _row(claim, language, found) -> targets.Row:
   each = list(found.values())
   ratios = [_ratio(x) for x in each]
   smallest = math.nan if np.isnan(ratios).any() else min(ratios)
+  reasons = claims.withdrawn(claim)
   words = [f'seed {seed}: {_words(x)}' for seed, x in found.items()]
   holds = claims.verdict(each) if len(each) > 1 else None
-  if holds is None:
+  if reasons:
+    smallest = math.nan  # A number would be read as a verdict.
+    words = [
+      reasons,
+      *(f'seed {seed}: {_size(x)}' for seed, x in found.items()),
+    ]
+  elif holds is None:
     words.insert(0, 'cannot be told')
   if len(each) < 2:
     words.append('one seed only')
@@ -194,10 +202,14 @@ def _ratio(finding: evidence.Finding) -> float:
 
 
 def _words(finding: evidence.Finding) -> str:
+  return f'{_size(finding)} ({finding.note})'
+
+
+def _size(finding: evidence.Finding) -> str:
   if not math.isfinite(finding.effect):
-    return f'not measured ({finding.note})'
+    return 'not measured'
   unit = f' {finding.unit}' if finding.unit else ''
-  return f'{finding.effect:.3g} ± {finding.error:.2g}{unit} ({finding.note})'
+  return f'{finding.effect:.3g} ± {finding.error:.2g}{unit}'
 
 
 def _table(found: Sequence[evidence.Finding]) -> str:

@@ -39,19 +39,24 @@ the planted language, whose findings are therefore no test of C2 to C8 and C10.
        that of Hessian trace, Fisher trace and ablation, error as there.
   C11  The estimator is right: 1 if every known answer is met, or -1. No error.
 
+C4, C7 and C8 are withdrawn, because what they measure does not mean what they
+say; `WITHDRAWN` has the reasons. Their statistics are still computed.
+
 The onset of induction is the last checkpoint at which no induction head has
 half its final score of prefix matching in text. Errors of estimates are those
 of `llc.of_draws`. A statistic that needs heads or times that are not there is
 NaN. A claim *holds* if its statistic is beyond two errors in every run, *does
 not hold* if it is beyond two errors on the other side in every run, and else
-*cannot be told*.
+*cannot be told*. A withdrawn claim does none of these.
 """
 
 from collections.abc import Callable
+from collections.abc import Mapping
 from collections.abc import Sequence
 
 from rllc_jax.analysis import claim_statistics
 from rllc_jax.analysis import evidence
+from rllc_jax.analysis import head_types
 
 STATEMENTS = {
   'C1': 'heads of a layer start alike and grow apart',
@@ -70,16 +75,50 @@ STATEMENTS = {
   'C11': 'the estimator meets every known answer',
 }
 
+_NO_NULL = 'untrained heads count as "multigram" heads, too'
+_NO_BRACKETS = 'operators and ">>" count as brackets'
+_NO_ERRORS = (
+  'scores have no errors, and the sign depends on the checkpoint grid'
+)
+
+# Claims, and classes of heads, that no table, page or figure may rest on, with
+# the reasons. An entry goes when its measure is mended.
+WITHDRAWN: Mapping[str, tuple[str, ...]] = {
+  head_types.MULTIGRAM: (_NO_NULL,),
+  'C4': (_NO_NULL,),
+  'C7a': (_NO_NULL, _NO_ERRORS),
+  'C7b': (_NO_ERRORS,),
+  'C8': (_NO_NULL, _NO_BRACKETS),
+}
+
+
+def withdrawn(*names: str) -> str:
+  """Reasons why claims or classes are withdrawn, as text; '' if none is.
+
+  Examples:
+    >>> withdrawn('C1', 'C4')
+    'withdrawn: untrained heads count as "multigram" heads, too'
+  """
+  reasons = [why for name in names for why in WITHDRAWN.get(name, ())]
+  return f'withdrawn: {"; ".join(dict.fromkeys(reasons))}' if reasons else ''
+
 
 def findings(run: evidence.Evidence) -> list[evidence.Finding]:
-  """Every claim's statistic, in their order."""
+  """Every claim's statistic, in their order; notes say what is withdrawn."""
   heads = evidence.sort_heads(run)
-  found = {x.claim: x for claim in _CLAIMS for x in claim(heads)}
-  return [found[claim] for claim in STATEMENTS]
+  measured = {x.claim: x for claim in _CLAIMS for x in claim(heads)}
+  return [_with_reasons(measured[claim]) for claim in STATEMENTS]
+
+
+def _with_reasons(finding: evidence.Finding) -> evidence.Finding:
+  notes = withdrawn(finding.claim), finding.note
+  return finding._replace(note='; '.join(filter(None, notes)))
 
 
 def verdict(found: Sequence[evidence.Finding]) -> bool | None:
-  """Whether a claim holds, from its statistic in each run; None if open.
+  """True or False if a claim holds in all runs or in none; None if open.
+
+  A withdrawn claim is open, whatever its statistic.
 
   Examples:
     >>> found = [
@@ -88,6 +127,8 @@ def verdict(found: Sequence[evidence.Finding]) -> bool | None:
     >>> verdict(found[:2]), verdict(found)
     (True, None)
   """
+  if withdrawn(*(x.claim for x in found)):
+    return None
   for sign in (1, -1):
     if found and all(sign * x.effect > 2 * x.error for x in found):
       return sign > 0

@@ -1,12 +1,18 @@
 """Statistics are positive where a claim is planted, negative if reversed."""
 
 import functools
+import json
 import math
+import pathlib
+import types
 
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import claims as verdicts
+from experiments import targets
+from rllc_jax import checked_files
 from rllc_jax.analysis import claim_statistics
 from rllc_jax.analysis import claims
 from rllc_jax.analysis import evidence
@@ -120,6 +126,12 @@ def planted():
   return measured(run_with())
 
 
+@pytest.fixture
+def nothing_withdrawn(monkeypatch):
+  """Statistics are right of what they are given, withdrawn or not."""
+  monkeypatch.setattr(claims, 'WITHDRAWN', {})
+
+
 def test_the_classes_are_those_that_were_planted():
   classes = head_types.of_readings(readings())
   for kind, names in (
@@ -130,6 +142,7 @@ def test_the_classes_are_those_that_were_planted():
     assert [name for name in HEADS if classes[name] == kind] == names
 
 
+@pytest.mark.usefixtures('nothing_withdrawn')
 def test_what_is_planted_speaks_for_every_claim():
   found = planted()
   assert list(found) == list(claims.STATEMENTS)
@@ -168,12 +181,14 @@ REVERSED = {
 }
 
 
+@pytest.mark.usefixtures('nothing_withdrawn')
 @pytest.mark.parametrize('claim', REVERSED)
 def test_what_is_reversed_speaks_against(claim):
   found = measured(run_with(REVERSED[claim]))[claim]
   assert claims.verdict([found]) is False, found
 
 
+@pytest.mark.usefixtures('nothing_withdrawn')
 @pytest.mark.parametrize('claim', ['C6a', 'C6b', 'C7a', 'C7b', 'C8'])
 def test_what_goes_back_in_time_speaks_against(claim):
   made = run_with()
@@ -256,6 +271,7 @@ def test_without_induction_heads_most_cannot_be_told():
   assert claims.verdict([found['C1']]) is True
 
 
+@pytest.mark.usefixtures('nothing_withdrawn')
 def test_data_without_brackets_and_models_of_one_layer_are_named():
   made = run_with()
   without = made.readings.assign(path_nested=np.nan * made.readings.path_nested)
@@ -276,3 +292,100 @@ def test_verdicts_need_every_seed():
   assert claims.verdict([finding(1.0), finding(0.7)]) is None
   assert claims.verdict([finding(1.0), finding(math.nan)]) is None
   assert claims.verdict([]) is None
+
+
+NOW_WITHDRAWN = ['C4', 'C7a', 'C7b', 'C8']
+KEPT = pathlib.Path(verdicts.__file__).parent / 'results'
+
+
+def test_c4_c7_and_c8_are_withdrawn_and_no_other_claim():
+  assert [x for x in claims.STATEMENTS if claims.withdrawn(x)] == NOW_WITHDRAWN
+  assert set(claims.WITHDRAWN) <= {*claims.STATEMENTS, head_types.MULTIGRAM}
+
+
+def test_reasons_are_given_once():
+  words = claims.withdrawn('C4', 'C1', 'C8', 'C4')
+  assert words.startswith('withdrawn: untrained heads')
+  assert words.count('untrained') == words.count('withdrawn') == 1
+  assert 'brackets' in words
+  assert claims.withdrawn('C1', 'C2') == claims.withdrawn() == ''
+
+
+@pytest.mark.parametrize('claim', NOW_WITHDRAWN)
+@pytest.mark.parametrize('effect', [9.0, -9.0])
+def test_a_withdrawn_claim_is_never_decided(claim, effect):
+  found = evidence.Finding(claim, effect, 0.1, '', '13 heads')
+  assert claims.verdict([found]) is claims.verdict([found, found]) is None
+
+
+def test_the_findings_of_a_run_say_what_is_withdrawn():
+  for finding in claims.findings(run_with()):
+    marked = finding.note.startswith('withdrawn: ')
+    assert marked == (finding.claim in NOW_WITHDRAWN), finding
+
+
+def write_findings(directory, effect):
+  """Two seeds of a language, each with the same effect for every claim."""
+  for seed in (0, 1):
+    findings = [
+      verdicts._plain(evidence.Finding(claim, effect, 0.1, '', '13 heads'))
+      for claim in claims.STATEMENTS
+    ]
+    record = {'language': 'planted', 'seed': seed, 'findings': findings}
+    path = directory / f'planted-{seed}' / 'claims.json'
+    checked_files.write_json(path, record)
+
+
+@pytest.mark.parametrize('effect', [9.0, -9.0, math.nan])
+def test_the_table_shows_withdrawn_claims_as_neither_yes_nor_no(
+  tmp_path, effect
+):
+  write_findings(tmp_path, effect)
+  rows = verdicts.verdicts(tmp_path)
+  assert len(rows) == len(claims.STATEMENTS)
+  lines = targets.table(rows).split('\n')[1:]
+  for row, line in zip(rows, lines, strict=True):
+    if row.name.split()[0] in NOW_WITHDRAWN:
+      assert row.holds is None and math.isnan(row.value)
+      assert row.note.startswith('withdrawn: ') and 'seed 1' in row.note
+      assert row.note.count('withdrawn') == 1
+      assert 'withdrawn' in line and 'yes' not in line and 'NO' not in line
+    else:
+      expected = {9.0: True, -9.0: False}.get(effect)
+      assert row.holds is expected and 'withdrawn' not in line
+
+
+def test_a_withdrawn_claim_does_not_hold_in_json_nor_in_the_exit_status(
+  tmp_path, monkeypatch
+):
+  write_findings(tmp_path, 9.0)
+  rows = verdicts.verdicts(tmp_path)
+  path = tmp_path / 'rows.json'
+  targets.write_json(path, rows)
+  for item in json.loads(path.read_text()):
+    if item['name'].split()[0] in NOW_WITHDRAWN:
+      assert item['holds'] is None and item['value'] is None
+      assert item['note'].startswith('withdrawn: ')
+  monkeypatch.setattr(targets, 'JSON', types.SimpleNamespace(value=None))
+  with pytest.raises(SystemExit, match='1'):
+    targets.finish(rows)
+  others = [row for row in rows if row.holds is not None]
+  assert len(others) == len(rows) - len(NOW_WITHDRAWN)
+  targets.finish(others)  # All of them hold.
+
+
+def test_files_of_studies_carry_no_verdict_on_a_withdrawn_claim(tmp_path):
+  write_findings(tmp_path, 9.0)
+  record = json.loads((tmp_path / 'planted-0' / 'claims.json').read_text())
+  for item in record['findings']:
+    assert (item['holds'] is None) == (item['claim'] in NOW_WITHDRAWN)
+
+
+def test_studies_made_before_a_claim_was_withdrawn_show_it_too():
+  """The findings kept with the project have verdicts on C7a."""
+  rows = {row.name.split(':')[0]: row for row in verdicts.verdicts(KEPT)}
+  for language in verdicts.LANGUAGES:
+    for claim in NOW_WITHDRAWN:
+      row = rows[f'{claim} {language}']
+      assert row.holds is None and row.note.startswith('withdrawn: ')
+  assert rows['C1 planted'].holds is True
