@@ -3,7 +3,8 @@
   python -m experiments.figures --config=FILE --workdir=DIR
 
 reads what experiments.study saved in DIR and writes `DIR/figures/NAME.png`.
-FILE is one of `experiments/configs/paper`: one a figure.
+FILE is one of `experiments/configs/paper`: one a figure. A figure that rests on
+what `rllc_jax.analysis.claims` withdraws is stamped with the reasons.
 """
 
 from collections.abc import Callable
@@ -21,6 +22,8 @@ from experiments.paper_figures import comparisons
 from experiments.paper_figures import curves_of_heads
 from experiments.paper_figures import saved
 from rllc_jax import checked_files
+from rllc_jax.analysis import claims
+from rllc_jax.analysis import head_types
 from rllc_jax.plots import style
 
 DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
@@ -36,6 +39,16 @@ DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'memorisation': comparisons.memorisation,
   'affected_tokens': comparisons.tokens,
   'sensitivity': comparisons.settings,
+}
+
+# By what is drawn: the claims it shows and the classes of heads it uses, for
+# labels, as points, or as the grouping that clusters are compared with.
+RESTS_ON: Mapping[str, tuple[str, ...]] = {
+  'head_types': (head_types.MULTIGRAM, 'C4'),
+  'multigram_circuit': (head_types.MULTIGRAM, 'C7a', 'C7b', 'C8'),
+  'ablation_clusters': (head_types.MULTIGRAM,),
+  'cluster_methods': (head_types.MULTIGRAM,),
+  'memorisation': (head_types.MULTIGRAM, 'C4'),
 }
 
 
@@ -64,6 +77,9 @@ def run(
   workdir = pathlib.Path(workdir)
   name = choices.directory_name('figure.name', settings.name)
   drawn = DRAWN[settings.draws](saved.Saved(workdir, settings))
+  reasons = claims.withdrawn(*RESTS_ON.get(settings.draws, ()))
+  if reasons:
+    style.stamp(drawn, reasons)
   path = workdir / 'figures' / f'{name}.png'
   checked_files.write_bytes(path, style.image(drawn, 'png'))
   logging.info('%s', path)

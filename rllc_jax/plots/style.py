@@ -7,6 +7,7 @@ nothing to close. Functions that draw are wrapped in `matplotlib.rc_context`.
 from collections.abc import Mapping
 from collections.abc import Sequence
 import io
+import textwrap
 from typing import Any, NamedTuple
 import warnings
 
@@ -30,6 +31,8 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
+STAMP = '#b91c1c'  # Of nothing else: a stamp is found by its color.
+_STAMP_SIZE = 10  # Points.
 _LONGEST_NAME = 32  # Characters, beside an axis or a line,
 _LONGEST_TITLE = 60  # within a panel and above it,
 _LONGEST_LINE = 240  # and anywhere else.
@@ -307,6 +310,20 @@ def footnote(drawn: figure.Figure, *parts: str) -> None:
   """Writes what a reader must know in small print below the panels."""
   text = ' · '.join(part for part in parts if part)
   drawn.supxlabel(text, fontsize=7.5, color=GRAY, x=0.01, ha='left')
+
+
+def stamp(drawn: figure.Figure, words: str) -> None:
+  """Writes above all panels why a figure must not be believed."""
+  width = 72 * drawn.get_figwidth()  # Points; a letter is 0.62 of its height.
+  lines = textwrap.wrap(words, int(width / (0.62 * _STAMP_SIZE)))
+  drawn.suptitle(
+    '\n'.join(lines),
+    x=0.01,
+    ha='left',
+    fontsize=_STAMP_SIZE,
+    fontweight='bold',
+    color=STAMP,
+  )
 
 
 def settings_text(attributes: Mapping[str, Any]) -> str:

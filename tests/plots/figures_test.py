@@ -1,15 +1,24 @@
 """What the figures show, read back from their artists."""
 
+import pathlib
+import runpy
+
+from matplotlib import colors
+from matplotlib import image
 from matplotlib import text as text_artist
 import numpy as np
 import pytest
 import xarray as xr
 
+from experiments import figures
+from experiments.paper_figures import saved
+from rllc_jax.analysis import claims
 from rllc_jax.plots import heads
 from rllc_jax.plots import spread
 from rllc_jax.plots import style
 from rllc_jax.plots import traces
 from rllc_jax.plots import training
+from tests.analysis import claims_test
 
 DIMS = ('checkpoint', 'dataset', 'refinement')
 STEPS = (0, 1, 10, 100)
@@ -310,3 +319,86 @@ def test_a_layer_of_one_head_has_no_spread_and_the_figure_says_so():
   drawn = spread.head_spread(spreads(nan, nan))
   assert 'no layer with two heads' in words(drawn.axes[0])
   style.image(drawn, 'svg')
+
+
+EXPERIMENTS = pathlib.Path(figures.__file__).parent
+CONFIGS = {
+  path.stem: path
+  for path in sorted((EXPERIMENTS / 'configs' / 'paper').glob('*.py'))
+  if path.stem not in ('__init__', 'full_size')
+}
+STAMPED = {
+  'fig_1',
+  'fig_4',
+  'memorisation',
+  'ablation_clusters',
+  'cluster_methods',
+}
+
+
+class Study(saved.Saved):
+  """What a study of the planted heads of `claims_test` saved."""
+
+  def estimates(self, name='rllc'):
+    return estimates(claims_test.STEPS, [self.settings.text], claims_test.HEADS)
+
+  def boundaries(self):
+    return [20.0, 200.0]
+
+  def readings(self):
+    return claims_test.readings()
+
+
+def draw(name, workdir, monkeypatch):
+  """The figure of a config, and the file it is in."""
+  drawn = []
+  render = lambda made, kind: drawn.append(made) or render_image(made, kind)
+  render_image = style.image
+  monkeypatch.setattr(saved, 'Saved', Study)
+  monkeypatch.setattr(style, 'image', render)
+  config = runpy.run_path(str(CONFIGS[name]))['get_config']()
+  return figures.run(config, workdir), drawn[0]
+
+
+@pytest.mark.parametrize('name', ['fig_1', 'fig_2', 'fig_4', 'memorisation'])
+def test_what_is_withdrawn_is_written_above_the_figure(
+  name, tmp_path, monkeypatch
+):
+  path, drawn = draw(name, tmp_path, monkeypatch)
+  above = ' '.join(drawn.get_suptitle().split())
+  if name not in STAMPED:
+    assert not above and not is_stamped(path)
+    return
+  assert above.startswith('withdrawn: untrained heads') and is_stamped(path)
+  assert ('brackets' in above) == (name == 'fig_4')
+  drawn.draw_without_rendering()
+  (title,) = [x for x in drawn.texts if x.get_text() == drawn.get_suptitle()]
+  box = title.get_window_extent()
+  assert box.x0 >= 0 and box.x1 <= drawn.bbox.width
+  assert all(box.y0 >= ax.get_window_extent().y1 for ax in drawn.axes)
+
+
+def test_a_figure_is_stamped_only_while_what_it_shows_is_withdrawn(
+  tmp_path, monkeypatch
+):
+  monkeypatch.setattr(claims, 'WITHDRAWN', {})
+  path, drawn = draw('fig_4', tmp_path, monkeypatch)
+  assert not drawn.get_suptitle() and not is_stamped(path)
+
+
+def is_stamped(path):
+  """True if letters of the stamp's color stand in the top of the picture."""
+  pixels = image.imread(path)[..., :3]
+  top = pixels[: len(pixels) // 5]
+  close = np.abs(top - colors.to_rgb(style.STAMP)).max(axis=-1) < 0.02
+  return close.sum() > 500
+
+
+@pytest.mark.parametrize('name', CONFIGS)
+def test_kept_pictures_of_what_is_withdrawn_are_stamped(name):
+  path = EXPERIMENTS / 'figures' / 'paper' / f'{name}.png'
+  assert is_stamped(path) == (name in STAMPED)
+  draws = runpy.run_path(str(CONFIGS[name]))['get_config']().figure.draws
+  assert bool(claims.withdrawn(*figures.RESTS_ON.get(draws, ()))) == (
+    name in STAMPED
+  )
