@@ -5,43 +5,40 @@ its place and renamed there, so a save that was killed is never listed. Every
 checkpoint carries a record of its leaves (dtype, shape, CRC-32 of the bytes),
 which has a checksum itself, and a load that does not reproduce the record is an
 error.
+
+Checkpoints that other programs wrote with Orbax are read, too: those of
+`CheckpointManager`, `StandardCheckpointer`, `PyTreeCheckpointer`, flax and the
+v1 API, in folders whose names end in the step. They have no record, so damage
+that Orbax does not notice is not noticed here.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import functools
 import hashlib
 import json
-import os
 import pathlib
-import re
 from typing import Any
 
 import jax
 import numpy as np
 
-from rllc_jax import checked_files
 from rllc_jax import types
+from rllc_jax.training import checkpoint_errors
+from rllc_jax.training import checkpoint_records
+from rllc_jax.training import foreign
 from rllc_jax.training import leaf_records
 from rllc_jax.training import orbax_files
+from rllc_jax.training import saved_trees
+from rllc_jax.training import step_folders
 from rllc_jax.training import together
 
-PathLike = str | os.PathLike[str]
+PathLike = step_folders.PathLike
+CheckpointError = checkpoint_errors.CheckpointError
 
-_STEP = re.compile('0|[1-9][0-9]*')
 _MAKE_ROOM = (
   'Make room, or see that it can be written to, and run the same command again.'
 )
-_REMEDY = (
-  'Put back a copy, or remove the directory of the training run and train '
-  'again: it gives the same.'
-)
-
-
-class CheckpointError(ValueError):
-  """A checkpoint cannot be written, or is not what was asked for."""
 
 
 def save(
@@ -56,41 +53,59 @@ def save(
   processes must not save into one directory.
 
   Args:
-    directory: where checkpoints lie; made if need be.
+    directory: where checkpoints lie; made if need be. As in every function
+      here, a leading `~` is the home of the user.
     step: training step, that is, batches seen.
-    params: arrays, in nested dicts and lists if they are to be loaded without
-      naming their structure.
+    params: numbers or arrays of numbers, of numpy, JAX or what numpy converts,
+      in any nodes that JAX knows: dicts with keys that are all texts or all
+      whole numbers, lists, tuples, dataclasses of flax, states of optax and
+      `nnx.State`. See `load` for what comes back.
     metadata: kept beside the weights; JSON values.
 
   Raises:
-    CheckpointError: if the step is there already, a leaf is not finite, or the
-      disk does not take it.
+    CheckpointError: if the step is there already, a leaf is not finite or would
+      not come back as it is, or the disk does not take it.
   """
-  path = _path(directory, step)
+  path = step_folders.new_folder(directory, step)
   with _naming(step, path, 'a tree of arrays, and metadata of JSON values'):
-    arrays = jax.tree.map(np.asarray, params)
+    arrays = saved_trees.to_arrays(params)
     kept = json.loads(json.dumps(dict(metadata or {})))
-  _refuse(leaf_records.non_finite_leaf(arrays), step, path)
-  if path.exists():
-    raise _error(step, path, 'no checkpoint yet, as none is overwritten', 'one')
-  leaves = leaf_records.describe(arrays)
-  record = {'step': step, 'leaves': leaves, 'metadata': kept}
-  record['checksum'] = checked_files.checksum(record)
+  named = leaf_records.named(arrays)
+  _refuse(leaf_records.non_finite_leaf(named), step, path)
+  there = step_folders.folder(directory, step)
+  if there.exists():
+    raise _error(
+      step, there, 'no checkpoint yet, as none is overwritten', 'one'
+    )
+  leaves = leaf_records.describe(named)
+  record = checkpoint_records.make(step, leaves, kept)
   with _naming(step, path, 'a directory with room to write to', _MAKE_ROOM):
     orbax_files.write(path, arrays, record)
 
 
 def load(
-  directory: PathLike, step: int, like: types.Params | None = None
+  directory: PathLike,
+  step: int,
+  like: types.Params | None = None,
+  part: str | None = None,
 ) -> types.Params:
   """Reads one checkpoint and verifies every byte of it.
+
+  Of a checkpoint that another program wrote with Orbax, only what Orbax itself
+  notices is an error: it has no record to verify.
 
   Args:
     directory: where checkpoints lie.
     step: training step.
     like: the structure, shapes and dtypes that are expected; arrays or
-      `jax.ShapeDtypeStruct`. By default those of the file, as nested dicts and
-      lists.
+      `jax.ShapeDtypeStruct`. By default those of the file, as dicts and lists:
+      tuples are lists then, fields of named tuples and of dataclasses are keys
+      of dicts, and an `nnx.State` is what `nnx.to_pure_dict` makes of it.
+    part: what to return of the tree, keys joined by slashes ('params/dense').
+      By default the whole of it. Of other programs' checkpoints that have both
+      'params' and 'opt_state' the former, and if they have several items
+      ('state/params') the first key must be the name of one; keys that were
+      numbers are texts in them.
 
   Returns:
     The weights, as numpy arrays.
@@ -99,26 +114,45 @@ def load(
     CheckpointError: if the checkpoint is missing, damaged, not finite, or not
       like `like`.
   """
-  path = _path(directory, step)
-  leaves = _read_record(step, path)['leaves']
+  path = step_folders.folder(directory, step)
+  record = checkpoint_records.read(step, path)
+  with _naming(step, path, 'a part of it'):
+    if record is None:
+      tree = _read_foreign(step, path, part)
+    else:
+      tree = saved_trees.part_of(_read_verified(step, path, record), part)
+    return tree if like is None else saved_trees.placed(tree, like)
+
+
+def _read_verified(
+  step: int, path: pathlib.Path, record: Mapping[str, Any]
+) -> types.Params:
+  leaves = record['leaves']
+  remedy = functools.partial(checkpoint_records.remedy, path)
+  with _naming(step, path, 'an undamaged checkpoint', remedy):
+    read = jax.tree.map(np.asarray, orbax_files.read(path))
+  arrays = saved_trees.by_name(read, leaves)
+  came = {name: leaf_records.shape(leaf) for name, leaf in arrays.items()}
   saved = {name: shape for name, (shape, _) in leaves.items()}
-  template = None
-  if like is not None:
-    expected = leaf_records.shapes(like)
-    _refuse(leaf_records.shape_difference(saved, expected), step, path)
-    template = jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
-  with _naming(step, path, 'an undamaged checkpoint', _REMEDY):
-    arrays = jax.tree.map(np.asarray, orbax_files.read(path, template))
-  came = leaf_records.shapes(arrays)
-  _refuse(leaf_records.shape_difference(came, saved), step, path, _REMEDY)
-  _refuse(leaf_records.byte_difference(arrays, leaves), step, path, _REMEDY)
+  _refuse(leaf_records.shape_difference(came, saved), step, path, remedy)
+  _refuse(leaf_records.byte_difference(arrays, leaves), step, path, remedy)
   _refuse(leaf_records.non_finite_leaf(arrays), step, path)
-  return arrays
+  return saved_trees.plain(read, leaves)
+
+
+def _read_foreign(
+  step: int, path: pathlib.Path, part: str | None
+) -> types.Params:
+  way_out = foreign.way_out(step)
+  with _naming(step, path, 'a checkpoint that Orbax can read', way_out):
+    tree = foreign.read(path, part)
+  _refuse(leaf_records.non_finite_leaf(leaf_records.named(tree)), step, path)
+  return tree
 
 
 def delete(directory: PathLike, step: int) -> None:
-  """Removes one checkpoint; killed halfway, it is no longer listed."""
-  path = _path(directory, step)
+  """Removes one checkpoint of `save`; killed halfway, it is not listed."""
+  path = step_folders.new_folder(directory, step)
   with _naming(step, path, 'a checkpoint that can be deleted'):
     orbax_files.delete(path)
 
@@ -126,53 +160,80 @@ def delete(directory: PathLike, step: int) -> None:
 def steps(directory: PathLike) -> tuple[int, ...]:
   """The training steps of the checkpoints in a directory, ascending.
 
+  They are the numbers that the names of its folders end in.
+
   Raises:
-    CheckpointError: if there is no such directory.
+    CheckpointError: if there is no such directory, or two folders of one step.
   """
-  return _listed(directory)
+  return tuple(step_folders.listed(directory))
 
 
 def metadata(directory: PathLike, step: int | None = None) -> dict[str, Any]:
-  """What was kept beside the weights of a step, by default of the last."""
+  """What was kept beside the weights of a step, by default of the last.
+
+  Of other programs' checkpoints it is Orbax's `custom_metadata`.
+  """
   if step is None:
-    if not (found := _listed(directory)):
+    if not (found := steps(directory)):
       raise CheckpointError(
-        f'A checkpoint was expected in {directory}, because the metadata of '
-        'the last one is asked for; got none.'
+        f'A checkpoint was expected in {step_folders.absolute(directory)}, '
+        'because the metadata of the last one is asked for; got none.'
       )
     step = found[-1]
-  return _read_record(step, _path(directory, step))['metadata']
+  path = step_folders.folder(directory, step)
+  record = checkpoint_records.read(step, path)
+  if record is not None:
+    return record['metadata']
+  kept = (orbax_files.read_metadata(path) or {}).get('custom_metadata')
+  return kept if isinstance(kept, dict) else {}
 
 
 def trajectory(
-  directory: PathLike, steps: Sequence[int] | None = None
+  directory: PathLike,
+  steps: Sequence[int] | None = None,
+  *,
+  like: types.Params | None = None,
+  part: str | None = None,
 ) -> types.Trajectory:
   """The checkpoints of a directory, all or some, as a training trajectory.
 
   Args:
     directory: where checkpoints lie.
     steps: the training steps to keep; by default every one that is there.
+    like: as in `load`: the structure, shapes and dtypes of each checkpoint.
+    part: as in `load`: where the weights are in each checkpoint.
 
   Returns:
     A trajectory whose `load(steps)` gives numpy leaves [len(steps), ...]. It
     holds the stack and one checkpoint more in memory, not the stack twice.
-    Fingerprints are of the records that loads are verified by.
+    Fingerprints are of the records that loads are verified by; of parts, and of
+    other programs' checkpoints, of the weights, which are read for it.
 
   Raises:
-    CheckpointError: if the directory or one of the steps is missing, or they
-      are of several runs, by the entry 'run' of their metadata.
+    CheckpointError: if the directory has no checkpoint, one of the steps is
+      missing, or they are of several runs, by the entry 'run' of their
+      metadata.
   """
-  found = _listed(directory)
+  step_folders.check_some(directory)
+  found = tuple(step_folders.listed(directory))
   wanted = found if steps is None else tuple(sorted({int(s) for s in steps}))
+  if not wanted:
+    raise CheckpointError(
+      'steps must name at least one step, because a trajectory of none has no '
+      f'weights; got none. Those in {step_folders.absolute(directory)} are '
+      f'{list(found)}.'
+    )
   for step in wanted:
     if step not in found:
       came = f'only the steps {list(found)}'
-      raise _error(step, _path(directory, step), 'a checkpoint', came)
+      raise _error(
+        step, step_folders.folder(directory, step), 'a checkpoint', came
+      )
   _check_one_run(directory, wanted)
   return types.Trajectory(
     wanted,
-    functools.partial(_load_stack, directory),
-    functools.partial(_fingerprint, directory),
+    functools.partial(_load_stack, directory, like, part),
+    functools.partial(_fingerprint, directory, part),
   )
 
 
@@ -198,8 +259,8 @@ def save_resume(
 
 
 def _delete_others(directory: PathLike, step: int) -> None:
-  for other in _listed(directory):
-    if other != step:
+  for other, path in step_folders.listed(directory).items():
+    if other != step and path == step_folders.new_folder(directory, other):
       delete(directory, other)
 
 
@@ -219,9 +280,9 @@ def load_resume(
     CheckpointError: if the newest state is damaged. An older one is never
       taken in its place, nor a fresh start made.
   """
-  if not pathlib.Path(directory).exists() or not _listed(directory):
+  if not step_folders.absolute(directory).exists() or not steps(directory):
     return None
-  step = _listed(directory)[-1]
+  step = steps(directory)[-1]
   return load(directory, step, like), step
 
 
@@ -252,103 +313,65 @@ def log_spaced_steps(last: int, count: int) -> tuple[int, ...]:
   return (0, *whole[:-1].tolist(), last)
 
 
-def _path(directory: PathLike, step: int) -> pathlib.Path:
-  return pathlib.Path(directory).absolute() / str(int(step))
-
-
-def _listed(directory: PathLike) -> tuple[int, ...]:
-  directory = pathlib.Path(directory).absolute()
-  if not directory.is_dir():
-    raise CheckpointError(
-      f'Checkpoints were expected in {directory}, because training writes one '
-      'directory a step; got no such directory.'
-    )
-  names = (path.name for path in directory.iterdir() if path.is_dir())
-  return tuple(sorted(int(name) for name in names if _STEP.fullmatch(name)))
-
-
 def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:
   found = {step: metadata(directory, step).get('run') for step in steps}
   for step in steps:
     if found[step] != found[steps[0]]:
       expected = f'one of the same run as that of step {steps[0]}'
-      path = _path(directory, step)
-      raise _error(step, path, expected, 'one of another', _REMEDY)
+      path = step_folders.folder(directory, step)
+      remedy = 'Put back a copy, or name the steps of one run.'
+      raise _error(step, path, expected, 'one of another', remedy)
 
 
-def _fingerprint(directory: PathLike, step: int) -> str:
-  """Of names, shapes, dtypes and checksums of a checkpoint, without reading it.
+def _fingerprint(directory: PathLike, part: str | None, step: int) -> str:
+  """Of names, shapes, dtypes and checksums of a checkpoint.
 
-  No weights that are not finite are written, and none are read that differ.
+  Without reading it where there is a record: no weights that are not finite are
+  written, and none are read that differ.
   """
-  leaves = _read_record(step, _path(directory, step))['leaves']
+  record = checkpoint_records.read(step, step_folders.folder(directory, step))
+  if record is None or part:
+    arrays = leaf_records.named(load(directory, step, part=part))
+    leaves = leaf_records.describe(arrays)
+  else:
+    leaves = record['leaves']
   text = json.dumps(leaves, sort_keys=True)
   return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
-def _load_stack(directory: PathLike, steps: Sequence[int]) -> types.Params:
+def _load_stack(
+  directory: PathLike,
+  like: types.Params | None,
+  part: str | None,
+  steps: Sequence[int],
+) -> types.Params:
   """Checkpoints of one shape, leaves [len(steps), ...]."""
   if not len(steps):
     raise ValueError(
       'steps must name at least one checkpoint, because a stack of none has no '
       'shape; got none.'
     )
-  first = load(directory, steps[0])
+  first = load(directory, steps[0], like, part)
   stack = jax.tree.map(
     lambda leaf: np.empty((len(steps), *leaf.shape), leaf.dtype), first
   )
   leaves = jax.tree.leaves(stack)
   for i, step in enumerate(steps):
-    params = load(directory, step, first) if i else first
+    params = load(directory, step, first, part) if i else first
     for out, leaf in zip(leaves, jax.tree.leaves(params), strict=True):
       out[i] = leaf
   return stack
-
-
-def _read_record(step: int, path: pathlib.Path) -> dict[str, Any]:
-  if not path.is_dir():
-    raise _error(step, path, 'a checkpoint', 'no such directory', _REMEDY)
-  with _naming(step, path, 'an undamaged checkpoint', _REMEDY):
-    record = orbax_files.read_record(path)
-  if not isinstance(record, dict):
-    expected = 'a record of its leaves, to verify them'
-    raise _error(step, path, expected, 'none', _REMEDY)
-  if record.pop('checksum', None) != checked_files.checksum(record):
-    expected = 'the record of its leaves as it was written'
-    raise _error(step, path, expected, 'another', _REMEDY)
-  if record['step'] != step:
-    came = f'step {record["step"]}'
-    raise _error(step, path, 'weights of that step', came, _REMEDY)
-  return record
 
 
 def _refuse(
   difference: leaf_records.Difference | None,
   step: int,
   path: pathlib.Path,
-  remedy: str = '',
+  remedy: checkpoint_errors.Remedy = '',
 ) -> None:
   if difference:
     raise _error(step, path, *difference, remedy)
 
 
-def _error(
-  step: int, path: pathlib.Path, expected: str, came: str, remedy: str = ''
-) -> CheckpointError:
-  came = ' '.join(came.split()).rstrip('.')[:300]  # Orbax writes paragraphs.
-  said = f'Checkpoint of step {step} at {path}: expected {expected}; got {came}'
-  return CheckpointError(f'{said}. {remedy}'.rstrip())
-
-
-@contextlib.contextmanager
-def _naming(
-  step: int, path: pathlib.Path, expected: str, remedy: str = ''
-) -> Iterator[None]:
-  """Turns whatever goes wrong inside into one line about this checkpoint."""
-  try:
-    yield
-  except OSError as error:
-    raise _error(step, path, expected, str(error), remedy) from None
-  except (TypeError, ValueError) as error:
-    came = f'{type(error).__name__}: {error}'
-    raise _error(step, path, expected, came, remedy) from None
+_error = checkpoint_errors.error
+_naming = checkpoint_errors.naming

@@ -4,7 +4,6 @@ The description is a plain JSON value, so it can lie beside the arrays on disk
 and say later, leaf by leaf, whether they are what was written.
 """
 
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -30,28 +29,42 @@ class Difference(NamedTuple):
   came: str
 
 
-def describe(arrays: types.PyTree) -> Description:
-  """Describes numpy arrays, bytes included.
+def named(tree: types.PyTree) -> dict[str, Any]:
+  """Name -> leaf of a tree; names are as `jax.tree_util.keystr` writes them.
+
+  Examples:
+    >>> named({'w': [1, 2]})
+    {"['w'][0]": 1, "['w'][1]": 2}
+  """
+  leaves = jax.tree_util.tree_leaves_with_path(tree)
+  return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+
+
+def describe(arrays: Mapping[str, np.ndarray]) -> Description:
+  """Describes named numpy arrays, bytes included.
 
   Examples:
     >>> describe({'w': np.zeros((2, 3), np.float32)})
-    {"['w']": ['float32[2, 3]', 2747386400]}
+    {'w': ['float32[2, 3]', 2747386400]}
   """
-  return {
-    name: [_shape(leaf), _checksum(leaf)]
-    for name, leaf in _named_leaves(arrays)
-  }
+  return {name: [shape(leaf), _checksum(leaf)] for name, leaf in arrays.items()}
 
 
-def shapes(tree: types.PyTree) -> dict[str, str]:
-  """Name to dtype and shape, of arrays or of `jax.ShapeDtypeStruct`."""
-  return {name: _shape(leaf) for name, leaf in _named_leaves(tree)}
+def shape(leaf: Any) -> str:
+  """Dtype and shape of an array, a `jax.ShapeDtypeStruct` or a number.
+
+  Examples:
+    >>> shape(np.zeros((2, 3), np.float32))
+    'float32[2, 3]'
+  """
+  leaf = leaf if hasattr(leaf, 'dtype') else np.asarray(leaf)
+  return f'{leaf.dtype}{list(leaf.shape)}'
 
 
 def shape_difference(
   came: Mapping[str, str], expected: Mapping[str, str]
 ) -> Difference | None:
-  """Where two results of `shapes` differ, if anywhere.
+  """The first name whose dtype and shape differ, if any.
 
   Examples:
     >>> shape_difference({'w': 'float32[2]'}, {'w': 'float32[3]'})
@@ -65,10 +78,10 @@ def shape_difference(
 
 
 def byte_difference(
-  came: types.PyTree, expected: Description
+  came: Mapping[str, np.ndarray], expected: Description
 ) -> Difference | None:
   """Where the bytes of numpy arrays differ, if anywhere; shapes must agree."""
-  for name, leaf in _named_leaves(came):
+  for name, leaf in came.items():
     want, got = expected[name][1], _checksum(leaf)
     if want != got:
       what = f'{name} as it was saved, of CRC-32 {want:08x}'
@@ -76,28 +89,19 @@ def byte_difference(
   return None
 
 
-def non_finite_leaf(arrays: types.PyTree) -> Difference | None:
-  """The first leaf of numpy arrays with an infinity or a NaN, if any.
+def non_finite_leaf(arrays: Mapping[str, np.ndarray]) -> Difference | None:
+  """The first numpy array with an infinity or a NaN, if any.
 
   Examples:
     >>> non_finite_leaf({'w': np.array([1.0, np.nan])})
-    Difference(expected="finite numbers in ['w']", came='1 of 2 that are not')
+    Difference(expected='finite numbers in w', came='1 of 2 that are not')
   """
-  for name, leaf in _named_leaves(arrays):
+  for name, leaf in arrays.items():
     bad = leaf.size - np.count_nonzero(np.isfinite(leaf))
     if bad:
       came = f'{bad} of {leaf.size} that are not'
       return Difference(f'finite numbers in {name}', came)
   return None
-
-
-def _named_leaves(tree: types.PyTree) -> Iterator[tuple[str, Any]]:
-  for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-    yield jax.tree_util.keystr(path), leaf
-
-
-def _shape(leaf: Any) -> str:
-  return f'{np.dtype(leaf.dtype)}{list(leaf.shape)}'
 
 
 def _checksum(leaf: np.ndarray) -> int:

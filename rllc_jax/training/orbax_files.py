@@ -7,8 +7,10 @@ other shapes, other dtypes) is for `training.checkpoints` to notice.
 
 from collections.abc import Callable
 from collections.abc import Iterator
+from collections.abc import Sequence
 import contextlib
 import gc
+import json
 import logging
 import pathlib
 import shutil
@@ -23,6 +25,10 @@ from orbax.checkpoint import v1 as ocp
 from rllc_jax import types
 
 _Result = TypeVar('_Result')
+METADATA = '_CHECKPOINT_METADATA'
+SKIPPED = ocp.PLACEHOLDER
+_TREE = '_METADATA'  # Where Orbax describes a tree.
+_ITEM = 'state'  # Where the v1 API writes a tree.
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _SETTLING_SECONDS = 0.1
 
@@ -55,14 +61,56 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
     raise
 
 
-def read(path: pathlib.Path, template: types.PyTree | None) -> types.PyTree:
-  """Reads the arrays back, in the structure of `template` if there is one."""
-  return _quietly(lambda: ocp.load(str(path), template), alone=True)
+def read(
+  path: pathlib.Path,
+  template: types.PyTree | None = None,
+  item: str | None = _ITEM,
+) -> types.PyTree:
+  """Reads arrays, as dicts and lists, or in the structure of a template.
+
+  Args:
+    path: the directory.
+    template: numpy arrays; `SKIPPED` for what need not be read.
+    item: the subdirectory that holds the tree; None for the directory itself.
+  """
+  return _quietly(
+    lambda: ocp.load(str(path), template, checkpointable_name=item), alone=True
+  )
 
 
-def read_record(path: pathlib.Path) -> Any:
-  """Reads the JSON value back; None if it is gone."""
-  return _quietly(lambda: ocp.metadata(str(path)).custom_metadata, alone=True)
+def read_shapes(path: pathlib.Path, item: str | None) -> types.PyTree | None:
+  """Reads a tree of values with shapes and dtypes; None if Orbax cannot."""
+  return _quietly(
+    lambda: ocp.metadata(str(path), checkpointable_name=item).metadata,
+    alone=True,
+  )
+
+
+def read_metadata(path: pathlib.Path) -> dict[str, Any] | None:
+  """Reads what Orbax says of a checkpoint; None if the file is missing.
+
+  Raises:
+    ValueError: if it is not a JSON object.
+  """
+  try:
+    content = json.loads((path / METADATA).read_bytes())
+  except FileNotFoundError:
+    return None
+  if not isinstance(content, dict):
+    raise ValueError(f'a {type(content).__name__}')
+  return content
+
+
+def items(path: pathlib.Path) -> Sequence[str | None]:
+  """The subdirectories that hold trees; [None] if the directory itself does."""
+  if (path / _TREE).is_file():
+    return [None]
+  return sorted(child.parent.name for child in path.glob(f'*/{_TREE}'))
+
+
+def may_be_ours(path: pathlib.Path) -> bool:
+  """True if `write` could have written it, whatever has been lost since."""
+  return (path / _ITEM).is_dir() and list(items(path)) in ([], [_ITEM])
 
 
 def delete(path: pathlib.Path) -> None:

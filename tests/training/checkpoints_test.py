@@ -179,7 +179,7 @@ def test_missing_things_are_named(tmp_path):
   with pytest.raises(checkpoints.CheckpointError, match='got none'):
     checkpoints.metadata(tmp_path)
   (tmp_path / '4').mkdir()
-  with pytest.raises(checkpoints.CheckpointError, match='step 4 .*undamaged'):
+  with pytest.raises(checkpoints.CheckpointError, match='step 4 .*an empty'):
     checkpoints.load(tmp_path, 4)
 
 

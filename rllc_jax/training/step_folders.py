@@ -1,0 +1,114 @@
+"""Folders of checkpoints, under the names that programs give them.
+
+A folder belongs to the step that its name ends in: `10`, `0000010`, `step_10`.
+"""
+
+import os
+import pathlib
+import re
+
+from rllc_jax.training import checkpoint_errors
+
+PathLike = str | os.PathLike[str]
+
+_NAME = re.compile(r'(.*?)([0-9]+)', re.DOTALL)
+# Orbax ends the names of unfinished folders in it, and in a time after it.
+_UNFINISHED = '.orbax-checkpoint-tmp'
+_MARKS = frozenset(('_CHECKPOINT_METADATA', '_METADATA', 'orbax.checkpoint'))
+
+
+def absolute(directory: PathLike) -> pathlib.Path:
+  """The path of a directory; a leading `~` is the home of the user."""
+  return pathlib.Path(os.path.expanduser(directory)).absolute()
+
+
+def listed(directory: PathLike) -> dict[int, pathlib.Path]:
+  """Step -> folder of every checkpoint in a directory, ascending.
+
+  A name of digits alone is always a step. Another one is if that folder, or one
+  whose name begins alike, has files of Orbax: `tensorboard_2` is no step.
+
+  Raises:
+    CheckpointError: if there is no such directory, or two folders of one step.
+  """
+  directory = absolute(directory)
+  if not directory.is_dir():
+    raise checkpoint_errors.CheckpointError(
+      f'Checkpoints were expected in {directory}, because training writes one '
+      'directory a step; got no such directory.'
+    )
+  folders: dict[int, pathlib.Path] = {}
+  for prefix, names in _by_prefix(directory).items():
+    if prefix and not any(is_orbax(directory / name) for name in names):
+      continue
+    for name in names:
+      step = int(name.removeprefix(prefix))
+      if step in folders:
+        raise _two_folders(directory, step, [folders[step].name, name])
+      folders[step] = directory / name
+  return dict(sorted(folders.items()))
+
+
+def _by_prefix(directory: pathlib.Path) -> dict[str, list[str]]:
+  """What comes before a number -> the names of folders that end in one."""
+  with os.scandir(directory) as entries:
+    names = sorted(entry.name for entry in entries if entry.is_dir())
+  folders: dict[str, list[str]] = {}
+  for match in map(_NAME.fullmatch, names):
+    if match and _UNFINISHED not in match[0]:
+      folders.setdefault(match[1], []).append(match[0])
+  return folders
+
+
+def _two_folders(directory, step, names):
+  return checkpoint_errors.CheckpointError(
+    f'{directory}: expected one folder of step {step}, because a step has one '
+    f'set of weights; got {checkpoint_errors.quoted(names)}. Move one of them '
+    'to a directory of its own.'
+  )
+
+
+def folder(directory: PathLike, step: int) -> pathlib.Path:
+  """The folder of a step; the one that `save` makes if there is none."""
+  directory = absolute(directory)
+  there = listed(directory) if directory.is_dir() else {}
+  return there.get(int(step), new_folder(directory, step))
+
+
+def new_folder(directory: PathLike, step: int) -> pathlib.Path:
+  """The folder that `save` makes for a step."""
+  return absolute(directory) / str(int(step))
+
+
+def is_orbax(path: pathlib.Path) -> bool:
+  """True if a folder has files that Orbax writes to checkpoints."""
+  inside = [child.name for child in path.iterdir()] if path.is_dir() else []
+  return not _MARKS.isdisjoint(inside) or any(
+    (path / name / '_METADATA').exists() for name in inside
+  )
+
+
+def contents(directory: pathlib.Path) -> str:
+  """What is in a directory, for a message; folders end in a slash."""
+  names = sorted(
+    path.name + '/' * path.is_dir() for path in directory.iterdir()
+  )
+  return checkpoint_errors.quoted(names) if names else 'an empty directory'
+
+
+def check_some(directory: PathLike) -> None:
+  """Refuses a directory in which there is no checkpoint.
+
+  Raises:
+    CheckpointError: if there is none; the text says what is there instead.
+  """
+  if listed(directory):
+    return
+  directory = absolute(directory)
+  remedy = 'Give the directory whose folders end in the numbers of steps.'
+  if is_orbax(directory):  # A step's own folder, given for that around it.
+    remedy = f'Give {directory.parent}: this seems to be one checkpoint.'
+  raise checkpoint_errors.CheckpointError(
+    f'Checkpoints were expected in {directory}, in folders whose names end in '
+    f'their steps, such as 10 or step_10; got {contents(directory)}. {remedy}'
+  )

@@ -1,0 +1,307 @@
+"""Orbax checkpoints of other programs are read, or refused with a way out."""
+
+import json
+import pathlib
+import shutil
+
+from flax.training import train_state
+import jax
+import numpy as np
+import optax
+import orbax.checkpoint as v0
+from orbax.checkpoint import v1
+import pytest
+
+from rllc_jax import trees
+from rllc_jax.training import checkpoints
+from rllc_jax.training import orbax_files
+
+REMOVE = 'training run'
+
+
+def weights(scale=1.0):
+  rng = np.random.default_rng(0)
+  draw = lambda *shape: scale * rng.normal(size=shape).astype(np.float32)
+  return {'dense': {'kernel': draw(3, 2), 'bias': draw(2)}, 'rest': [draw(4)]}
+
+
+def state(scale=1.0):
+  """A training state: weights, optimizer state, step."""
+  return train_state.TrainState.create(
+    apply_fn=None,
+    params=jax.tree.map(jax.numpy.asarray, weights(scale)),
+    tx=optax.adamw(1e-3),
+  )
+
+
+def manager(directory, tree, step=10, **options):
+  options = v0.CheckpointManagerOptions(**options)
+  with v0.CheckpointManager(directory, options=options) as writer:
+    writer.save(step, args=v0.args.StandardSave(tree), metrics={'loss': 1.0})
+    writer.wait_until_finished()
+
+
+def manager_with_items(directory, tree, step=10):
+  items = v0.args.Composite(
+    weights=v0.args.StandardSave(tree),
+    average=v0.args.StandardSave(jax.tree.map(np.negative, tree)),
+    notes=v0.args.JsonSave({'a': 1}),
+  )
+  with v0.CheckpointManager(directory) as writer:
+    writer.save(step, args=items)
+    writer.wait_until_finished()
+
+
+def standard(directory, tree, step=10):
+  with v0.StandardCheckpointer() as writer:
+    writer.save(directory / str(step), tree)
+    writer.wait_until_finished()
+
+
+def pytree(directory, tree, step=10):
+  v0.PyTreeCheckpointer().save(directory / str(step), tree)
+
+
+def without_ocdbt(directory, tree, step=10):
+  handler = v0.PyTreeCheckpointHandler(use_ocdbt=False)
+  v0.Checkpointer(handler).save(directory / str(step), tree)
+
+
+def version_1(directory, tree, step=10):
+  v1.save(directory / str(step), tree, custom_metadata={'step': 5})
+
+
+def version_1_training(directory, tree, step=10):
+  with v1.training.Checkpointer(directory) as writer:
+    writer.save(step, tree)
+
+
+WRITERS = (
+  manager,
+  standard,
+  pytree,
+  without_ocdbt,
+  version_1,
+  version_1_training,
+)
+
+
+@pytest.fixture(autouse=True)
+def impatient(monkeypatch):
+  monkeypatch.setattr(orbax_files, '_SETTLING_SECONDS', 0.01)
+
+
+def assert_same(found, expected):
+  assert jax.tree.structure(found) == jax.tree.structure(expected)
+  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
+  assert trees.content_hash(found) == trees.content_hash(expected)
+
+
+def refusal(act):
+  """The text of the refusal: one line, which blames and removes nothing."""
+  with pytest.raises(checkpoints.CheckpointError) as error:
+    act()
+  message = str(error.value)
+  assert '\n' not in message
+  assert 'damage' not in message
+  assert 'emove' not in message
+  return message
+
+
+@pytest.mark.parametrize('write', WRITERS)
+def test_weights_of_every_writer_are_read(tmp_path, write):
+  write(tmp_path, weights())
+  assert checkpoints.steps(tmp_path) == (10,)
+  assert_same(checkpoints.load(tmp_path, 10), weights())
+  assert_same(checkpoints.load(tmp_path, 10, weights(0.0)), weights())
+
+
+@pytest.mark.parametrize('write', WRITERS)
+def test_a_training_state_gives_its_weights(tmp_path, write):
+  write(tmp_path, state())
+  assert_same(checkpoints.load(tmp_path, 10), weights())
+
+
+def test_a_part_that_is_named_is_read(tmp_path):
+  standard(tmp_path, state())
+  found = checkpoints.load(tmp_path, 10, part='params/dense')
+  assert_same(found, weights()['dense'])
+  found = checkpoints.load(tmp_path, 10, part='opt_state')
+  assert found[0]['mu']['dense']['bias'].shape == (2,)
+  message = refusal(lambda: checkpoints.load(tmp_path, 10, part='param'))
+  assert "a part named 'param'" in message
+  assert "got 'opt_state', 'params', 'step'" in message
+
+
+def test_one_of_several_items_must_be_named(tmp_path):
+  manager_with_items(tmp_path, weights())
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert "got several, 'average', 'weights'" in message
+  assert "part='average'" in message
+  for name, sign in (('weights', 1), ('average', -1)):
+    found = checkpoints.load(tmp_path, 10, part=name)
+    assert_same(found, weights(sign))
+  found = checkpoints.load(tmp_path, 10, part='weights/rest')
+  assert_same(found, weights()['rest'])
+
+
+def test_a_trajectory_of_foreign_checkpoints(tmp_path):
+  with v0.CheckpointManager(tmp_path) as writer:
+    for step in (3, 12):
+      writer.save(step, args=v0.args.StandardSave(state(step)))
+      writer.wait_until_finished()
+  found = checkpoints.trajectory(tmp_path)
+  assert found.steps == (3, 12)
+  stack = found.load([12, 3])
+  for i, step in enumerate((12, 3)):
+    row = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
+    assert_same(row, weights(step))
+  dense = checkpoints.trajectory(tmp_path, part='params/dense')
+  assert_same(
+    dense.load([3]), jax.tree.map(lambda x: x[None], weights(3)['dense'])
+  )
+  assert dense.fingerprint(3) != found.fingerprint(3)
+
+
+def test_a_fingerprint_is_that_of_the_weights_saved_here(tmp_path):
+  """A store goes on when a foreign run is written anew by `save`."""
+  standard(tmp_path / 'foreign', state())
+  checkpoints.save(tmp_path / 'here', 10, weights())
+  checkpoints.save(tmp_path / 'other', 10, weights(2.0))
+  foreign, here, other = (
+    checkpoints.trajectory(tmp_path / name).fingerprint(10)
+    for name in ('foreign', 'here', 'other')
+  )
+  assert foreign == here != other
+
+
+def test_a_checkpoint_of_four_devices_is_read_on_fewer(tmp_path):
+  """Its arrays are placed on devices that this process need not have."""
+  standard(tmp_path, {'w': np.arange(8.0)})
+  file = tmp_path / '10' / '_sharding'
+  shardings = {
+    'dw==': '{"sharding_type": "SingleDeviceSharding", "device_str": "TPU_7"}'
+  }
+  file.write_text(json.dumps(shardings))
+  assert_same(checkpoints.load(tmp_path, 10), {'w': np.arange(8.0)})
+
+
+def test_the_metadata_of_a_foreign_checkpoint_are_those_of_orbax(tmp_path):
+  version_1(tmp_path, weights())
+  assert checkpoints.metadata(tmp_path) == {'step': 5}
+  manager(tmp_path / 'manager', weights())
+  assert checkpoints.metadata(tmp_path / 'manager') == {}
+
+
+def test_what_is_not_like_a_foreign_checkpoint_is_named(tmp_path):
+  standard(tmp_path, weights())
+  like = weights()
+  like['dense']['bias'] = np.zeros(3, np.float32)
+  message = refusal(lambda: checkpoints.load(tmp_path, 10, like))
+  assert "['dense']['bias'] float32[3]; got float32[2]" in message
+
+
+def test_foreign_weights_that_are_not_finite_are_refused(tmp_path):
+  standard(tmp_path, {'w': np.array([1.0, np.nan])})
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert "finite numbers in ['w']" in message
+
+
+def test_a_leaf_that_is_no_array_is_named(tmp_path):
+  version_1(tmp_path, {'w': np.ones(2), 'name': 'cat'})
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert "['name']" in message
+  assert_same(checkpoints.load(tmp_path, 10, part='w'), np.ones(2))
+
+
+def test_a_truth_value_does_not_keep_weights_from_being_read(tmp_path):
+  version_1(tmp_path, {'params': weights(), 'opt_state': {}, 'done': True})
+  assert_same(checkpoints.load(tmp_path, 10), weights())
+
+
+@pytest.mark.parametrize('write', WRITERS)
+def test_data_that_orbax_cannot_read_are_not_blamed_on_the_user(
+  tmp_path, write, capfd
+):
+  write(tmp_path, weights())
+  for path in (tmp_path / '10').rglob('*'):
+    if path.is_file() and path.name not in (
+      '_CHECKPOINT_METADATA',
+      '_METADATA',
+    ):
+      path.write_bytes(path.read_bytes()[:3])
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert f'step 10 at {tmp_path / "10"}' in message
+  assert 'that Orbax can read' in message
+  assert 'types.Trajectory' in message
+  assert capfd.readouterr().err == ''
+
+
+def test_what_orbax_did_not_write_is_said_to_be_so(tmp_path):
+  step = tmp_path / '10'
+  step.mkdir()
+  (step / 'model.safetensors').touch()
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert "got a directory with 'model.safetensors'" in message
+  assert 'checkpoints.save(' in message
+  (step / 'model.safetensors').unlink()
+  message = refusal(lambda: checkpoints.trajectory(tmp_path).fingerprint(10))
+  assert 'got an empty directory' in message
+
+
+def test_the_way_out_works(tmp_path):
+  """As the message says: load with Orbax, and save here."""
+  step = tmp_path / '10'
+  manager(tmp_path, weights())
+  (step / 'default' / '_METADATA').rename(step / 'lost')
+  message = refusal(lambda: checkpoints.load(tmp_path, 10))
+  assert 'checkpoints.save(NEW_DIRECTORY, 10, weights)' in message
+  (step / 'lost').rename(step / 'default' / '_METADATA')
+  found = v1.load(step, checkpointable_name='default')
+  checkpoints.save(tmp_path / 'new', 10, found)
+  assert_same(checkpoints.load(tmp_path / 'new', 10), weights())
+
+
+def test_a_record_that_is_gone_makes_no_foreign_checkpoint(tmp_path):
+  """Then weights would be taken that nothing vouches for."""
+  checkpoints.save(tmp_path, 10, weights())
+  path = tmp_path / '10' / '_CHECKPOINT_METADATA'
+  content = json.loads(path.read_text())
+  record = content['custom_metadata']
+  for key in record:
+    fewer = {name: x for name, x in record.items() if name != key}
+    path.write_text(json.dumps({**content, 'custom_metadata': fewer}))
+    with pytest.raises(checkpoints.CheckpointError):
+      checkpoints.load(tmp_path, 10)
+  for text in ('', '{}', '[]', '{"custom', '\x00' * 40):
+    path.write_text(text)
+    with pytest.raises(checkpoints.CheckpointError):
+      checkpoints.load(tmp_path, 10)
+  path.unlink()
+  with pytest.raises(checkpoints.CheckpointError):
+    checkpoints.load(tmp_path, 10)
+
+
+def test_damage_to_a_run_trained_elsewhere_removes_nothing(tmp_path):
+  """`save` was called by a user's own loop: we cannot train it again."""
+  for step in (10, 20):
+    checkpoints.save(tmp_path, step, weights(), {'mine': 1})
+  (tmp_path / '10' / '_CHECKPOINT_METADATA').unlink()
+  with pytest.raises(checkpoints.CheckpointError, match='Put back') as error:
+    checkpoints.load(tmp_path, 10)
+  assert 'train' not in str(error.value).replace(str(tmp_path), '')
+
+
+@pytest.mark.parametrize('directory', ['checkpoints', 'resume'])
+def test_damage_to_a_run_trained_here_says_how_to_make_it_again(
+  tmp_path, directory
+):
+  run = {'run': '0123abcd'}
+  for step in (10, 20):
+    checkpoints.save(tmp_path / 'checkpoints', step, weights(), run)
+  checkpoints.save(tmp_path / 'resume', 10, weights())
+  broken = tmp_path / directory / '10'
+  shutil.rmtree(broken)
+  pathlib.Path(broken).mkdir()
+  with pytest.raises(checkpoints.CheckpointError, match='train again'):
+    checkpoints.load(tmp_path / directory, 10)
