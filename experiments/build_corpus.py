@@ -65,10 +65,20 @@ def _make(settings: sections.Corpus, directory: pathlib.Path) -> None:
   packing.save_corpus(directory, corpus, record, files=['tokenizer.json'])
   for name, domain in record['domains'].items():
     if not domain['held_out_tokens']:
-      logging.warning(
-        'nothing of %s is held out: raise cap_mb or held_out_fraction', name
-      )
+      _warn_none_held_out(name, settings, collection)
   logging.info('%s: complete\n%s', directory, table(record['domains']))
+
+
+def _warn_none_held_out(
+  name: str, settings: sections.Corpus, collection: documents.Collection
+) -> None:
+  texts = [x for x in collection.documents if x.domain == name]
+  wanted = settings.held_out_fraction
+  fraction = documents.splitting_fraction(texts, wanted)
+  remedy = 'raise cap_mb or held_out_fraction'
+  if fraction and fraction > wanted:
+    remedy = f'held_out_fraction={fraction} holds out one document of it'
+  logging.warning('nothing of %s is held out: %s', name, remedy)
 
 
 def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
@@ -89,7 +99,7 @@ def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
 def collect(settings: sections.Corpus) -> documents.Collection:
   """Reads all documents; a source that is missing is named and passed over."""
   mix = [choices.source(name) for name in settings.sources]
-  mix += [files.source(path, settings.text_field) for path in settings.files]
+  mix += files.sources(settings.files, settings.text_field, settings.nulls)
   if settings.tfds_directory:
     mix.append(
       corpora.tfds_source(
@@ -105,6 +115,8 @@ def collect(settings: sections.Corpus) -> documents.Collection:
       [_counted(source, bar) for source in further],
       cap_bytes=settings.cap_mb * 1e6,
       held_out_fraction=settings.held_out_fraction,
+      min_characters=settings.min_characters,
+      max_characters=settings.max_characters,
     )
   for name, why in collection.skipped.items():
     logging.warning('skipped %s: it %s', name, why)
@@ -223,16 +235,27 @@ def _with_tokens(
 
 
 def table(domains: Mapping[str, dict[str, Any]]) -> str:
-  """A line a domain: documents, text, packed tokens, license."""
+  """A line a domain: files, documents, what is dropped, tokens, license.
+
+  "Too short", "repeated" and "null" count documents that were dropped, "cut"
+  those that were parted, each before the cap was reached.
+  """
+  width = max(16, *(len(name) + 2 for name in domains))
+  dropped = documents.DROPPED.values()
   lines = [
-    f'{"domain":<16}{"documents":>10}{"MB":>8}{"train":>11}{"held out":>11}'
-    '  license'
+    f'{"domain":<{width}}{"files":>7}{"documents":>11}{"MB":>11}'
+    + ''.join(f'{what:>{len(what) + 3}}' for what in dropped)
+    + f'{"train":>12}{"held out":>12}  license'
   ]
   for name, record in domains.items():
+    counts = ''.join(
+      f'{record[key]:>{len(what) + 3}}'
+      for key, what in documents.DROPPED.items()
+    )
     lines.append(
-      f'{name:<16}{record["documents"]:>10}{record["bytes"] / 1e6:>8.2f}'
-      f'{record["train_tokens"]:>11}{record["held_out_tokens"]:>11}'
-      f'  {record["license"]}'
+      f'{name:<{width}}{record["files"] or "":>7}{record["documents"]:>11}'
+      f'{record["bytes"] / 1e6:>11.2f}{counts}{record["train_tokens"]:>12}'
+      f'{record["held_out_tokens"]:>12}  {record["license"]}'
     )
   return '\n'.join(lines)
 

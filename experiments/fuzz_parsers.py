@@ -109,6 +109,7 @@ def _read_texts(name: str, directory: pathlib.Path) -> None:
   path = directory / name
   characters = 0
   for text in files.source(str(path)).read():
+    assert text is not None  # Nulls are refused.
     documents.content_key(documents.clean(text))
     characters += len(text)
   assert characters <= _MOST_EXPANSION * path.stat().st_size
@@ -116,7 +117,7 @@ def _read_texts(name: str, directory: pathlib.Path) -> None:
 
 def _read_plain(directory: pathlib.Path) -> None:
   path = directory / 'web.txt'
-  found = ''.join(files.source(str(path)).read())
+  found = ''.join(filter(None, files.source(str(path)).read()))
   assert found == path.read_bytes().decode('utf-8-sig')
 
 
@@ -217,7 +218,7 @@ def _tfds_examples() -> Sequence[Files]:
 def _read_tfds(directory: pathlib.Path) -> None:
   source = corpora.tfds_source(str(directory), 'text', 'train')
   assert re.fullmatch(r'[\w.-]+', source.name)
-  for text in source.read():
+  for text in filter(None, source.read()):
     documents.content_key(documents.clean(text))
 
 

@@ -13,6 +13,8 @@ from typing import Any, get_type_hints, NamedTuple
 
 import ml_collections
 
+from rllc_jax.data import documents
+
 
 class Corpus(NamedTuple):
   """The section `corpus` of a config.
@@ -21,8 +23,15 @@ class Corpus(NamedTuple):
     sources: names of `mini_pile.SOURCES`, or of `synthetic.LANGUAGES`, that
       make the training mix.
     further: names of those that are held out whole.
-    files: more of the mix, 'FILE' or 'NAME=FILE' (see `files.source`).
-    text_field: the field or column of `files` that holds the text.
+    files: more of the mix, each 'FILE' or 'NAME=FILE', where a folder or a glob
+      may stand for FILE and '#FIELD' may follow it (see `files.source`). Files
+      with one NAME are one domain.
+    text_field: the field or column of `files` that holds the text, where no
+      FIELD is given: 'text', or 'article.text' for one inside another.
+    nulls: what becomes of rows of `files` without text: 'refuse', or 'skip',
+      which counts them.
+    min_characters: of a document; shorter ones are dropped and counted.
+    max_characters: of a document; longer ones are cut at line ends or spaces.
     tfds_directory: more of the mix, a prepared TFDS data set; '' for none.
     tfds_text_feature: its feature that holds the text.
     tfds_split: its split, in the notation of TFDS.
@@ -44,6 +53,9 @@ class Corpus(NamedTuple):
   further: tuple[str, ...] = ('wiki_fr', 'wiki_es')
   files: tuple[str, ...] = ()
   text_field: str = 'text'
+  nulls: str = 'refuse'
+  min_characters: int = documents.MIN_CHARACTERS
+  max_characters: int = documents.MAX_CHARACTERS
   tfds_directory: str = ''
   tfds_text_feature: str = 'text'
   tfds_split: str = 'train'

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import contextlib
 import io
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -205,7 +206,7 @@ def tfds_source(
     ValueError: no data set lies there, it was not written as `array_record`
       (TensorFlow alone reads the others), or it has no such split or feature.
   """
-  builder = _open(pathlib.Path(directory).expanduser())
+  builder = _open(pathlib.Path(os.path.expanduser(directory)))
   _check_features(builder, (text_feature,))
   _data_source(builder, split)  # Complains now rather than when it is read.
 

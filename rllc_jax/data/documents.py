@@ -1,17 +1,31 @@
 """Documents: where they come from, which are kept, which are held out."""
 
+import collections
 from collections.abc import Callable
 from collections.abc import Iterable
 from collections.abc import Iterator
+from collections.abc import Mapping
 from collections.abc import Sequence
 import hashlib
 import itertools
 import re
 from typing import Any, NamedTuple, TypeVar
 
+from rllc_jax import whole_numbers
+
 _Item = TypeVar('_Item')
 
 MIN_CHARACTERS = 40  # A shorter document is a heading or an empty stub.
+MAX_CHARACTERS = 250_000  # A longer one is a whole book, or a broken file.
+
+
+# What a record counts of a source -> what it is, for a message.
+DROPPED: Mapping[str, str] = {
+  'short_dropped': 'too short',
+  'duplicates_dropped': 'repeated',
+  'nulls_dropped': 'null',
+  'oversized_cut': 'cut',
+}
 
 
 class MissingSource(Exception):
@@ -26,13 +40,16 @@ class Source(NamedTuple):
     license: what its text may be used under.
     requires: the pip requirement that brings it, or None.
     read: `read() -> iterator of documents`, in an order that depends on the
-      text alone; may raise `MissingSource`.
+      text alone, with None for a row without text that is to be counted; may
+      raise `MissingSource`.
+    num_files: files that it reads; 0 if it is not made of files.
   """
 
   name: str
   license: str
   requires: str | None
-  read: Callable[[], Iterator[str]]
+  read: Callable[[], Iterator[str | None]]
+  num_files: int = 0
 
 
 class Document(NamedTuple):
@@ -151,12 +168,80 @@ def passages(text: str, size: int) -> Iterator[str]:
     yield ''.join(lines)
 
 
+def cut(text: str, most: int) -> Iterator[str]:
+  r"""Cuts a text into parts of at most `most` characters.
+
+  Each cut is after the last line end of the second half of a part, or else the
+  last space there, or else in the middle of a word.
+
+  Args:
+    text: all of it; the parts joined give it back.
+    most: characters, at least 1.
+
+  Examples:
+    >>> list(cut('one two three four', 10))
+    ['one two ', 'three four']
+    >>> list(cut('one two\nthree four', 10))
+    ['one two\n', 'three four']
+  """
+  start = 0
+  while len(text) - start > most:
+    end = _cut_place(text, start, start + most)
+    yield text[start:end]
+    start = end
+  if start < len(text) or not text:
+    yield text[start:]
+
+
+def _cut_place(text: str, start: int, end: int) -> int:
+  """Where to cut a part that begins at `start` and reaches to `end`."""
+  middle = (start + end) // 2
+  # A part of a few characters would be dropped, so none is made.
+  if (line_end := text.rfind('\n', middle, end)) >= 0:
+    return line_end + 1
+  for place in range(end, middle, -1):
+    if text[place - 1].isspace():
+      return place
+  return end
+
+
+def splitting_fraction(
+  documents: Iterable[Document], wanted: float
+) -> float | None:
+  """The fraction nearest to `wanted` that leaves no split empty, rounded.
+
+  Args:
+    documents: of the training mix.
+    wanted: `held_out_fraction`, between 0 and 1.
+
+  Returns:
+    A fraction with as few digits as there can be, two at least, or None of
+    fewer than two documents.
+  """
+  keys = [document.key for document in documents]
+  if len(keys) < 2:
+    return None
+  first, last = min(keys), max(keys)  # As numbers: all have as many digits.
+  for digits in range(2, 18):
+    unit = 10**digits
+    low, high = (int(key[:16], 16) * unit // 2**64 for key in (first, last))
+    candidates = [x / unit for x in (low + 1, high) if 0 < x < unit]
+    both = [
+      x for x in candidates if is_held_out(first, x) > is_held_out(last, x)
+    ]
+    if both:
+      return min(both, key=lambda x: abs(x - wanted))
+  return None
+
+
 def collect(
   sources: Sequence[Source],
   further: Sequence[Source] = (),
   *,
   cap_bytes: float,
   held_out_fraction: float,
+  min_characters: int = MIN_CHARACTERS,
+  max_characters: int = MAX_CHARACTERS,
 ) -> Collection:
   """Reads sources and decides which documents are kept and where they go.
 
@@ -169,41 +254,67 @@ def collect(
     further: domains that training never sees: all of theirs is held out.
     cap_bytes: of UTF-8 text, per source; `float('inf')` takes everything.
     held_out_fraction: share of the mix's documents that is held out.
+    min_characters: of a document; shorter ones are dropped and counted.
+    max_characters: of a document; longer ones are cut, see `cut`.
 
   Raises:
     ValueError: two sources have one name, the fraction is not strictly between
-      0 and 1, the cap is not positive, or one of the two splits of the mix is
-      left without documents.
+      0 and 1, the cap is not positive, `max_characters` is not at least twice
+      `min_characters`, or one of the two splits of the mix is left without
+      documents.
   """
   _check(sources, further, cap_bytes, held_out_fraction)
+  lengths = _checked_lengths(min_characters, max_characters)
   seen: set[str] = set()
   collection = Collection([], {}, {})
   for source in itertools.chain(sources, further):
     fraction = 1.0 if source in further else held_out_fraction
     try:
-      kept, record = _take(source, seen, cap_bytes, fraction)
+      kept, record = _take(source, seen, cap_bytes, fraction, lengths)
     except MissingSource as missing:
       collection.skipped[source.name] = str(missing)
       continue
     record['further'] = source in further
     collection.documents.extend(kept)
     collection.domains[source.name] = record
-  _check_splits(collection, held_out_fraction)
+  _check_splits(collection, held_out_fraction, min_characters)
   return collection
 
 
+def _checked_lengths(min_characters: int, max_characters: int) -> range:
+  least = whole_numbers.whole('min_characters', min_characters)
+  most = whole_numbers.whole('max_characters', max_characters)
+  if least < 1:
+    raise ValueError(
+      'min_characters must be at least 1, because an empty text is no '
+      f'document; got {least}'
+    )
+  if most < 2 * least:
+    raise ValueError(
+      'max_characters must be at least twice min_characters, because what is '
+      'cut may be half as long and would be dropped; got '
+      f'max_characters={most} and min_characters={least}'
+    )
+  return range(least, most + 1)
+
+
 def _take(
-  source: Source, seen: set[str], cap_bytes: float, fraction: float
+  source: Source,
+  seen: set[str],
+  cap_bytes: float,
+  fraction: float,
+  lengths: range,
 ) -> tuple[list[Document], dict[str, Any]]:
   """Reads one source up to the cap; adds what it keeps to `seen`."""
   kept: list[Document] = []
-  size = short = duplicates = 0
-  for text in map(clean, source.read()):
+  counts: collections.Counter[str] = collections.Counter()
+  size = 0
+  for text in _pieces(source.read(), lengths[-1], counts):
     key = content_key(text)
-    if len(text) < MIN_CHARACTERS:
-      short += 1
+    if len(text) < lengths[0]:
+      counts['short_dropped'] += 1
     elif key in seen:
-      duplicates += 1
+      counts['duplicates_dropped'] += 1
     else:
       seen.add(key)
       split = 'held_out' if is_held_out(key, fraction) else 'train'
@@ -214,14 +325,30 @@ def _take(
   return kept, {
     'license': source.license,
     'requires': source.requires,
+    'files': source.num_files,
     'documents': len(kept),
     'held_out_documents': sum(d.split == 'held_out' for d in kept),
     'bytes': size,
     'capped': size >= cap_bytes,
-    'short_dropped': short,
-    'duplicates_dropped': duplicates,
+    **{name: counts[name] for name in DROPPED},
     'sha256': _set_hash(document.key for document in kept),
   }
+
+
+def _pieces(
+  texts: Iterable[str | None], most: int, counts: collections.Counter[str]
+) -> Iterator[str]:
+  """Yields cleaned texts, cut where they are too long; counts the rest."""
+  for text in texts:
+    if text is None:
+      counts['nulls_dropped'] += 1
+      continue
+    text = clean(text)
+    if len(text) <= most:
+      yield text
+    else:
+      counts['oversized_cut'] += 1
+      yield from map(clean, cut(text, most))
 
 
 def _set_hash(keys: Iterable[str]) -> str:
@@ -248,17 +375,40 @@ def _check(sources, further, cap_bytes, held_out_fraction):
     )
 
 
-def _check_splits(collection, held_out_fraction):
-  mix = {name for name, r in collection.domains.items() if not r['further']}
-  documents = [d for d in collection.documents if d.domain in mix]
+def _check_splits(
+  collection: Collection, held_out_fraction: float, min_characters: int
+) -> None:
+  mix = [x for x in collection.domains.values() if not x['further']]
+  names = {x for x, y in collection.domains.items() if not y['further']}
+  documents = [d for d in collection.documents if d.domain in names]
   for split in 'train', 'held_out':
-    if not any(document.split == split for document in documents):
-      skipped = ''.join(
-        f'; {name} was skipped: {why}'
-        for name, why in collection.skipped.items()
-      )
-      raise ValueError(
-        f'expected documents in {split!r}, because a corpus needs both splits; '
-        f'got {len(documents)} documents of {MIN_CHARACTERS} or more '
-        f'characters at held_out_fraction={held_out_fraction}{skipped}'
-      )
+    if any(document.split == split for document in documents):
+      continue
+    dropped = ', '.join(
+      f'{total} {what}'
+      for name, what in DROPPED.items()
+      if (total := sum(record[name] for record in mix))
+    )
+    skipped = ''.join(
+      f'; {name} was skipped: {why}' for name, why in collection.skipped.items()
+    )
+    raise ValueError(
+      f'expected documents in {split!r}, because a corpus needs both splits; '
+      f'got {len(documents)} documents of {min_characters} or more '
+      f'characters at held_out_fraction={held_out_fraction}'
+      f'{f" ({dropped})" if dropped else ""}{skipped}. '
+      f'{_splits_remedy(documents, held_out_fraction)}'
+    )
+
+
+def _splits_remedy(documents: Sequence[Document], wanted: float) -> str:
+  fraction = splitting_fraction(documents, wanted)
+  if fraction is None:
+    return (
+      'Add text, because a corpus needs two documents at least, or set '
+      'min_characters or max_characters (of config.corpus) lower'
+    )
+  return (
+    f'Set held_out_fraction (config.corpus.held_out_fraction) to {fraction}, '
+    'which leaves documents in both'
+  )

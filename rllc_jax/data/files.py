@@ -1,123 +1,271 @@
-"""Documents from files of one's own: JSON lines, Parquet, plain text."""
+"""Documents from files of one's own: JSON, Parquet, Arrow, plain text."""
 
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
-import json
+from collections.abc import Mapping
+from collections.abc import Sequence
+import glob
+import os
 import pathlib
-from typing import Any
+import re
+from typing import NamedTuple
 
 from rllc_jax import visible
+from rllc_jax.data import arrow_texts
 from rllc_jax.data import documents
+from rllc_jax.data import json_texts
 from rllc_jax.data import parquet_texts
+from rllc_jax.data import text_files
+from rllc_jax.data import unpacking
 
-_PASSAGE = 10_000  # Characters of a plain text that make one document.
-_MARK = '\ufeff'  # Some editors begin a file with it.
+Reader = Callable[[pathlib.Path, str, bool], Iterator[str | None]]
+
+READERS: Mapping[str, Reader] = {
+  '.jsonl': json_texts.read_lines,
+  '.ndjson': json_texts.read_lines,
+  '.json': json_texts.read_document,
+  '.txt': text_files.read,
+  '.parquet': parquet_texts.read,
+  '.arrow': arrow_texts.read,
+}
+_WILD = re.compile(r'[*?[]')
+_NAME = re.compile(r'([\w.-]+)=(.+)')
+_NULLS = ('refuse', 'skip')
 
 
-def source(path: str, text_field: str = 'text') -> documents.Source:
-  """A source that reads one file.
+class Entry(NamedTuple):
+  """What one string of `corpus.files` stands for.
+
+  Attributes:
+    given: the string.
+    name: the domain that it names, or None.
+    place: the file, folder or glob, with `~` expanded.
+    field: the field that it names, or None.
+  """
+
+  given: str
+  name: str | None
+  place: str
+  field: str | None
+
+
+def parse(given: str) -> Entry:
+  """Reads '[NAME=]PLACE[#FIELD]', where PLACE may have `=` and `#` in it.
+
+  A place that exists as it is given is the place; else NAME= is taken off, then
+  #FIELD, then both, until one exists. If none does, both are taken off.
 
   Args:
-    path: 'FILE' or 'NAME=FILE'; the suffix decides how it is read: one JSON
-      object a line (.jsonl), a table (.parquet), or text (.txt) that is cut at
-      line ends into documents of about 10,000 characters. The domain is
-      called NAME, or else FILE without folder and suffix.
-    text_field: the field or column that holds the text; .txt has none.
-
-  Raises:
-    ValueError: the suffix is unknown or the name cannot be part of a path.
-      While reading: the file is not what its suffix says.
+    given: PLACE is a file, a folder or a glob, and may begin with `~`.
 
   Examples:
-    >>> source('web=shard_0.jsonl').name, source('notes.txt').name
+    >>> parse('web=shards/*.jsonl#article.text')[1:]
+    ('web', 'shards/*.jsonl', 'article.text')
+    >>> parse('data/lang=de/part-0.parquet')[1:]
+    (None, 'data/lang=de/part-0.parquet', None)
+  """
+  candidates = list(_readings(given))
+  existing = (x for x in candidates if _exists(x.place))
+  return next(existing, candidates[-1])
+
+
+def _readings(given: str) -> Iterator[Entry]:
+  named = _NAME.fullmatch(given)
+  for take_field in (False, True):
+    place, mark, field = given.rpartition('#')
+    if take_field and not (place and field):
+      continue
+    rest, field = (place, field) if take_field else (given, None)
+    yield Entry(given, None, os.path.expanduser(rest), field)
+    if named and len(named[1]) + 1 < len(rest):
+      rest = os.path.expanduser(rest[len(named[1]) + 1 :])
+      yield Entry(given, named[1], rest, field)
+
+
+def _exists(place: str) -> bool:
+  if os.path.exists(place) or not _WILD.search(place):
+    return os.path.exists(place)
+  # 'absent/**' matches 'absent/' by the rules of glob.
+  return any(map(os.path.exists, glob.iglob(place, recursive=True)))
+
+
+def source(
+  path: str, text_field: str = 'text', nulls: str = 'refuse'
+) -> documents.Source:
+  """A source that reads a file, all files of a folder, or those of a glob.
+
+  Args:
+    path: 'FILE', 'NAME=FILE', or either with '#FIELD' at its end; for FILE may
+      stand a folder or a glob (see `parse` and `paths`). The suffix, in any
+      case and before a '.gz', decides how a file is read: one JSON object a
+      line (.jsonl, .ndjson), also an array of objects or a single one (.json),
+      a table (.parquet, .arrow), or text (.txt) that is cut at line ends into
+      documents of about 10,000 characters. Whether it is gzip is seen from its
+      first bytes. The domain is called NAME, or else FILE without folder and
+      suffix.
+    text_field: the field or column that holds the text where FIELD is not
+      given, 'article.text' for one inside another; .txt has none.
+    nulls: 'refuse' or 'skip', of rows without text; what is skipped is counted.
+
+  Raises:
+    FileNotFoundError: a folder or a glob has no file that could be read.
+    ValueError: the suffix is unknown, the name cannot be part of a path, or a
+      glob has no name. While reading: the file is not what its suffix says.
+
+  Examples:
+    >>> source('web=shard_0.jsonl').name, source('notes.txt.gz').name
     ('web', 'notes')
   """
-  name, equals, file = path.partition('=')
-  file = pathlib.Path(file if equals else path)
-  name = name if equals else file.stem
-  documents.check_name(name, f'{file} (say NAME={file})')
-  if file.suffix not in READERS:
+  entry = parse(path)
+  return _source(_name(entry), [entry], text_field, nulls)
+
+
+def sources(
+  given: Sequence[str], text_field: str = 'text', nulls: str = 'refuse'
+) -> list[documents.Source]:
+  """One source a domain; files that are given one NAME are one domain.
+
+  Args:
+    given: each as `source` takes it.
+    text_field: as of `source`.
+    nulls: as of `source`.
+
+  Returns:
+    Sources in the order in which their names come first; each reads its files
+    in the order given, those of a folder or a glob sorted, none twice.
+
+  Raises:
+    FileNotFoundError: a file is absent.
+    ValueError: as `source`, or two files without NAME= have one name.
+  """
+  entries = [parse(path) for path in given]
+  domains: dict[str, list[Entry]] = {}
+  for entry in entries:
+    _check_exists(entry)
+    name = _name(entry)
+    others = domains.setdefault(name, [])
+    others.append(entry)
+    if len(others) > 1 and not all(x.name for x in others):
+      both = ', '.join(x.given for x in others[-2:])
+      raise ValueError(
+        f'expected one name a domain, because windows are found by it; got '
+        f'{name} more than once, of {both}. Write {name}= before each to make '
+        'them one domain, or give each a name of its own'
+      )
+  return [_source(x, y, text_field, nulls) for x, y in domains.items()]
+
+
+def _source(
+  name: str, entries: Iterable[Entry], text_field: str, nulls: str
+) -> documents.Source:
+  if nulls not in _NULLS:
     raise ValueError(
-      f'{file}: expected a file ending in {", ".join(READERS)}, because the '
-      f'suffix says how to read it; got {file.suffix!r}'
+      f'nulls (config.corpus.nulls) must be one of {", ".join(_NULLS)}, '
+      f'because they say what becomes of rows without text; got {nulls!r}'
     )
-  read = READERS[file.suffix]
-  return documents.Source(
-    name, "the user's own", None, lambda: read(file, text_field)
+  files: dict[str, tuple[pathlib.Path, Reader, str]] = {}
+  for entry in entries:
+    for path in paths(entry.place):
+      field = entry.field or text_field
+      # Two globs may meet; a file that is read twice would give duplicates.
+      key = os.path.realpath(path)
+      files.setdefault(key, (path, _reader(path), field))
+
+  def read() -> Iterator[str | None]:
+    for path, reader, field in files.values():
+      yield from reader(path, field, nulls == 'skip')
+
+  return documents.Source(name, "the user's own", None, read, len(files))
+
+
+def paths(place: str) -> list[pathlib.Path]:
+  """Lists the files that a file, a folder or a glob stands for.
+
+  Args:
+    place: of a folder, all files below it count that end in a known suffix,
+      and so do those that a glob matches ('**' is any number of folders);
+      hidden ones do not. Anything else is a file.
+
+  Returns:
+    Sorted paths, so that the order does not depend on the disk.
+
+  Raises:
+    FileNotFoundError: there is no such file.
+  """
+  if os.path.isdir(place):
+    matches = [
+      os.path.join(folder, name)
+      for folder, subfolders, names in _walk(place)
+      for name in names
+      if not name.startswith('.')
+    ]
+  elif os.path.exists(place) or not _WILD.search(place):
+    return [pathlib.Path(place)]
+  else:
+    matches = [x for x in glob.glob(place, recursive=True) if os.path.isfile(x)]
+  known = sorted(
+    pathlib.Path(x) for x in matches if unpacking.suffix(x) in READERS
+  )
+  if not known:
+    kinds = sorted({unpacking.suffix(x) or 'no suffix' for x in matches})[:9]
+    raise FileNotFoundError(
+      f'{place}: expected files that end in {", ".join(READERS)} (or that and '
+      '.gz), because the suffix says how to read them; got '
+      f'{len(matches)} files{" of " if kinds else ""}{", ".join(kinds)}. '
+      f'Check the path, which begins at {os.getcwd()} if it is relative'
+    )
+  return known
+
+
+def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
+  """As os.walk, without hidden folders."""
+  for place, subfolders, names in os.walk(folder):
+    subfolders[:] = [x for x in subfolders if not x.startswith('.')]
+    yield place, subfolders, names
+
+
+def _check_exists(entry: Entry) -> None:
+  """Refuses an absent file before the others are read, which may take long."""
+  if _exists(entry.place):
+    return
+  prefix = f'; {entry.name}= was taken as its name' if entry.name else ''
+  raise FileNotFoundError(
+    f'{visible.text(entry.place)}: expected a file, a folder or a glob that '
+    f'matches some, because corpus.files names it; got none{prefix}. Check the '
+    f'path, which begins at {os.getcwd()} if it is relative'
   )
 
 
-def read_jsonl(path: pathlib.Path, field: str) -> Iterator[str]:
-  """Yields `field` of the object on each line; empty lines are passed over."""
-  with path.open('rb') as lines:
-    for number, line in enumerate(lines, start=1):
-      if line.strip():
-        yield _json_text(line, field, f'{path}:{number}')
-
-
-def _json_text(line: bytes, field: str, place: str) -> str:
-  text = _utf8(line, place).removeprefix(_MARK)
-  try:
-    record = json.loads(text)
-  except ValueError as error:  # Not JSON, or a number too long to read.
+def _reader(path: pathlib.Path) -> Reader:
+  suffix = unpacking.suffix(path)
+  if suffix not in READERS:
     raise ValueError(
-      f'{place}: expected a JSON object, because the file ends in .jsonl; '
-      f'got {_shown(line)} ({visible.short(error)})'
-    ) from None
-  except RecursionError:
-    raise ValueError(
-      f'{place}: expected a JSON object; got one nested too deeply to parse'
-    ) from None
-  if not isinstance(record, dict) or field not in record:
-    raise ValueError(
-      f'{place}: expected an object with the field {field!r}, because it holds '
-      f'the text; got {_kind(record)}'
+      f'{path}: expected a file ending in {", ".join(READERS)}, or one of them '
+      f'and .gz, because the suffix says how to read it; got {suffix!r}. '
+      'Rename it, or write its texts as JSON lines: {"text": "..."}'
     )
-  if not isinstance(record[field], str):
+  return READERS[suffix]
+
+
+def _name(entry: Entry) -> str:
+  """The name of the domain of an entry.
+
+  Raises:
+    ValueError: it cannot be part of a path, or a glob has none.
+  """
+  is_there = os.path.exists(entry.place)
+  if entry.name is None and _WILD.search(entry.place) and not is_there:
     raise ValueError(
-      f'{place}: expected a string in the field {field!r}; '
-      f'got {_kind(record[field])}'
+      f'{entry.given}: expected NAME={entry.given}, because the files of a '
+      'glob are one domain, which needs a name; got no name. Write for '
+      f'example mine={entry.given}'
     )
-  return record[field]
-
-
-def read_text(path: pathlib.Path, field: str) -> Iterator[str]:
-  """Yields a text in passages of about 10,000 characters."""
-  del field  # A plain text has no fields.
-  with path.open('rb') as lines:
-    decoded = [
-      _utf8(line, f'{path}:{number}')
-      for number, line in enumerate(lines, start=1)
-    ]
-  text = ''.join(decoded).removeprefix(_MARK)
-  yield from documents.passages(text, _PASSAGE)
-
-
-READERS: dict[str, Callable[[pathlib.Path, str], Iterator[str]]] = {
-  '.jsonl': read_jsonl,
-  '.parquet': parquet_texts.read,
-  '.txt': read_text,
-}
-
-
-def _utf8(line: bytes, place: str) -> str:
-  try:
-    return line.decode('utf-8')
-  except UnicodeDecodeError as error:
-    raise ValueError(
-      f'{place}: expected UTF-8 text; '
-      f'got the byte 0x{line[error.start]:02x} at column {error.start + 1}'
-    ) from None
-
-
-def _shown(line: bytes) -> str:
-  """The beginning of a line, safe to print."""
-  return repr(line[:40].decode('utf-8', 'replace'))
-
-
-def _kind(value: Any) -> str:
-  """What a JSON value is: an object is told by its fields."""
-  if isinstance(value, dict):
-    fields = visible.short(', '.join(value)) or '(none)'
-    return f'an object with the fields {fields}'
-  return f'{type(value).__name__} {value!r:.40}'
+  path = unpacking.without_gz(os.path.abspath(entry.place))
+  stem = path.stem if path.suffix.lower() in READERS else path.name
+  name = stem if entry.name is None else entry.name
+  usable = re.sub(r'[^\w.-]+', '_', name).strip('_') or 'mine'
+  documents.check_name(
+    name, f'{entry.given} (write for example {usable}={entry.given})'
+  )
+  return name

@@ -175,7 +175,8 @@ def _check_rows(split, domains, count):
     raise ValueError(
       f'expected at least one row of {length} tokens in {split!r}; its '
       f'documents ({", ".join(domains) or "none"}) are shorter than that '
-      'all together (take a shorter context_length or more text)'
+      'all together (take a shorter context_length, more text, or '
+      f'{"a smaller" if split == "train" else "a larger"} held_out_fraction)'
     )
 
 

@@ -24,9 +24,9 @@ def missing(name):
   return documents.Source(name, 'none', 'nothing==1', read)
 
 
-def collect(sources, further=(), cap_bytes=1e9, fraction=0.2):
+def collect(sources, further=(), cap_bytes=1e9, fraction=0.2, **lengths):
   return documents.collect(
-    sources, further, cap_bytes=cap_bytes, held_out_fraction=fraction
+    sources, further, cap_bytes=cap_bytes, held_out_fraction=fraction, **lengths
   )
 
 
@@ -82,6 +82,55 @@ class CollectTest(parameterized.TestCase):
     self.assertEqual(found.domains['a']['short_dropped'], 2)
     self.assertEqual(found.domains['a']['documents'], 31)
 
+  @parameterized.parameters(1, 10, 61)
+  def test_the_least_length_is_a_setting(self, least):
+    given = ['a' * (least - 1), 'b' * least, *texts('a', 30)]
+    given = [text.ljust(least, '.') for text in given[1:]] + given[:1]
+    found = collect([source('a', given)], min_characters=least)
+    self.assertEqual(found.domains['a']['short_dropped'], 1)
+    self.assertEqual(found.domains['a']['documents'], 31)
+
+  def test_rows_without_text_are_counted(self):
+    found = collect([source('a', [None, *texts('a', 30), None])])
+    self.assertEqual(found.domains['a']['nulls_dropped'], 2)
+    self.assertEqual(found.domains['a']['documents'], 30)
+
+  def test_a_document_of_the_greatest_length_is_kept_whole(self):
+    whole, longer = 'a ' * 250, 'b ' * 250 + 'b.'
+    given = [f'{whole}.', longer, *texts('a', 30)]
+    found = collect([source('a', given)], max_characters=501)
+    kept = [x.text for x in found.documents]
+    self.assertEqual(kept[0], f'{whole}.')
+    self.assertEqual(kept[1:3], [('b ' * 250).strip(), *texts('a', 1)])
+    self.assertEqual(found.domains['a']['oversized_cut'], 1)
+    self.assertEqual(found.domains['a']['short_dropped'], 1)
+
+  def test_one_book_makes_both_splits(self):
+    book = ' '.join(f'word{i}' for i in range(400_000))
+    found = collect([source('a', [book])], max_characters=10_000, fraction=0.2)
+    self.assertGreater(found.domains['a']['documents'], 300)
+    words = [word for x in found.documents for word in x.text.split()]
+    self.assertEqual(words, book.split())
+
+  def test_what_is_cut_may_be_what_another_source_had(self):
+    part = 'the same words in each of two sources, '
+    found = collect(
+      [source('a', [part * 3, *texts('a', 30)]), source('b', [part * 30])],
+      max_characters=len(part) * 3,
+    )
+    self.assertEqual(found.domains['b']['duplicates_dropped'], 10)
+
+  @parameterized.parameters(
+    (dict(min_characters=0), 'at least 1, because.*got 0'),
+    (dict(min_characters=-3), 'at least 1, because.*got -3'),
+    (dict(min_characters=2.5), 'min_characters must be a whole number'),
+    (dict(max_characters=79), 'twice min_characters.*max_characters=79'),
+    (dict(max_characters='many'), 'max_characters must be a whole number'),
+  )
+  def test_senseless_lengths(self, lengths, message):
+    with self.assertRaisesRegex(ValueError, message):
+      collect([source('a', texts('a', 50))], **lengths)
+
   @parameterized.parameters(600, 601, 659, 660)
   def test_the_cap_is_exceeded_by_less_than_a_document(self, cap):
     endless = (f'{i:060d}' for i in itertools.count())
@@ -112,6 +161,51 @@ class CollectTest(parameterized.TestCase):
   def test_no_text_at_all_is_an_error_that_names_what_was_skipped(self):
     with self.assertRaisesRegex(ValueError, 'got 0 documents.*m was skipped'):
       collect([missing('m')])
+
+  @parameterized.parameters(*itertools.product(range(2, 12), (1e-6, 0.999999)))
+  def test_the_fraction_that_an_empty_split_proposes_works(self, count, wanted):
+    given = [source('a', texts(f'{count}', count))]
+    with self.assertRaisesRegex(ValueError, 'Set held_out_fraction') as error:
+      collect(given, fraction=wanted)
+    message = str(error.exception)
+    proposed = message.split('held_out_fraction) to ')[1].split(',')[0]
+    collection = collect(given, fraction=float(proposed))
+    self.assertLen({x.split for x in collection.documents}, 2)
+    # Nearest: of one document the other split is left, and the digits are few.
+    smaller = 'held_out' if wanted < 0.5 else 'train'
+    hundredths = round(float(proposed) * 100)
+    if hundredths / 100 == float(proposed):
+      nearer = (hundredths - (1 if wanted < 0.5 else -1)) / 100
+      if 0 < nearer < 1:
+        splits = {
+          'held_out' if documents.is_held_out(x.key, nearer) else 'train'
+          for x in collection.documents
+        }
+        self.assertNotIn(smaller, splits)
+
+  @parameterized.parameters(0, 1)
+  def test_no_fraction_splits_fewer_than_two_documents(self, count):
+    with self.assertRaisesRegex(ValueError, 'Add text, because.*two documents'):
+      collect([source('a', texts('a', count))])
+
+  def test_an_empty_split_says_what_was_dropped(self):
+    given = ['short', None, None, *texts('a', 1) * 2]
+    with self.assertRaisesRegex(
+      ValueError, r'\(1 too short, 1 repeated, 2 null\)'
+    ):
+      collect([source('a', given)])
+
+  def test_two_documents_whose_hashes_are_close(self):
+    keys = ['8' * 32, '8' * 8 + '9' * 24]
+    given = [documents.Document(key, 'a', '', '') for key in keys]
+    fraction = documents.splitting_fraction(given, 0.2)
+    self.assertTrue(documents.is_held_out(keys[0], fraction))
+    self.assertFalse(documents.is_held_out(keys[1], fraction))
+    self.assertLess(len(str(fraction)), 14)
+    # No number of double precision parts these two, and so none is proposed.
+    close = ['8' * 32, '8' * 16 + '9' * 16]
+    given = [documents.Document(key, 'a', '', '') for key in close]
+    self.assertIsNone(documents.splitting_fraction(given, 0.2))
 
   def test_further_domains_cannot_stand_in_for_the_mix(self):
     with self.assertRaisesRegex(ValueError, "documents in 'train'"):
@@ -145,6 +239,38 @@ class OrderTest(parameterized.TestCase):
     self.assertCountEqual(scattered, names)
     self.assertNotEqual(scattered, names)
     self.assertEqual(documents.scatter(names[::-1], str), scattered)
+
+  @parameterized.parameters(
+    ('', 10),
+    ('one two three four', 10),
+    ('one\ntwo three', 10),
+    ('x' * 99, 10),
+    ('x' * 100, 10),
+    ('word ' * 99, 23),
+    ('\u3000'.join('三' * 99), 10),
+    (' ' * 99, 10),
+    ('\n' * 99, 10),
+    ('a\n' + 'b' * 99, 1),
+  )
+  def test_cuts_joined_are_the_text(self, text, most):
+    parts = list(documents.cut(text, most))
+    self.assertEqual(''.join(parts), text)
+    self.assertLessEqual(max(map(len, parts)), most)
+    for part in parts[:-1]:
+      self.assertGreaterEqual(len(part), most / 2)
+
+  @parameterized.parameters(
+    ('aaa bb\ncc dd', 10, ['aaa bb\n', 'cc dd']),
+    ('aaa bbbb cc', 10, ['aaa bbbb ', 'cc']),
+    ('a\nbbbbb ccc d', 10, ['a\nbbbbb ', 'ccc d']),  # Not after 2 characters.
+    ('aaaaaaaaaabb', 10, ['aaaaaaaaaa', 'bb']),
+    ('aaaaaaaaa bb', 10, ['aaaaaaaaa ', 'bb']),
+    ('aaaaaaaaaa bb', 10, ['aaaaaaaaaa', ' bb']),
+    ('aaaaaa\u3000bbbbb', 10, ['aaaaaa\u3000', 'bbbbb']),
+    ('aaaaaa\nbb\ncccc', 10, ['aaaaaa\nbb\n', 'cccc']),
+  )
+  def test_cuts_are_at_line_ends_then_at_spaces(self, text, most, parts):
+    self.assertEqual(list(documents.cut(text, most)), parts)
 
   @parameterized.parameters('', 'no end', 'a\n', '\n\n', 'ab\n' * 50, 'x' * 99)
   def test_passages_joined_are_the_text(self, text):

@@ -1,11 +1,14 @@
 """A file is read as its suffix says, or the error says where it is not."""
 
+import gzip
 import json
+import os
 
 import pyarrow as pa
 from pyarrow import parquet
 import pytest
 
+from rllc_jax.data import documents
 from rllc_jax.data import files
 
 TEXTS = ['first', 'zweite Zeile\nmit Umbruch', '三 \u2028 🙂', '']
@@ -13,6 +16,12 @@ TEXTS = ['first', 'zweite Zeile\nmit Umbruch', '三 \u2028 🙂', '']
 
 def read(path, field='text'):
   return list(files.source(str(path), field).read())
+
+
+def write_lines(path, texts, field='text'):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text('\n'.join(json.dumps({field: text}) for text in texts))
+  return path
 
 
 def test_json_lines_give_back_the_texts(tmp_path):
@@ -45,13 +54,183 @@ def test_a_plain_text_is_cut_into_passages_that_join_to_it(tmp_path):
   assert len(found) == -(-len(text) // 10_000)  # The ceiling.
 
 
+def test_a_plain_text_without_line_ends_is_many_documents(tmp_path):
+  path = tmp_path / 'a.txt'
+  text = ' '.join(f'word{i}' for i in range(30_000))
+  path.write_text(text)
+  passages = read(path)
+  assert ''.join(passages) == text
+  assert len(passages) > len(text) / 10_000
+  assert max(map(len, passages)) <= 10_000
+  assert all(passage.endswith(' ') for passage in passages[:-1])
+
+
 @pytest.mark.parametrize(
   ('given', 'name'),
-  [('x/web.jsonl', 'web'), ('my-1=x/web.jsonl', 'my-1'), ('a.b.txt', 'a.b')],
+  [
+    ('x/web.jsonl', 'web'),
+    ('my-1=x/web.jsonl', 'my-1'),
+    ('a.b.txt', 'a.b'),
+    ('a.b.TXT.gz', 'a.b'),
+    ('x/lang=de/part-0.parquet', 'part-0'),
+    ('x/web.jsonl#article.text', 'web'),
+  ],
 )
 def test_the_name_of_the_domain(given, name):
   assert files.source(given).name == name
 
+
+# Domains of several files.
+
+
+def test_files_given_one_name_are_one_domain_in_the_order_given(tmp_path):
+  first, second = (
+    write_lines(tmp_path / f'{x}.jsonl', [x]) for x in ('b', 'a')
+  )
+  other = write_lines(tmp_path / 'c.jsonl', ['c'])
+  given = [f'web={first}', str(other), f'web={second}']
+  domains = files.sources(given)
+  assert [x.name for x in domains] == ['web', 'c']
+  assert list(domains[0].read()) == ['b', 'a']
+  assert [x.num_files for x in domains] == [2, 1]
+
+
+@pytest.mark.parametrize(
+  ('place', 'texts'),
+  [
+    ('*.jsonl', ['0', '1']),
+    ('**/*.jsonl', ['0', '1', '2']),
+    ('**', ['0', '1', '2', '3']),
+    ('?.jsonl', ['0', '1']),
+    ('[0]*.jsonl', ['0']),
+  ],
+)
+def test_a_glob_is_one_domain_of_sorted_files(tmp_path, place, texts):
+  for name, text in (
+    ('1.jsonl', '1'),
+    ('0.jsonl', '0'),
+    ('x/2.jsonl', '2'),
+    ('x/y/3.JSONL', '3'),
+    ('README.md', 'no text'),
+  ):
+    write_lines(tmp_path / name, [text])
+  [web] = files.sources([f'web={tmp_path}/{place}'])
+  assert (web.name, list(web.read())) == ('web', texts)
+
+
+def test_a_folder_is_one_domain_of_all_known_files_below_it(tmp_path):
+  folder = tmp_path / 'prose'
+  write_lines(folder / 'b' / '1.ndjson', ['1'])
+  write_lines(folder / 'a.JSONL', ['0'])
+  (folder / 'c.txt').write_text('2')
+  for hidden in ('.a.jsonl', '.cache/a.jsonl', 'LICENSE', 'notes.md'):
+    write_lines(folder / hidden, ['hidden'])
+  [prose] = files.sources([str(folder)])
+  assert (prose.name, list(prose.read())) == ('prose', ['0', '1', '2'])
+  [named] = files.sources([f'mine={folder}/'])
+  assert named.name == 'mine'
+
+
+def test_a_file_of_two_globs_is_read_once(tmp_path):
+  path = write_lines(tmp_path / 'a.jsonl', ['a'])
+  (tmp_path / 'link.jsonl').symlink_to(path)
+  [web] = files.sources([f'web={tmp_path}/*.jsonl', f'web={path}'])
+  assert (list(web.read()), web.num_files) == (['a'], 1)
+
+
+def test_each_file_may_name_its_field(tmp_path):
+  first = write_lines(tmp_path / 'a.jsonl', ['a'], 'body')
+  second = tmp_path / 'b.jsonl'
+  second.write_text('{"article": {"text": "b"}}')
+  third = write_lines(tmp_path / 'c.jsonl', ['c'])
+  given = [f'x={first}#body', f'x={second}#article.text', f'x={third}']
+  [x] = files.sources(given)
+  assert list(x.read()) == ['a', 'b', 'c']
+
+
+@pytest.mark.parametrize(
+  'place',
+  ['lang=de/part-0.jsonl', 'a#b.jsonl', 'a[1].jsonl', 'web=a#b/c.jsonl'],
+)
+def test_a_path_that_exists_as_given_is_the_path(tmp_path, monkeypatch, place):
+  monkeypatch.chdir(tmp_path)
+  write_lines(tmp_path / place, ['a'], 'text')
+  assert files.parse(place)[1:] == (None, place, None)
+  assert files.source(f'x={place}').name == 'x'
+  assert read(f'x={place}') == ['a']
+  assert read(f'x={place}#text', 'no field') == ['a']
+
+
+def test_a_name_is_taken_off_where_the_whole_is_no_path(tmp_path, monkeypatch):
+  monkeypatch.chdir(tmp_path)
+  write_lines(tmp_path / 'de' / 'part-0.jsonl', ['a'])
+  assert files.source('lang=de/part-0.jsonl').name == 'lang'
+  assert read('lang=de/part-0.jsonl') == ['a']
+  write_lines(tmp_path / 'lang=de' / 'part-0.jsonl', ['b'])
+  assert files.source('lang=de/part-0.jsonl').name == 'part-0'
+  assert read('lang=de/part-0.jsonl') == ['b']
+  assert read('web=lang=*/*.jsonl') == ['b']
+
+
+@pytest.mark.parametrize('place', ['a.jsonl', '*.jsonl', '', 'a.jsonl#text'])
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch, place):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  write_lines(tmp_path / 'a.jsonl', ['a'])
+  assert read(f'x=~/{place}') == ['a']
+
+
+def test_a_tilde_without_a_name(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  write_lines(tmp_path / 'texts' / 'a.jsonl', ['a'])
+  assert read('~/texts/a.jsonl') == read('~/texts') == ['a']
+  assert files.source('~/texts').name == 'texts'
+
+
+def test_a_glob_without_a_name_is_told_one_that_works(tmp_path):
+  write_lines(tmp_path / 'a.jsonl', ['a'])
+  with pytest.raises(
+    ValueError, match='expected NAME=.*example mine='
+  ) as error:
+    files.sources([f'{tmp_path}/*.jsonl'])
+  remedy = str(error.value).split('for example ')[1]
+  assert read(remedy) == ['a']
+
+
+def test_a_name_that_a_message_proposes_works(tmp_path):
+  path = write_lines(tmp_path / 'my file.jsonl', ['a'])
+  with pytest.raises(ValueError, match='write for example ') as error:
+    files.source(str(path))
+  remedy = str(error.value).split('for example ')[1].split('): ')[0]
+  assert files.source(remedy).name == 'my_file'
+  assert read(remedy) == ['a']
+
+
+def test_two_files_without_a_name_are_not_joined_unasked(tmp_path):
+  paths = [write_lines(tmp_path / x / 'train.jsonl', [x]) for x in ('a', 'b')]
+  with pytest.raises(ValueError, match='Write train= before each'):
+    files.sources(list(map(str, paths)))
+  [train] = files.sources([f'train={path}' for path in paths])
+  assert list(train.read()) == ['a', 'b']
+
+
+@pytest.mark.parametrize(
+  ('given', 'words'),
+  [
+    ('absent.jsonl', r'absent.jsonl: .*got none\. Check the path.*begins at /'),
+    ('x=absent/*.jsonl', r'absent/\*.jsonl: .*got none; x= was taken as its'),
+    ('x=empty', r'empty: expected files that end in .*got 1 files of .csv'),
+  ],
+)
+def test_absent_files_are_told_before_any_is_read(
+  tmp_path, monkeypatch, given, words
+):
+  monkeypatch.chdir(tmp_path)
+  write_lines(tmp_path / 'empty' / 'a.csv', ['a'])
+  with pytest.raises(FileNotFoundError, match=words):
+    files.sources([given])
+
+
+# Bad files.
 
 BAD_LINES = [
   (b'{"text": "a"}\nnot json', r'bad.jsonl:2: expected a JSON object'),
@@ -60,7 +239,7 @@ BAD_LINES = [
   (b'{"body": "a"}', r"bad.jsonl:1: .*field 'text'.*the fields body"),
   (b'["text"]', r"bad.jsonl:1: .*field 'text'.*got list"),
   (b'{"text": 3}', r'bad.jsonl:1: expected a string.*got int 3'),
-  (b'{"text": null}', r'bad.jsonl:1: expected a string.*got NoneType'),
+  (b'{"text": null}', r'bad.jsonl:1: expected a string.*got null'),
   (b'[' * 100_000, r'bad.jsonl:1: expected a JSON object'),
 ]
 
@@ -84,7 +263,7 @@ def test_bad_plain_text(tmp_path):
   ('table', 'message'),
   [
     ({'body': ['a']}, "expected a column 'text'.*the columns body"),
-    ({'text': [1]}, "expected strings in 'text'; got int64"),
+    ({'text': [1]}, "expected strings in 'text'.*got int64"),
     ({'text': ['a'] * 1500 + [None]}, 'a string in row 1500.*got null'),
   ],
 )
@@ -104,14 +283,49 @@ def test_what_is_no_table(tmp_path, content):
   assert '\n' not in str(error.value)
 
 
-@pytest.mark.parametrize('name', ['a.jsonl', 'a.parquet', 'a.txt'])
+@pytest.mark.parametrize('name', ['a.jsonl', 'a.parquet', 'a.txt', 'a.arrow'])
 def test_an_absent_file(tmp_path, name):
   with pytest.raises(FileNotFoundError):
     read(tmp_path / name)
 
 
+def table_bytes(write):
+  sink = pa.BufferOutputStream()
+  write(pa.table({'text': ['a']}), sink)
+  return sink.getvalue().to_pybytes()
+
+
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.txt', '.arrow'])
+def test_a_parquet_table_of_another_suffix_is_told_its_own(tmp_path, suffix):
+  path = tmp_path / f'a{suffix}'
+  path.write_bytes(table_bytes(parquet.write_table))
+  with pytest.raises(
+    ValueError, match='expected .*because.*got.*Rename it to end in .parquet'
+  ):
+    read(path)
+  assert read(path.rename(tmp_path / 'a.parquet')) == ['a']
+
+
+@pytest.mark.parametrize('suffix', ['.parquet', '.arrow'])
+@pytest.mark.parametrize(
+  ('content', 'words'),
+  [
+    (b'{"text": "a"}', 'Rename it to end in .jsonl'),
+    (b'cut short', 'Put back a complete copy'),
+    (b'PK\x03\x04', 'Unpack it with unzip'),
+  ],
+)
+def test_no_table_with_the_suffix_of_one(tmp_path, suffix, content, words):
+  path = tmp_path / f'a{suffix}'
+  path.write_bytes(content)
+  with pytest.raises(ValueError, match=f'because of its suffix; got .*{words}'):
+    read(path)
+
+
 def test_an_unknown_suffix():
-  with pytest.raises(ValueError, match=r"\.jsonl, \.parquet.*got '\.csv'"):
+  with pytest.raises(
+    ValueError, match=r"\.jsonl, \.ndjson.*got '\.csv'.*JSON lines"
+  ):
     files.source('a.csv')
 
 
@@ -119,3 +333,56 @@ def test_an_unknown_suffix():
 def test_a_name_that_is_no_part_of_a_path(given):
   with pytest.raises(ValueError, match='expected a domain name'):
     files.source(given)
+
+
+def test_nulls_are_refused_or_skipped():
+  with pytest.raises(ValueError, match="one of refuse, skip, .*got 'drop'"):
+    files.source('a.txt', nulls='drop')
+
+
+# What stays as it was.
+
+
+def test_corpora_hash_as_before_there_were_globs_and_cuts(tmp_path):
+  """The numbers are of commit f35cd80."""
+  texts = [
+    f'{i}: ' + 'the sea is wide, ' * (i % 50 + 1) + '\nénd' for i in range(200)
+  ]
+  write_lines(tmp_path / 'lines.jsonl', texts)
+  table = pa.table({'text': [f'{text} p' for text in texts]})
+  parquet.write_table(table, tmp_path / 'table.parquet')
+  long_line = 'x ' * 6000 + '\n'
+  (tmp_path / 'prose.txt').write_text(
+    '\n'.join(texts * 3) + long_line + '\n'.join(texts)
+  )
+  names = ['lines.jsonl', 'table.parquet', 'prose.txt']
+  collection = documents.collect(
+    files.sources([str(tmp_path / name) for name in names]),
+    cap_bytes=1e9,
+    held_out_fraction=0.2,
+  )
+  assert {
+    name: (x['documents'], x['held_out_documents'], x['sha256'][:16])
+    for name, x in collection.domains.items()
+  } == {
+    'lines': (196, 37, '68b17d02ea679dbd'),
+    'table': (196, 45, '7412ad0119d68734'),
+    'prose': (27, 6, '3a1153acbe83a724'),
+  }
+
+
+@pytest.mark.parametrize('name', ['a.jsonl.gz', 'a.jsonl', 'a.JSONL.GZ'])
+def test_gzip_is_seen_from_its_first_bytes(tmp_path, name):
+  path = tmp_path / name
+  lines = '\n'.join(json.dumps({'text': text}) for text in TEXTS)
+  path.write_bytes(gzip.compress(lines.encode()))
+  assert read(path) == TEXTS
+  assert files.source(str(path)).name == 'a'
+
+
+@pytest.mark.parametrize('name', ['a.txt.gz', 'a.ndjson.gz', 'a.json.gz'])
+def test_a_name_with_gz_may_hold_plain_text(tmp_path, name):
+  path = tmp_path / name
+  path.write_text('"a"')
+  assert read(path) == ['"a"' if '.txt' in name else 'a']
+  assert os.path.exists(path)

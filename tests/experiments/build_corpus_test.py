@@ -1,5 +1,6 @@
 """From files to packed tokens, in one process and from the command line."""
 
+import gzip
 import json
 import os
 import pathlib
@@ -9,6 +10,8 @@ import sys
 
 import ml_collections
 import numpy as np
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from experiments import build_corpus
@@ -173,13 +176,114 @@ def test_other_settings_are_refused_by_name(workdir, files, changes):
     (dict(held_out_fraction=1.5), 'strictly between'),
     (dict(capmb=1), 'have fields among.*got capmb'),
     (dict(files=()), 'got 0 documents'),
+    (dict(nulls='drop'), 'one of refuse, skip'),
+    (dict(min_characters=0), 'min_characters must be at least 1'),
+    (dict(max_characters=50), 'at least twice min_characters'),
+    (dict(files=('~/absent.jsonl',)), '/absent.jsonl: expected a file'),
+    (dict(held_out_fraction=1e-9), 'Set held_out_fraction'),
     (dict(tfds_directory='/nowhere'), 'expected a prepared TFDS data set'),
   ],
 )
 def test_bad_settings(files, tmp_path, changes, message):
-  with pytest.raises(ValueError, match=message):
+  with pytest.raises((ValueError, FileNotFoundError), match=message):
     build_corpus.run(config(files, **changes), tmp_path)
   assert not (tmp_path / 'corpus' / 'corpus.json').exists()
+
+
+def write_rows(path, rows):
+  path.parent.mkdir(parents=True, exist_ok=True)
+  path.write_text('\n'.join(map(json.dumps, rows)))
+  return path
+
+
+def test_files_folders_globs_and_fields_make_one_corpus(
+  workdir, files, tmp_path, monkeypatch
+):
+  """The tokens of the two files, from their parts in other formats."""
+  monkeypatch.setenv('HOME', str(tmp_path))
+  sea = [text('sea', i) for i in range(80)]
+  land = [text('land', i) for i in range(60)]
+  nested = [{'page': {'body': x}} for x in sea[:30]]
+  write_rows(tmp_path / 'shards' / '0.JSONL', nested)
+  packed = gzip.compress(json.dumps([{'body': x} for x in sea[30:]]).encode())
+  (tmp_path / 'shards' / 'x').mkdir()
+  (tmp_path / 'shards' / 'x' / '1.json').write_bytes(packed)
+  table = pa.table({'body': pa.array(land, pa.string_view())})
+  (tmp_path / 'land').mkdir()
+  parquet.write_table(table, tmp_path / 'land' / 'day=1.parquet')
+  given = ('sea=~/shards/*#page.body', 'sea=~/shards/**/*.json', '~/land')
+  corpus = build_corpus.run(config(given), tmp_path / 'run')
+  expected = packing.load_corpus(workdir / 'corpus')
+  np.testing.assert_array_equal(corpus.tokens, expected.tokens)
+  domains = packing.load_record(tmp_path / 'run' / 'corpus')['provenance'][
+    'domains'
+  ]
+  assert (domains['sea']['files'], domains['land']['files']) == (2, 1)
+
+
+def test_what_is_dropped_is_counted_in_the_table(tmp_path, caplog):
+  rows = [{'body': text('sea', i)} for i in range(80)]
+  rows += [{'body': None}] * 3 + [{}] * 2 + [{'body': 'short'}] * 4
+  rows += rows[:6] + [{'body': 'word ' * 5_000}]
+  path = write_rows(tmp_path / 'sea.jsonl', rows)
+  settings = config((str(path),), nulls='skip', max_characters=10_000)
+  with caplog.at_level('INFO'):
+    build_corpus.run(settings, tmp_path / 'run')
+  [printed] = [x for x in caplog.messages if 'complete\n' in x]
+  heads, line = printed.splitlines()[1:]
+  assert heads.split('  ')[0] == 'domain'
+  counted = dict(
+    zip(
+      heads.replace('too short', 'too_short').split(),
+      line.split(),
+      strict=False,
+    )
+  )
+  expected = {'files': 1, 'documents': 82, 'too_short': 4, 'null': 5, 'cut': 1}
+  # Of the three parts of the long one two are the same.
+  assert {x: int(counted[x]) for x in expected} == expected
+  assert int(counted['repeated']) == 7
+
+
+def test_columns_of_the_table_stay_below_their_heads():
+  record = {
+    'files': 12_345,
+    'documents': 10_000_000,
+    'bytes': 5e11,
+    'train_tokens': 99_999_999_999,
+    'held_out_tokens': 99_999_999_999,
+    'license': 'own',
+    **dict.fromkeys(documents.DROPPED, 9_999),
+  }
+  domains = {'a_name_longer_than_sixteen_characters': record, 'b': record}
+  lines = build_corpus.table(domains).splitlines()
+  places = {line.index('  own') for line in lines[1:]}
+  assert places == {lines[0].index('  license')}
+  assert len(lines[1].split()) == 11
+
+
+def test_the_least_length_is_a_setting(tmp_path):
+  path = write_rows(tmp_path / 'a.jsonl', [{'body': f'{i}'} for i in range(99)])
+  with pytest.raises(ValueError, match=r'\(99 too short\)'):
+    build_corpus.run(config((str(path),)), tmp_path / 'run')
+  settings = config((str(path),), min_characters=1)
+  build_corpus.run(settings, tmp_path / 'run')
+  record = packing.load_record(tmp_path / 'run' / 'corpus')['provenance']
+  assert record['domains']['a']['documents'] == 99
+
+
+def test_a_domain_with_nothing_held_out_is_told_a_fraction(
+  files, tmp_path, caplog
+):
+  key = lambda row: documents.content_key(documents.clean(row['body']))
+  rows = [{'body': text('air', i)} for i in range(20)]
+  rows = [x for x in rows if not documents.is_held_out(key(x), 0.25)]
+  path = write_rows(tmp_path / 'air.jsonl', rows)
+  build_corpus.run(config((*files, str(path))), tmp_path / 'run')
+  [told] = [x for x in caplog.messages if 'nothing of air is held out' in x]
+  fraction = float(told.split('held_out_fraction=')[1].split()[0])
+  assert 0.25 < fraction < 1
+  assert any(documents.is_held_out(key(row), fraction) for row in rows)
 
 
 def test_a_missing_package_is_passed_over(files, tmp_path, monkeypatch):
@@ -303,15 +407,26 @@ def test_an_unknown_tokenizer_is_refused(files, tmp_path):
     build_corpus.run(config(files, tokenizer='letters'), tmp_path)
 
 
-def test_a_corpus_from_before_a_setting_has_its_default(workdir, files):
+@pytest.mark.parametrize(
+  ('name', 'value'),
+  [
+    ('tokenizer', 'words'),
+    ('nulls', 'skip'),
+    ('min_characters', 1),
+    ('max_characters', 100),
+  ],
+)
+def test_a_corpus_from_before_a_setting_has_its_default(
+  workdir, files, name, value
+):
   path = workdir / 'corpus' / 'corpus.json'
   kept = path.read_text()
   record = packing.load_record(workdir / 'corpus')
-  del record['provenance']['settings']['tokenizer']
+  del record['provenance']['settings'][name]
   checked_files.write_json(path, record)
   try:
     build_corpus.run(config(files), workdir)
-    with pytest.raises(ValueError, match="tokenizer='words'; got one with"):
-      build_corpus.run(config(files, tokenizer='words'), workdir)
+    with pytest.raises(ValueError, match=f'{name}={value!r}; got one with'):
+      build_corpus.run(config(files, **{name: value}), workdir)
   finally:
     path.write_text(kept)

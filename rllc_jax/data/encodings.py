@@ -1,0 +1,160 @@
+"""Bytes as UTF-8, or an error that says which encoding they seem to have."""
+
+import pathlib
+import shlex
+
+from rllc_jax.data import unpacking
+
+HEAD = 2**16  # Bytes looked at together; a multiple of 4, for UTF-32.
+_FEW = 2**10  # Bytes at the end of a file in which chance could make a pattern.
+
+# No text has these, but all text in UTF-16 has: half of its bytes are NUL in
+# most alphabets, and 0x03 to 0x06 in Greek, Cyrillic, Hebrew and Arabic.
+_CONTROLS = bytes([*range(9), *range(14, 27), 28, 29, 30, 31])
+_MARKS = (  # Longer first: one begins as another does.
+  (b'\xff\xfe\0\0', 'UTF-32LE'),
+  (b'\0\0\xfe\xff', 'UTF-32BE'),
+  (b'\xff\xfe', 'UTF-16LE'),
+  (b'\xfe\xff', 'UTF-16BE'),
+)
+_BINARY = 'binary data'
+_SIGNATURES = (  # First bytes, what they are of, what to do about it.
+  (b'PAR1', 'a Parquet table', 'Rename it to end in .parquet'),
+  (b'ARROW1', 'an Arrow table', 'Rename it to end in .arrow'),
+  (b'\x28\xb5\x2f\xfd', 'zstd', 'Unpack it with zstd -d'),
+  (b'\xfd7zXZ\0', 'xz', 'Unpack it with xz -d'),
+  (b'BZh', 'bzip2', 'Unpack it with bzip2 -d'),
+  (b'PK\3\4', 'a zip archive', 'Unpack it with unzip'),
+  (b'%PDF', 'a PDF', 'Extract its text, for example with pdftotext'),
+  (b'{', 'JSON', 'Rename it to end in .jsonl, or in .json'),
+  (b'[', 'JSON', 'Rename it to end in .json'),
+)
+
+
+def signature(path: pathlib.Path) -> tuple[str, str]:
+  """Says of what kind a file seems to be, and what to do; '' if unknown."""
+  with unpacking.open_bytes(path) as file:
+    head = file.read(64)
+  for start, kind, remedy in _SIGNATURES:
+    if head.startswith(start):
+      return kind, remedy
+  return '', ''
+
+
+def other_encoding(part: bytes) -> str:
+  """Names the encoding that bytes seem to have; '' if it may be UTF-8.
+
+  Args:
+    part: of a file, from a byte whose number is a multiple of 4.
+
+  Examples:
+    >>> other_encoding('Some text'.encode('utf-16-le'))
+    'UTF-16LE'
+    >>> other_encoding(b'Some text')
+    ''
+  """
+  for mark, name in _MARKS:
+    if part.startswith(mark):
+      return name
+  if len(part) < 8:  # Of a few bytes, chance could make any pattern.
+    return ''
+  first, second, third, fourth = (
+    _share_of_controls(part[i::4]) for i in range(4)
+  )
+  if min(third, fourth) > 0.9 and first < 0.3:
+    return 'UTF-32LE'
+  if min(first, second) > 0.9 and fourth < 0.3:
+    return 'UTF-32BE'
+  even, odd = (first + third) / 2, (second + fourth) / 2
+  if odd > 0.4 and even < 0.3:
+    return 'UTF-16LE'
+  if even > 0.4 and odd < 0.3:
+    return 'UTF-16BE'
+  return _BINARY if part.count(0) > len(part) / 2 else ''
+
+
+def _share_of_controls(part: bytes) -> float:
+  return 1 - len(part.translate(None, _CONTROLS)) / max(len(part), 1)
+
+
+def check(content: bytes, path: pathlib.Path) -> None:
+  """Refuses bytes that seem to be in another encoding than UTF-8.
+
+  UTF-16 of English text is valid UTF-8, with a NUL after each letter.
+
+  Args:
+    content: of the file, from its beginning.
+    path: of the file, for the message.
+
+  Raises:
+    ValueError: they seem to be so.
+  """
+  for start in range(0, len(content), HEAD):
+    part = content[start : start + HEAD]
+    if start and len(part) < _FEW:
+      return
+    if name := other_encoding(part):
+      place = f' from about byte {start} on' if start else ''
+      raise ValueError(
+        f'{path}: expected UTF-8 text, because no other is read; got what '
+        f'looks like {name}{place}. {_remedy(path, name, start)}'
+      )
+
+
+def _remedy(path: pathlib.Path, name: str, start: int) -> str:
+  if name == _BINARY:
+    return 'Give the file of text that it was made from'
+  if start:  # Converting all of it would spoil the beginning.
+    return f'Convert that part with iconv -f {name} -t UTF-8, then join them'
+  return conversion(path, name)
+
+
+def check_head(path: pathlib.Path) -> None:
+  """Refuses a file whose first bytes `check` refuses.
+
+  Raises:
+    OSError: it cannot be read.
+    ValueError: as `check`.
+  """
+  with unpacking.open_bytes(path) as file:
+    check(file.read(HEAD), path)
+
+
+def conversion(path: pathlib.Path, encoding: str) -> str:
+  """A command that makes UTF-8 of a file in another encoding."""
+  file = shlex.quote(str(path))
+  new = shlex.quote(str(path.with_name(f'utf8_{path.name}')))
+  iconv = f'iconv -f {encoding} -t UTF-8'
+  if unpacking.is_gzip(path):
+    return f'Convert it: gzip -cd < {file} | {iconv} > {new}'
+  return f'Convert it: {iconv} {file} > {new}'
+
+
+def decode(line: bytes, path: pathlib.Path, place: str) -> str:
+  """Decodes a line.
+
+  Args:
+    line: its bytes.
+    path: of the file.
+    place: the file and the number of the line, for the message.
+
+  Raises:
+    ValueError: it is not UTF-8.
+  """
+  try:
+    return line.decode('utf-8')
+  except UnicodeDecodeError as error:
+    kind, remedy = signature(path)
+    if kind == 'JSON':  # Begins so and is in another encoding.
+      kind, remedy = '', ''
+    raise ValueError(
+      f'{place}: expected UTF-8 text, because no other is read; got '
+      f'{f"the first bytes of {kind} and " if kind else ""}'
+      f'the byte 0x{line[error.start]:02x} at column {error.start + 1}. '
+      f'{remedy or conversion(path, "WINDOWS-1252") + " (if it is that)"}'
+    ) from None
+
+
+def shown(line: bytes) -> str:
+  """The beginning of a line, safe to print."""
+  return repr(line[:40].decode('utf-8', 'replace'))

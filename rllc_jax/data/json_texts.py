@@ -1,0 +1,198 @@
+"""Texts from JSON: a record a line, or one document for all records."""
+
+from collections.abc import Iterable
+from collections.abc import Iterator
+import json
+import pathlib
+from typing import Any
+
+from rllc_jax import visible
+from rllc_jax.data import encodings
+from rllc_jax.data import fields
+from rllc_jax.data import unpacking
+
+_MARK = b'\xef\xbb\xbf'  # Some editors begin a file with it.
+
+
+def read_lines(
+  path: pathlib.Path, field: str, skip_nulls: bool = False
+) -> Iterator[str | None]:
+  """Yields the text of the record on each line; empty lines are passed over.
+
+  Args:
+    path: of a file of JSON lines, or of such a file as gzip.
+    field: of each object that holds its text, see `fields.get`; a record that
+      is a string is the text.
+    skip_nulls: yields None of null and of an object without the field.
+
+  Raises:
+    OSError: the file cannot be read.
+    ValueError: a line is no such record.
+  """
+  encodings.check_head(path)
+  yield from _texts(_line_records(path), path, field, skip_nulls)
+
+
+def read_document(
+  path: pathlib.Path, field: str, skip_nulls: bool = False
+) -> Iterator[str | None]:
+  """As `read_lines`, of an array of records or a single one, too.
+
+  The file's own content decides: where the first line is a whole object, every
+  line is one.
+  """
+  encodings.check_head(path)
+  if _is_lines(path):
+    yield from read_lines(path, field, skip_nulls)
+  else:
+    yield from _texts(_document_records(path), path, field, skip_nulls)
+
+
+def _is_lines(path: pathlib.Path) -> bool:
+  """True if the first line with anything on it is a record, or none is."""
+  with unpacking.open_bytes(path) as lines:
+    bare = (line.removeprefix(_MARK).strip() for line in lines)
+    line = next(filter(None, bare), b'0')
+  if line.startswith(b'['):
+    return False
+  try:
+    json.loads(line)
+  except (ValueError, RecursionError):
+    return False
+  return True
+
+
+def _line_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  """Yields the place and the value of each line."""
+  with unpacking.open_bytes(path) as lines:
+    for number, line in enumerate(lines, start=1):
+      line = line.removeprefix(_MARK)
+      if line.strip():
+        place = f'{path}:{number}'
+        text = encodings.decode(line, path, place)
+        try:
+          yield place, json.loads(text)
+        except (ValueError, RecursionError) as error:
+          raise _not_json(path, place, line, error) from None
+
+
+def _not_json(
+  path: pathlib.Path, place: str, line: bytes, error: Exception
+) -> ValueError:
+  kind, remedy = encodings.signature(path)
+  if isinstance(error, RecursionError):
+    # Its message speaks of Python.
+    got, remedy = 'one nested too deeply to parse', 'Mend or remove the line'
+  else:  # Not JSON, or a number too long to read.
+    got = f'{encodings.shown(line)} ({visible.short(error)})'
+  suffix = unpacking.suffix(path)
+  if kind == 'JSON':
+    remedy = 'Mend or remove the line'
+    if suffix != '.json':
+      remedy += (
+        ', or if one JSON value goes over several lines, rename the file to '
+        'end in .json'
+      )
+  return ValueError(
+    f'{place}: expected a JSON object, because the file ends in {suffix} and '
+    f'each line is one; got {got}. {remedy or "Mend or remove the line"}'
+  )
+
+
+def _document_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
+  """Yields the place and the value of each record of one JSON document."""
+  with unpacking.open_bytes(path) as file:
+    content = file.read().removeprefix(_MARK)
+  text = encodings.decode(content, path, str(path))
+  try:
+    document = json.loads(text)
+  except (ValueError, RecursionError) as error:
+    deep = isinstance(error, RecursionError)
+    got = 'one nested too deeply to parse' if deep else visible.short(error)
+    _, remedy = encodings.signature(path)
+    if not remedy or content.lstrip()[:1] in (b'{', b'['):
+      remedy = 'Mend it there, or give one object a line in a file .jsonl'
+    raise ValueError(
+      f'{path}: expected a JSON array of objects, one object, or one a line, '
+      f'because the file ends in .json; got {got}. {remedy}'
+    ) from None
+  if isinstance(document, list):
+    for number, record in enumerate(document, start=1):
+      yield f'{path}: record {number}', record
+  else:
+    yield str(path), document
+
+
+def _texts(
+  records: Iterable[tuple[str, Any]],
+  path: pathlib.Path,
+  field: str,
+  skip_nulls: bool,
+) -> Iterator[str | None]:
+  """Yields the text of each record, or None where it has none."""
+  lacking: list[tuple[str, Any]] = []
+  has_field = False
+  for place, record in records:
+    text = record if isinstance(record, str) else fields.get(record, field)
+    if skip_nulls and text is fields.MISSING and isinstance(record, dict):
+      lacking = lacking or [(place, record)]
+      yield None
+    else:
+      has_field = True
+      yield _checked(text, record, path, place, field, skip_nulls)
+  if lacking and not has_field:  # A name that is wrong, not rows without text.
+    raise _no_field(lacking[0][1], path, lacking[0][0], field)
+
+
+def _checked(
+  text: Any,
+  record: Any,
+  path: pathlib.Path,
+  place: str,
+  field: str,
+  skip_nulls: bool,
+) -> str | None:
+  if text is fields.MISSING:
+    raise _no_field(record, path, place, field)
+  if text is None and skip_nulls:
+    return None
+  if not isinstance(text, str):
+    raise ValueError(
+      f'{place}: expected a string in the field {field!r}, because it holds '
+      f'the text; got {_kind(text)}. {_remedy(text, record, path, field)}'
+    )
+  return text
+
+
+def _no_field(
+  record: Any, path: pathlib.Path, place: str, field: str
+) -> ValueError:
+  is_object = isinstance(record, dict)
+  remedy = (
+    fields.remedy(path, fields.names(record, str))
+    if is_object
+    else 'Give one JSON object, or one string, a record'
+  )
+  return ValueError(
+    f'{place}: expected an object with the field {visible.short(field, 80)!r}, '
+    f'because it holds the text; got {_kind(record)}. {remedy}'
+  )
+
+
+def _remedy(value: Any, record: Any, path: pathlib.Path, field: str) -> str:
+  if value is None:
+    return fields.NULLS_REMEDY
+  if isinstance(value, dict):
+    inner = [f'{field}.{name}' for name in fields.names(value, str)]
+    return fields.remedy(path, inner)
+  return fields.remedy(path, fields.names(record, str))
+
+
+def _kind(value: Any) -> str:
+  """Names the kind of a JSON value, and the fields of an object."""
+  if value is None:
+    return 'null'
+  if isinstance(value, dict):
+    names = visible.short(', '.join(fields.names(value))) or '(none)'
+    return f'an object with the fields {names}'
+  return f'{type(value).__name__} {value!r:.40}'

@@ -1,0 +1,101 @@
+"""Text in another encoding is refused with a command that converts it."""
+
+import gzip
+import json
+import subprocess
+
+import pytest
+
+from rllc_jax.data import encodings
+from rllc_jax.data import files
+
+ENGLISH = 'The sea is wide and deep, and nobody knows all of it.\n'
+RUSSIAN = 'Море широко и глубоко, и никто не знает его всего.\n'
+GREEK = 'Η θάλασσα είναι πλατιά και βαθιά.\n'
+KINDS = ['UTF-16LE', 'UTF-16BE', 'UTF-32LE', 'UTF-32BE']
+
+
+def read(path):
+  return list(files.source(str(path)).read())
+
+
+@pytest.mark.parametrize('kind', KINDS)
+@pytest.mark.parametrize('mark', ['', '\ufeff'], ids=['no mark', 'mark'])
+@pytest.mark.parametrize('text', [ENGLISH, RUSSIAN * 30, GREEK])
+def test_the_encoding_is_named_and_the_command_converts(
+  tmp_path, kind, mark, text
+):
+  path = tmp_path / "a text's.txt"
+  path.write_bytes((mark + text).encode(kind))
+  path = path.rename(tmp_path / 'a.txt')
+  with pytest.raises(ValueError, match=f'a.txt: expected UTF-8 .*{kind}') as e:
+    read(path)
+  command = str(e.value).split('Convert it: ')[1]
+  subprocess.run(command, shell=True, check=True)
+  assert read(tmp_path / 'utf8_a.txt') == [text]
+
+
+@pytest.mark.parametrize('name', ['a.jsonl', 'a.ndjson', 'a.json', 'a.txt'])
+@pytest.mark.parametrize('kind', KINDS)
+def test_all_kinds_of_text_files(tmp_path, name, kind):
+  path = tmp_path / name
+  path.write_bytes(json.dumps({'text': ENGLISH}).encode(kind))
+  with pytest.raises(ValueError, match=f'{kind}. Convert it: iconv -f {kind}'):
+    read(path)
+
+
+def test_the_command_for_gzip_unpacks(tmp_path):
+  path = tmp_path / 'a b.txt.gz'
+  path.write_bytes(gzip.compress(ENGLISH.encode('utf-16-le')))
+  with pytest.raises(ValueError, match='UTF-16LE') as error:
+    encodings.check_head(path)
+  command = str(error.value).split('Convert it: ')[1]
+  subprocess.run(command, shell=True, check=True)
+  assert (tmp_path / 'utf8_a b.txt.gz').read_text() == ENGLISH
+
+
+def test_another_encoding_after_the_beginning(tmp_path):
+  """As of two files that were joined."""
+  path = tmp_path / 'a.txt'
+  text = ENGLISH * 2_000
+  assert len(text) > encodings.HEAD
+  path.write_bytes(text.encode() + text.encode('utf-16-le'))
+  with pytest.raises(ValueError, match='UTF-16LE'):
+    read(path)
+
+
+def test_windows_1252_is_told_where_and_how_to_convert(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes('naïve café\n'.encode('windows-1252'))
+  with pytest.raises(ValueError, match='0xef at column 3.*WINDOWS-1252') as e:
+    read(path)
+  command = str(e.value).split('Convert it: ')[1].split(' (if')[0]
+  subprocess.run(command, shell=True, check=True)
+  assert read(tmp_path / 'utf8_a.txt') == ['naïve café\n']
+
+
+def test_zeros_are_no_text(tmp_path):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(bytes(4_096))
+  with pytest.raises(ValueError, match='looks like binary data'):
+    read(path)
+
+
+@pytest.mark.parametrize(
+  'text',
+  [
+    ENGLISH,
+    RUSSIAN,
+    '三' * 999,
+    'a\0b\0' * 3 + ENGLISH * 9,  # Some programs part records by NUL.
+    'one file\0another file\0' * 99,
+    '\x1b[31mred\x1b[0m\n' * 9,
+    '\t\n\r\f' * 99,
+    '',
+    '\0',
+  ],
+)
+def test_text_that_is_utf_8(tmp_path, text):
+  path = tmp_path / 'a.txt'
+  path.write_bytes(text.encode())
+  assert ''.join(read(path)) == text
