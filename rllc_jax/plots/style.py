@@ -6,15 +6,18 @@ nothing to close. Functions that draw are wrapped in `matplotlib.rc_context`.
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import functools
 import io
+import itertools
 import textwrap
 from typing import Any, NamedTuple
-import warnings
+import unicodedata
 
 import matplotlib
 from matplotlib import axes
 from matplotlib import colors
 from matplotlib import figure
+from matplotlib import font_manager
 from matplotlib import text as texts
 from matplotlib import ticker
 import numpy as np
@@ -36,7 +39,41 @@ _STAMP_SIZE = 10  # Points.
 _LONGEST_NAME = 32  # Characters, beside an axis or a line,
 _LONGEST_TITLE = 60  # within a panel and above it,
 _LONGEST_LINE = 240  # and anywhere else.
+# Chinese, Japanese and Korean letters, which DejaVu Sans lacks: the families
+# that Linux, macOS and Windows have them in, those that are installed.
+FALLBACKS = tuple(
+  family
+  for family in (
+    'Noto Sans CJK SC',
+    'Noto Sans CJK JP',
+    'Noto Sans CJK TC',
+    'Noto Sans CJK KR',
+    'Noto Sans SC',
+    'Noto Sans JP',
+    'Noto Sans KR',
+    'Source Han Sans SC',
+    'Source Han Sans',
+    'WenQuanYi Micro Hei',
+    'WenQuanYi Zen Hei',
+    'Droid Sans Fallback',
+    'IPAexGothic',
+    'IPAGothic',
+    'NanumGothic',
+    'PingFang SC',
+    'Hiragino Sans GB',
+    'Hiragino Sans',
+    'Apple SD Gothic Neo',
+    'Arial Unicode MS',
+    'Microsoft YaHei',
+    'Yu Gothic',
+    'MS Gothic',
+    'Malgun Gothic',
+    'SimHei',
+  )
+  if family in font_manager.fontManager.get_font_names()
+)
 SETTINGS = {
+  'font.family': ['DejaVu Sans', *FALLBACKS],
   'font.size': 9,
   'axes.titlesize': 10,
   'axes.titleweight': 'bold',
@@ -105,8 +142,8 @@ def image(drawn: figure.Figure, kind: str) -> bytes:
   """A figure as the bytes of a file, the same for the same figure.
 
   What is written in it means itself, wherever it is from, and the end of what
-  would leave no room for panels is left out; a letter that the font lacks is a
-  box.
+  would leave no room for panels is left out. Letters that no font has are
+  spelled out, as in [U+4E2D 6587].
 
   Args:
     drawn: the figure.
@@ -114,9 +151,8 @@ def image(drawn: figure.Figure, kind: str) -> bytes:
   """
   buffer = io.BytesIO()
   metadata = {'svg': {'Date': None}, 'png': {'Software': None}}[kind]
-  _take_literally(drawn)
-  with matplotlib.rc_context(SETTINGS), warnings.catch_warnings():
-    warnings.filterwarnings('ignore', 'Glyph .* missing from font')
+  with matplotlib.rc_context(SETTINGS):
+    _escape_user_text(drawn)
     drawn.savefig(
       buffer, format=kind, dpi=200, metadata=metadata, bbox_inches='tight'
     )
@@ -124,29 +160,71 @@ def image(drawn: figure.Figure, kind: str) -> bytes:
   return buffer.getvalue()
 
 
-def _take_literally(drawn: figure.Figure) -> None:
-  """Makes words of all text but the numbers that matplotlib itself writes."""
+def _escape_user_text(drawn: figure.Figure) -> None:
+  """Escapes user text; leaves the numbers of ticks alone."""
   numbers = set()
   for axis in (axis for ax in drawn.axes for axis in (ax.xaxis, ax.yaxis)):
     labels, form = axis.get_ticklabels(which='both'), axis.major.formatter
     if isinstance(form, ticker.FuncFormatter):  # Of labels that were given.
-      form.func = lambda x, place, given=form.func: _seen(
-        given(x, place), _LONGEST_NAME
+      form.func = lambda x, place, given=form.func: _escape(
+        given(x, place), _LONGEST_NAME, font_manager.FontProperties()
       )
       labels = axis.get_ticklabels(minor=True)
     numbers |= {axis.offsetText, *labels}
   within = {x for ax in drawn.axes for x in ax.get_children()}
   for words in set(drawn.findobj(texts.Text)) - numbers:
     most = _LONGEST_TITLE if words in within else _LONGEST_LINE
-    words.set_text(_seen(words.get_text(), most))
+    words.set_fontfamily([*words.get_fontfamily(), *FALLBACKS])
+    words.set_text(_escape(words.get_text(), most, words.get_fontproperties()))
     words.set_parse_math(False)
 
 
-def _seen(words: str, most: int) -> str:
-  """Words in which every character is seen, at most so many a line."""
-  lines = map(visible.text, words.split('\n'))
+def _escape(words: str, most: int, font: font_manager.FontProperties) -> str:
+  """Text of which every character is seen, at most so many a line."""
+  lines = (_drawable(visible.text(line), font) for line in words.split('\n'))
   cut = lambda line: line if len(line) <= most else f'{line[: most - 1]}…'
   return '\n'.join(map(cut, lines))
+
+
+def _drawable(line: str, font: font_manager.FontProperties) -> str:
+  """Spells out the letters of a line that would be boxes."""
+  letters = _letters_of(font)
+  has = lambda cluster: any(own.issuperset(cluster) for own in letters)
+  runs = itertools.groupby(_clusters(line), has)
+  return ''.join(
+    ''.join(run) if drawn else f'[{_code_points("".join(run))}]'
+    for drawn, run in runs
+  )
+
+
+def _clusters(line: str) -> list[str]:
+  """Letters with the marks that follow; one font must have all of it."""
+  clusters: list[str] = []
+  for letter in line:
+    if clusters and unicodedata.category(letter).startswith('M'):
+      clusters[-1] += letter
+    else:
+      clusters.append(letter)
+  return clusters
+
+
+def _code_points(letters: str) -> str:
+  return 'U+' + ' '.join(f'{ord(letter):04X}' for letter in letters)
+
+
+def _letters_of(font: font_manager.FontProperties) -> list[frozenset[str]]:
+  """Letters that a font has, and those of each fallback."""
+  every = []
+  for family in font.get_family():
+    single = font.copy()
+    single.set_family(family)
+    every.append(_read_letters(font_manager.findfont(single)))
+  return every
+
+
+@functools.lru_cache(maxsize=64)  # A font of 60,000 letters takes a while.
+def _read_letters(path: str) -> frozenset[str]:
+  return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
 
 
 def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
@@ -280,7 +358,7 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
   )
   for label, place in zip(labels, places, strict=True):
     ax.annotate(
-      _seen(label.text, _LONGEST_NAME),
+      _escape(label.text, _LONGEST_NAME, font_manager.FontProperties()),
       (label.x, label.y),
       (1.03, place),
       textcoords='axes fraction',

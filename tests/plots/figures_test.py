@@ -3,7 +3,10 @@
 import pathlib
 import runpy
 
+from fontTools import fontBuilder
+from fontTools.pens import ttGlyphPen
 from matplotlib import colors
+from matplotlib import font_manager
 from matplotlib import image
 from matplotlib import text as text_artist
 import numpy as np
@@ -402,3 +405,114 @@ def test_kept_pictures_of_what_is_withdrawn_are_stamped(name):
   assert bool(claims.withdrawn(*figures.RESTS_ON.get(draws, ()))) == (
     name in STAMPED
   )
+
+
+SCRIPTS = {
+  '中文': '[U+4E2D 6587]',
+  'held_out/日本': 'held_out/[U+65E5 672C]',
+  'x中1': 'x[U+4E2D]1',
+  '🦙': '[U+1F999]',
+  '👩\u200d🔬 1\ufe0f\u20e3': None,
+  'か\u3099 한국 ไทย हिन्दी': None,
+  'تجربة': 'تجربة',  # DejaVu Sans has Arabic, Cyrillic and Greek.
+  'Привет λ ± é': 'Привет λ ± é',
+}
+
+
+def write_font(path, letters, family='Test Letters'):
+  """A font that has the letters alone, a square each."""
+  pen = ttGlyphPen.TTGlyphPen(None)
+  pen.moveTo((100, 0))
+  for corner in ((100, 700), (800, 700), (800, 0)):
+    pen.lineTo(corner)
+  pen.closePath()
+  names = ['.notdef', *(f'uni{ord(x):04X}' for x in letters)]
+  font = fontBuilder.FontBuilder(1000)
+  font.setupGlyphOrder(names)
+  font.setupCharacterMap(dict(zip(map(ord, letters), names[1:], strict=True)))
+  font.setupGlyf({name: pen.glyph() for name in names})
+  font.setupHorizontalMetrics(dict.fromkeys(names, (900, 100)))
+  font.setupHorizontalHeader(ascent=800, descent=-200)
+  font.setupNameTable({'familyName': family, 'styleName': 'Regular'})
+  font.setupOS2()
+  font.setupPost()
+  font.save(path)
+
+
+@pytest.fixture
+def only_dejavu(monkeypatch):
+  """As on a machine that has no font but those that come with matplotlib."""
+  monkeypatch.setattr(style, 'FALLBACKS', ())
+  monkeypatch.setitem(style.SETTINGS, 'font.family', ['DejaVu Sans'])
+
+
+@pytest.fixture
+def chinese_font(tmp_path, monkeypatch):
+  """A font with two letters, installed as a fallback."""
+  path = tmp_path / 'letters.ttf'
+  write_font(path, '中文')
+  fonts = list(font_manager.fontManager.ttflist)
+  font_manager.fontManager.addfont(path)
+  families = ('Test Letters',)
+  monkeypatch.setattr(style, 'FALLBACKS', families)
+  monkeypatch.setitem(style.SETTINGS, 'font.family', ['DejaVu Sans', *families])
+  yield
+  font_manager.fontManager.ttflist[:] = fonts
+
+
+def texts(drawn):
+  return {x.get_text() for x in drawn.findobj(text_artist.Text)}
+
+
+@pytest.mark.usefixtures('only_dejavu')
+@pytest.mark.parametrize('name', SCRIPTS)
+def test_letters_that_no_font_has_are_spelled_out(name):
+  """A warning of a missing glyph is an error in tests."""
+  drawn = heads.llc_curves(estimates(datasets=('a', name), names=('0:0', name)))
+  assert style.image(drawn, 'png')
+  shown = texts(drawn)
+  if SCRIPTS[name]:
+    assert SCRIPTS[name] in shown
+    assert any(x.endswith(f' · {SCRIPTS[name]}') for x in shown)
+  assert '0:0' in shown
+
+
+@pytest.mark.usefixtures('only_dejavu')
+def test_labels_of_ticks_and_bold_titles_are_spelled_out():
+  drawn, axes = style.new_figure(1, 1, (3, 2))
+  axes[0, 0].set_xticks([0, 1], ['中', 'a'])
+  axes[0, 0].set_title('文', fontweight='bold')
+  axes[0, 0].text(0, 0, '中', family='monospace')
+  style.image(drawn, 'png')
+  assert {'[U+4E2D]', 'a', '[U+6587]'} <= texts(drawn)
+  assert not {'中', '文'} & texts(drawn)
+
+
+@pytest.mark.usefixtures('chinese_font')
+@pytest.mark.parametrize('kind', ['png', 'svg'])
+def test_letters_that_a_font_has_are_drawn(kind):
+  drawn = heads.llc_curves(
+    estimates(datasets=('a', '中文'), names=('0:0', '中x日'))
+  )
+  drawn.axes[0].text(0, 0, '文', family='monospace')
+  drawn.axes[0].text(0, 1, '中\u0301')  # No font has both.
+  style.image(drawn, kind)
+  shown = texts(drawn)
+  assert {'中x[U+65E5]', '文', '[U+4E2D 0301]'} <= shown
+  assert any(x.endswith(' · 中文') for x in shown)
+
+
+@pytest.mark.usefixtures('chinese_font')
+def test_latin_text_is_drawn_in_the_same_font_with_and_without_fallbacks(
+  monkeypatch,
+):
+  with_fallbacks = style.image(heads.llc_curves(estimates()), 'png')
+  monkeypatch.setattr(style, 'FALLBACKS', ())
+  monkeypatch.setitem(style.SETTINGS, 'font.family', ['DejaVu Sans'])
+  assert style.image(heads.llc_curves(estimates()), 'png') == with_fallbacks
+
+
+def test_fallbacks_are_installed_and_come_after_dejavu_sans():
+  first, *others = style.SETTINGS['font.family']
+  assert first == 'DejaVu Sans' and others == list(style.FALLBACKS)
+  assert set(others) <= set(font_manager.fontManager.get_font_names())
