@@ -87,12 +87,12 @@ def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
   One that was made before a setting existed has its default.
   """
   record = packing.load_record(directory)['provenance'].get('settings', {})
-  found = json.loads(json.dumps(sections.Corpus()._asdict())) | record
+  built = json.loads(json.dumps(sections.Corpus()._asdict())) | record
   for name, wanted in json.loads(json.dumps(settings._asdict())).items():
-    if found.get(name) != wanted:
+    if built.get(name) != wanted:
       raise ValueError(
         f'{directory}: expected a corpus with {name}={wanted!r}; got one with '
-        f'{name}={found.get(name)!r} (use another --workdir)'
+        f'{name}={built.get(name)!r} (use another --workdir)'
       )
 
 

@@ -117,13 +117,13 @@ def prepare(
   with checked_files.told(path):
     path.parent.mkdir(parents=True, exist_ok=True)
   with _advised(_REMEDY):
-    with _told(path, 'a prepared TFDS data set'):
+    with _as_value_error(path, 'a prepared TFDS data set'):
       builder = CorpusBuilder(
         kept=kept, provenance=metadata, data_dir=str(directory)
       )
     _write(builder, path)
-    found = _metadata(_open(path))
-  if found != metadata:
+    stored = _metadata(_open(path))
+  if stored != metadata:
     raise ValueError(
       f'{path}: expected the documents of this run, because a corpus is '
       'written once; got other ones (use another directory, or remove this)'
@@ -220,7 +220,7 @@ def tfds_source(
 
 
 def _open(directory: pathlib.Path):
-  with _told(directory, 'a prepared TFDS data set'):
+  with _as_value_error(directory, 'a prepared TFDS data set'):
     _check_classes(json.loads((directory / 'features.json').read_bytes()))
     builder = tfds.builder_from_directory(str(directory))
     for split in builder.info.splits.values():
@@ -246,7 +246,7 @@ def _check_inside(directory: pathlib.Path, paths: Iterable[Any]) -> None:
 
 
 def _metadata(builder) -> dict[str, Any]:
-  with _told(builder.data_dir, 'the metadata of a TFDS data set'):
+  with _as_value_error(builder.data_dir, 'the metadata of a TFDS data set'):
     return dict(builder.info.metadata or {})
 
 
@@ -262,7 +262,7 @@ def _check_features(builder, names: Sequence[str]) -> None:
 
 def _data_source(builder, split: str):
   expected = f'the split {split!r} as array_record, which needs no TensorFlow'
-  with _told(builder.data_dir, expected):
+  with _as_value_error(builder.data_dir, expected):
     return builder.as_data_source(split)
 
 
@@ -274,7 +274,7 @@ def _examples(
   source = _data_source(builder, split)
   for start in range(0, len(source), _BLOCK):
     rows = range(start, min(start + _BLOCK, len(source)))
-    with _told(builder.data_dir, f'the examples of {split!r}'):
+    with _as_value_error(builder.data_dir, f'the examples of {split!r}'):
       block = source.__getitems__(list(rows))
     for row, example in zip(rows, block, strict=True):
       place = f'{builder.data_dir}: example {row} of {split!r}'
@@ -282,8 +282,10 @@ def _examples(
 
 
 @contextlib.contextmanager
-def _told(directory: str | pathlib.Path, expected: str) -> Iterator[None]:
-  """Makes one line of whatever TFDS raises of files that it cannot read."""
+def _as_value_error(
+  directory: str | pathlib.Path, expected: str
+) -> Iterator[None]:
+  """Raises ValueError, of one line, for what TFDS raises of bad files."""
   try:
     yield
   except Exception as error:  # Its libraries have no common one.

@@ -69,7 +69,7 @@ class Document(NamedTuple):
 
 
 class Collection(NamedTuple):
-  """What was read from a list of sources.
+  """All documents of a list of sources, and a record of each source.
 
   Attributes:
     documents: those kept, source by source.
@@ -118,7 +118,7 @@ def content_key(text: str) -> str:
 
 
 def is_held_out(key: str, fraction: float) -> bool:
-  """Whether the text with this hash is held out.
+  """True if the text with this hash is held out.
 
   Nothing but the text decides, so its side survives any change to the corpus,
   and what is held out at one fraction is held out at every larger one.

@@ -35,7 +35,7 @@ _NULLS = ('refuse', 'skip')
 
 
 class Entry(NamedTuple):
-  """What one string of `corpus.files` stands for.
+  """The parts of one string of `corpus.files`.
 
   Attributes:
     given: the string.
@@ -174,9 +174,22 @@ def _source(
 
   def read() -> Iterator[str | None]:
     for path, reader, field in files.values():
-      yield from reader(path, field, nulls == 'skip')
+      for text in reader(path, field, nulls == 'skip'):
+        # Names of one letter may be parted by NUL, but no more than that.
+        if text and text.count('\0') > 0.25 * len(text) > 2:
+          raise _half_nul(path, text)
+        yield text
 
   return documents.Source(name, "the user's own", None, read, len(files))
+
+
+def _half_nul(path: pathlib.Path, text: str) -> ValueError:
+  return ValueError(
+    f'{path}: expected text; got {text.count(chr(0))} NUL among '
+    f'{len(text)} characters of a document, as when UTF-16 was read as UTF-8: '
+    f'{visible.short(text, 40)}. Decode its source as UTF-16 and write the '
+    'file again'
+  )
 
 
 def paths(place: str) -> list[pathlib.Path]:

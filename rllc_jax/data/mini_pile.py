@@ -66,12 +66,12 @@ def installed_files(requirement: str, suffix: str) -> list[pathlib.Path]:
       f'needs `pip install {requirement}`; version {version} is installed'
     )
   listed = importlib.metadata.files(name) or []
-  found = [path for path in listed if str(path).endswith(suffix)]
-  if not found:
+  files = [path for path in listed if str(path).endswith(suffix)]
+  if not files:
     raise documents.MissingSource(
       f'needs `pip install {requirement}`, which lists no file *{suffix}'
     )
-  ordered = documents.scatter(found, str)
+  ordered = documents.scatter(files, str)
   return [pathlib.Path(str(path.locate())) for path in ordered]
 
 
@@ -147,7 +147,7 @@ def _strings_named(name: str, tree: Any) -> Iterator[str]:
 
 
 def _botocore_docs() -> Iterator[str]:
-  """What the documentation says of each service, operation and field."""
+  """Yields the documentation of each service, operation and field."""
   for path in installed_files(BOTOCORE, 'service-2.json.gz'):
     service = json.loads(gzip.decompress(path.read_bytes()))
     for markup in _strings_named('documentation', service):

@@ -50,7 +50,7 @@ def _are_counts(value: Any) -> bool:
 
 
 def _is_provenance(value: Any) -> bool:
-  """Whether the report can read it."""
+  """True if the report can read it."""
   if not isinstance(value, dict):
     return False
   parts = [value.get(name, {}) for name in ('settings', 'domains', 'skipped')]
@@ -234,7 +234,10 @@ def load_record(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _fault_of_record(record: Mapping[str, Any]) -> str:
-  """What no corpus has, for anybody can make a checksum; '' if nothing."""
+  """Names an entry that no corpus has; '' if there is none.
+
+  A checksum is no proof: anybody can make one.
+  """
   for name, fits in _ENTRIES.items():
     if not fits(record[name]):
       return f'{name} {visible.short(record[name], 40)}'
@@ -358,7 +361,7 @@ def _rows(tokens: np.ndarray, window: types.Window) -> np.ndarray:
 
 
 def _entropy(symbols: np.ndarray) -> float:
-  """Of the empirical distribution, in nats."""
+  """The entropy of the empirical distribution, in nats."""
   _, counts = np.unique(symbols, return_counts=True)
   shares = counts / counts.sum()
   return float(-np.sum(shares * np.log(shares)))

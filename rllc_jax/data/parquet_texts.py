@@ -60,7 +60,7 @@ def _cells(
 
 
 def _claimed_bytes(metadata: parquet.FileMetaData) -> int:
-  """Of all pages unpacked; what rows share counts once.
+  """Bytes of all pages unpacked; what rows share counts once.
 
   No more is asked of what a file says of itself: of a damaged column it would
   end the process.

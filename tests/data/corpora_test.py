@@ -103,6 +103,17 @@ def test_a_prepared_data_set_is_a_source(prepared):
   assert len(list(part.read())) == 420
 
 
+def test_a_tilde_is_the_home_of_the_user(prepared, monkeypatch):
+  monkeypatch.setenv('HOME', str(prepared.parent))
+  source = corpora.tfds_source(f'~/{prepared.name}', 'text', 'train[:10%]')
+  assert len(list(source.read())) == 420
+
+
+def test_the_home_of_nobody_is_no_data_set():
+  with pytest.raises(ValueError, match='~no-such-user/a: expected a prepared'):
+    corpora.tfds_source('~no-such-user/a', 'text', 'train')
+
+
 @pytest.mark.parametrize(
   ('feature', 'split', 'message'),
   [

@@ -4,6 +4,8 @@ import gzip
 import json
 import subprocess
 
+import pyarrow as pa
+from pyarrow import parquet
 import pytest
 
 from rllc_jax.data import encodings
@@ -72,6 +74,23 @@ def test_windows_1252_is_told_where_and_how_to_convert(tmp_path):
   command = str(e.value).split('Convert it: ')[1].split(' (if')[0]
   subprocess.run(command, shell=True, check=True)
   assert read(tmp_path / 'utf8_a.txt') == ['naïve café\n']
+
+
+@pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.parquet', '.arrow'])
+def test_records_of_text_that_was_decoded_wrongly(tmp_path, suffix):
+  path = tmp_path / f'a{suffix}'
+  text = ENGLISH.encode('utf-16-le').decode('utf-8')
+  table = pa.table({'text': [ENGLISH, text]})
+  if suffix == '.parquet':
+    parquet.write_table(table, path)
+  elif suffix == '.arrow':
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+      writer.write_table(table)
+  else:
+    path.write_text('\n'.join(map(json.dumps, table.to_pylist())))
+  with pytest.raises(ValueError, match=f'a{suffix}: .*54 NUL among 108') as e:
+    read(path)
+  assert str(e.value).isprintable() and 'Decode its source as' in str(e.value)
 
 
 def test_zeros_are_no_text(tmp_path):

@@ -122,7 +122,7 @@ def test_a_folder_is_one_domain_of_all_known_files_below_it(tmp_path):
   folder = tmp_path / 'prose'
   write_lines(folder / 'b' / '1.ndjson', ['1'])
   write_lines(folder / 'a.JSONL', ['0'])
-  (folder / 'c.txt').write_text('2')
+  (folder / 'c.txt.gz').write_bytes(gzip.compress(b'2'))
   for hidden in ('.a.jsonl', '.cache/a.jsonl', 'LICENSE', 'notes.md'):
     write_lines(folder / hidden, ['hidden'])
   [prose] = files.sources([str(folder)])

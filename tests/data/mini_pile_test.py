@@ -144,3 +144,16 @@ def test_the_standard_library_is_always_there():
   assert not any('def test_main' in text for text in found)
   assert max(map(len, found)) <= 40_000
   assert found == list(mini_pile.source('stdlib_code').read())
+
+
+def test_the_default_length_cuts_no_document_of_the_built_in_sources():
+  """Corpora of before there was a greatest length hash as they did."""
+  try:
+    texts = list(mini_pile.source('kjv').read())
+  except documents.MissingSource as missing:
+    pytest.skip(str(missing))
+  assert 200_000 < max(map(len, texts)) < documents.MAX_CHARACTERS
+  source = mini_pile.source('kjv')
+  found = documents.collect([source], cap_bytes=5e6, held_out_fraction=0.05)
+  assert found.domains['kjv']['oversized_cut'] == 0
+  assert found.domains['kjv']['sha256'].startswith('dcb9cad3a8a1604d')
