@@ -8,6 +8,7 @@ shared out only if the processes are connected, by --process=auto.
 from collections.abc import Callable
 from collections.abc import Iterator
 import contextlib
+import os
 import pathlib
 
 from absl import flags
@@ -26,7 +27,16 @@ _PROCESS = flags.DEFINE_string(
 _ADDRESS = flags.DEFINE_string(
   'coordinator',
   None,
-  'HOST:PORT of process 0, if INDEX/COUNT are to be connected, too.',
+  'HOST:PORT of process 0, if INDEX/COUNT are to be connected, too; with '
+  '"auto" it takes the place of the address that was found out.',
+)
+# Those by which JAX knows a SLURM job; without one of them it sees none.
+_SLURM = (
+  'SLURM_JOB_ID',
+  'SLURM_STEP_NODELIST',
+  'SLURM_NTASKS',
+  'SLURM_PROCID',
+  'SLURM_LOCALID',
 )
 
 
@@ -35,13 +45,48 @@ def connect() -> owners.Process:
 
   Returns:
     Which of them this one is.
+
+  Raises:
+    ValueError: if a flag is not of its form, or nothing is found out by auto.
   """
+  _check_address(_ADDRESS.value)
   if _PROCESS.value == 'auto':
-    jax.distributed.initialize()
+    try:
+      jax.distributed.initialize(_ADDRESS.value)
+    except (IndexError, TypeError, ValueError) as error:
+      raise ValueError(_nothing_found(error)) from None
   elif _ADDRESS.value:
     index, count = current()
     jax.distributed.initialize(_ADDRESS.value, count, index)
   return current()
+
+
+def _check_address(address: str | None) -> None:
+  host, _, port = (address or 'none:0').rpartition(':')
+  if not host or not port.isdecimal():
+    raise ValueError(
+      '--coordinator must be HOST:PORT, such as node1:1234, because the other '
+      f'processes connect to process 0 there; got {address!r}.'
+    )
+
+
+def _nothing_found(error: Exception) -> str:
+  """Why --process=auto failed: which variables are there, and which are not."""
+  there = [name for name in _SLURM if name in os.environ]
+  missing = [name for name in _SLURM if name not in os.environ]
+  if not there:
+    reason = 'no variable of SLURM, and no TPU pod slice'
+  elif missing:
+    reason = f'{", ".join(there)}, but no {", ".join(missing)}'
+  else:
+    values = ', '.join(f'{name}={os.environ[name]!r}' for name in _SLURM)
+    reason = f'{values} ({error})'
+  return (
+    '--process=auto must find out the number of processes, which of them this '
+    'one is, and where process 0 is, because it connects them; got '
+    f'{reason}. Start it by srun; or give each process --process=INDEX/COUNT '
+    'and, to connect them, --coordinator=HOST:PORT of process 0.'
+  )
 
 
 def disconnect() -> None:

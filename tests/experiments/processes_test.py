@@ -12,11 +12,14 @@ import socket
 import subprocess
 import sys
 import time
+import types
 
+import jax
 import numpy as np
 import pytest
 
 from experiments import kills
+from experiments import processes
 from experiments import provenance
 import rllc_jax
 from rllc_jax import checked_files
@@ -60,7 +63,7 @@ def settings(tmp_path_factory):
   ]
 
 
-def start(name, workdir, *flags):
+def start(name, workdir, *flags, **variables):
   """A binary as a process of its own."""
   return subprocess.Popen(
     [
@@ -79,6 +82,7 @@ def start(name, workdir, *flags):
       'JAX_PLATFORMS': 'cpu',
       'JAX_NUM_CPU_DEVICES': '2',
       'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
+      **variables,
     },
   )
 
@@ -298,6 +302,98 @@ def test_a_process_that_makes_no_sense_is_one_line(tmp_path, settings):
   process = start('build_corpus', tmp_path, '--process=2/2', *settings)
   said = finish(process, status=1)
   assert '--process must be INDEX/COUNT' in said.splitlines()[-1]
+
+
+def test_auto_in_half_a_slurm_job_is_one_line(tmp_path, settings):
+  """As in a shell of `salloc`, which has no step."""
+  variables = {'SLURM_JOB_ID': '7', 'SLURM_NTASKS': '2'}
+  process = start(
+    'build_corpus', tmp_path, '--process=auto', *settings, **variables
+  )
+  last = finish(process, status=1).splitlines()[-1]
+  assert '--process=auto' in last
+  assert 'got SLURM_JOB_ID, SLURM_NTASKS' in last
+
+
+SLURM = {
+  'SLURM_JOB_ID': '7',
+  'SLURM_STEP_NODELIST': 'node[1-2]',
+  'SLURM_NTASKS': '2',
+  'SLURM_PROCID': '1',
+  'SLURM_LOCALID': '0',
+}
+
+
+def connected(monkeypatch, process, address=None, **variables):
+  """What `connect` asks JAX for, with these flags and variables alone."""
+  for name in [*os.environ]:
+    if name.startswith(('SLURM', 'JAX_COORDINATOR', 'OMPI', 'KUBERNETES')):
+      monkeypatch.delenv(name)
+  for name, value in variables.items():
+    monkeypatch.setenv(name, value)
+  flag = lambda value: types.SimpleNamespace(value=value)
+  monkeypatch.setattr(processes, '_PROCESS', flag(process))
+  monkeypatch.setattr(processes, '_ADDRESS', flag(address))
+  asked = []
+
+  def initialize(address=None, count=None, index=None):
+    """What JAX does before it connects."""
+    if all(name in os.environ for name in SLURM):
+      address = address or 'node1:64000'
+      count = count or int(os.environ['SLURM_NTASKS'])
+      index = index or int(os.environ['SLURM_PROCID'])
+    if address is None:
+      raise ValueError('coordinator_address should be defined.')
+    if count is None:
+      raise ValueError('Number of processes must be defined.')
+    asked.extend((address, count, index))
+
+  monkeypatch.setattr(jax.distributed, 'initialize', initialize)
+  monkeypatch.setattr(processes, 'current', lambda: (1, 2))
+  processes.connect()
+  return asked
+
+
+def test_auto_takes_what_slurm_says(monkeypatch):
+  asked = connected(monkeypatch, 'auto', **SLURM)
+  assert asked == ['node1:64000', 2, 1]
+
+
+def test_auto_takes_the_coordinator_that_is_given(monkeypatch):
+  asked = connected(monkeypatch, 'auto', 'host:1234', **SLURM)
+  assert asked == ['host:1234', 2, 1]
+
+
+@pytest.mark.parametrize('missing', SLURM)
+def test_auto_names_the_variable_that_is_missing(monkeypatch, missing):
+  variables = {name: x for name, x in SLURM.items() if name != missing}
+  with pytest.raises(ValueError, match='--process=auto') as error:
+    connected(monkeypatch, 'auto', **variables)
+  message = str(error.value)
+  assert f'got {", ".join(variables)}, but no {missing}' in message
+  assert '--process=INDEX/COUNT' in message
+  assert '--coordinator=HOST:PORT' in message
+  assert 'srun' in message
+  assert 'coordinator_address' not in message
+
+
+@pytest.mark.parametrize('address', [None, 'host:1234'])
+def test_auto_outside_of_any_cluster_says_so(monkeypatch, address):
+  with pytest.raises(ValueError, match='got no variable of SLURM'):
+    connected(monkeypatch, 'auto', address)
+
+
+def test_auto_quotes_a_variable_that_makes_no_sense(monkeypatch):
+  variables = {**SLURM, 'SLURM_NTASKS': '2(x2)'}
+  with pytest.raises(ValueError, match=r"--process=auto.*'2\(x2\)'"):
+    connected(monkeypatch, 'auto', **variables)
+
+
+@pytest.mark.parametrize('address', ['host', ':1', 'host:', 'host:port'])
+@pytest.mark.parametrize('process', ['0/2', 'auto'])
+def test_a_coordinator_without_a_port_is_refused(monkeypatch, process, address):
+  with pytest.raises(ValueError, match='--coordinator must be HOST:PORT'):
+    connected(monkeypatch, process, address, **SLURM)
 
 
 def test_a_finished_run_is_verified(settings, alone):
