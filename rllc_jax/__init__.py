@@ -13,6 +13,7 @@ if typing.TYPE_CHECKING:
   from rllc_jax.analysis.recommendation import recommend as recommend
   from rllc_jax.data.minibatches import full as full
   from rllc_jax.data.minibatches import uniform as uniform
+  from rllc_jax.estimators.health import NotHealthyWarning as NotHealthyWarning
   from rllc_jax.estimators.layout import make_mesh as make_mesh
   from rllc_jax.estimators.llc import contrast as contrast
   from rllc_jax.estimators.llc import llc_from_traces as llc_from_traces
@@ -55,6 +56,7 @@ _HOMES = {
   'analysis.calibration': ('calibrate', 'calibrate_llc'),
   'analysis.recommendation': ('recommend',),
   'data.minibatches': ('full', 'uniform'),
+  'estimators.health': ('NotHealthyWarning',),
   'estimators.layout': ('make_mesh',),
   'estimators.llc': ('contrast', 'llc_from_traces'),
   'estimators.plan': ('plan',),

@@ -9,12 +9,16 @@ where q puts all on the token that follows, or is the other model's softmax.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import types
+
+# A label that is not predicted, as data for Hugging Face's models marks padding.
+IGNORED = -100
 
 # apply(params, tokens [B, T]) -> logits [B, T, V].
 Apply = Callable[[types.Params, types.Array], types.Array]
@@ -66,14 +70,54 @@ def next_token_loss(apply: Apply) -> types.LossFn:
   Returns:
     `loss_fn(params, batch) -> []`, mean over B (T - 1) predictions: the first
     token of a sequence is given, the logits at the last are not used. `batch`
-    is [B, T], of any integer type, or `types.WeightedTokens`.
+    is [B, T], of any integer type, or `types.WeightedTokens`. Tokens of -100
+    are not predicted: the mean is over the others of the batch, see
+    `predictions`. `loss_fn.check(params, data)` refuses other ids outside the
+    vocabulary.
   """
 
   def loss_fn(params, batch):
     inputs, targets, weights = predictions(batch)
     return jnp.mean(weights * cross_entropy(apply(params, inputs), targets))
 
+  loss_fn.check = lambda params, data: check_tokens(
+    data, _vocabulary(lambda x: apply(params, x), data)
+  )
   return loss_fn
+
+
+def _vocabulary(apply: Callable[[types.Array], types.Array], data: Any) -> int:
+  """V, from the shape of the logits of one sequence."""
+  tokens = _tokens_of(data)
+  row = jax.ShapeDtypeStruct((1, tokens.shape[-1] - 1), jnp.int32)
+  return jax.eval_shape(apply, row).shape[-1]
+
+
+def _tokens_of(data: Any) -> types.Array | np.ndarray:
+  """The tokens, [..., T], of what minibatches look into or are."""
+  classed = isinstance(data, types.ClassedTokens | types.WeightedTokens)
+  return data.tokens if classed else data
+
+
+def check_tokens(data: types.PyTree, vocab_size: int) -> None:
+  """Raises if a token is outside the vocabulary: JAX would read another row.
+
+  Args:
+    data: tokens [..., T], `types.ClassedTokens` or `types.WeightedTokens`.
+    vocab_size: V; ids are 0 to V - 1, or -100.
+
+  Raises:
+    ValueError: naming the first id and where it stands.
+  """
+  tokens = np.asarray(_tokens_of(data))
+  strange = (tokens >= vocab_size) | ((tokens < 0) & (tokens != IGNORED))
+  if strange.any():
+    place = tuple(int(i) for i in np.argwhere(strange)[0])
+    raise ValueError(
+      f'Tokens must be ids from 0 to {vocab_size - 1}, the vocabulary of the '
+      f'model, or {IGNORED} where nothing is predicted, because JAX reads '
+      f'another row for any other; got {tokens[place]} at {list(place)}.'
+    )
 
 
 def reference_loss(
@@ -103,6 +147,9 @@ def reference_loss(
     reference = reference_apply(params['reference'], inputs)
     return jnp.mean(weights * divergence(logits, reference))
 
+  loss_fn.check = lambda params, data: check_tokens(
+    data, _vocabulary(lambda x: apply(params['model'], x), data)
+  )
   return loss_fn
 
 
@@ -110,9 +157,10 @@ class Predictions(NamedTuple):
   """What a batch asks of a model.
 
   Attributes:
-    inputs: [B, T - 1], int32.
-    targets: [B, T - 1], int32, the tokens after them.
-    weights: [B, T - 1], or [] for the same everywhere.
+    inputs: [B, T - 1], int32; 0 in the place of -100.
+    targets: [B, T - 1], int32, the tokens after them; 0 in the place of -100.
+    weights: [B, T - 1], or [] for the same everywhere. 0 where -100 stands,
+      the others scaled such that the mean over B (T - 1) is that over them.
   """
 
   inputs: types.Array
@@ -121,14 +169,29 @@ class Predictions(NamedTuple):
 
 
 def predictions(batch: types.Batch) -> Predictions:
-  """Splits sequences, [B, T] or `types.WeightedTokens`."""
+  """Splits sequences, [B, T] or `types.WeightedTokens`.
+
+  Where some tokens are -100, the loss of a batch is the mean over its other
+  predictions, as Hugging Face's models take it, and the loss that chains see
+  is the mean of that over batches: where sequences are not padded alike it
+  depends a little on the batch size. Weights of classes average 1 over a data
+  set as they are, and -100 only takes its own share out of them.
+  """
   weights = jnp.ones(())
   if isinstance(batch, types.WeightedTokens):
     batch, weights = batch.tokens, batch.weights[:, 1:]
-  if batch.shape[1] < 2:
+  if len(batch.shape) != 2 or batch.shape[1] < 2:
     raise ValueError(
-      'Sequences must be at least 2 tokens long, because the first predicts '
-      f'the second; got {batch.shape[1]}.'
+      'Sequences must be [B, T] with T at least 2 tokens, because the first '
+      f'predicts the second; got shape {list(batch.shape)}. Cut a stream of '
+      'tokens into rows.'
     )
-  tokens = batch.astype(jnp.int32)
+  tokens = jnp.asarray(batch).astype(jnp.int32)
+  if jnp.issubdtype(batch.dtype, jnp.unsignedinteger):  # No place for -100.
+    return Predictions(tokens[:, :-1], tokens[:, 1:], weights)
+  predicted = tokens[:, 1:] != IGNORED
+  if not weights.shape:
+    weights = predicted.size / jnp.maximum(1, predicted.sum())
+  weights = jnp.where(predicted, weights, 0.0)
+  tokens = jnp.where(tokens == IGNORED, 0, tokens)
   return Predictions(tokens[:, :-1], tokens[:, 1:], weights)

@@ -56,6 +56,38 @@ def stack(trees: list[types.PyTree]) -> types.PyTree:
   return jax.tree.map(lambda *leaves: np.stack(leaves), *trees)
 
 
+def copied(tree: types.PyTree) -> types.PyTree:
+  """Copies every leaf into NumPy memory of its own, on the host.
+
+  Raises:
+    ValueError: if a leaf cannot be one, naming it.
+
+  Examples:
+    >>> original = np.zeros(2)
+    >>> copy = copied({'w': original})
+    >>> original += 1
+    >>> print(copy['w'])
+    [0. 0.]
+  """
+
+  def copy(path, leaf):
+    try:
+      array = np.array(leaf, copy=True)
+    except Exception as error:  # Libraries of tensors have no common one.
+      array, reason = None, str(error)
+    else:
+      reason = f'{type(leaf).__module__}.{type(leaf).__name__}'
+    if array is None or array.dtype == object:
+      raise ValueError(
+        'Weights must be arrays of numbers, because they are copied before '
+        f'they are sampled; got, at {jax.tree_util.keystr(path) or "the top"}, '
+        f'{reason}. Give NumPy or JAX arrays, such as tensor.detach().numpy().'
+      )
+    return array
+
+  return jax.tree_util.tree_map_with_path(copy, tree)
+
+
 def content_hash(tree: types.PyTree) -> str:
   """A 128-bit hash of names, shapes, dtypes and bytes, as hexadecimal digits.
 

@@ -53,10 +53,16 @@ class RefinedLoss(NamedTuple):
     context: `context(params, batch) -> (context, center_loss [])`: what no
       chain can change, and the loss at the checkpoint from the same pass.
     loss: `loss(position, context, index) -> []`: what the moving weights do.
+    driven_by: like `loss`: what the gradient of `loss` is the gradient of, if
+      that is another function on purpose, as with control variates.
+    check: `check(params, data)` raises ValueError where data on the host cannot
+      be read by this loss, such as token ids outside the vocabulary.
   """
 
   context: Callable[[Params, Batch], tuple[Context, Array]]
   loss: Callable[[Position, Context, Index], Array]
+  driven_by: Callable[[Position, Context, Index], Array] | None = None
+  check: Callable[[Params, PyTree], None] | None = None
 
 
 class Refinements(NamedTuple):
@@ -167,12 +173,16 @@ class SamplerInfo(NamedTuple):
     correction: [], c, such that in equilibrium
       :math:`E[(u - u^*) \cdot \nabla\hat U - c] = d`: the trace `virial`.
     recorded: {name: []}, more to be kept as traces; {} by most kernels.
+    loss_correction: [], nats: c is linear in :math:`\nabla\hat U`, and this is
+      c with :math:`\nabla\hat\ell` in its place. Half of :math:`n\beta` times
+      its mean is the step's bias in an estimate. NaN if that is not so.
   """
 
   loss: Array
   gradient: Position
   correction: Array | float
   recorded: Mapping[str, Array]
+  loss_correction: Array | float = float('nan')
 
 
 class Sampler(NamedTuple):
@@ -185,12 +195,15 @@ class Sampler(NamedTuple):
       is a `SamplerInfo`. The key is consumed.
     bias: a sentence on a known bias beyond that of SGLD's finite steps, said to
       whoever uses it for an estimate; '' if there is none.
+    needs_full_data: whether the law is right only if all steps see one
+      potential, so that minibatches are refused.
   """
 
   name: str
   init: Callable[[Position], Any]
   step: Callable[[Key, Any, Potential, Array], tuple[Any, SamplerInfo]]
   bias: str = ''
+  needs_full_data: bool = False
 
 
 class Posterior(NamedTuple):

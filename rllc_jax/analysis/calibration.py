@@ -19,6 +19,7 @@ from rllc_jax import types
 from rllc_jax.analysis import curvature
 from rllc_jax.data import minibatches as data_minibatches
 from rllc_jax.estimators import compilation
+from rllc_jax.estimators import door
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import health
 from rllc_jax.estimators import layout
@@ -27,8 +28,6 @@ from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import rllc
 from rllc_jax.estimators import settings
 from rllc_jax.refinement import weights
-from rllc_jax.results import store as stores
-from rllc_jax.results import traces as tables
 from rllc_jax.samplers import sgld
 
 GRID_DIMS = ('step_size', 'nbeta', 'localization')
@@ -123,6 +122,11 @@ def calibrate(
   """
   grid = check_grid(step_sizes, nbetas, localizations)
   points = [Setting(*point) for point in itertools.product(*grid)]
+  num_chains, num_draws, num_steps_between_draws = settings.counts(
+    num_chains=num_chains,
+    num_draws=num_draws,
+    num_steps_between_draws=num_steps_between_draws,
+  )
   left_out = {}
   for point in points:
     posterior = types.Posterior(point.nbeta, point.localization)
@@ -135,9 +139,11 @@ def calibrate(
   if window is None:
     window = data_minibatches.whole(minibatches.data)
   settings.check_window('data', window, minibatches)
-  settings.check_family(refinements, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
+  middle = types.Posterior(*points[len(points) // 2][1:])
+  subject = door.Subject(params, window, minibatches, middle, sampler)
+  door.check([refinements], subject)
   mesh = layout.default_mesh(1)
   compilation.check_matmul_precision(
     matmul_precision, mesh.devices.flat[0].platform
@@ -212,7 +218,7 @@ def calibrate_llc(
   step_sizes: Sequence[float],
   nbetas: Sequence[float],
   localizations: Sequence[float],
-  batch_size: int,
+  batch_size: int | None,
   **options,
 ) -> xr.Dataset:
   r"""Sweeps the settings of `estimate_llc`: for any loss, weights and data.
@@ -227,7 +233,7 @@ def calibrate_llc(
     step_sizes: epsilon, each twice another.
     nbetas: n beta.
     localizations: gamma.
-    batch_size: entries a minibatch.
+    batch_size: entries a minibatch; None for all of the data at every step.
     **options: of `calibrate`: num_chains, num_draws, ...
 
   Returns:
@@ -247,7 +253,7 @@ def calibrate_llc(
     rng_key,
     rllc.one_refinement(loss_fn, params, mask),
     params,
-    data_minibatches.uniform(data, batch_size),
+    data_minibatches.of_size(data, batch_size),
     step_sizes=step_sizes,
     nbetas=nbetas,
     localizations=localizations,
@@ -297,21 +303,17 @@ def _estimates(
   left_out, num_draws, spacing = draws
   posterior = types.Posterior(point.nbeta, point.localization)
   run_settings = programs.make_settings(posterior, point.step_size)
-  arrays = {
-    name: trace[None, None]
-    for name, trace in run(run_settings, left_out + num_draws).items()
-  }
-  sizes = arrays['loss'].shape
-  arrays['recorded'] = np.full(sizes[:4], sizes[4])
-  names = refinements.names
-  identity = {
-    **point._asdict(),
-    'num_steps_between_draws': spacing,
-    'num_coordinates': dict.fromkeys(names, num_coordinates),
-  }
-  extent = stores.Extent((0,), ('data',), names, *sizes[3:])
-  traces = tables.dataset_of(arrays, identity, extent)
-  found = llc.llc_from_traces(traces, burn_in=left_out * spacing)
+  traces = rllc.as_dataset(
+    run(run_settings, left_out + num_draws),
+    refinements.names,
+    {
+      **point._asdict(),
+      'num_steps_between_draws': spacing,
+      'burn_in': left_out * spacing,
+    },
+    num_coordinates,
+  )
+  found = llc.llc_from_traces(traces)
   return found.isel(checkpoint=0, dataset=0, drop=True)
 
 

@@ -2,8 +2,9 @@ r"""Which step size to take, of those that a sweep tried, and why.
 
 A setting *qualifies* for a cell (a refinement, at a checkpoint, on a data set)
 if the cell is healthy there (see `estimators.health`), its standard error is
-under 3 % of the estimate, and the estimate is within 5 % of that at half the
-step size. Recommended is the largest step size that qualifies: of those that
+under 3 % of the estimate, and the step size adds less than 5 % to the estimate:
+as predicted (which is part of health) and as measured, by twice the change from
+half the step size, since what a step adds is proportional to it. Recommended is the largest step size that qualifies: of those that
 are small enough, it explores the most in a given number of steps.
 """
 
@@ -18,7 +19,7 @@ from rllc_jax.analysis import calibration
 from rllc_jax.estimators import faults
 
 MAX_RELATIVE_ERROR = 0.03
-MAX_RELATIVE_CHANGE = 0.05
+MAX_RELATIVE_BIAS = 0.05
 # Of step size times curvature: SGLD diverges at 4. At 1 the widest direction
 # has a third too much variance; past 3 noise in the gradient may tip it over.
 _STIFF, _NEAR_LIMIT = 1.0, 3.0
@@ -90,25 +91,26 @@ def criteria(sweep: xr.Dataset) -> xr.Dataset:
 
   Returns:
     `healthy`: no diagnostic says otherwise. `precise`: the standard error is
-    under 3 % of the estimate. `flat`: the estimate is within 5 % of that at
-    half the step size; false at the smallest, which has none below.
+    under 3 % of the estimate. `unbiased`: the step size adds less than 5 %, see
+    `relative_bias`; false at the smallest, which has none below.
   """
   return xr.Dataset(
     {
       'healthy': sweep.healthy.astype(bool),
       'precise': _relative_error(sweep) < MAX_RELATIVE_ERROR,
-      'flat': relative_change(sweep) < MAX_RELATIVE_CHANGE,
+      'unbiased': abs(relative_bias(sweep)) < MAX_RELATIVE_BIAS,
     }
   )
 
 
-def relative_change(sweep: xr.Dataset) -> xr.DataArray:
-  """How far an estimate is from that at half the step size, relative to it.
+def relative_bias(sweep: xr.Dataset) -> xr.DataArray:
+  """How much of an estimate its step size adds, relative to the rest of it.
 
-  NaN at the smallest step size and where there is no estimate.
+  Measured: half the step size has half the bias, so the bias is twice the
+  change. NaN at the smallest step size and where there is no estimate.
   """
-  below = sweep.llc.shift(step_size=1)
-  return abs(sweep.llc - below) / abs(below)
+  bias = 2 * (sweep.llc - sweep.llc.shift(step_size=1))
+  return bias / abs(sweep.llc - bias)
 
 
 def _with_all_dims(sweep: xr.Dataset) -> xr.Dataset:
@@ -137,10 +139,10 @@ def _why(
 ) -> str:
   here = sweep.sel(setting._asdict())
   error = float(_relative_error(here).max())
-  changes = relative_change(sweep).sel(setting._asdict())
-  place = changes.argmax(...)
-  own = float(_change_error(sweep).sel(setting._asdict())[place])
-  change = float(changes[place])
+  biases = abs(relative_bias(sweep)).sel(setting._asdict())
+  place = biases.argmax(...)
+  own = float(_bias_error(sweep).sel(setting._asdict())[place])
+  bias = float(biases[place])
   beside = (
     f' At {ties} pairs of nbeta and localization this step size qualifies, and '
     'errors are smallest here.'
@@ -150,8 +152,8 @@ def _why(
   return (
     f'{_named(setting)}: the largest step size at which {all_cells} healthy, '
     f'with standard errors of at most {_percent(error)} of the estimate and a '
-    f'change of at most {_percent(change)} (± {_percent(own)}) from half the '
-    f'step size.{beside} {_what_stops(sweep, met, setting)}'
+    f'bias of at most {_percent(bias)} (± {_percent(own)}), twice the change '
+    f'from half the step size.{beside} {_what_stops(sweep, met, setting)}'
   )
 
 
@@ -173,11 +175,11 @@ def _what_stops(
 
 def _failing(criterion: str, count: int, size: int) -> str:
   cells = 'the cell' if size == 1 else f'{count} of {size} cells'
-  error, change = map(_percent, (MAX_RELATIVE_ERROR, MAX_RELATIVE_CHANGE))
+  error, bias = map(_percent, (MAX_RELATIVE_ERROR, MAX_RELATIVE_BIAS))
   singular, plural = {
     'healthy': ('is not healthy', 'are not healthy'),
     'precise': (f'has an error over {error}', f'have an error over {error}'),
-    'flat': (f'changes by over {change}', f'change by over {change}'),
+    'unbiased': (f'has a bias over {bias}', f'have a bias over {bias}'),
   }[criterion]
   return f'{cells} {singular if count == 1 else plural}'
 
@@ -198,9 +200,9 @@ def _why_none(
       f'a standard error under {_percent(MAX_RELATIVE_ERROR)}',
       _knob_of_error,
     ),
-    'flat': (
-      f'a change under {_percent(MAX_RELATIVE_CHANGE)} from half the step size',
-      _knob_of_change,
+    'unbiased': (
+      f"a step's bias under {_percent(MAX_RELATIVE_BIAS)}",
+      _knob_of_bias,
     ),
   }[most]
   return (
@@ -232,7 +234,7 @@ def _knob_of_error(sweep: xr.Dataset, met: xr.Dataset) -> str:
   """By how much, where nothing else is missing, if there is such a setting."""
   cells = _cell_dims(sweep)
   worst = _relative_error(sweep).max(cells, skipna=False)
-  others = (met.healthy & met.flat).all(cells)
+  others = (met.healthy & met.unbiased).all(cells)
   smallest = float(worst.where(others).min() if others.any() else worst.min())
   if not smallest > MAX_RELATIVE_ERROR:
     return 'take more draws'
@@ -243,17 +245,17 @@ def _knob_of_error(sweep: xr.Dataset, met: xr.Dataset) -> str:
   )
 
 
-def _knob_of_change(sweep: xr.Dataset, met: xr.Dataset) -> str:
+def _knob_of_bias(sweep: xr.Dataset, met: xr.Dataset) -> str:
   del met
   smaller = float(sweep.step_size.min()) / 2
   return f'add smaller step sizes to the grid, {smaller:.4g} next'
 
 
-def _change_error(sweep: xr.Dataset) -> xr.DataArray:
-  """Of `relative_change`, as if minibatches were not shared: too large."""
+def _bias_error(sweep: xr.Dataset) -> xr.DataArray:
+  """Of `relative_bias`, as if minibatches were not shared: too large."""
   below = sweep[['llc', 'standard_error']].shift(step_size=1)
   both = np.hypot(sweep.standard_error, below.standard_error)
-  return both / abs(below.llc)
+  return 2 * both / abs(2 * below.llc - sweep.llc)
 
 
 def _warnings(

@@ -12,6 +12,12 @@ import jax
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax import whole_numbers
+
+
+def of_size(data: types.PyTree, batch_size: int | None) -> types.Minibatches:
+  """`uniform` minibatches of a size, or `full` data if that is None."""
+  return full(data) if batch_size is None else uniform(data, batch_size)
 
 
 @functools.cache
@@ -50,6 +56,7 @@ def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
     >>> print(batches.draw(jax.random.key(0), 0, batches.data, window))
     [4 4 4]
   """
+  batch_size = whole_numbers.whole('batch_size', batch_size)
   if batch_size < 1:
     raise ValueError(
       'batch_size must be at least 1, because a loss is a mean over the '
@@ -81,7 +88,8 @@ def weighted(data: types.ClassedTokens, batch_size: int) -> types.Minibatches:
     >>> print(batch.tokens, batch.weights)
     [[5 6]] [[0.  1.5]]
   """
-  return uniform(data, batch_size)._replace(draw=_draw_weighted(batch_size))
+  draw = _draw_weighted(whole_numbers.whole('batch_size', batch_size))
+  return uniform(data, batch_size)._replace(draw=draw)
 
 
 @functools.cache

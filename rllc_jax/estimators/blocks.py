@@ -19,6 +19,7 @@ import numpy as np
 from rllc_jax import types
 from rllc_jax.estimators import chunks as chunking
 from rllc_jax.estimators import compilation
+from rllc_jax.estimators import door
 from rllc_jax.estimators import footprint
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
@@ -196,6 +197,8 @@ def run_block(
       compiled(job, block, states)
       yield 0
       for segment in segments(job, block, states, first):
+        if not first:
+          check_first_draw(job, work, segment)
         write(store, work, first, segment, baseline)
         first, saved = first + segment.count, segment.states
         yield segment.count
@@ -297,6 +300,16 @@ def _arguments(job, block, states, first, count):
   span = jnp.int32(first), jnp.int32(count)
   return block.program.run.place(
     block.rows, block.columns, states, *span, job.settings, block.data
+  )
+
+
+def check_first_draw(job: Job, work: Work, segment: Segment) -> None:
+  """Raises unless chains start at the loss of their checkpoints."""
+  door.check_first_draw(
+    [name for name, _ in work.columns],
+    segment.traces,
+    job.settings.posterior,
+    job.options['matmul_precision'],
   )
 
 

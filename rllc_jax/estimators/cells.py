@@ -5,7 +5,8 @@ what is done stays readable while a store grows.
 """
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -31,6 +32,7 @@ class Cell(NamedTuple):
     kept: {name: [C, D]}, draws after the burn-in of the chains that lived.
     read: [all chains], those that have as many draws as any.
     failed: [all chains], those of them that diverged.
+    failure_kinds: [all chains], why; see `diagnostics.failure_kinds`.
     draws: which draws were kept.
     num_draws: how many draws each chain read has, the burn-in included.
     num_coordinates: d.
@@ -40,6 +42,7 @@ class Cell(NamedTuple):
   kept: dict[str, np.ndarray]
   read: np.ndarray
   failed: np.ndarray
+  failure_kinds: np.ndarray
   draws: np.ndarray
   num_draws: int
   num_coordinates: int
@@ -62,7 +65,7 @@ def cells(
 
   Args:
     traces: with all of `TRACE_DIMS`, see `with_all_dims`.
-    burn_in: steps left out; 10 / (step_size localization) if None.
+    burn_in: steps left out; that of the run if None.
 
   Raises:
     ValueError: if traces are missing, or no cell can have enough draws for an
@@ -77,12 +80,11 @@ def cells(
       'version must be sampled again.'
     )
   if burn_in is None:
-    burn_in = errors.default_burn_in(
-      settings['step_size'], settings['localization']
-    )
+    burn_in = default_burn_in(settings)
   steps = traces.draw.values
-  errors.check_num_draws(int((steps >= burn_in).sum()))
-  optional = [x for x in diagnostics.OPTIONAL_TRACES if x in traces]
+  errors.check_num_draws(int((steps >= burn_in).sum()), burn_in, len(steps))
+  optional = (*diagnostics.OPTIONAL_TRACES, diagnostics.LOSS_CORRECTION)
+  optional = [name for name in optional if name in traces]
   arrays = {
     name: traces[name].transpose(*TRACE_DIMS).values
     for name in (*_TRACES, *optional)
@@ -106,12 +108,26 @@ def cells(
     failed = np.zeros(len(read), bool)
     failed[read] = lost
     late = steps[there] >= burn_in
-    kept = {
-      name: x[~lost][:, late].astype(np.float64) for name, x in own.items()
-    }
+    kept = {name: x[~lost][:, late] for name, x in own.items()}
+    kept['last_place'] = np.spacing(abs(kept['center_loss']))
+    kept = {name: x.astype(np.float64) for name, x in kept.items()}
     draws = np.flatnonzero(there & (steps >= burn_in))
     count = int(there.sum())
-    yield where, Cell(kept, read, failed, draws, count, size, baseline[where])
+    kinds = np.zeros(len(read), int)
+    kinds[read] = diagnostics.failure_kinds(own, lost)
+    yield (
+      where,
+      Cell(kept, read, failed, kinds, draws, count, size, baseline[where]),
+    )
+
+
+def default_burn_in(settings: Mapping[str, Any]) -> int:
+  """The burn-in that a run was asked for, or what its settings make of it."""
+  if 'burn_in' in settings:
+    return int(settings['burn_in'])
+  return errors.default_burn_in(
+    settings['step_size'], settings['localization']
+  )
 
 
 def with_all_dims(traces: xr.Dataset) -> xr.Dataset:

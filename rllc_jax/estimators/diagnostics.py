@@ -26,9 +26,27 @@ NAMES = (
   'drift_to_noise',
   'negative_share',
   'distance',
+  'step_bias',
+  'loss_rounding',
 )
-# What it reads besides, where a run recorded it.
+# Means that it takes besides, where a run recorded them.
 OPTIONAL_TRACES = ('mala_acceptance',)
+# What it reads where it is: stores of earlier versions are without.
+LOSS_CORRECTION = 'loss_correction'
+
+# Why a chain failed, worst last: places in this list are kept as numbers.
+FAILURES = ('', 'step', 'far', 'loss')
+REMEDIES = {
+  'step': 'lower step_size or raise localization',
+  'far': (
+    'no step size helps where the checkpoint is far from a minimum of this '
+    'loss: take a later checkpoint, lower nbeta or raise localization'
+  ),
+  'loss': (
+    'no step size helps where the loss at the checkpoint is not finite: look '
+    'for NaN in the data or ids outside the vocabulary'
+  ),
+}
 
 
 def failed_chains(
@@ -56,18 +74,46 @@ def failed_chains(
   return np.asarray(~(finite & near).all(axis=-1))
 
 
-def warn_of_failures(names: Sequence[str], failed: np.ndarray) -> None:
+def failure_kinds(traces: Traces, failed: np.ndarray) -> np.ndarray:
+  """Why chains failed, [..., C]: places in `FAILURES`, 0 for those that lived.
+
+  Where the step is too large, gradients grow without bound. Where the
+  checkpoint is far from a minimum, they are largest at the start.
+
+  Args:
+    traces: [..., C, D].
+    failed: [..., C].
+  """
+  gradient = traces['squared_gradient']
+  if not gradient.shape[-1]:
+    return np.zeros(failed.shape, int)
+  with np.errstate(invalid='ignore'):
+    calms_down = gradient[..., -1] <= 2 * gradient[..., 0]
+  calms_down &= np.isfinite(gradient).all(axis=-1)
+  kinds = np.where(calms_down, FAILURES.index('far'), FAILURES.index('step'))
+  at_center = np.isfinite(traces['center_loss']).all(axis=-1)
+  kinds = np.where(at_center, kinds, FAILURES.index('loss'))
+  return np.where(failed, kinds, 0)
+
+
+def warn_of_failures(
+  names: Sequence[str], failed: np.ndarray, traces: Traces
+) -> None:
   """Warns of failed chains by name and number.
 
   Args:
     names: R refinements.
     failed: [R, C].
+    traces: [R, C, D], of which they are.
 
   Raises:
     ValueError: if all of them failed.
   """
   C = failed.shape[1]
-  remedy = 'Lower step_size or raise localization.'
+  if not failed.any():
+    return
+  remedy = REMEDIES[FAILURES[int(failure_kinds(traces, failed).max())]]
+  remedy = f'{remedy[0].upper()}{remedy[1:]}.'
   if failed.all():
     raise ValueError(
       'At least one chain must stay finite and near the checkpoint, or there '
@@ -80,12 +126,11 @@ def warn_of_failures(names: Sequence[str], failed: np.ndarray) -> None:
       numbers = ', '.join(map(str, np.flatnonzero(row)))
       what = f'all {C} chains' if row.all() else f'{numbers} of {C}'
       parts.append(f'{name} ({what})')
-  if parts:
-    warnings.warn(
-      'Chains failed and are left out, which biases what the rest says: '
-      f'{"; ".join(parts)}. {remedy}',
-      stacklevel=3,
-    )
+  warnings.warn(
+    'Chains failed and are left out, which biases what the rest says: '
+    f'{"; ".join(parts)}. {remedy}',
+    stacklevel=3,
+  )
 
 
 def squared_distance_limit(
@@ -116,7 +161,7 @@ def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
 
 
 def of_cell(
-  traces: Traces, num_coordinates: int, step_size: float
+  traces: Traces, num_coordinates: int, step_size: float, nbeta: float
 ) -> dict[str, Any]:
   r"""What the draws of one cell say about themselves.
 
@@ -124,6 +169,7 @@ def of_cell(
     traces: [C, D] each: draws after the burn-in, of chains that lived.
     num_coordinates: d.
     step_size: epsilon.
+    nbeta: the factor in front of the estimate.
 
   Returns:
     By name, [] each:
@@ -145,6 +191,10 @@ def of_cell(
     - `negative_share`: of paired differences below 0. One half says that
       minibatch noise or an unfinished training hides the well.
     - `distance`: root mean square of :math:`\lVert u - u^*\rVert`.
+    - `step_bias`: how much of the estimate the step size is predicted to add,
+      see :func:`step_bias`.
+    - `loss_rounding`: n beta times the last place of the loss at the
+      checkpoint, in the precision that it was recorded in.
     - `mala_acceptance`: the mean of that trace, if it was recorded. It falls
       with the number of coordinates at one and the same accuracy, so it judges
       nothing.
@@ -167,6 +217,8 @@ def of_cell(
     ),
     'negative_share': (paired < 0).mean(),
     'distance': np.sqrt(traces['squared_distance'].mean()),
+    'step_bias': step_bias(traces, nbeta),
+    'loss_rounding': nbeta * traces['last_place'].mean(),
   }
   for name in OPTIONAL_TRACES:
     values = traces.get(name, np.zeros(0))
@@ -174,6 +226,28 @@ def of_cell(
     if len(values):
       found[name] = values.mean()
   return found
+
+
+def step_bias(traces: Traces, nbeta: float) -> np.ndarray | float:
+  r"""How much the step size is predicted to add to an estimate.
+
+  For SGLD :math:`\tfrac{\epsilon}{8} E[\nabla\hat U \cdot
+  n\beta\nabla\hat\ell]`, the mean over what the chains saw; see
+  `samplers.sgld`, and the `loss_correction` of other kernels. Exact in bowls
+  without minibatch noise, stiff directions and all. It is an upper bound with
+  that noise, and where curvature grows away from the checkpoint (a quartic has
+  half of it); it is too low where curvature falls off.
+
+  Args:
+    traces: [C, D] each.
+    nbeta: the factor in front of the estimate.
+
+  Returns:
+    []; NaN if the kernel has no prediction or nothing was recorded.
+  """
+  if LOSS_CORRECTION not in traces:
+    return np.nan
+  return nbeta / 2 * traces[LOSS_CORRECTION].mean()
 
 
 def halves_difference(series: np.ndarray) -> np.ndarray:

@@ -33,13 +33,26 @@ class Mean(NamedTuple):
   high: np.ndarray
 
 
-def check_num_draws(num_draws: int) -> None:
-  """Raises unless there are enough draws for an error bar."""
+def check_num_draws(
+  num_draws: int, burn_in: int | None = None, recorded: int = 0
+) -> None:
+  """Raises unless there are enough draws for an error bar.
+
+  Args:
+    num_draws: after the burn-in.
+    burn_in: steps left out of a run that is done, for the message.
+    recorded: draws of that run, the burn-in included.
+  """
   if num_draws < MIN_DRAWS:
+    got = f'{num_draws}. Raise num_draws'
+    if burn_in is not None:
+      got = (
+        f'{num_draws} of {recorded} draws after a burn-in of {burn_in} steps. '
+        'Give a shorter burn_in, or ask the run for more draws'
+      )
     raise ValueError(
       f'At least {MIN_DRAWS} draws must follow the burn-in, because the error '
-      f'bar compares {NUM_BATCHES} batches of at least 3; got {num_draws}. '
-      'Raise num_draws.'
+      f'bar compares {NUM_BATCHES} batches of at least 3; got {got}.'
     )
 
 

@@ -2,9 +2,11 @@
 
 A cell is healthy if no chain failed; R-hat is under 1.05 and the effective
 sample size (ESS) at least 50, of the paired differences and of the squared
-distance from the checkpoint; the equilibrium ratio is within 0.97 and 1.03; and
-the halves of the run agree within 3 standard errors. What cannot be told, for
-want of chains or draws, is not healthy either. Acceptance rates do not enter:
+distance from the checkpoint; the equilibrium ratio is within 0.97 and 1.03; the
+halves of the run agree within 3 standard errors; the step size is predicted to
+add at most 5 %; and the last place of the loss matters less than the standard
+error. What cannot be told, for want of chains, draws or a prediction, is not
+healthy either. Acceptance rates do not enter:
 they fall with the number of coordinates at one and the same accuracy.
 
 These are habits, not theorems. A healthy cell can miss a part of the posterior
@@ -19,18 +21,19 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rllc_jax.estimators import baselines
+from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
 
 RHAT_LIMIT = 1.05
 ESS_LIMIT = 50
 RATIO_TOLERANCE = 0.03
 HALVES_LIMIT = 3.0
+STEP_BIAS_LIMIT = 0.05  # Of the estimate, or of its interval where that is 0.
 
 # The variables of `llc_from_traces` at one cell, and its attribute `baseline`.
 Cell = Mapping[str, Any]
 # What R-hat and ESS are taken of, by the suffix of their names.
 _SERIES = {'': 'paired differences', '_distance': 'squared distance'}
-_CALMER = 'lower step_size or raise localization'
 _LATER = 'raise burn_in or num_draws'
 _LONGER = 'raise num_draws'
 _MORE = 'raise num_draws or num_chains'
@@ -61,13 +64,42 @@ def faults(cell: Cell) -> list[Fault]:
   """What is wrong with a cell; [] if it is healthy."""
   if (absence := _absence(cell)) is not None:
     return [absence]
-  rules = (_failed, _balance, _mixing, _halves)
+  rules = (_failed, _balance, _mixing, _halves, _step_bias, _rounding)
   return [fault for rule in rules for fault in rule(cell)]
 
 
 def is_uncertain(cell: Cell) -> bool:
-  """Whether two errors of the equilibrium ratio exceed its tolerance."""
+  """True if two errors of the equilibrium ratio exceed its tolerance."""
   return bool(2 * cell['equilibrium_ratio_error'] > RATIO_TOLERANCE)
+
+
+def is_bias_visible(cell: Cell) -> bool:
+  """True if the step's bias is larger than half the interval."""
+  return bool(abs(cell['step_bias']) > _half_width(cell))
+
+
+def relative_step_bias(cell: Cell) -> float:
+  """The step's bias over the estimate without it.
+
+  Over half the interval where that is larger: of an estimate that may be 0 no
+  share can be told.
+  """
+  unbiased = abs(cell['llc'] - cell['step_bias'])
+  return float(abs(cell['step_bias']) / max(unbiased, _half_width(cell), 1e-30))
+
+
+def percent(share: float) -> str:
+  """A share in words, to two digits.
+
+  Examples:
+    >>> percent(0.0213), percent(2.98)
+    ('2.1 %', '298 %')
+  """
+  return f'{100 * share:{".0f" if share >= 0.1 else ".2g"}} %'
+
+
+def _half_width(cell: Cell) -> float:
+  return float(cell['high'] - cell['llc'])
 
 
 def ratio_with_error(cell: Cell) -> str:
@@ -84,7 +116,8 @@ def _absence(cell: Cell) -> Fault | None:
   if cell['num_failed'] == cell['num_chains']:
     count = int(cell['num_chains'])
     which = f'all {count} chains' if count > 1 else 'the only chain'
-    return Fault('all failed', 0.0, f'no estimate: {which} failed', '', _CALMER)
+    words = f'no estimate: {which} failed'
+    return Fault('all failed', 0.0, words, '', _remedy_of_failure(cell))
   kept, needed = int(cell['num_kept']), errors.MIN_DRAWS
   if cell.get('baseline') == 'devinterp':
     needed = baselines.DEVINTERP_DRAWS
@@ -98,7 +131,11 @@ def _failed(cell: Cell) -> Iterator[Fault]:
   failed, count = int(cell['num_failed']), int(cell['num_chains'])
   if failed:
     words = f'{failed} of {count} chains failed'
-    yield Fault('failed', failed, words, '', _CALMER)
+    yield Fault('failed', failed, words, '', _remedy_of_failure(cell))
+
+
+def _remedy_of_failure(cell: Cell) -> str:
+  return diagnostics.REMEDIES[diagnostics.FAILURES[int(cell['failure_kind'])]]
 
 
 def _balance(cell: Cell) -> Iterator[Fault]:
@@ -151,6 +188,29 @@ def _halves(cell: Cell) -> Iterator[Fault]:
   elif (difference := abs(cell['halves_difference'])) > HALVES_LIMIT:
     words = f'the halves of the run differ by {difference:.1f} standard errors'
     yield Fault('halves', difference, words, '', _LATER)
+
+
+def _step_bias(cell: Cell) -> Iterator[Fault]:
+  """Whether the step size decides the answer."""
+  bias = cell['step_bias']
+  if not np.isfinite(bias):
+    words = "the step size's bias is not predicted for this sampler or store"
+    remedy = 'compare with sgld() or with half the step size'
+    yield Fault('unknown bias', 0.0, words, '', remedy)
+  elif (share := relative_step_bias(cell)) > STEP_BIAS_LIMIT:
+    words = f'the step size adds {bias:.3g}, {percent(share)}'
+    limit = f', over {100 * STEP_BIAS_LIMIT:g} %'
+    yield Fault('step bias', share, words, limit, 'lower step_size')
+
+
+def _rounding(cell: Cell) -> Iterator[Fault]:
+  """Whether the loss is recorded finely enough for this n beta."""
+  rounding, error = cell['loss_rounding'], cell['standard_error']
+  if rounding > error:
+    words = f'the last place of the loss is worth {rounding:.2g}'
+    limit = f', more than the standard error, {error:.2g}'
+    remedy = 'enable float64, take constants out of the loss or lower nbeta'
+    yield Fault('rounding', rounding / max(error, 1e-30), words, limit, remedy)
 
 
 def _draws(count: int) -> str:

@@ -17,6 +17,10 @@ from rllc_jax.estimators import faults
 _MOST_STEPS_NAMED = 6
 
 
+class NotHealthyWarning(UserWarning):
+  """An estimate that is not to be believed as it is; its verdict says why."""
+
+
 def check(estimates: xr.Dataset) -> xr.Dataset:
   """Judges every cell.
 
@@ -34,14 +38,25 @@ def check(estimates: xr.Dataset) -> xr.Dataset:
     found = faults.faults(cell)
     healthy[where] = not found
     verdict[where] = '; '.join(map(str, found)) or 'healthy'
-    if not found and faults.is_uncertain(cell):
-      verdict[where] += (
-        f', though the equilibrium ratio, {faults.ratio_with_error(cell)}, is '
-        'too uncertain to tell'
-      )
+    if not found:
+      verdict[where] += _reservations(cell)
   return estimates.assign(
     healthy=(dims, healthy), verdict=(dims, verdict.astype(str))
   )
+
+
+def _reservations(cell: faults.Cell) -> str:
+  """What to know of a cell that is healthy."""
+  words = []
+  if faults.is_uncertain(cell):
+    words.append(
+      f'the equilibrium ratio, {faults.ratio_with_error(cell)}, is too '
+      'uncertain to tell'
+    )
+  if faults.is_bias_visible(cell):
+    share = faults.percent(faults.relative_step_bias(cell))
+    words.append(f'step bias {share} is larger than the interval')
+  return f', though {" and ".join(words)}' if words else ''
 
 
 def summary(estimates: xr.Dataset) -> dict[str, str]:
@@ -128,7 +143,23 @@ def _line(places: list[_Place]) -> str:
 
 
 def _doubt(places: list[_Place]) -> str:
-  """Where healthy cells are so for want of a better measurement."""
+  """Where healthy cells need a second look."""
+  return _doubt_of_ratio(places) + _doubt_of_bias(places)
+
+
+def _doubt_of_bias(places: list[_Place]) -> str:
+  biased = [place for place in places if faults.is_bias_visible(place.cell)]
+  if not biased:
+    return ''
+  worst = max(biased, key=lambda x: faults.relative_step_bias(x.cell))
+  share = faults.percent(faults.relative_step_bias(worst.cell))
+  return (
+    f', though the step bias, {share} at {_where([worst])}, is larger '
+    f'than the interval in {len(biased)} of {len(places)}'
+  )
+
+
+def _doubt_of_ratio(places: list[_Place]) -> str:
   unsure = [place for place in places if faults.is_uncertain(place.cell)]
   if not unsure:
     return ''

@@ -47,15 +47,16 @@ def llc_from_traces(
       the root of their number, with C - 1 degrees of freedom: NaN for one
       chain, and too small where chains share minibatches. (devinterp reports
       the standard deviation itself, with divisor C.)
-    burn_in: steps left out; 10 / (step_size localization) by default. Not to
-      be given with baseline 'devinterp', which leaves nothing out.
+    burn_in: steps left out; by default those of the run. Not to be given with
+      baseline 'devinterp', which leaves nothing out.
     estimator_nbeta: the factor in front, if not the run's n beta.
 
   Returns:
     Over (checkpoint, dataset, refinement): `llc`, `standard_error`, `low` and
     `high` (95 %); the diagnostics of `diagnostics.of_cell`; `num_chains` that
     were read, `num_draws` that each of them has, `num_kept` that are left after
-    the burn-in, `num_failed`; over chains too: `failed`. Failed chains are left
+    the burn-in, `num_failed`, `failure_kind` (the worst, a place in
+    `diagnostics.FAILURES`); over chains too: `failed`. Failed chains are left
     out of everything else, which biases it. NaN where no chain is left, or
     under 24 draws after the burn-in.
 
@@ -79,18 +80,19 @@ def llc_from_traces(
   optional = [x for x in diagnostics.OPTIONAL_TRACES if x in traces]
   names = (*errors.Mean._fields, *diagnostics.NAMES, *optional)
   values = {name: np.full(shape[:3], np.nan) for name in names}
-  names = ('num_chains', 'num_draws', 'num_kept', 'num_failed')
+  names = ('num_chains', 'num_draws', 'num_kept', 'num_failed', 'failure_kind')
   counts = {name: np.zeros(shape[:3], int) for name in names}
   failed = np.zeros(shape, bool)
   for where, cell in cells.cells(traces, burn_in):
     failed[where] = cell.failed
     own = (cell.read.sum(), cell.num_draws, len(cell.draws), cell.failed.sum())
+    own = (*own, cell.failure_kinds.max())
     for name, count in zip(counts, own, strict=True):
       counts[name][where] = count
     if cell.has_enough():
       mean = reduction(cell, nbeta)._asdict()
       found = diagnostics.of_cell(
-        cell.kept, cell.num_coordinates, traces.attrs['step_size']
+        cell.kept, cell.num_coordinates, traces.attrs['step_size'], nbeta
       )
       for name, value in (mean | found).items():
         values[name][where] = value

@@ -306,6 +306,7 @@ def _report(position, center, info):
     'loss': info.loss,
     'squared_distance': trees.dot(displacement, displacement),
     'virial': trees.dot(displacement, info.gradient) - info.correction,
+    'loss_correction': jnp.asarray(info.loss_correction, info.loss.dtype),
     'squared_gradient': trees.dot(info.gradient, info.gradient),
     **info.recorded,
   }

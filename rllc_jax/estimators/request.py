@@ -17,6 +17,7 @@ from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import compilation
+from rllc_jax.estimators import door
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
@@ -101,6 +102,11 @@ def check(
   """
   if isinstance(refinements, types.Refinements):
     refinements = [refinements]
+  num_chains, num_draws, num_steps_between_draws = settings.counts(
+    num_chains=num_chains,
+    num_draws=num_draws,
+    num_steps_between_draws=num_steps_between_draws,
+  )
   settings.check(
     rng_key, posterior, step_size, num_chains, num_steps_between_draws, 1.0
   )
@@ -133,17 +139,20 @@ def check(
   )
   hashes = {str(step): fingerprint(step) for step in extent.checkpoints}
   params = _checkpoint(trajectory, extent.checkpoints[0])
-  window = next(iter(datasets.values()))
-  for family in refinements:
-    settings.check_family(family, params, window, minibatches)
+  dataset = min(datasets)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
+  subject = door.Subject(
+    params, datasets[dataset], minibatches, posterior, sampler, observe
+  )
+  door.check(refinements, subject)
   identity = {
     'provenance': dict(provenance or {}),
     'sampler': sampler.name,
     'nbeta': float(posterior.nbeta),
     'localization': float(posterior.localization),
     'step_size': float(step_size),
+    'burn_in': left_out * num_steps_between_draws,
     'num_steps_between_draws': int(num_steps_between_draws),
     'share_batches': bool(share_batches),
     'num_baseline_batches': int(num_baseline_batches),
@@ -158,7 +167,7 @@ def check(
   }
   if with_losses:
     identity |= _identity_of_refinements(
-      refinements, params, datasets, minibatches
+      refinements, subject, extent.checkpoints[0], dataset
     )
   job = blocks.make_job(
     rng_key,
@@ -182,7 +191,7 @@ def check(
 
 def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
   """One checkpoint; raises if `load` does not stack or it is not finite."""
-  stacked = trajectory.load([step])
+  stacked = trees.copied(trajectory.load([step]))
   for path, leaf in jax.tree_util.tree_leaves_with_path(stacked):
     name = jax.tree_util.keystr(path)
     if np.shape(leaf)[:1] != (1,):
@@ -200,23 +209,25 @@ def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
 
 
 def _identity_of_refinements(
-  refinements, params, datasets, minibatches
+  refinements: Sequence[types.Refinements],
+  subject: door.Subject,
+  step: int,
+  dataset: str,
 ) -> dict[str, Any]:
   """Which numbers move, and what the loss does: names do not tell either.
 
   On one data set: what differs between data sets is in the windows.
   """
-  moving, losses = {}, {}
-  dataset = min(datasets)
+  identity: dict[str, Any] = {'moving': {}, 'losses': {}, 'observed': {}}
   for family in refinements:
     for i, name in enumerate(family.names):
-      index = jax.tree.map(lambda leaf, i=i: leaf[i], family.indices)
-      mask = weights.mask_of(family.lens, index, params)
-      moving[name] = trees.content_hash(mask)
-    values = settings.probe(family, params, datasets[dataset], minibatches)
-    for name, value in zip(family.names, values, strict=True):
-      losses[f'{dataset}/{name}'] = float(value)
-  return {'moving': moving, 'losses': losses}
+      index = door.member(family, i)
+      mask = weights.mask_of(family.lens, index, subject.params)
+      identity['moving'][name] = trees.content_hash(mask)
+    computed = door.identity_of_losses(family, subject, step, dataset)
+    for name, values in computed.items():
+      identity[name] |= values
+  return identity
 
 
 def _identity_of_data(minibatches, datasets) -> dict[str, Any]:

@@ -7,22 +7,29 @@ stores and meshes are in `estimators.trajectory`, on the same block program.
 
 from collections.abc import Callable
 from typing import NamedTuple
+import warnings
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import xarray as xr
 
 from rllc_jax import types
 from rllc_jax.data import minibatches as data_minibatches
 from rllc_jax.estimators import chunks as chunking
 from rllc_jax.estimators import compilation
 from rllc_jax.estimators import diagnostics
+from rllc_jax.estimators import door
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import footprint
+from rllc_jax.estimators import health
 from rllc_jax.estimators import layout
+from rllc_jax.estimators import llc
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
 from rllc_jax.refinement import weights
+from rllc_jax.results import store as stores
+from rllc_jax.results import traces as tables
 from rllc_jax.samplers import sgld
 
 
@@ -32,7 +39,8 @@ class Estimate(NamedTuple):
   Estimates are *at* the given nbeta, localization and step size: they tend to
   E[nbeta (loss - loss*)] at those settings, not to the learning coefficient
   itself. The error covers autocorrelation and shared minibatches; it does not
-  cover a cold start, the step size's bias or the finite corpus.
+  cover a cold start, the step size's bias or the finite corpus. The verdict is
+  that of `health.check`, as in every table.
 
   Attributes:
     llc: [R], paired estimates. (From `estimate_llc`, all are without [R].)
@@ -40,6 +48,10 @@ class Estimate(NamedTuple):
     low: [R], lower end of the 95 % interval.
     high: [R], upper end.
     equilibrium_ratio: [R], 1 in equilibrium, below 1 not yet relaxed.
+    step_bias: [R], how much of the estimate the step size is predicted to add;
+      not subtracted. NaN where a sampler has no prediction.
+    healthy: [R], bool.
+    verdict: [R], 'healthy', or what is wrong and which knob to turn.
     failed: [R, C], chains that diverged. They are left out, which biases what
       the rest says; where all of a refinement failed, it is NaN.
     traces: {name: [R, C, D]}, every recorded step from the checkpoint on, the
@@ -51,15 +63,20 @@ class Estimate(NamedTuple):
   low: np.ndarray
   high: np.ndarray
   equilibrium_ratio: np.ndarray
+  step_bias: np.ndarray
+  healthy: np.ndarray
+  verdict: np.ndarray
   failed: np.ndarray
   traces: dict[str, np.ndarray]
 
   def __repr__(self) -> str:
     number = lambda x: np.array2string(np.asarray(x), precision=4)
+    verdicts = list(dict.fromkeys(np.ravel(self.verdict).tolist()))
     return (
       f'Estimate(llc={number(self.llc)} ± {number(self.standard_error)}, '
-      f'equilibrium_ratio={number(self.equilibrium_ratio)}, '
-      f'{int(self.failed.sum())} of {self.failed.size} chains failed)'
+      f'step_bias={number(self.step_bias)}, '
+      f'{int(self.failed.sum())} of {self.failed.size} chains failed, '
+      f'{" | ".join(verdicts)})'
     )
 
 
@@ -110,13 +127,18 @@ def estimate_rllc(
       'tensorfloat32' or 'bfloat16'; sums are float32. On a CPU only the first.
 
   Returns:
-    An estimate; NaN where a refinement has lost all its chains, which is
-    warned of, as is every chain that failed.
+    An estimate; NaN where a refinement has lost all its chains. Failed chains
+    and estimates that are not healthy are warned of.
 
   Raises:
     ValueError: if a setting is out of range, or every chain failed; see the
       message.
   """
+  num_chains, num_draws, num_steps_between_draws = settings.counts(
+    num_chains=num_chains,
+    num_draws=num_draws,
+    num_steps_between_draws=num_steps_between_draws,
+  )
   settings.check(
     rng_key,
     posterior,
@@ -139,9 +161,12 @@ def estimate_rllc(
   if window is None:
     window = data_minibatches.whole(minibatches.data)
   settings.check_window('data', window, minibatches)
-  settings.check_family(refinements, params, window, minibatches)
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
+  door.check(
+    [refinements],
+    door.Subject(params, window, minibatches, posterior, sampler),
+  )
   run = chain_runner(
     rng_key,
     refinements,
@@ -159,18 +184,57 @@ def estimate_rllc(
   )
   run_settings = programs.make_settings(posterior, step_size)
   traces = run(run_settings, left_out + num_draws)
-  nbeta = posterior.nbeta if estimator_nbeta is None else estimator_nbeta
-  d = programs.num_coordinates(refinements, params)
-  gamma = float(posterior.localization)
-  failed = diagnostics.failed_chains(traces, np.full(1, d), gamma, step_size)
-  diagnostics.warn_of_failures(refinements.names, failed)
-  kept = {name: trace[..., left_out:] for name, trace in traces.items()}
-  difference = kept['loss'] - kept['center_loss']
-  paired = diagnostics.cross_chain_mean(difference, failed)
-  mean = errors.mean_with_error(float(nbeta) * paired)
-  virial = diagnostics.cross_chain_mean(kept['virial'], failed)
-  ratio = virial.mean(axis=-1) / d
-  return Estimate(*mean, ratio, failed, traces)
+  table = as_dataset(
+    traces,
+    refinements.names,
+    {
+      'nbeta': float(posterior.nbeta),
+      'localization': float(posterior.localization),
+      'step_size': float(step_size),
+      'num_steps_between_draws': num_steps_between_draws,
+      'burn_in': left_out * num_steps_between_draws,
+      'sampler': sampler.name,
+    },
+    programs.num_coordinates(refinements, params),
+  )
+  return _judged(table, traces, estimator_nbeta)
+
+
+def as_dataset(
+  traces: dict[str, np.ndarray],
+  names: tuple[str, ...],
+  run_settings: dict[str, float | str],
+  num_coordinates: int,
+) -> xr.Dataset:
+  """Traces [R, C, D] of one checkpoint as `llc_from_traces` takes them."""
+  arrays = {name: trace[None, None] for name, trace in traces.items()}
+  sizes = arrays['loss'].shape
+  arrays['recorded'] = np.full(sizes[:4], sizes[4])
+  moving = dict.fromkeys(names, num_coordinates)
+  extent = stores.Extent((0,), ('data',), names, *sizes[3:])
+  identity = {**run_settings, 'num_coordinates': moving}
+  return tables.dataset_of(arrays, identity, extent)
+
+
+def _judged(
+  table: xr.Dataset, traces: dict[str, np.ndarray], nbeta: float | None
+) -> Estimate:
+  """The estimate of one checkpoint with its verdict; warns if there is cause."""
+  cells = health.check(llc.llc_from_traces(table, estimator_nbeta=nbeta))
+  cells = cells.isel(checkpoint=0, dataset=0, drop=True)
+  failed = cells.failed.values
+  names = cells.refinement.values.tolist()
+  diagnostics.warn_of_failures(names, failed, traces)
+  sick = [
+    f'{name}: {verdict}'
+    for name, verdict in zip(names, cells.verdict.values, strict=True)
+    if not cells.healthy.sel(refinement=name)
+  ]
+  if sick:
+    words = f'Not healthy: {". ".join(sick)}.'
+    warnings.warn(words, health.NotHealthyWarning, stacklevel=3)
+  fields = {name: cells[name].values for name in Estimate._fields[:-1]}
+  return Estimate(**fields, traces=traces)
 
 
 # run(settings, num_draws) -> {name: [R, C, num_draws]}.
@@ -239,6 +303,12 @@ def chain_runner(
     span = jnp.int32(0), jnp.int32(num_draws)
     _, reports = program.run(rows, columns, states, *span, run_settings, data)
     traces = programs.traces_by_column(reports, len(pairs), num_draws)
+    door.check_first_draw(
+      [refinements.names[r] for r, _ in pairs],
+      traces,
+      run_settings.posterior,
+      matmul_precision,
+    )
     fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
     return {name: fold(trace) for name, trace in traces.items()}
 
@@ -263,7 +333,7 @@ def estimate_llc(
   nbeta: float,
   localization: float,
   step_size: float,
-  batch_size: int,
+  batch_size: int | None,
   **options,
 ) -> Estimate:
   r"""Estimates the LLC of any model: a loss, a pytree of weights, data.
@@ -280,7 +350,7 @@ def estimate_llc(
     nbeta: :math:`n\beta`, samples times inverse temperature.
     localization: :math:`\gamma`, in 1 / weight^2.
     step_size: :math:`\epsilon`, in weight^2.
-    batch_size: entries a minibatch.
+    batch_size: entries a minibatch; None for all of the data at every step.
     **options: of `estimate_rllc`: num_chains, num_draws, burn_in, ...
 
   Returns:
@@ -301,12 +371,14 @@ def estimate_llc(
     rng_key,
     one_refinement(loss_fn, params, mask),
     params,
-    data_minibatches.uniform(data, batch_size),
+    data_minibatches.of_size(data, batch_size),
     posterior=types.Posterior(nbeta, localization),
     step_size=step_size,
     **options,
   )
-  return jax.tree.map(lambda leaf: leaf[0], estimate)
+  traces = {name: trace[0] for name, trace in estimate.traces.items()}
+  fields = [field[0] for field in estimate[:-1]]
+  return Estimate(*fields, traces)
 
 
 def one_refinement(

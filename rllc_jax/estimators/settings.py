@@ -1,15 +1,13 @@
 """What a run asks for, checked at the door, before anything is compiled."""
 
-from collections.abc import Callable
-import functools
+from typing import Any
 import warnings
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from rllc_jax import types
-from rllc_jax.estimators import compilation
+from rllc_jax import whole_numbers
 from rllc_jax.estimators import errors
 
 
@@ -66,6 +64,11 @@ def check_key(rng_key: types.Key) -> None:
     )
 
 
+def counts(**given: Any) -> list[int]:
+  """Counts by the names of their arguments, as Python's whole numbers."""
+  return [whole_numbers.whole(name, x) for name, x in given.items()]
+
+
 def check_positive(name: str, value: float, reason: str) -> None:
   """Raises unless `value` > 0 (a NaN is not)."""
   if not value > 0:
@@ -89,6 +92,7 @@ def burn_in_draws(
   """How many draws a burn-in of so many steps (None: the default) takes."""
   if burn_in is None:
     burn_in = errors.default_burn_in(step_size, float(posterior.localization))
+  burn_in = whole_numbers.whole('burn_in', burn_in, 'it counts steps')
   if burn_in < 0:
     raise ValueError(
       f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
@@ -136,120 +140,3 @@ def check_window(
       f'The window of data set {name!r} must hold at least one of the {count} '
       f'sequences and lie within them; got start {start}, length {length}.'
     )
-
-
-def check_family(
-  family: types.Refinements,
-  params: types.Params,
-  window: types.PyTree,
-  minibatches: types.Minibatches,
-) -> None:
-  """Raises unless a family is a lens, and a loss, of these weights and data.
-
-  Tried on its first member: a lens that writes elsewhere than it reads would
-  give numbers, and wrong ones.
-  """
-  for leaf in jax.tree.leaves(family.indices):
-    if len(leaf) != len(family.names):
-      raise ValueError(
-        f'A family must have one index a name; got {len(family.names)} names '
-        f'and {len(leaf)} indices.'
-      )
-  params = jax.tree.map(jnp.asarray, params)  # As compiled code sees them.
-  lens = family.lens
-  index = jax.tree.map(lambda leaf: leaf[0], family.indices)
-  position = lens.extract(params, index)
-  for leaf in jax.tree.leaves(position):
-    if jnp.result_type(leaf) not in (jnp.float32, jnp.float64):
-      raise ValueError(
-        f'Weights of {family.names[0]!r} must be float32 or float64, because '
-        'steps are too small for less; got '
-        f'{jnp.result_type(leaf)}. Cast the weights that move.'
-      )
-  moved = jax.tree.map(lambda leaf: leaf + 1, position)
-  if not (
-    _same(lens.insert(position, params, index), params)
-    and _same(lens.extract(lens.insert(moved, params, index), index), moved)
-  ):
-    raise ValueError(
-      f'The lens of {family.names[0]!r} must read what it writes and change '
-      'nothing else, or the chains would move other weights than they record; '
-      'got an insert and an extract that do not fit.'
-    )
-
-  def value(params, data, window):
-    key = jax.random.key(0)
-    batch = minibatches.draw(key, jnp.int32(0), data, window)
-    context, center_loss = family.loss.context(params, batch)
-    return center_loss, family.loss.loss(position, context, index)
-
-  for loss in jax.eval_shape(value, params, minibatches.data, window):
-    if loss.shape or not jnp.issubdtype(loss.dtype, jnp.floating):
-      raise ValueError(
-        'A loss must be one floating-point number, the mean over a minibatch; '
-        f'got {loss.dtype} of shape {list(loss.shape)}.'
-      )
-
-
-def probe(
-  family: types.Refinements,
-  params: types.Params,
-  window: types.PyTree,
-  minibatches: types.Minibatches,
-) -> np.ndarray:
-  """A number a refinement that tells one loss from another, [R].
-
-  Each loss on one minibatch, at weights that are made up, so that checkpoints
-  do not matter, and away from where the chains would start, so that what the
-  moving weights do does. As exact as arithmetic is the same between devices.
-  """
-  with compilation.matmul_precision_scope('float32'):
-    values = _probe(family.lens, family.loss, minibatches.draw)
-    found = values(params, family.indices, minibatches.data, window)
-  return np.asarray(found, float)
-
-
-@functools.lru_cache(maxsize=64)
-def _probe(
-  lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw
-) -> Callable[..., jax.Array]:
-  """The compiled side of `probe`, built once for the same functions."""
-
-  @jax.jit
-  def values(params, indices, data, window):
-    params = _made_up(params)
-    count = len(jax.tree.leaves(params))
-    batch_key = jax.random.fold_in(jax.random.key(0), count)
-    batch = draw(batch_key, jnp.int32(0), data, window)
-    context, _ = loss.context(params, batch)
-
-    def value(index):
-      position = lens.extract(params, index)
-      moved = jax.tree.map(lambda leaf: leaf + 0.1, position)
-      return loss.loss(moved, context, index)
-
-    return jax.lax.map(value, indices)
-
-  return values
-
-
-def _made_up(params: types.Params) -> types.Params:
-  """Small normal numbers in place of every leaf of floating point."""
-  leaves, structure = jax.tree.flatten(params)
-
-  def normal(i, leaf):
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-      return leaf
-    key = jax.random.fold_in(jax.random.key(0), i)
-    return (0.1 * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-
-  return structure.unflatten([normal(i, x) for i, x in enumerate(leaves)])
-
-
-def _same(a: types.PyTree, b: types.PyTree) -> bool:
-  if jax.tree.structure(a) != jax.tree.structure(b):
-    return False
-  equal = jax.tree.map(
-    lambda x, y: np.array_equal(np.asarray(x), np.asarray(y)), a, b
-  )
-  return all(jax.tree.leaves(equal))

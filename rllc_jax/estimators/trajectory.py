@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import xarray as xr
 
+from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import layout
@@ -166,20 +167,34 @@ def _run(
   total = len(rows) * math.prod(traces.sizes(extent)[2:])
   done = total - left
   progress(done, total)
-  for work, params in _loaded_ahead(trajectory, works, job.rows_per_block):
+  hashes = None if trajectory.fingerprint else request.identity['params']
+  loaded = _loaded_ahead(trajectory, works, job.rows_per_block, hashes)
+  for work, params in loaded:
     for count in blocks.run_block(job, work, params, store):
       done += work.num_chains * count
       progress(done, total)
 
 
 def _loaded_ahead(
-  trajectory: types.Trajectory, works: list[blocks.Work], rows_per_block: int
+  trajectory: types.Trajectory,
+  works: list[blocks.Work],
+  rows_per_block: int,
+  hashes: Mapping[str, str] | None,
 ) -> Iterator[tuple[blocks.Work, types.Params]]:
-  """Blocks with their checkpoints; the next loads while one is worked on."""
+  """Blocks with their checkpoints; the next loads while one is worked on.
+
+  Raises:
+    ValueError: if weights are others than those with these hashes.
+  """
 
   def load(work):
     rows = layout.padded(work.rows, rows_per_block)
-    return trajectory.load([step for step, _ in rows])
+    steps = [step for step, _ in rows]
+    # What a caller hands out may be memory that its next call writes to.
+    params = trees.copied(trajectory.load(steps))
+    if hashes is not None:
+      _check_hashes(params, steps, hashes)
+    return params
 
   with futures.ThreadPoolExecutor(max_workers=1) as loader:
     ahead = [loader.submit(load, work) for work in works[:1]]
@@ -187,3 +202,17 @@ def _loaded_ahead(
       params = ahead.pop().result()
       ahead = [loader.submit(load, after) for after in works[i + 1 : i + 2]]
       yield work, params
+
+
+def _check_hashes(
+  params: types.Params, steps: Sequence[int], hashes: Mapping[str, str]
+) -> None:
+  """Raises unless the weights to be sampled are those that were checked."""
+  for place, step in enumerate(steps):
+    weights = jax.tree.map(lambda leaf, i=place: leaf[i], params)
+    if trees.content_hash(weights) != hashes[str(step)]:
+      raise ValueError(
+        'load(steps) must give the same weights whenever it is asked for a '
+        'step, because results are kept under its number; got others for step '
+        f'{step} than before.'
+      )

@@ -104,7 +104,8 @@ def head_losses(
   }
   if share_logits:
     found[f'{last}:*'] = last_layer_head_loss(model, objective, tiles)
-  return found
+  check = lambda params, data: losses.check_tokens(data, model.vocab_size)
+  return {name: loss._replace(check=check) for name, loss in found.items()}
 
 
 def head_loss(

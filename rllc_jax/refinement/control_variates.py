@@ -94,7 +94,16 @@ def _corrected(
     linear = linear if in_drift else jax.lax.stop_gradient(linear)
     return plain.loss(position, inner, index) - linear
 
-  return types.RefinedLoss(context, loss)
+  def driven_by(position, context, index):
+    return plain.loss(position, context[0], index)
+
+  check = plain.check
+  return types.RefinedLoss(
+    context,
+    loss,
+    None if in_drift else driven_by,
+    check and (lambda params, data: check(params.weights, data)),
+  )
 
 
 def anchored(

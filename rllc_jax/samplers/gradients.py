@@ -46,15 +46,21 @@ def gradients(
   return Gradients(value, loss, of_loss, of_potential)
 
 
-def squared_length(gradient: types.Position, G: types.Position) -> types.Array:
+def squared_length(
+  gradient: types.Position,
+  G: types.Position,
+  other: types.Position | None = None,
+) -> types.Array:
   r"""The length of a gradient as a preconditioner sees it, :math:`g^T G g`.
 
   Args:
-    gradient: like the position.
+    gradient: g, like the position.
     G: like the position, or one number a leaf.
+    other: h, for the inner product :math:`g^T G h` instead.
 
   Examples:
     >>> print(squared_length({'a': jnp.ones(3)}, {'a': 2.0}))
     6.0
   """
-  return trees.dot(jax.tree.map(jnp.multiply, G, gradient), gradient)
+  other = gradient if other is None else other
+  return trees.dot(jax.tree.map(jnp.multiply, G, gradient), other)

@@ -27,6 +27,7 @@ class _Proposal(NamedTuple):
     memory: of the preconditioner.
     here: the potential where it starts.
     square: [], its gradient's squared length there, as G sees it.
+    square_with_loss: [], the inner product with the loss's gradient.
     acceptance: [], the probability of the Metropolis-Hastings test.
   """
 
@@ -34,6 +35,7 @@ class _Proposal(NamedTuple):
   memory: types.PyTree
   here: gradients.Gradients
   square: types.Array
+  square_with_loss: types.Array
   acceptance: types.Array
 
 
@@ -105,11 +107,11 @@ def mala(
     )
     here = proposal.here
     recorded = {'acceptance': proposal.acceptance}
-    info = types.SamplerInfo(here.loss, here.of_potential, 0.0, recorded)
+    info = types.SamplerInfo(here.loss, here.of_potential, 0.0, recorded, 0.0)
     return sgld.SGLDState(position, proposal.memory), info
 
   name = preconditioners.sampler_name('mala', preconditioner)
-  return types.Sampler(name, init, step, preconditioner.bias)
+  return types.Sampler(name, init, step, preconditioner.bias, needs_full_data=True)
 
 
 @functools.cache
@@ -149,7 +151,14 @@ def sgld_with_mala_acceptance(
     here = proposal.here
     correction = step_size / 4 * proposal.square
     recorded = {'mala_acceptance': proposal.acceptance}
-    info = types.SamplerInfo(here.loss, here.of_potential, correction, recorded)
+    of_loss = step_size / 4 * proposal.square_with_loss
+    info = types.SamplerInfo(
+      here.loss,
+      here.of_potential,
+      correction,
+      recorded,
+      jnp.nan if preconditioner.bias else of_loss,
+    )
     return sgld.SGLDState(proposal.position, proposal.memory), info
 
   return plain._replace(name=f'{plain.name}+mala_acceptance', step=step)
@@ -170,4 +179,5 @@ def _propose(rng_key, state, potential, step_size, preconditioner):
   log_ratio -= step_size / 8 * (square_there - square)
   acceptance = jnp.exp(jnp.minimum(log_ratio, 0.0))
   acceptance = jnp.where(jnp.isnan(acceptance), 0.0, acceptance)
-  return _Proposal(position, memory, here, square, acceptance)
+  with_loss = gradients.squared_length(here.of_potential, G, here.of_loss)
+  return _Proposal(position, memory, here, square, with_loss, acceptance)

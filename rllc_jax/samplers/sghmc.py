@@ -115,12 +115,20 @@ def sghmc(
     )
     square = gradients.squared_length(here.of_potential, G)
     root = jax.tree.map(jnp.sqrt, G)
-    power = trees.dot(
-      jax.tree.map(jnp.multiply, root, state.velocity), here.of_potential
-    )
+    power = gradients.squared_length(state.velocity, root, here.of_potential)
     correction = step_size / 4 * square / friction
     correction -= (1 - friction) / friction * power
-    info = types.SamplerInfo(here.loss, here.of_potential, correction, {})
+    square = gradients.squared_length(here.of_potential, G, here.of_loss)
+    power = gradients.squared_length(state.velocity, root, here.of_loss)
+    of_loss = step_size / 4 * square / friction
+    of_loss -= (1 - friction) / friction * power
+    info = types.SamplerInfo(
+      here.loss,
+      here.of_potential,
+      correction,
+      {},
+      jnp.nan if preconditioner.bias else of_loss,
+    )
     return SGHMCState(position, velocity, memory), info
 
   name = preconditioners.sampler_name(

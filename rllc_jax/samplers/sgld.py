@@ -54,7 +54,19 @@ def sgld(
     E[\delta \cdot \nabla\hat U]
       - \tfrac{\epsilon}{4} E[\nabla\hat U^T G \nabla\hat U] = d
 
-  exactly, on any model, minibatch noise included: the equilibrium ratio.
+  exactly, on any model, minibatch noise included: the equilibrium ratio. To
+  first order in :math:`\epsilon` an estimate is too high by
+
+  .. math:: \tfrac{\epsilon}{8} \left(
+      E[\nabla\hat U^T G\, n\beta\nabla\hat\ell]
+      - \operatorname{Cov}[n\beta\ell, \operatorname{tr} G \nabla^2 U] \right)
+
+  (expand the generator of a step to :math:`\epsilon^2`; the covariance is 0 in
+  a bowl and positive where curvature grows away from the center).
+  :math:`n\beta / 2` times `loss_correction` is the first term: in a bowl without minibatch noise exact
+  at every :math:`\epsilon`; with noise of covariance C it takes tr C where
+  tr KC, :math:`K = n\beta H (n\beta H + \gamma)^{-1}`, is due: too much, never
+  too little.
 
   Args:
     noise_scale: s. Anything but 1 samples another density; 0 is gradient
@@ -86,8 +98,13 @@ def sgld(
       rng_key, state.position, here.of_potential, G, step_size, noise_scale
     )
     square = gradients.squared_length(here.of_potential, G)
+    of_loss = gradients.squared_length(here.of_potential, G, here.of_loss)
     info = types.SamplerInfo(
-      here.loss, here.of_potential, step_size / 4 * square, {}
+      here.loss,
+      here.of_potential,
+      step_size / 4 * square,
+      {},
+      jnp.nan if bias else step_size / 4 * of_loss,
     )
     return SGLDState(position, memory), info
 

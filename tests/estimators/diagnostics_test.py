@@ -14,8 +14,39 @@ class FailureTest(absltest.TestCase):
   def traces(self):
     """Two refinements of 3 chains and 4 draws, nothing wrong."""
     ones = np.ones((2, 3, 4))
-    names = ('loss', 'squared_distance', 'squared_gradient')
+    names = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
     return {name: ones.copy() for name in names}
+
+  def test_why_a_chain_failed(self):
+    """Gradients that grow without bound are the step's doing, others not."""
+    traces = self.traces()
+    traces['squared_gradient'][0, 0] = [1, 1e3, 1e9, 1e30]
+    traces['squared_gradient'][0, 1] = [9e9, 4e9, 1e9, 1e3]
+    traces['squared_gradient'][0, 2, 1] = np.nan
+    traces['center_loss'][1, 0, 3] = np.inf
+    failed = np.array([[True, True, True], [True, False, True]])
+    found = diagnostics.failure_kinds(traces, failed)
+    named = [[diagnostics.FAILURES[kind] for kind in row] for row in found]
+    self.assertEqual(
+      named, [['step', 'far', 'step'], ['loss', '', 'far']]
+    )
+
+  def test_where_no_step_size_helps_none_is_advised(self):
+    """A checkpoint up a slope, and one whose loss is infinite on some data."""
+    options = {'nbeta': 100.0, 'localization': 10.0, 'step_size': 1e-3}
+    options |= {'num_draws': 100, 'burn_in': 0}
+    slope = lambda w, batch: jnp.sum(w) + 0 * jnp.sum(batch)
+    with self.assertRaisesRegex(ValueError, 'later checkpoint, lower nbeta'):
+      rllc.estimate_llc(
+        jax.random.key(0), slope, jnp.zeros(2), jnp.zeros(1), batch_size=1,
+        **options,
+      )  # fmt: skip
+    log = lambda w, batch: jnp.sum(w**2) + jnp.log(batch).mean()
+    data = jnp.ones(50).at[7].set(0.0)
+    with self.assertRaisesRegex(ValueError, 'NaN in the data'):
+      rllc.estimate_llc(
+        jax.random.key(0), log, jnp.zeros(2), data, batch_size=5, **options
+      )
 
   def test_what_is_not_finite_or_far_has_failed(self):
     traces = self.traces()
@@ -45,6 +76,12 @@ class FailureTest(absltest.TestCase):
     self.assertTrue(np.isnan(none).all())
 
 
+def unstable(failed):
+  """Traces of chains whose step is too large."""
+  growing = np.broadcast_to(np.exp(np.arange(4.0)), (*np.shape(failed), 4))
+  return {'squared_gradient': growing, 'center_loss': growing}
+
+
 class WarningTest(parameterized.TestCase):
   @parameterized.parameters(
     ([[0, 1, 0, 1], [0, 0, 0, 0]], r'the rest says: 0:0 \(1, 3 of 4\)\. Lower'),
@@ -55,14 +92,18 @@ class WarningTest(parameterized.TestCase):
   )
   def test_failed_chains_are_named(self, failed, message):
     with self.assertWarnsRegex(UserWarning, message):
-      diagnostics.warn_of_failures(['0:0', '0:1'], np.array(failed, bool))
+      diagnostics.warn_of_failures(
+        ['0:0', '0:1'], np.array(failed, bool), unstable(failed)
+      )
 
   def test_no_failure_no_warning(self):
-    diagnostics.warn_of_failures(['0:0', '0:1'], np.zeros((2, 4), bool))
+    none = np.zeros((2, 4), bool)
+    diagnostics.warn_of_failures(['0:0', '0:1'], none, unstable(none))
 
   def test_all_of_all_is_an_error_that_names_the_knob(self):
     with self.assertRaisesRegex(ValueError, '8 of 8.*Lower step_size'):
-      diagnostics.warn_of_failures(['0:0', '0:1'], np.ones((2, 4), bool))
+      every = np.ones((2, 4), bool)
+      diagnostics.warn_of_failures(['0:0', '0:1'], every, unstable(every))
 
   def test_chains_that_escape_by_chance(self):
     """A well with a rim: over it, the quartic falls without end.
@@ -100,7 +141,7 @@ def hand_made(**changes):
   names = ('loss', 'center_loss', 'virial')
   names += ('squared_distance', 'squared_gradient')
   traces = {name: rng.normal(size=(2, 48)) ** 2 for name in names}
-  return {**traces, **changes}
+  return {'last_place': np.full((2, 48), 1e-7), **traces, **changes}
 
 
 class CellTest(absltest.TestCase):
@@ -117,12 +158,15 @@ class CellTest(absltest.TestCase):
       ),
       num_coordinates=5,
       step_size=0.1,
+      nbeta=30.0,
     )
     self.assertEqual(found['negative_share'], 91 / 96)
     self.assertEqual(found['distance'], 3)  # Root of the mean, 9.
     self.assertAlmostEqual(found['drift_to_noise'], 0.1 * 200 / 20)
     self.assertEqual(found['equilibrium_ratio'], 6 / 5)
     self.assertEqual(found['equilibrium_ratio_error'], 0)
+    self.assertTrue(np.isnan(found['step_bias']))  # Nothing was recorded of it.
+    self.assertAlmostEqual(found['loss_rounding'], 3e-6)
 
   def test_halves_by_hand(self):
     """Each half 8 batches of 3 that stand at 0, ..., 7; see errors_test."""
@@ -138,7 +182,7 @@ class CellTest(absltest.TestCase):
     cell = hand_made(
       loss=np.stack([series + own, series - own]), center_loss=np.zeros((2, 49))
     )
-    found = diagnostics.of_cell(cell, 5, 0.1)['halves_difference']
+    found = diagnostics.of_cell(cell, 5, 0.1, 30.0)['halves_difference']
     np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-7)
 
   def test_a_bowl(self):
@@ -161,7 +205,8 @@ class CellTest(absltest.TestCase):
       num_draws=500,
     )
     late = {name: trace[:, 40:] for name, trace in estimate.traces.items()}
-    found = diagnostics.of_cell(late, 400, 0.5)
+    late['last_place'] = np.spacing(abs(late['center_loss']))
+    found = diagnostics.of_cell(late, 400, 0.5, 1.5)
     np.testing.assert_allclose(found['drift_to_noise'], 1 / 3, rtol=0.008)
     np.testing.assert_allclose(
       found['distance'] ** 2, 400 / (2 * 0.75), rtol=0.008
@@ -170,6 +215,9 @@ class CellTest(absltest.TestCase):
       found['equilibrium_ratio'], 1, atol=4 * found['equilibrium_ratio_error']
     )
     self.assertLess(found['equilibrium_ratio_error'], 0.005)
+    # Half of nbeta h / a is the estimate without it, times x / (1 - x), x = 1/4.
+    expected = 400 / 2 * (1.5 / 2) / 3
+    np.testing.assert_allclose(found['step_bias'], expected, rtol=0.008)
     self.assertEqual(found['negative_share'], 0)
     self.assertLess(abs(found['halves_difference']), 3)
     # 4 x 500 draws whose autocorrelations are 4^-k: times (1 - r) / (1 + r).
@@ -181,13 +229,13 @@ class CellTest(absltest.TestCase):
   def test_acceptance_is_read_where_it_was_recorded(self):
     """NaN where a run had not yet begun to record it."""
     self.assertNotIn(
-      'mala_acceptance', diagnostics.of_cell(hand_made(), 5, 0.1)
+      'mala_acceptance', diagnostics.of_cell(hand_made(), 5, 0.1, 30.0)
     )
     acceptance = np.full((2, 48), np.nan)
     cell = hand_made(mala_acceptance=acceptance)
-    self.assertNotIn('mala_acceptance', diagnostics.of_cell(cell, 5, 0.1))
+    self.assertNotIn('mala_acceptance', diagnostics.of_cell(cell, 5, 0.1, 30.0))
     acceptance[:, 40:] = [[0.5], [0.75]]
-    found = diagnostics.of_cell(cell, 5, 0.1)
+    found = diagnostics.of_cell(cell, 5, 0.1, 30.0)
     self.assertEqual(found['mala_acceptance'], 0.625)
 
   def test_one_chain_has_no_rhat_and_what_stands_has_nothing(self):

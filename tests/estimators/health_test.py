@@ -32,6 +32,11 @@ HEALTHY = {
   'num_draws': 250,
   'num_kept': 200,
   'num_failed': 0,
+  'failure_kind': 0,
+  'standard_error': 0.1,
+  'high': 5.2,
+  'step_bias': 0.1,
+  'loss_rounding': 1e-5,
 }
 
 
@@ -96,7 +101,7 @@ class RulesTest(parameterized.TestCase):
       '47 draws after the burn-in, 48 needed to compare halves: raise num_d',
     ),
     (
-      {'num_failed': 1},
+      {'num_failed': 1, 'failure_kind': 1},
       '1 of 4 chains failed: lower step_size or raise localization',
     ),
     (
@@ -108,10 +113,10 @@ class RulesTest(parameterized.TestCase):
       'the paired differences of the chains never change: raise step_size',
     ),
     (
-      {'num_failed': 4},
+      {'num_failed': 4, 'failure_kind': 1},
       'no estimate: all 4 chains failed: lower step_size or raise localization',
     ),
-    ({'num_failed': 1, 'num_chains': 1}, 'no estimate: the only chain failed'),
+    ({'num_failed': 1, 'num_chains': 1, 'failure_kind': 1}, 'no estimate: the only chain failed'),
     (
       {'num_kept': 12},
       'no estimate: 12 draws after the burn-in, 24 needed: raise num_draws',
