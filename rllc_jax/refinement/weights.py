@@ -11,28 +11,34 @@ One grammar of names, for models whose weights are named as in TransformerLens:
   all  embed  unembed        every weight; W_E; W_U and b_U
   0                          every weight of block 0, its LayerNorm included
   0:attn                     its attention: all heads and b_O
-  0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V
+  0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V, those of
+                             the biases that there are
   0:1+0:4                    a union, sorted, of parts that do not overlap
 
 Names are coordinates of the results and addresses of the noise. Refinements
 that differ in head numbers alone form a family, written 0:*, and share one
 compiled program.
+
+Names are read from keys and shapes alone. They do not say how a model computes:
+weights trained with other positions have the same names.
 """
 
 from collections.abc import Mapping
 from collections.abc import Sequence
+import contextlib
 import functools
 import re
 from typing import NamedTuple
 
 import jax
-from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax.refinement import masks
 
 HEAD_WEIGHTS = ('W_Q', 'W_K', 'W_V', 'W_O', 'b_Q', 'b_K', 'b_V')
+coordinates, mask_index = masks.coordinates, masks.mask_index
 
 
 @functools.lru_cache(maxsize=64)
@@ -85,20 +91,20 @@ def subtree(*path: str) -> types.Lens:
 def attention_head(layer: int) -> types.Lens:
   """Frees one attention head; the index is its number and may be traced.
 
-  The seven leaves that have a head axis move. b_O, which all heads share, the
-  LayerNorms and the positions do not.
+  The leaves that have a head axis move, seven where there are biases. b_O,
+  which all heads share, the LayerNorms and the positions do not.
   """
   path = (f'blocks_{layer}', 'attn')
 
   def extract(params, head):
     attention = subtree(*path).extract(params, ())
-    return {name: attention[name][head] for name in HEAD_WEIGHTS}
+    return {name: attention[name][head] for name in _head_weights(attention)}
 
   def insert(position, params, head):
     def put(attention):
       moved = {
         name: attention[name].at[head].set(position[name])
-        for name in HEAD_WEIGHTS
+        for name in _head_weights(attention)
       }
       return {**attention, **moved}
 
@@ -138,60 +144,6 @@ def union(*lenses: types.Lens) -> types.Lens:
   return types.Lens(extract, insert)
 
 
-@functools.cache
-def coordinates() -> types.Lens:
-  """Frees single numbers: the index is their places in `ravel_pytree` order.
-
-  `mask_index` makes the index from a 0/1 tree. The position is a flat vector.
-  """
-
-  def extract(params, index):
-    return ravel_pytree(params)[0][index]
-
-  def insert(position, params, index):
-    flat, unravel = ravel_pytree(params)
-    return unravel(flat.at[index].set(position))
-
-  return types.Lens(extract, insert)
-
-
-def mask_index(mask: types.PyTree, params: types.Params) -> types.Array:
-  """The index of `coordinates` that frees what `mask` marks, [d].
-
-  Args:
-    mask: a tree like `params` or like its upper part, whose leaves broadcast to
-      the leaves there: 1 or True where a weight moves, 0 or False elsewhere.
-    params: the weights.
-
-  Raises:
-    ValueError: if a mask value is neither 0 nor 1, or none is 1.
-
-  Examples:
-    >>> params = {'a': jnp.zeros(2), 'b': jnp.zeros((2, 2))}
-    >>> mask = {'a': False, 'b': np.array([[0, 1], [1, 0]])}
-    >>> print(mask_index(mask, params))
-    [3 4]
-  """
-  spread = lambda m, leaf: np.broadcast_to(np.asarray(m), np.shape(leaf))
-  full = jax.tree.map(
-    lambda m, part: jax.tree.map(lambda leaf: spread(m, leaf), part),
-    mask,
-    params,
-  )
-  flat = np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(full)])
-  if not np.isin(flat, (0, 1)).all():
-    raise ValueError(
-      'A mask must hold 0 and 1 alone, because a weight moves or it does not; '
-      f'got {flat[~np.isin(flat, (0, 1))][0]}.'
-    )
-  if not flat.any():
-    raise ValueError(
-      'A mask must free at least one weight, or there is nothing to sample; '
-      f'got zeros alone, for {flat.size} weights.'
-    )
-  return jnp.asarray(np.flatnonzero(flat), jnp.int32)
-
-
 def mask_of(
   lens: types.Lens, index: types.Index, params: types.Params
 ) -> types.PyTree:
@@ -217,10 +169,22 @@ def head_names(params: types.Params) -> tuple[str, ...]:
 
   Args:
     params: the weights of a model, or their shapes.
+
+  Raises:
+    ValueError: if there are no blocks with attention, or the weights of a block
+      disagree on how many heads it has.
+
+  Examples:
+    >>> attn = {name: jnp.zeros((2, 4, 4)) for name in HEAD_WEIGHTS}
+    >>> head_names({'blocks_0': {'attn': attn}})
+    ('0:0', '0:1')
   """
+  layers = [n for n in _layers(params) if _attention(params, n) is not None]
+  if not layers:
+    raise ValueError(_no_blocks(params))
   return tuple(
     f'{layer}:{head}'
-    for layer in range(_num_layers(params))
+    for layer in layers
     for head in range(_num_heads(params, layer))
   )
 
@@ -229,7 +193,8 @@ def canonical_name(name: str, params: types.Params) -> str:
   """Sorts a union and drops spaces, so that one refinement has one name.
 
   Raises:
-    ValueError: if a part does not exist (naming those that do) or two overlap.
+    ValueError: if a part does not exist (naming those that do), holds no
+      numbers, or overlaps another.
   """
   return '+'.join(part.name for part in _parse(name, params))
 
@@ -257,7 +222,9 @@ def families(
     Families in the order of their first member, names canonical.
 
   Raises:
-    ValueError: if a name is unknown, or two names mean one refinement.
+    ValueError: if a name is unknown or frees nothing, two names mean one
+      refinement, or a head is asked for where weights of a block disagree on
+      how many heads it has.
   """
   members: dict[str, list[tuple[_Part, ...]]] = {}
   for name in names:
@@ -315,26 +282,54 @@ def _parse(name: str, params: types.Params) -> tuple[_Part, ...]:
 
 def _part(term: str, params: types.Params) -> _Part:
   term = term.strip()
-  whole = {'all': (), 'embed': ('embed',), 'unembed': ('unembed',)}
-  if term == 'all' or (term in whole and term in params):
-    return _Part(whole[term], -1, term)
+  part = _known_part(term, params)
+  if part is None:
+    raise ValueError(
+      f'{_unknown(term, params)}; got {term!r}.'
+      if _layers(params)
+      else _no_blocks(params)
+    )
+  freed = functools.reduce(lambda tree, key: tree[key], part.path, params)
+  if all(0 in np.shape(leaf) for leaf in jax.tree.leaves(freed)):
+    raise ValueError(
+      'A refinement must free at least one weight, or there is nothing to '
+      f'sample; got {term!r} of weights without numbers there.'
+    )
+  return part
+
+
+def _known_part(term: str, params: types.Params) -> _Part | None:
+  """The part that a term names; None if there is none."""
+  if term in _wholes(params):
+    return _Part(() if term == 'all' else (term,), -1, term)
   match = re.fullmatch(r'(\d+)(?::(attn|\d+))?', term)
-  if match and int(match[1]) < _num_layers(params):
-    layer, block = int(match[1]), f'blocks_{int(match[1])}'
-    if match[2] is None:
-      return _Part((block,), -1, f'{layer}')
-    if match[2] == 'attn':
-      return _Part((block, 'attn'), -1, f'{layer}:attn')
-    if int(match[2]) < _num_heads(params, layer):
-      head = int(match[2])
-      return _Part((block, 'attn'), head, f'{layer}:{head}')
-  layers = [str(layer) for layer in range(_num_layers(params))]
-  known = [name for name in whole if name == 'all' or name in params]
-  known += [*layers, *(f'{layer}:attn' for layer in layers)]
-  raise ValueError(
+  if not match or int(match[1]) not in _layers(params):
+    return None
+  layer, block = int(match[1]), f'blocks_{int(match[1])}'
+  if match[2] is None:
+    return _Part((block,), -1, f'{layer}')
+  if _attention(params, layer) is None:
+    return None
+  if match[2] == 'attn':
+    return _Part((block, 'attn'), -1, f'{layer}:attn')
+  head = int(match[2])
+  if head >= _num_heads(params, layer):
+    return None  # Reading clamps such a number and writing drops it.
+  return _Part((block, 'attn'), head, f'{layer}:{head}')
+
+
+def _unknown(term: str, params: types.Params) -> str:
+  """What there is instead of a term, by name."""
+  layers = _layers(params)
+  attentions = [n for n in layers if _attention(params, n) is not None]
+  known = [*_wholes(params), *map(str, layers)]
+  known += [f'{layer}:attn' for layer in attentions]
+  for layer in attentions:
+    with contextlib.suppress(ValueError):  # Of heads that have no names.
+      known += [f'{layer}:{n}' for n in range(_num_heads(params, layer))]
+  return (
     'A refinement must name a part of the model, one of '
-    f'{", ".join((*known, *head_names(params)))}, or a union like 0:0+0:1; '
-    f'got {term!r}.'
+    f'{", ".join(known)}, or a union like 0:0+0:1'
   )
 
 
@@ -345,12 +340,109 @@ def _overlap(a: _Part, b: _Part) -> bool:
   return a.head < 0 or b.head < 0 or a.head == b.head
 
 
-def _num_layers(params: types.Params) -> int:
-  return sum(key.startswith('blocks_') for key in params)
+# What names are read from.
+
+
+def _wholes(params: types.Params) -> list[str]:
+  tables = ('embed', 'unembed')
+  return ['all', *(name for name in tables if name in _keys(params))]
+
+
+def _keys(params: types.Params) -> list:
+  return list(params) if isinstance(params, Mapping) else []
+
+
+def _layers(params: types.Params) -> list[int]:
+  """The numbers of the blocks, ascending."""
+  matches = (
+    re.fullmatch(r'blocks_(0|[1-9]\d*)', str(key)) for key in _keys(params)
+  )
+  return sorted(int(match[1]) for match in matches if match)
+
+
+def _attention(params: types.Params, layer: int) -> types.PyTree | None:
+  """The attention of a block; None if it has none."""
+  block = params[f'blocks_{layer}']
+  return block['attn'] if 'attn' in _keys(block) else None
+
+
+def _head_weights(attention: types.PyTree) -> list[str]:
+  """The leaves with a head axis: four matrices, and the biases there are."""
+  matrices, biases = HEAD_WEIGHTS[:4], HEAD_WEIGHTS[4:]
+  return [*matrices, *(name for name in biases if name in attention)]
 
 
 def _num_heads(params: types.Params, layer: int) -> int:
-  return params[f'blocks_{layer}']['attn']['W_Q'].shape[0]
+  """How many heads a block has: the one leading axis of all their weights.
+
+  Raises:
+    ValueError: if a matrix is missing or leading axes differ.
+  """
+  attention = _attention(params, layer)
+  names = _keys(attention)
+  missing = [name for name in HEAD_WEIGHTS[:4] if name not in names]
+  if missing:
+    raise ValueError(
+      f'The attention of block {layer} must have W_Q, W_K, W_V and W_O, '
+      f'because a head is a row of each; got no {", ".join(missing)} among '
+      f'{_listed(names)}. Free such heads by a lens of your own, '
+      'rllc_jax.Lens(extract, insert).'
+    )
+  heads = {
+    name: (*np.shape(attention[name]), None)[0]
+    for name in _head_weights(attention)
+  }
+  counts = set(heads.values())
+  if len(counts) > 1 or None in counts:
+    counted = (
+      f'{name} with {"none" if count is None else count}'
+      for name, count in heads.items()
+    )
+    raise ValueError(
+      'The weights of heads must share one leading axis, because head h is row '
+      f'h of each; in block {layer} got {", ".join(counted)}. Name the whole, '
+      f'{layer}:attn, or free grouped queries by a lens of your own, '
+      'rllc_jax.Lens(extract, insert).'
+    )
+  return counts.pop()
+
+
+def _no_blocks(params: types.Params) -> str:
+  """Says which weights have names of heads, what came instead, what helps."""
+  return (
+    'Weights must be nested dicts named as in TransformerLens, '
+    "{'blocks_0': {'attn': {'W_Q': ...}}}, because names of heads are read "
+    f'from them; got {_listed(_keys(params), params)}. {_remedy(params)}'
+  )
+
+
+def _remedy(params: types.Params) -> str:
+  keys = _keys(params)
+  if any(str(key).startswith('blocks.') for key in keys):
+    return (
+      'Nest a flat state dict, with `from flax import traverse_util`: '
+      "`traverse_util.unflatten_dict({key.replace('blocks.', 'blocks_'): "
+      "np.asarray(w) for key, w in params.items()}, sep='.')`."
+    )
+  for key in keys:
+    if _layers(params[key]):
+      return (
+        f'Pass `params[{key!r}]`; if losses see the whole, give families '
+        f'path=({key!r},).'
+      )
+  return (
+    "Every model has the name 'all'; free parts of another one by a mask, or "
+    'by a lens of your own, rllc_jax.Lens(extract, insert).'
+  )
+
+
+def _listed(keys: Sequence, node: types.PyTree = None, most: int = 8) -> str:
+  """Keys in words, not more than a few; the type of what has none."""
+  if not keys:
+    name = type(node).__name__
+    return 'an empty dict' if isinstance(node, Mapping) else f'a {name}'
+  more = f' and {len(keys) - most} more' if len(keys) > most else ''
+  return f'the keys {", ".join(map(repr, keys[:most]))}{more}'
 
 
 def _replace(tree, path, change):

@@ -1,8 +1,11 @@
 """Every weight refinement is a lens, and its name says which."""
 
+import re
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import chex
+from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -141,6 +144,165 @@ class NameTest(parameterized.TestCase):
   def test_a_refinement_named_twice_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'named once'):
       weights.families(['0:1+1:0', '1:0+0:1'], SHAPES, lambda p, b: 0.0)
+
+
+def shapes_of(num_heads, num_groups=None, biases=True, d=8, e=2):
+  """One block; keys and values of `num_groups` heads."""
+  groups = num_groups or num_heads
+  count = {'Q': num_heads, 'K': groups, 'V': groups}
+  attn = {f'W_{x}': np.zeros((n, d, e)) for x, n in count.items()}
+  attn['W_O'] = np.zeros((num_heads, e, d))
+  if biases:
+    attn |= {f'b_{x}': np.zeros((n, e)) for x, n in count.items()}
+    attn['b_O'] = np.zeros(d)
+  return {'blocks_0': {'attn': attn}, 'embed': {'W_E': np.zeros((7, d))}}
+
+
+def family_of(name, params):
+  (family,) = weights.families([name], params, lambda p, b: 0.0)
+  return family
+
+
+class HeadAxisTest(parameterized.TestCase):
+  @parameterized.parameters(
+    lambda params: weights.head_names(params),
+    lambda params: family_of('0:1', params),
+    lambda params: family_of('embed+0:3', params),
+    lambda params: weights.canonical_name('0:1', params),
+  )
+  def test_grouped_queries_are_refused_by_leaf(self, ask):
+    with self.assertRaisesRegex(
+      ValueError, 'one leading axis.*block 0.*W_Q with 4, W_K with 2.*Lens'
+    ):
+      ask(shapes_of(4, 2))
+
+  def test_each_of_the_seven_counts(self):
+    for name in weights.HEAD_WEIGHTS:
+      params = shapes_of(4)
+      attn = params['blocks_0']['attn']
+      attn[name] = attn[name][:3]
+      with self.assertRaisesRegex(ValueError, f'{name} with 3'):
+        family_of('0:1', params)
+
+  @parameterized.parameters('0', '0:attn', 'all', 'embed')
+  def test_grouped_queries_move_as_a_whole(self, name):
+    self.assertEqual(family_of(name, shapes_of(4, 2)).names, (name,))
+
+  def test_an_unknown_name_is_told_beside_grouped_queries(self):
+    with self.assertRaisesRegex(
+      ValueError, 'one of all, embed, 0, 0:attn.*3:1'
+    ):
+      family_of('3:1', shapes_of(4, 2))
+
+  def test_a_leaf_without_axes_is_refused(self):
+    params = shapes_of(4)
+    params['blocks_0']['attn']['b_Q'] = np.zeros(())
+    with self.assertRaisesRegex(ValueError, 'b_Q with none'):
+      family_of('0:1', params)
+
+  def test_names_are_all_heads_and_no_more(self):
+    """A larger number would be read from the last head and written nowhere."""
+    self.assertEqual(weights.head_names(shapes_of(2)), ('0:0', '0:1'))
+    with self.assertRaisesRegex(ValueError, "0:0, 0:1, or.*'0:2'"):
+      family_of('0:2', shapes_of(2))
+
+  def test_missing_biases_are_no_part_of_a_head(self):
+    params = jax.tree.map(lambda x: x + 1.0, shapes_of(3, biases=False))
+    family = family_of('0:2', params)
+    index = jnp.int32(2)
+    head = family.lens.extract(jax.tree.map(jnp.asarray, params), index)
+    self.assertEqual(set(head), {'W_Q', 'W_K', 'W_V', 'W_O'})
+    mask = weights.mask_of(family.lens, index, params)['blocks_0']['attn']
+    for leaf in mask.values():
+      self.assertEqual(leaf.any(axis=(1, 2)).tolist(), [False, False, True])
+
+  def test_a_missing_matrix_is_refused_by_name(self):
+    params = shapes_of(3)
+    attn = params['blocks_0']['attn']
+    attn['_W_K'] = attn.pop('W_K')  # As TransformerLens names grouped ones.
+    for ask in (weights.head_names, lambda p: family_of('0:1', p)):
+      with self.assertRaisesRegex(ValueError, 'W_K.*_W_K.*Lens'):
+        ask(params)
+
+  def test_blocks_without_attention_have_no_heads(self):
+    params = {**shapes_of(2), 'blocks_1': {'mlp': {'W_in': np.zeros(3)}}}
+    self.assertEqual(weights.head_names(params), ('0:0', '0:1'))
+    self.assertEqual(family_of('1', params).names, ('1',))
+    for name in ('1:0', '1:attn'):
+      with self.assertRaisesRegex(
+        ValueError, 'one of all, embed, 0, 1, 0:attn'
+      ):
+        family_of(name, params)
+
+  def test_blocks_keep_their_numbers(self):
+    params = {'blocks_2': shapes_of(2)['blocks_0'], 'blocks': np.zeros(1)}
+    self.assertEqual(weights.head_names(params), ('2:0', '2:1'))
+    with self.assertRaisesRegex(ValueError, 'one of all, 2, 2:attn, 2:0, 2:1'):
+      family_of('0:0', params)
+
+
+def flat_state_dict():
+  nested = traverse_util.flatten_dict(random_params(0), sep='.')
+  return {key.replace('blocks_', 'blocks.'): w for key, w in nested.items()}
+
+
+class NamedWeightsTest(parameterized.TestCase):
+  """Params that are no nested dict of blocks: what is wrong, and what helps."""
+
+  def repaired(self, error, params):
+    """What the lines of a message give, run as a user would run them."""
+    *imports, last = re.findall('`(.*?)`', str(error))
+    scope = {'params': params, 'np': np}
+    for line in imports:
+      exec(line, scope)
+    return eval(last, scope)
+
+  @parameterized.parameters(
+    (lambda: flat_state_dict(), 'blocks.0.attn'),
+    (lambda: {'params': random_params(0)}, "'params'"),
+    (lambda: {'model': random_params(0), 'reference': {}}, "'model'"),
+  )
+  def test_the_remedy_works(self, make, got):
+    params = make()
+    for ask in (weights.head_names, lambda p: family_of('0:1', p)):
+      with self.assertRaisesRegex(
+        ValueError, f'blocks_0.*got.*{got}'
+      ) as context:
+        ask(params)
+      nested = self.repaired(context.exception, params)
+      self.assertEqual(
+        weights.head_names(nested), weights.head_names(random_params(0))
+      )
+      chex.assert_trees_all_equal(nested, dict(random_params(0)))
+
+  @parameterized.parameters(
+    ({'w': np.zeros(3)}, "'w'"),
+    ({}, 'an empty dict'),
+    ([np.zeros(3)], 'list'),
+    (np.zeros(3), 'ndarray'),
+    ({0: np.zeros(3)}, '0'),
+    ({'blocks_0': np.zeros(3), 'blocks_x': 0.0}, None),
+  )
+  def test_other_models_are_refused(self, params, got):
+    text = f'got.*{got}' if got else 'attn'
+    with self.assertRaisesRegex(ValueError, text):
+      weights.head_names(params)
+    with self.assertRaises(ValueError):
+      family_of('0:0', params)
+
+  def test_all_of_any_model_moves(self):
+    for params in ({'w': np.zeros(3)}, [np.zeros(3)], np.zeros(3)):
+      self.assertEqual(family_of('all', params).names, ('all',))
+
+  @parameterized.parameters(
+    ('all', {}),
+    ('all', {'w': np.zeros((0, 3))}),
+    ('embed', {'embed': {}, 'w': np.zeros(3)}),
+    ('all', ()),
+  )
+  def test_nothing_that_moves_is_refused_by_name(self, name, params):
+    with self.assertRaisesRegex(ValueError, f"at least one.*got '{name}'"):
+      family_of(name, params)
 
 
 class MaskTest(absltest.TestCase):
