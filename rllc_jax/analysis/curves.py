@@ -16,6 +16,8 @@ from sklearn import gaussian_process
 from sklearn import metrics
 from sklearn.gaussian_process import kernels
 
+from rllc_jax import whole_numbers
+
 METHODS = ('euclidean', 'dtw', 'hierarchical')
 NORMALISATIONS = ('none', 'minmax', 'standard')
 _RESTARTS = 10
@@ -53,6 +55,11 @@ def normalised(curves: np.ndarray, how: str) -> np.ndarray:
       'Curves must be finite numbers [N, K], or they have no distance; got '
       f'shape {list(curves.shape)} with {np.sum(~np.isfinite(curves))} others.'
     )
+  if not curves.size:
+    raise ValueError(
+      'Curves must be at least one curve of at least one value, or there is '
+      f'nothing to compare; got shape {list(curves.shape)}.'
+    )
   if how == 'none':
     return curves
   low, high = curves.min(axis=1), curves.max(axis=1)
@@ -79,7 +86,7 @@ def cluster_curves(
 
   Args:
     curves: [N, K], a value a checkpoint.
-    num_clusters: how many groups.
+    num_clusters: how many groups; 1 puts all curves together.
     method: 'euclidean', k-means of the values; 'dtw', k-means under dynamic
       time warping; 'hierarchical', Ward's agglomeration.
     normalisation: of each curve by itself, see `normalised`.
@@ -98,14 +105,20 @@ def cluster_curves(
     raise ValueError(
       f'A method must be one of {", ".join(METHODS)}; got {method!r}.'
     )
+  count = whole_numbers.whole('num_clusters', num_clusters)
+  if count < 1:
+    raise ValueError(
+      'num_clusters must be at least 1, because every curve is in a group; got '
+      f'{count}.'
+    )
   values = normalised(curves, normalisation)
   distinct = len(np.unique(values, axis=0))
-  if not 1 <= num_clusters <= distinct:
+  if count > distinct:
     raise ValueError(
-      f'{num_clusters} clusters need as many different curves; got {distinct} '
-      f'of {len(values)}.'
+      f'{count} clusters need as many different curves; got {distinct} of '
+      f'{len(values)}. Ask for fewer.'
     )
-  labels = _in_order(_labels(values, num_clusters, method, seed))
+  labels = _in_order(_labels(values, count, method, seed))
   score = np.nan
   if 1 < len(set(labels)) < len(labels):
     score = float(metrics.silhouette_score(values, labels))
@@ -113,6 +126,8 @@ def cluster_curves(
 
 
 def _labels(values, num_clusters, method, seed):
+  if num_clusters == 1:  # Agglomeration refuses a single curve.
+    return np.zeros(len(values), int)
   if method == 'hierarchical':
     model: Any = cluster.AgglomerativeClustering(num_clusters)
   elif method == 'euclidean':
@@ -175,14 +190,16 @@ def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   in Hoogland et al. (2402.02364), who fit without errors.
 
   Args:
-    steps: [K], of the checkpoints, ascending.
+    steps: [K], of the checkpoints, at least 0 and ascending.
     llcs: [K], the estimates; those that are not finite are passed over.
-    errors: [K], their standard errors.
+    errors: [K], their standard errors, at least 0.
 
   Raises:
-    ValueError: if there are fewer than 5 finite estimates.
+    ValueError: if steps do not ascend, arrays are not of one length, an error
+      is negative, or there are fewer than 5 finite estimates.
   """
   steps, llcs, errors = (np.asarray(x, float) for x in (steps, llcs, errors))
+  _check_estimates(steps, llcs, errors)
   known = np.isfinite(llcs) & np.isfinite(errors)
   if known.sum() < 5:
     raise ValueError(
@@ -213,3 +230,31 @@ def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   return Stages(
     np.expm1(grid), fit, error, np.expm1(grid[turns]), slopes[turns - 1] > 0
   )
+
+
+def _check_estimates(
+  steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray
+) -> None:
+  shapes = [list(x.shape) for x in (steps, llcs, errors)]
+  if steps.ndim != 1 or shapes != [shapes[0]] * 3:
+    raise ValueError(
+      'steps, llcs and errors must be lists of one length, because each '
+      f'checkpoint has one of each; got {", ".join(map(str, shapes))}.'
+    )
+  bad = steps[~(np.isfinite(steps) & (steps >= 0))]
+  if bad.size:
+    raise ValueError(
+      'steps must be finite and at least 0, because time is log(step + 1); got '
+      f'{bad[0]:g}.'
+    )
+  if (stuck := np.flatnonzero(np.diff(steps) <= 0)).size:
+    before, after = steps[stuck[0]], steps[stuck[0] + 1]
+    raise ValueError(
+      'steps must ascend, because a curve has one value at a time; got '
+      f'{after:g} after {before:g}. Sort them, and keep one estimate of each.'
+    )
+  if (negative := errors[errors < 0]).size:
+    raise ValueError(
+      'errors must be at least 0, because they are standard errors; got '
+      f'{negative[0]:g}.'
+    )

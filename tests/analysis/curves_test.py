@@ -49,6 +49,29 @@ class ClusterTest(parameterized.TestCase):
     self.assertEqual(found('none'), [0, 0, 1, 1])
     self.assertEqual(found(normalisation), [0, 1, 0, 1])
 
+  @parameterized.product(
+    method=('euclidean', 'hierarchical'), normalisation=curves.NORMALISATIONS
+  )
+  def test_one_curve_is_one_group(self, method, normalisation):
+    found = curves.cluster_curves(
+      TIMES[None], 1, method=method, normalisation=normalisation
+    )
+    self.assertEqual(found.labels.tolist(), [0])
+    self.assertTrue(np.isnan(found.silhouette))
+    with self.assertRaisesRegex(ValueError, '2 clusters.*got 1 of 1'):
+      curves.cluster_curves(TIMES[None], 2, method=method)
+
+  @parameterized.parameters('euclidean', 'hierarchical')
+  def test_one_group_of_all_curves(self, method):
+    found = curves.cluster_curves(three_kinds(), 1, method=method)
+    self.assertEqual(set(found.labels.tolist()), {0})
+
+  def test_a_whole_number_of_any_type_is_a_number_of_groups(self):
+    for count in (3, 3.0, np.int64(3)):
+      for method in ('euclidean', 'hierarchical'):
+        found = curves.cluster_curves(three_kinds(), count, method=method)
+        np.testing.assert_array_equal(found.labels, CLASSES)
+
   @pytest.mark.long
   def test_warping_forgives_a_shift(self):
     """A bump early, in the middle and late, against a dip."""
@@ -67,6 +90,12 @@ class ClusterTest(parameterized.TestCase):
     ),
     (np.array([[0, np.nan]]), 1, {}, 'finite numbers'),
     (np.eye(3), 4, {}, '4 clusters.*got 3'),
+    (np.eye(3), 0, {}, 'at least 1.*got 0'),
+    (np.eye(3), -1, {}, 'at least 1.*got -1'),
+    (np.eye(3), 1.5, {}, 'whole number.*got 1.5'),
+    (np.zeros((0, 5)), 1, {}, r'at least one curve.*got shape \[0, 5\]'),
+    (np.zeros((3, 0)), 1, {}, r'at least one curve.*got shape \[3, 0\]'),
+    (np.arange(4.0), 1, {}, r'\[N, K\].*got shape \[4\]'),
     (np.eye(3), 2, {'method': 'kshape'}, 'one of euclidean'),
     (np.eye(3), 2, {'normalisation': 'log'}, 'one of none'),
   )
@@ -103,9 +132,34 @@ class StagesTest(parameterized.TestCase):
     found = curves.stages(steps, noise, np.ones(40))
     self.assertLess(np.ptp(found.fit), 1)
 
-  def test_two_checkpoints_have_no_stages(self):
-    with self.assertRaisesRegex(ValueError, '5 checkpoints.*got 2'):
-      curves.stages([0, 10, 20], [1, 2, np.nan], [1, 1, 1])
+  @parameterized.parameters(
+    ([0, 10, 20], [1, 2, np.nan], [1, 1, 1], '5 checkpoints.*got 2'),
+    ([7], [1.0], [1.0], '5 checkpoints.*got 1'),
+    ([], [], [], '5 checkpoints.*got 0'),
+    ([7] * 6, range(6), [1] * 6, 'ascend.*got 7 after 7'),
+    ([0, 1, 2, 2, 5, 9], range(6), [1] * 6, 'ascend.*got 2 after 2'),
+    ([9, 5, 4, 2, 1, 0], range(6), [1] * 6, 'ascend.*got 5 after 9'),
+    ([-1, 0, 1, 2, 3], range(5), [1] * 5, 'at least 0.*got -1'),
+    ([np.nan, 0, 1, 2, 3], range(5), [1] * 5, 'finite.*got nan'),
+    ([0, 1, 2, 3, 4], range(5), [1, 1, -1, 1, 1], 'errors.*at least 0.*got -1'),
+    ([0, 1, 2, 3, 4], range(4), [1] * 5, r'one length.*got \[5\], \[4\]'),
+    (np.zeros((5, 1)), range(5), [1] * 5, r'one length.*got \[5, 1\]'),
+  )
+  def test_what_has_no_stages_is_refused(self, steps, llcs, errors, message):
+    with self.assertRaisesRegex(ValueError, message):
+      curves.stages(steps, llcs, errors)
+
+  def test_estimates_that_are_missing_are_passed_over(self):
+    steps = np.expm1(np.linspace(0, 6, 20))
+    llcs, errors = 5 * np.log1p(steps), np.full(20, 0.1)
+    llcs[[0, 7]], errors[19] = np.nan, np.inf
+    found = curves.stages(steps, llcs, errors)
+    self.assertEmpty(found.boundaries)
+    np.testing.assert_allclose(found.steps[[0, -1]], steps[[1, 18]])
+
+  def test_a_flat_curve_without_error_has_no_stages(self):
+    found = curves.stages(np.arange(6), np.full(6, 3.0), np.zeros(6))
+    np.testing.assert_allclose(found.fit, 3, atol=1e-6)
 
 
 if __name__ == '__main__':
