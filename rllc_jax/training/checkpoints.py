@@ -66,6 +66,7 @@ def save(
     CheckpointError: if the step is there already, a leaf is not finite or would
       not come back as it is, or the disk does not take it.
   """
+  step = step_folders.checked_step(step)
   path = step_folders.new_folder(directory, step)
   with _naming(step, path, 'a tree of arrays, and metadata of JSON values'):
     arrays = saved_trees.to_arrays(params)
@@ -92,7 +93,8 @@ def load(
   """Reads one checkpoint and verifies every byte of it.
 
   Of a checkpoint that another program wrote with Orbax, only what Orbax itself
-  notices is an error: it has no record to verify.
+  notices is an error, as it has no record to verify; and its keys that were
+  numbers are texts.
 
   Args:
     directory: where checkpoints lie.
@@ -102,10 +104,9 @@ def load(
       tuples are lists then, fields of named tuples and of dataclasses are keys
       of dicts, and an `nnx.State` is what `nnx.to_pure_dict` makes of it.
     part: what to return of the tree, keys joined by slashes ('params/dense').
-      By default the whole of it. Of other programs' checkpoints that have both
-      'params' and 'opt_state' the former, and if they have several items
-      ('state/params') the first key must be the name of one; keys that were
-      numbers are texts in them.
+      By default the whole of it; of a training state that another program
+      wrote, with 'params' and 'opt_state', the former unless `like` has both.
+      Of several items of Orbax, the first key must name one ('state/params').
 
   Returns:
     The weights, as numpy arrays.
@@ -114,11 +115,12 @@ def load(
     CheckpointError: if the checkpoint is missing, damaged, not finite, or not
       like `like`.
   """
+  step = step_folders.checked_step(step)
   path = step_folders.folder(directory, step)
   record = checkpoint_records.read(step, path)
   with _naming(step, path, 'a part of it'):
     if record is None:
-      tree = _read_foreign(step, path, part)
+      tree = _read_foreign(step, path, part, like)
     else:
       tree = saved_trees.part_of(_read_verified(step, path, record), part)
     return tree if like is None else saved_trees.placed(tree, like)
@@ -141,11 +143,11 @@ def _read_verified(
 
 
 def _read_foreign(
-  step: int, path: pathlib.Path, part: str | None
+  step: int, path: pathlib.Path, part: str | None, like: types.Params | None
 ) -> types.Params:
   way_out = foreign.way_out(step)
   with _naming(step, path, 'a checkpoint that Orbax can read', way_out):
-    tree = foreign.read(path, part)
+    tree = foreign.read(path, part, like)
   _refuse(leaf_records.non_finite_leaf(leaf_records.named(tree)), step, path)
   return tree
 
@@ -216,7 +218,7 @@ def trajectory(
   """
   step_folders.check_some(directory)
   found = tuple(step_folders.listed(directory))
-  wanted = found if steps is None else tuple(sorted({int(s) for s in steps}))
+  wanted = found if steps is None else _ascending(steps)
   if not wanted:
     raise CheckpointError(
       'steps must name at least one step, because a trajectory of none has no '
@@ -311,6 +313,10 @@ def log_spaced_steps(last: int, count: int) -> tuple[int, ...]:
   # Spacing below one step can only come first; there, count instead.
   whole = np.maximum(np.floor(spaced + 0.5).astype(int), np.arange(places) + 1)
   return (0, *whole[:-1].tolist(), last)
+
+
+def _ascending(steps: Sequence[int]) -> tuple[int, ...]:
+  return tuple(sorted({step_folders.checked_step(step) for step in steps}))
 
 
 def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 
 from rllc_jax import types
 from rllc_jax.training import checkpoint_errors
+from rllc_jax.training import leaf_records
 from rllc_jax.training import orbax_files
 from rllc_jax.training import saved_trees
 from rllc_jax.training import step_folders
@@ -29,14 +30,17 @@ def way_out(step: int) -> str:
   )
 
 
-def read(path: pathlib.Path, part: str | None = None) -> types.PyTree:
+def read(
+  path: pathlib.Path, part: str | None = None, like: types.PyTree = None
+) -> types.PyTree:
   """Reads the weights of a checkpoint of any API of Orbax.
 
   Args:
     path: the folder of a step.
     part: where the weights lie, keys joined by slashes; the first one is the
-      item if there are several. By default 'params' of what also has
-      'opt_state', and the whole of anything else.
+      item if there are several, '' is the whole. By default 'params' of what
+      also has 'opt_state', unless `like` has that, too; else the whole.
+    like: the structure that is expected, if that is known.
 
   Returns:
     Numpy arrays in dicts and lists; keys that were numbers are texts.
@@ -50,9 +54,9 @@ def read(path: pathlib.Path, part: str | None = None) -> types.PyTree:
   shapes = orbax_files.read_shapes(path, item)
   if shapes is None:  # As with truth values among the leaves.
     tree = orbax_files.read(path, None, item)
-    part = _default_part(tree) if part is None else part
+    part = _default_part(tree, like) if part is None else part
   else:
-    part = _default_part(shapes) if part is None else part
+    part = _default_part(shapes, like) if part is None else part
     saved_trees.part_of(shapes, part)  # Refuses it before much is read.
     template = _template(shapes, part.split('/') if part else [])
     tree = orbax_files.read(path, template, item)
@@ -81,7 +85,10 @@ def _item_and_part(
   return first, rest or None
 
 
-def _default_part(tree: types.PyTree) -> str:
+def _default_part(tree: types.PyTree, like: types.PyTree) -> str:
+  names = map(saved_trees.key_of, leaf_records.named(like))
+  if _OPTIMIZER in {key[0] for key in names if key}:
+    return ''
   children = saved_trees.children_of(tree)
   return _WEIGHTS if {_WEIGHTS, _OPTIMIZER} <= children.keys() else ''
 

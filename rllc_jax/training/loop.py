@@ -150,7 +150,7 @@ def train(
     )
 
   run = _Run(
-    directory=pathlib.Path(directory),
+    directory=pathlib.Path(os.path.expanduser(directory)),
     identity=identity,
     checkpoint_steps=tuple(identity['checkpoint_steps']),
     resume_every=resume_every,

@@ -57,7 +57,7 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
     ValueError: if there is something at `path` already.
     OSError: if the disk does not take it.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.expanduser(path))
   if path.exists():
     raise ValueError(
       f'A new directory was expected at {path}, because a record is written '
@@ -81,7 +81,7 @@ def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
   Raises:
     ValueError: if there is no record at `path`, or a damaged one.
   """
-  path = pathlib.Path(path)
+  path = pathlib.Path(os.path.expanduser(path))
   remedy = (
     f'Put back a copy, or remove {path} and run the command that wrote it '
     'again: it gives the same.'

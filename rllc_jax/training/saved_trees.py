@@ -23,7 +23,8 @@ Key = tuple[str, ...]  # Where a leaf lies on disk.
 
 _ENTRY = re.compile(
   r"""\[(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]"""
-  r'|\[<flat\ index\ (?P<place>\d+)>\]|\[(?P<number>[^\]]*)\]|\.(?P<field>\w+)'
+  r'|\[<flat\ index\ (?P<place>\d+)>\]|\[(?:np\.\w+\()?(?P<number>-?\d+)\)?\]'
+  r'|\[(?P<other>[^\]]*)\]|\.(?P<field>\w+)'  # Older releases took any key.
 )
 _BOX = 'value'  # The one field of a variable of nnx, and of linen's boxes.
 _NUMBER_BYTES = {'f': 8, 'c': 16}  # Wider floats are not the same everywhere.

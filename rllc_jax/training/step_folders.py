@@ -7,6 +7,7 @@ import os
 import pathlib
 import re
 
+from rllc_jax import whole_numbers
 from rllc_jax.training import checkpoint_errors
 
 PathLike = str | os.PathLike[str]
@@ -68,16 +69,29 @@ def _two_folders(directory, step, names):
   )
 
 
+def checked_step(step: int) -> int:
+  """Returns a step as a Python int.
+
+  Raises:
+    ValueError: if it is not a whole number, or negative.
+  """
+  number = whole_numbers.whole('step', step, 'it counts batches')
+  if number < 0:
+    raise ValueError(
+      f'step must be at least 0, because it counts batches; got {number}.'
+    )
+  return number
+
+
 def folder(directory: PathLike, step: int) -> pathlib.Path:
   """The folder of a step; the one that `save` makes if there is none."""
-  directory = absolute(directory)
-  there = listed(directory) if directory.is_dir() else {}
-  return there.get(int(step), new_folder(directory, step))
+  new, directory = new_folder(directory, step), absolute(directory)
+  return (listed(directory) if directory.is_dir() else {}).get(int(step), new)
 
 
 def new_folder(directory: PathLike, step: int) -> pathlib.Path:
   """The folder that `save` makes for a step."""
-  return absolute(directory) / str(int(step))
+  return absolute(directory) / str(checked_step(step))
 
 
 def is_orbax(path: pathlib.Path) -> bool:

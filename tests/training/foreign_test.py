@@ -4,6 +4,7 @@ import json
 import pathlib
 import shutil
 
+from flax import nnx
 from flax.training import train_state
 import jax
 import numpy as np
@@ -120,6 +121,29 @@ def test_weights_of_every_writer_are_read(tmp_path, write):
 def test_a_training_state_gives_its_weights(tmp_path, write):
   write(tmp_path, state())
   assert_same(checkpoints.load(tmp_path, 10), weights())
+
+
+def test_a_training_state_is_read_like_it_was(tmp_path):
+  manager(tmp_path, state())
+  assert_same(checkpoints.load(tmp_path, 10, weights()), weights())
+  for part in (None, ''):
+    found = checkpoints.load(tmp_path, 10, state(), part)
+    assert jax.tree.structure(found) == jax.tree.structure(state())
+    assert_same(found.params, weights())
+    assert found.opt_state[0].count == 0
+  whole = checkpoints.load(tmp_path, 10, part='')
+  assert sorted(whole) == ['opt_state', 'params', 'step']
+
+
+def test_an_nnx_state_is_read_like_it_was(tmp_path):
+  model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+  graph, params = nnx.split(model)
+  standard(tmp_path, params)
+  for like in (params, nnx.to_pure_dict(params)):
+    found = checkpoints.load(tmp_path, 10, like)
+    np.testing.assert_array_equal(
+      nnx.merge(graph, found)(np.ones(3)), model(np.ones(3))
+    )
 
 
 def test_a_part_that_is_named_is_read(tmp_path):

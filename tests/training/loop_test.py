@@ -74,6 +74,16 @@ def whole(tmp_path_factory):
   return directory, run(directory)
 
 
+def test_home_is_where_a_tilde_says(tmp_path, monkeypatch):
+  monkeypatch.setenv('HOME', str(tmp_path))
+  monkeypatch.chdir(tmp_path)
+  record = run('~/run', num_steps=2, checkpoint_steps=(0, 2))
+  again = run(pathlib.Path('~/run'), num_steps=2, checkpoint_steps=(0, 2))
+  assert again.identical(record)
+  assert checkpoints.steps('~/run/checkpoints') == (0, 2)
+  assert [path.name for path in tmp_path.iterdir()] == ['run']
+
+
 def test_the_trajectory_is_kept_and_the_loss_falls(whole):
   directory, record = whole
   assert checkpoints.steps(directory / 'checkpoints') == STEPS

@@ -100,6 +100,25 @@ def test_no_step_is_saved_beside_one_of_another_name(tmp_path, written):
     checkpoints.save(tmp_path, 10, {'w': np.ones(2)})
 
 
+@pytest.mark.parametrize('step', [10, 10.0, np.int64(10), np.array(10)])
+def test_a_whole_number_of_any_type_is_a_step(tmp_path, step):
+  checkpoints.save(tmp_path, step, {'w': np.ones(2)})
+  assert [path.name for path in tmp_path.iterdir()] == ['10']
+  checkpoints.load(tmp_path, step)
+  trajectory = checkpoints.trajectory(tmp_path, [step])
+  assert trajectory.steps == (10,)
+  trajectory.load([step])
+  assert checkpoints.metadata(tmp_path, step) == {}
+
+
+@pytest.mark.parametrize('step', [10.5, -1, 'last', None])
+def test_another_step_is_refused(tmp_path, step):
+  with pytest.raises(ValueError, match='step must be.*got'):
+    checkpoints.save(tmp_path, step, {'w': np.ones(2)})
+  with pytest.raises(ValueError, match='step must be.*got'):
+    checkpoints.load(tmp_path, step)
+
+
 def test_nothing_of_others_is_deleted(tmp_path, written):
   """A state to resume from replaces those of ours alone."""
   put(written, tmp_path, 'step_10')
