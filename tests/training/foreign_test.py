@@ -124,11 +124,12 @@ def test_a_training_state_gives_its_weights(tmp_path, write):
 
 
 def test_a_training_state_is_read_like_it_was(tmp_path):
-  manager(tmp_path, state())
+  like = state()
+  manager(tmp_path, like)
   assert_same(checkpoints.load(tmp_path, 10, weights()), weights())
   for part in (None, ''):
-    found = checkpoints.load(tmp_path, 10, state(), part)
-    assert jax.tree.structure(found) == jax.tree.structure(state())
+    found = checkpoints.load(tmp_path, 10, like, part)
+    assert jax.tree.structure(found) == jax.tree.structure(like)
     assert_same(found.params, weights())
     assert found.opt_state[0].count == 0
   whole = checkpoints.load(tmp_path, 10, part='')
