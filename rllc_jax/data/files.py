@@ -139,6 +139,11 @@ def sources(
     FileNotFoundError: a file is absent.
     ValueError: as `source`, or two files without NAME= have one name.
   """
+  if isinstance(given, str):  # Each of its characters would be a file.
+    raise ValueError(
+      'files (config.corpus.files) must be a tuple of strings, because there '
+      f'may be several; got {given!r:.200}. Write ({given!r:.200},)'
+    )
   entries = [parse(path) for path in given]
   domains: dict[str, list[Entry]] = {}
   for entry in entries:

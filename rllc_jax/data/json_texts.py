@@ -134,14 +134,16 @@ def _texts(
   has_field = False
   for place, record in records:
     text = record if isinstance(record, str) else fields.get(record, field)
-    if skip_nulls and text is fields.MISSING and isinstance(record, dict):
+    if text is not fields.MISSING:
+      has_field = True
+      yield _checked(text, record, path, place, field, skip_nulls)
+    elif skip_nulls and isinstance(record, dict):
       lacking = lacking or [(place, record)]
       yield None
     else:
-      has_field = True
-      yield _checked(text, record, path, place, field, skip_nulls)
+      raise _no_field(record, path, place, field, has_field)
   if lacking and not has_field:  # A name that is wrong, not rows without text.
-    raise _no_field(lacking[0][1], path, lacking[0][0], field)
+    raise _no_field(lacking[0][1], path, lacking[0][0], field, has_field)
 
 
 def _checked(
@@ -152,8 +154,6 @@ def _checked(
   field: str,
   skip_nulls: bool,
 ) -> str | None:
-  if text is fields.MISSING:
-    raise _no_field(record, path, place, field)
   if text is None and skip_nulls:
     return None
   if not isinstance(text, str):
@@ -165,14 +165,14 @@ def _checked(
 
 
 def _no_field(
-  record: Any, path: pathlib.Path, place: str, field: str
+  record: Any, path: pathlib.Path, place: str, field: str, has_field: bool
 ) -> ValueError:
-  is_object = isinstance(record, dict)
-  remedy = (
-    fields.remedy(path, fields.names(record, str))
-    if is_object
-    else 'Give one JSON object, or one string, a record'
-  )
+  if not isinstance(record, dict):
+    remedy = 'Give one JSON object, or one string, a record'
+  elif has_field:  # In other records, and so its name is right.
+    remedy = fields.NULLS_REMEDY
+  else:
+    remedy = fields.remedy(path, fields.names(record, str))
   return ValueError(
     f'{place}: expected an object with the field {visible.short(field, 80)!r}, '
     f'because it holds the text; got {_kind(record)}. {remedy}'

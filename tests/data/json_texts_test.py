@@ -173,6 +173,12 @@ def test_a_null_on_the_way_is_null(tmp_path):
   assert read(path, 'a.b', 'skip') == [None] * 3
 
 
+def test_a_field_that_other_records_have_is_not_renamed(tmp_path):
+  path = write(tmp_path / 'a.jsonl', '{"text": "a"}\n{"body": "b"}')
+  with pytest.raises(ValueError, match=r":2: .*fields body\. Set nulls='skip'"):
+    read(path)
+
+
 def test_skipping_does_not_hide_a_name_that_is_wrong(tmp_path):
   path = write(tmp_path / 'a.jsonl', '{"body": "a"}\n' * 3)
   with pytest.raises(ValueError, match=r':1: .*fields body.*to body, or write'):

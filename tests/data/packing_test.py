@@ -105,12 +105,14 @@ class ArrangeTest(parameterized.TestCase):
     self.assertEqual(corpus(vocab_size).tokens.dtype, dtype)
     self.assertGreaterEqual(np.iinfo(dtype).max, vocab_size - 1)
 
-  @parameterized.parameters('train', 'held_out')
-  def test_a_context_longer_than_the_data(self, short):
+  @parameterized.parameters(('train', 'smaller'), ('held_out', 'larger'))
+  def test_a_context_longer_than_the_data(self, short, than):
     rows = {'a': packing.pack(documents(), 8, EOS)}
     none = {'a': packing.pack(documents()[:1], 64, EOS)}
     with self.assertRaisesRegex(
-      ValueError, f'one row of 64 tokens in {short!r}.*shorter context_length'
+      ValueError,
+      f'one row of 64 tokens in {short!r}.*shorter context_length'
+      f'.* a {than} held_out_fraction',
     ):
       packing.arrange(
         none if short == 'train' else rows,

@@ -177,6 +177,7 @@ def test_other_settings_are_refused_by_name(workdir, files, changes):
     (dict(capmb=1), 'have fields among.*got capmb'),
     (dict(files=()), 'got 0 documents'),
     (dict(nulls='drop'), 'one of refuse, skip'),
+    (dict(files='a.jsonl'), r"a tuple of strings.*Write \('a.jsonl',\)"),
     (dict(min_characters=0), 'min_characters must be at least 1'),
     (dict(max_characters=50), 'at least twice min_characters'),
     (dict(files=('~/absent.jsonl',)), '/absent.jsonl: expected a file'),
