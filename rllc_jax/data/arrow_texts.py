@@ -100,7 +100,7 @@ def _as_value_error(path: pathlib.Path) -> Iterator[None]:
     raise ValueError(
       f'{path}: expected an Arrow IPC file or stream, because of its suffix; '
       f'got {f"the first bytes of {kind}: " if kind else ""}'
-      f'{visible.short(error)}. '
+      f'{visible.short(error).rstrip(".")}. '
       f'{remedy or "Put back a complete copy, or write it again"}'
     ) from None
 

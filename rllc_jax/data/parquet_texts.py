@@ -117,6 +117,6 @@ def _as_value_error(path: pathlib.Path) -> Iterator[None]:
     raise ValueError(
       f'{path}: expected a Parquet file, because of its suffix; got '
       f'{f"the first bytes of {kind}: " if kind else ""}'
-      f'{visible.short(error)}. '
+      f'{visible.short(error).rstrip(".")}. '
       f'{remedy or "Put back a complete copy, or write it again"}'
     ) from None
