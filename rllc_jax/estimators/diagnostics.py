@@ -77,20 +77,22 @@ def failed_chains(
 def failure_kinds(traces: Traces, failed: np.ndarray) -> np.ndarray:
   """Why chains failed, [..., C]: places in `FAILURES`, 0 for those that lived.
 
-  Where the step is too large, gradients grow without bound. Where the
-  checkpoint is far from a minimum, they are largest at the start.
+  Where the step is too large, the loss goes up. A chain that leaves because the
+  checkpoint is far from a minimum goes down, on gradients that do not grow.
 
   Args:
     traces: [..., C, D].
     failed: [..., C].
   """
   gradient = traces['squared_gradient']
-  if not gradient.shape[-1]:
+  D = gradient.shape[-1]
+  if not D:
     return np.zeros(failed.shape, int)
-  with np.errstate(invalid='ignore'):
-    calms_down = gradient[..., -1] <= 2 * gradient[..., 0]
-  calms_down &= np.isfinite(gradient).all(axis=-1)
-  kinds = np.where(calms_down, FAILURES.index('far'), FAILURES.index('step'))
+  with np.errstate(invalid='ignore', over='ignore'):
+    rise = (traces['loss'] - traces['center_loss'])[..., -(-D // 2) :]
+    descends = rise.mean(axis=-1) < 0 if D > 1 else np.zeros(failed.shape, bool)
+    descends &= gradient[..., -1] <= 2 * gradient[..., 0]
+  kinds = np.where(descends, FAILURES.index('far'), FAILURES.index('step'))
   at_center = np.isfinite(traces['center_loss']).all(axis=-1)
   kinds = np.where(at_center, kinds, FAILURES.index('loss'))
   return np.where(failed, kinds, 0)

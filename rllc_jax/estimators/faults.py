@@ -198,8 +198,8 @@ def _step_bias(cell: Cell) -> Iterator[Fault]:
     remedy = 'compare with sgld() or with half the step size'
     yield Fault('unknown bias', 0.0, words, '', remedy)
   elif (share := relative_step_bias(cell)) > STEP_BIAS_LIMIT:
-    words = f'the step size adds {bias:.3g}, {percent(share)}'
-    limit = f', over {100 * STEP_BIAS_LIMIT:g} %'
+    words = f'the step size adds {bias:.3g} of {cell["llc"]:.3g}'
+    limit = f', over {percent(STEP_BIAS_LIMIT)}'
     yield Fault('step bias', share, words, limit, 'lower step_size')
 
 

@@ -22,13 +22,16 @@ class FailureTest(absltest.TestCase):
     traces = self.traces()
     traces['squared_gradient'][0, 0] = [1, 1e3, 1e9, 1e30]
     traces['squared_gradient'][0, 1] = [9e9, 4e9, 1e9, 1e3]
-    traces['squared_gradient'][0, 2, 1] = np.nan
+    traces['loss'][0, 1] = [1, 0.5, 0, -1]
+    traces['squared_gradient'][0, 2] = [1, 1, np.nan, np.nan]
+    traces['loss'][0, 2] = [1, -9, np.nan, np.nan]
     traces['center_loss'][1, 0, 3] = np.inf
+    traces['loss'][1, 2] = 5  # Noise: nothing grows and nothing falls.
     failed = np.array([[True, True, True], [True, False, True]])
     found = diagnostics.failure_kinds(traces, failed)
     named = [[diagnostics.FAILURES[kind] for kind in row] for row in found]
     self.assertEqual(
-      named, [['step', 'far', 'step'], ['loss', '', 'far']]
+      named, [['step', 'far', 'step'], ['loss', '', 'step']]
     )
 
   def test_where_no_step_size_helps_none_is_advised(self):
@@ -79,7 +82,8 @@ class FailureTest(absltest.TestCase):
 def unstable(failed):
   """Traces of chains whose step is too large."""
   growing = np.broadcast_to(np.exp(np.arange(4.0)), (*np.shape(failed), 4))
-  return {'squared_gradient': growing, 'center_loss': growing}
+  names = ('squared_gradient', 'center_loss', 'loss')
+  return {name: growing for name in names}
 
 
 class WarningTest(parameterized.TestCase):

@@ -65,6 +65,10 @@ class RulesTest(parameterized.TestCase):
     ({'halves_difference': -3.0},),
     ({'num_kept': 48},),
     ({'mala_acceptance': 0.001, 'negative_share': 0.6},),
+    ({'step_bias': 0.238},),  # 0.238 / (5 - 0.238) = 0.04998.
+    ({'step_bias': -0.26},),
+    ({'llc': 0.01, 'high': 0.21, 'step_bias': 0.0099},),  # Of the interval.
+    ({'loss_rounding': 0.1},),
   )
   def test_healthy(self, changes):
     self.assertEqual(faults.faults({**HEALTHY, **changes}), [])
@@ -123,6 +127,32 @@ class RulesTest(parameterized.TestCase):
     ),
     ({'num_kept': 1}, 'no estimate: 1 draw after the burn-in'),
     (
+      {'step_bias': 0.239},
+      'the step size adds 0.239 of 5, over 5 %: lower step_size',
+    ),
+    ({'step_bias': -0.27}, 'the step size adds -0.27 of 5'),
+    (
+      {'llc': 0.01, 'high': 0.21, 'step_bias': 0.0101},
+      'the step size adds 0.0101 of 0.01',
+    ),
+    (
+      {'step_bias': np.nan},
+      "the step size's bias is not predicted for this sampler or store: comp",
+    ),
+    (
+      {'loss_rounding': 0.101},
+      'the last place of the loss is worth 0.1, more than the standard error, '
+      '0.1: enable float64',
+    ),
+    (
+      {'num_failed': 1, 'failure_kind': 2},
+      '1 of 4 chains failed: no step size helps where the checkpoint is far',
+    ),
+    (
+      {'num_failed': 4, 'failure_kind': 3},
+      'no estimate: all 4 chains failed: no step size helps where the loss',
+    ),
+    (
       {'num_kept': 30, 'baseline': 'devinterp'},
       'no estimate: 30 draws after the burn-in, 32 needed',
     ),
@@ -138,7 +168,7 @@ class RulesTest(parameterized.TestCase):
 
   def test_one_chain_left_of_two_is_two_faults(self):
     """The one that failed, and that R-hat has nothing to compare."""
-    lone = {'num_chains': 2, 'num_failed': 1, 'rhat': np.nan}
+    lone = {'num_chains': 2, 'num_failed': 1, 'failure_kind': 1, 'rhat': np.nan}
     found = faults.faults({**HEALTHY, **lone, 'rhat_distance': np.nan})
     self.assertEqual([x.kind for x in found], ['failed', 'one chain'])
 
@@ -191,6 +221,7 @@ class HealthTest(parameterized.TestCase):
     found = estimates(range(8), ('train', 'code'), ('0:0',))
     found.num_failed[:, 0] = 1
     found.num_failed[3:5, 1] = 2
+    found.failure_kind[:] = 1
     self.assertEqual(
       health.summary(found)['0:0'],
       'not healthy at 10 of 16 cells: 2 of 4 chains failed (worst of 8 steps '
@@ -205,6 +236,22 @@ class HealthTest(parameterized.TestCase):
       health.summary(found)['0:0'],
       'healthy at all 3 checkpoints, though the equilibrium ratio, 1.000 ± '
       '0.030 at step 4, is too uncertain to tell in 2 of 3',
+    )
+
+  def test_a_visible_step_bias_is_said_of_healthy_cells(self):
+    found = estimates()
+    found.step_bias[1:, 0, 0] = [0.21, -0.22]
+    self.assertEqual(
+      health.check(found).verdict.values[1:, 0, 0].tolist(),
+      [
+        'healthy, though step bias 4.4 % is larger than the interval',
+        'healthy, though step bias 4.2 % is larger than the interval',
+      ],
+    )
+    self.assertEqual(
+      health.summary(found)['0:0'],
+      'healthy at all 3 checkpoints, though the step bias, 4.4 % at step 2, is '
+      'larger than the interval in 2 of 3',
     )
 
   def test_failed_chains_are_named(self):
@@ -233,8 +280,8 @@ class ChainsTest(absltest.TestCase):
     """Relaxed they are healthy; on their way they spread; beyond 4 / a, gone.
 
     Two bowls, of which the second stands too steep for the step size: epsilon
-    (nbeta h + gamma) is 0.2 and 4.1. With 1,000 draws each of 64 such flat
-    bowls was found healthy; with 400 nine in ten, with 200 six.
+    (nbeta h + gamma) is 0.15 and 4.1. With 1,000 draws each of 64 flat bowls at
+    0.2 was found healthy; with 400 nine in ten, with 200 six.
     """
     bowl = lambda w, batch: 0.5 * jnp.sum(w['h'] * w['u'] ** 2, dtype='float32')
     lens = types.Lens(
@@ -244,7 +291,7 @@ class ChainsTest(absltest.TestCase):
     family = types.Refinements(
       ('flat', 'steep'), lens, jnp.arange(2), weights.refine(bowl, lens)
     )
-    h = jnp.repeat(jnp.array([[1.0], [40.0]]), 50, axis=1)
+    h = jnp.repeat(jnp.array([[0.5], [40.0]]), 50, axis=1)
     load = lambda steps: trees.stack([{'h': h, 'u': 0 * h} for _ in steps])
     traces = trajectories.estimate_trajectory(
       jax.random.key(0),
@@ -260,9 +307,10 @@ class ChainsTest(absltest.TestCase):
     found = health.check(llc.llc_from_traces(traces)).squeeze()
     steep = found.sel(refinement='steep')
     flat = found.sel(refinement='flat')
-    self.assertEqual(str(flat.verdict.values), 'healthy')
-    # (nbeta / 2) d h / (a (1 - epsilon a / 4)), a = 200.
-    expected = 50 * 50 / (200 * 0.95)
+    # (nbeta / 2) d h / (a (1 - epsilon a / 4)), a = 150: 3.9 % over.
+    expected = 50 * 50 / (2 * 150 * 0.9625)
+    self.assertTrue(flat.healthy, str(flat.verdict.values))
+    np.testing.assert_allclose(flat.step_bias, 0.0375 * expected, rtol=0.05)
     self.assertLess(abs(flat.llc - expected), 4 * flat.standard_error)
     self.assertLess(flat.standard_error, 0.03 * expected)
     self.assertTrue(steep.failed.all())
