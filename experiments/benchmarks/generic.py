@@ -3,7 +3,8 @@
 Eight chains of a head cost less than eight times one: they share the context.
 And a loss that is only a function of weights and minibatch, refined by a lens,
 takes no longer than the loop that one would write for it: `vmap` of `grad` over
-the chains, `scan` over the steps.
+the chains, `scan` over the steps. Nor does a mask take longer than a lens of
+the same leaves.
 """
 
 from collections.abc import Callable
@@ -18,21 +19,24 @@ import jax.numpy as jnp
 from experiments import targets
 from experiments.benchmarks import problem as problems
 from rllc_jax import losses
+from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import layout
 from rllc_jax.estimators import program
 from rllc_jax.estimators import rllc
 from rllc_jax.models import attention_only
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 
 _NUM_CHAINS = 8
 _NUM_STEPS = 6
 _ROUNDS, _QUICK_ROUNDS = 3, 2
+_ATTENTION = ('blocks_0', 'attn')
 
 
 def rows(problem: problems.Problem, *, quick: bool) -> Iterator[targets.Row]:
-  """Two ratios of times on one device, each of minima taken in turn."""
+  """Ratios of times on one device, each of minima taken in turn."""
   one, eight = (
     shared_steps(problem, num_chains) for num_chains in (1, _NUM_CHAINS)
   )
@@ -55,6 +59,16 @@ def rows(problem: problems.Problem, *, quick: bool) -> Iterator[targets.Row]:
     ratio <= 1.1,
     f'the plain model, layer 0, {_NUM_CHAINS} chains, 2 x 256, one device',
   )
+  for name, pair in masked_and_lens(problem).items():
+    ratio = ratio_of_minima(*pair, num_rounds)
+    yield targets.Row(
+      f'a mask of {name}, over a lens',
+      ratio,
+      'times as long',
+      'at most 1.15',
+      ratio <= 1.15,
+      f'the plain model, layer 0, {_NUM_CHAINS} chains, 2 x 256, one device',
+    )
 
 
 def ratio_of_minima(a: Callable, b: Callable, num_rounds: int) -> float:
@@ -83,22 +97,30 @@ def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
   return functools.partial(run, settings, _NUM_STEPS)
 
 
-def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
-  """The same chains by the engine and by a loop written for them."""
+@functools.cache
+def plain_loss() -> types.LossFn:
+  """The loss of the model by its plain `apply`; nothing is shared."""
   apply = functools.partial(attention_only.apply, problems.MODEL)
-  loss_fn, lens = losses.next_token_loss(apply), weights.attention_head(0)
-  params = jax.tree.map(jnp.asarray, problem.params)
+  return losses.next_token_loss(apply)
+
+
+def steps(
+  problem: problems.Problem, lens: types.Lens, index: types.Index
+) -> Callable:
+  """Steps of the chains of one refinement of the plain model."""
   data = problems.batches(problem, 2, 256)
-  window = types.Window(0, len(data.data))
   family = types.Refinements(
-    ('0:0',), lens, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, lens)
+    ('moving',),
+    lens,
+    jax.tree.map(lambda leaf: leaf[None], index),
+    weights.refine(plain_loss(), lens),
   )
   run = rllc.chain_runner(
     jax.random.key(1),
     family,
-    params,
+    jax.tree.map(jnp.asarray, problem.params),
     data,
-    window,
+    types.Window(0, len(data.data)),
     sgld.sgld(),
     num_chains=_NUM_CHAINS,
     max_draws=_NUM_STEPS,
@@ -108,6 +130,40 @@ def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
     mesh=layout.make_mesh(1, 1),
   )
   settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
+  return functools.partial(run, settings, _NUM_STEPS)
+
+
+def masked_and_lens(
+  problem: problems.Problem,
+) -> dict[str, tuple[Callable, Callable]]:
+  """Steps by a mask and by a lens, of weights that lie together or do not.
+
+  One head is a slice of each of its leaves. Every second weight, drawn by lot,
+  of the attention is scattered, and the lens frees those leaves whole.
+  """
+  head, attention = weights.attention_head(0), weights.subtree(*_ATTENTION)
+  every = weights.mask_of(attention, jnp.int32(0), problem.params)
+  lots = trees.normal_like(jax.random.key(0), problem.params)
+  marks = {
+    'one head': weights.mask_of(head, jnp.int32(0), problem.params),
+    'scattered weights': jax.tree.map(lambda m, x: m & (x > 0), every, lots),
+  }
+  lenses = {'one head': head, 'scattered weights': attention}
+  return {
+    name: (
+      steps(problem, *masks.mask_lens(mask, problem.params)),
+      steps(problem, lenses[name], jnp.int32(0)),
+    )
+    for name, mask in marks.items()
+  }
+
+
+def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
+  """The same chains by the engine and by a loop written for them."""
+  loss_fn, lens = plain_loss(), weights.attention_head(0)
+  params = jax.tree.map(jnp.asarray, problem.params)
+  data = problems.batches(problem, 2, 256)
+  window = types.Window(0, len(data.data))
   nbeta, gamma = problems.POSTERIOR
   step_size = problems.STEP_SIZE
 
@@ -133,4 +189,4 @@ def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
   by_hand = lambda: plain(
     params, data.data, jax.random.key(2)
   ).block_until_ready()
-  return functools.partial(run, settings, _NUM_STEPS), by_hand
+  return steps(problem, lens, jnp.int32(0)), by_hand

@@ -373,13 +373,32 @@ def _head_weights(attention: types.PyTree) -> list[str]:
 
 
 def _num_heads(params: types.Params, layer: int) -> int:
-  """How many heads a block has: the one leading axis of all their weights.
+  """Counts the heads of a block: the one leading axis of all their weights.
 
   Raises:
     ValueError: if a matrix is missing or leading axes differ.
   """
-  attention = _attention(params, layer)
-  names = _keys(attention)
+  attention = params[f'blocks_{layer}']['attn']
+  _check_matrices(_keys(attention), layer)
+  shapes = {
+    name: np.shape(attention[name]) for name in _head_weights(attention)
+  }
+  counts = {shape[0] if shape else 'none' for shape in shapes.values()}
+  if len(counts) > 1:
+    counted = (
+      f'{name} with {shape[0] if shape else "none"}'
+      for name, shape in shapes.items()
+    )
+    raise ValueError(
+      'The weights of heads must share one leading axis, because head h is row '
+      f'h of each; in block {layer} got {", ".join(counted)}. Name the whole, '
+      f'{layer}:attn, or free grouped queries by a lens of your own, '
+      'rllc_jax.Lens(extract, insert).'
+    )
+  return shapes['W_Q'][0]
+
+
+def _check_matrices(names: list[str], layer: int) -> None:
   missing = [name for name in HEAD_WEIGHTS[:4] if name not in names]
   if missing:
     raise ValueError(
@@ -388,23 +407,6 @@ def _num_heads(params: types.Params, layer: int) -> int:
       f'{_listed(names)}. Free such heads by a lens of your own, '
       'rllc_jax.Lens(extract, insert).'
     )
-  heads = {
-    name: (*np.shape(attention[name]), None)[0]
-    for name in _head_weights(attention)
-  }
-  counts = set(heads.values())
-  if len(counts) > 1 or None in counts:
-    counted = (
-      f'{name} with {"none" if count is None else count}'
-      for name, count in heads.items()
-    )
-    raise ValueError(
-      'The weights of heads must share one leading axis, because head h is row '
-      f'h of each; in block {layer} got {", ".join(counted)}. Name the whole, '
-      f'{layer}:attn, or free grouped queries by a lens of your own, '
-      'rllc_jax.Lens(extract, insert).'
-    )
-  return counts.pop()
 
 
 def _no_blocks(params: types.Params) -> str:

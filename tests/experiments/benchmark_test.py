@@ -4,15 +4,20 @@ import functools
 import json
 import subprocess
 import sys
+import time
+from unittest import mock
 
 from absl.testing import absltest
 import jax
 import numpy as np
 import pytest
 
+from experiments.benchmarks import generic
 from experiments.benchmarks import gpu
+from experiments.benchmarks import problem as problems
 from experiments.benchmarks import speed
 from experiments.benchmarks import yardstick
+from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
 from tests.models import attention_only_test
 
@@ -59,6 +64,36 @@ class YardstickTest(absltest.TestCase):
     expected = int(np.dot(block_sizes, seen))
     self.assertEqual(yardstick._pattern_size(length), expected)
     self.assertBetween(expected, length**2 / 2, 0.6 * length**2)
+
+
+class GenericTest(absltest.TestCase):
+  def test_the_ratio_is_of_minima_after_a_first_call(self):
+    """By a clock of its own: the first calls, which compile, do not count."""
+    took = {'a': iter((90.0, 3.0, 9.0)), 'b': iter((80.0, 7.0, 2.0))}
+    clock = [0.0]
+
+    def call(name):
+      clock[0] += next(took[name])
+
+    a, b = (functools.partial(call, name) for name in 'ab')
+    with mock.patch.object(time, 'perf_counter', lambda: clock[0]):
+      self.assertEqual(generic.ratio_of_minima(a, b, 2), 1.5)
+
+  def test_masks_are_compared_with_lenses_of_the_same_leaves(self):
+    """What moves, by the family that each side of a pair would run."""
+    params = attention_only_test.random_params(
+      attention_only.AttentionOnly(2, 2, 8, 4, 6, 9)
+    )
+    problem = problems.Problem(params, np.zeros((4, 6), np.int32))
+    sizes = lambda problem, lens, index: [
+      x.size for x in jax.tree.leaves(lens.extract(problem.params, index))
+    ]
+    with mock.patch.object(generic, 'steps', sizes):
+      pairs = generic.masked_and_lens(problem)
+    self.assertCountEqual(*pairs['one head'])
+    masked, lens = pairs['scattered weights']
+    self.assertLen(masked, len(lens))
+    self.assertBetween(sum(masked) / sum(lens), 0.3, 0.7)
 
 
 class AcceleratorTest(absltest.TestCase):
