@@ -48,6 +48,7 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
+from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
@@ -213,20 +214,23 @@ def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
 
 
 def table(found: xr.Dataset) -> str:
-  """A line a refinement: estimate and standard error, first and last step."""
+  """Lines of refinements: estimates, errors, step bias, first and last step."""
   lines = []
   for dataset in found.dataset.values:
     ends = found.sel(dataset=dataset).isel(checkpoint=[0, -1])
     first, last = ends.checkpoint.values
-    lines.append(f'{dataset:>16}{f"step {first}":>20}{f"step {last}":>20}')
+    lines.append(f'{dataset:>16}{f"step {first}":>32}{f"step {last}":>32}')
     for name in found.refinement.values:
       cell = ends.sel(refinement=name)
-      values = zip(cell.llc.values, cell.standard_error.values, strict=True)
+      names = ('llc', 'standard_error', 'step_bias')
+      values = zip(*(cell[x].values for x in names), strict=True)
       texts = [
-        f'{value:.2f} ± {error:.2f}' if np.isfinite(value) else 'no estimate'
-        for value, error in values
+        f'{value:.2f} ± {error:.2f}, step bias {bias:.2g}'
+        if np.isfinite(value)
+        else 'no estimate'
+        for value, error, bias in values
       ]
-      lines.append(f'{name:>16}{texts[0]:>20}{texts[1]:>20}')
+      lines.append(f'{name:>16}{texts[0]:>32}{texts[1]:>32}')
   return '\n'.join(lines)
 
 
@@ -256,7 +260,8 @@ def check_chains(found: xr.Dataset) -> None:
   failed, count = int(found.num_failed.sum()), int(found.num_chains.sum())
   if not failed:
     return
-  remedy = 'Lower config.estimation.step_size or raise localization.'
+  remedy = diagnostics.remedy_of_failure(int(found.failure_kind.max()))
+  remedy = f'In config.estimation: {remedy}.'
   if failed == count:
     raise ValueError(
       'At least one chain must stay finite and near its checkpoint, or there '

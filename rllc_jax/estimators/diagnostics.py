@@ -27,6 +27,7 @@ NAMES = (
   'negative_share',
   'distance',
   'step_bias',
+  'step_bias_share',
   'loss_rounding',
 )
 # Means that it takes besides, where a run recorded them.
@@ -98,6 +99,11 @@ def failure_kinds(traces: Traces, failed: np.ndarray) -> np.ndarray:
   return np.where(failed, kinds, 0)
 
 
+def remedy_of_failure(kind: int) -> str:
+  """What helps against a failure, by its place in `FAILURES`."""
+  return REMEDIES[FAILURES[kind] or 'step']
+
+
 def warn_of_failures(
   names: Sequence[str], failed: np.ndarray, traces: Traces
 ) -> None:
@@ -114,7 +120,7 @@ def warn_of_failures(
   C = failed.shape[1]
   if not failed.any():
     return
-  remedy = REMEDIES[FAILURES[int(failure_kinds(traces, failed).max())]]
+  remedy = remedy_of_failure(int(failure_kinds(traces, failed).max()))
   remedy = f'{remedy[0].upper()}{remedy[1:]}.'
   if failed.all():
     raise ValueError(
@@ -163,7 +169,10 @@ def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
 
 
 def of_cell(
-  traces: Traces, num_coordinates: int, step_size: float, nbeta: float
+  traces: Traces,
+  num_coordinates: int,
+  step_size: float,
+  nbeta: float,
 ) -> dict[str, Any]:
   r"""What the draws of one cell say about themselves.
 
@@ -250,6 +259,27 @@ def step_bias(traces: Traces, nbeta: float) -> np.ndarray | float:
   if LOSS_CORRECTION not in traces:
     return np.nan
   return nbeta / 2 * traces[LOSS_CORRECTION].mean()
+
+
+def step_bias_share(
+  mean: errors.Mean, bias: np.ndarray | float
+) -> np.ndarray | float:
+  """The size of a step's bias over that of the estimate without it.
+
+  Over half the interval where that is larger: of an estimate that may be 0 no
+  share can be told.
+
+  Args:
+    mean: the estimate.
+    bias: from `step_bias`.
+
+  Examples:
+    >>> mean = errors.Mean(*map(np.array, (10.5, 0.1, 10.3, 10.7)))
+    >>> print(f'{step_bias_share(mean, 0.5):.2f}')
+    0.05
+  """
+  half_width = mean.high - mean.value
+  return abs(bias) / np.maximum(np.maximum(abs(mean.value - bias), half_width), 1e-30)
 
 
 def halves_difference(series: np.ndarray) -> np.ndarray:

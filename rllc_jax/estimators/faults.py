@@ -75,17 +75,7 @@ def is_uncertain(cell: Cell) -> bool:
 
 def is_bias_visible(cell: Cell) -> bool:
   """True if the step's bias is larger than half the interval."""
-  return bool(abs(cell['step_bias']) > _half_width(cell))
-
-
-def relative_step_bias(cell: Cell) -> float:
-  """The step's bias over the estimate without it.
-
-  Over half the interval where that is larger: of an estimate that may be 0 no
-  share can be told.
-  """
-  unbiased = abs(cell['llc'] - cell['step_bias'])
-  return float(abs(cell['step_bias']) / max(unbiased, _half_width(cell), 1e-30))
+  return bool(abs(cell['step_bias']) > cell['high'] - cell['llc'])
 
 
 def percent(share: float) -> str:
@@ -96,10 +86,6 @@ def percent(share: float) -> str:
     ('2.1 %', '298 %')
   """
   return f'{100 * share:{".0f" if share >= 0.1 else ".2g"}} %'
-
-
-def _half_width(cell: Cell) -> float:
-  return float(cell['high'] - cell['llc'])
 
 
 def ratio_with_error(cell: Cell) -> str:
@@ -135,7 +121,7 @@ def _failed(cell: Cell) -> Iterator[Fault]:
 
 
 def _remedy_of_failure(cell: Cell) -> str:
-  return diagnostics.REMEDIES[diagnostics.FAILURES[int(cell['failure_kind'])]]
+  return diagnostics.remedy_of_failure(int(cell['failure_kind']))
 
 
 def _balance(cell: Cell) -> Iterator[Fault]:
@@ -192,12 +178,12 @@ def _halves(cell: Cell) -> Iterator[Fault]:
 
 def _step_bias(cell: Cell) -> Iterator[Fault]:
   """Whether the step size decides the answer."""
-  bias = cell['step_bias']
+  bias, share = cell['step_bias'], cell['step_bias_share']
   if not np.isfinite(bias):
     words = "the step size's bias is not predicted for this sampler or store"
     remedy = 'compare with sgld() or with half the step size'
     yield Fault('unknown bias', 0.0, words, '', remedy)
-  elif (share := relative_step_bias(cell)) > STEP_BIAS_LIMIT:
+  elif share > STEP_BIAS_LIMIT:
     words = f'the step size adds {bias:.3g} of {cell["llc"]:.3g}'
     limit = f', over {percent(STEP_BIAS_LIMIT)}'
     yield Fault('step bias', share, words, limit, 'lower step_size')

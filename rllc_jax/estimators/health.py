@@ -54,7 +54,7 @@ def _reservations(cell: faults.Cell) -> str:
       'uncertain to tell'
     )
   if faults.is_bias_visible(cell):
-    share = faults.percent(faults.relative_step_bias(cell))
+    share = faults.percent(cell['step_bias_share'])
     words.append(f'step bias {share} is larger than the interval')
   return f', though {" and ".join(words)}' if words else ''
 
@@ -151,8 +151,8 @@ def _doubt_of_bias(places: list[_Place]) -> str:
   biased = [place for place in places if faults.is_bias_visible(place.cell)]
   if not biased:
     return ''
-  worst = max(biased, key=lambda x: faults.relative_step_bias(x.cell))
-  share = faults.percent(faults.relative_step_bias(worst.cell))
+  worst = max(biased, key=lambda x: x.cell['step_bias_share'])
+  share = faults.percent(worst.cell['step_bias_share'])
   return (
     f', though the step bias, {share} at {_where([worst])}, is larger '
     f'than the interval in {len(biased)} of {len(places)}'

@@ -53,7 +53,8 @@ def llc_from_traces(
 
   Returns:
     Over (checkpoint, dataset, refinement): `llc`, `standard_error`, `low` and
-    `high` (95 %); the diagnostics of `diagnostics.of_cell`; `num_chains` that
+    `high` (95 %); the diagnostics of `diagnostics.of_cell` and
+    `diagnostics.step_bias_share`; `num_chains` that
     were read, `num_draws` that each of them has, `num_kept` that are left after
     the burn-in, `num_failed`, `failure_kind` (the worst, a place in
     `diagnostics.FAILURES`); over chains too: `failed`. Failed chains are left
@@ -90,11 +91,13 @@ def llc_from_traces(
     for name, count in zip(counts, own, strict=True):
       counts[name][where] = count
     if cell.has_enough():
-      mean = reduction(cell, nbeta)._asdict()
+      mean = reduction(cell, nbeta)
       found = diagnostics.of_cell(
         cell.kept, cell.num_coordinates, traces.attrs['step_size'], nbeta
       )
-      for name, value in (mean | found).items():
+      share = diagnostics.step_bias_share(mean, found['step_bias'])
+      found = mean._asdict() | found | {'step_bias_share': share}
+      for name, value in found.items():
         values[name][where] = value
   values = {'llc': values.pop('value'), **values}
   found = xr.Dataset(

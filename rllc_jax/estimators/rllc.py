@@ -27,6 +27,7 @@ from rllc_jax.estimators import layout
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
@@ -388,10 +389,10 @@ def one_refinement(
   if mask is None:
     lens, index = weights.all_weights(), jnp.int32(0)
   else:
-    lens, index = weights.coordinates(), weights.mask_index(mask, params)
+    lens, index = masks.mask_lens(mask, params)
   return types.Refinements(
     names=('all' if mask is None else 'mask',),
     lens=lens,
-    indices=index[None],
+    indices=jax.tree.map(lambda leaf: leaf[None], index),
     loss=weights.refine(loss_fn, lens),
   )

@@ -31,6 +31,9 @@ _SHORT = (
   ('halves of', 'halves'),
   ('never change', 'still'),
   ('one chain', 'one chain'),
+  ('step size adds', 'step bias'),
+  ('bias is not predicted', 'bias?'),
+  ('last place', 'rounding'),
   ('after the burn-in', 'few draws'),
 )
 _MAX_ERROR = 3.0  # Percent; where the colors of errors change sides.

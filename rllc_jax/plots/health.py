@@ -45,6 +45,7 @@ class _Panel(NamedTuple):
 _RATIO = (1 - faults.RATIO_TOLERANCE, 1 + faults.RATIO_TOLERANCE)
 _HALVES = (-faults.HALVES_LIMIT, faults.HALVES_LIMIT)
 _RHAT, _ESS = faults.RHAT_LIMIT, faults.ESS_LIMIT
+_STEP_BIAS = faults.STEP_BIAS_LIMIT
 _PANELS: Mapping[str, _Panel] = {
   'equilibrium_ratio': _Panel(
     'Equilibrium ratio', *_RATIO, shown=(0.95, 1.05), line=1.0
@@ -61,6 +62,9 @@ _PANELS: Mapping[str, _Panel] = {
   ),
   'ess_distance': _Panel(
     'ESS, squared distance', _ESS, None, logarithmic=True, shown=(30, 300)
+  ),
+  'step_bias_share': _Panel(
+    "Share of the step's bias", None, _STEP_BIAS, shown=(0.0, 0.07)
   ),
   'drift_to_noise': _Panel('Drift to noise', shown=(0.0,), line=1.0),
   'negative_share': _Panel(

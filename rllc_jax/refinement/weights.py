@@ -47,7 +47,8 @@ def refine(loss_fn: types.LossFn, lens: types.Lens) -> types.RefinedLoss:
 
   Args:
     loss_fn: `loss_fn(params, batch) -> []`. What else it reads, a global say,
-      is compiled in with its first value.
+      is compiled in with its first value. Its attribute `check`, if it has one,
+      becomes that of the loss.
     lens: which weights move.
   """
 
@@ -58,7 +59,8 @@ def refine(loss_fn: types.LossFn, lens: types.Lens) -> types.RefinedLoss:
     params, batch = context
     return loss_fn(lens.insert(position, params, index), batch)
 
-  return types.RefinedLoss(context, loss)
+  check = getattr(loss_fn, 'check', None)
+  return types.RefinedLoss(context, loss, check=check)
 
 
 # Lenses. Cached, so that one lens is one function and programs are found again.

@@ -20,6 +20,8 @@ _KINDS: Mapping[str, set[str]] = {
   'ess': {'ess', 'still'},
   'ess_distance': {'ess_distance', 'still_distance'},
   'halves_difference': {'halves', 'short'},
+  'step_bias_share': {'step bias', 'unknown bias'},
+  'loss_rounding': {'rounding'},
   'num_failed': {'failed', 'all failed'},
 }
 
@@ -77,6 +79,19 @@ _DESCRIBED: Mapping[str, _Described] = {
     'first half of the draws less the second, in standard errors: a drift '
     'that is left shows here',
     '.2f',
+    0.0,
+  ),
+  'step_bias_share': _Described(
+    "share of the step's bias",
+    'how much of an estimate the step size is predicted to add; not '
+    'subtracted, and not in the error',
+    '.2%',
+    0.0,
+  ),
+  'loss_rounding': _Described(
+    'rounding of the loss',
+    'what the last place of the recorded loss is worth in an estimate',
+    '.2g',
     0.0,
   ),
   'drift_to_noise': _Described(

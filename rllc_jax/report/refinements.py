@@ -36,10 +36,9 @@ def refinements_table(estimates: xr.Dataset, dataset: str) -> tables.Table:
       )
     )
   since = f'change since step {first.checkpoint.item():,}'
-  header = ('refinement', 'wrLLC', '95 % interval', since, 'equilibrium ratio')
-  return tables.Table(
-    (*header, 'R-hat', 'ESS', 'failed chains', 'healthy'), rows
-  )
+  header = ('refinement', 'wrLLC', '95 % interval', since, 'step bias')
+  header += ('equilibrium ratio', 'R-hat', 'ESS', 'failed chains', 'healthy')
+  return tables.Table(header, rows)
 
 
 def _estimate(before: xr.Dataset, after: xr.Dataset) -> tuple[tables.Cell, ...]:
@@ -63,7 +62,11 @@ def _diagnostics(
 ) -> tuple[tables.Cell, ...]:
   value = lambda name: float(after[name])
   ratio = (value('equilibrium_ratio'), value('equilibrium_ratio_error'))
+  bias = tables.MISSING
+  if np.isfinite(value('step_bias_share')):
+    bias = f'{value("step_bias"):.2g} ({value("step_bias_share"):.1%})'
   words = {
+    'step_bias_share': bias,
     'equilibrium_ratio': tables.with_error(*ratio),
     'rhat': tables.number(value('rhat'), '.3f'),
     'ess': tables.number(value('ess'), ',.0f'),

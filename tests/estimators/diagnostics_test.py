@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax.estimators import diagnostics
+from rllc_jax.estimators import errors
 from rllc_jax.estimators import rllc
 
 
@@ -171,6 +172,14 @@ class CellTest(absltest.TestCase):
     self.assertEqual(found['equilibrium_ratio_error'], 0)
     self.assertTrue(np.isnan(found['step_bias']))  # Nothing was recorded of it.
     self.assertAlmostEqual(found['loss_rounding'], 3e-6)
+
+  def test_the_share_of_a_bias_is_of_the_rest_or_of_the_interval(self):
+    mean = errors.Mean(*map(np.array, (5.0, 0.1, 4.8, 5.2)))
+    share = diagnostics.step_bias_share(mean, 0.238)
+    self.assertAlmostEqual(share, 0.238 / 4.762)
+    self.assertAlmostEqual(diagnostics.step_bias_share(mean, -0.25), 0.25 / 5.25)
+    near_0 = errors.Mean(*map(np.array, (0.01, 0.1, -0.19, 0.21)))
+    self.assertAlmostEqual(diagnostics.step_bias_share(near_0, 0.01), 0.05)
 
   def test_halves_by_hand(self):
     """Each half 8 batches of 3 that stand at 0, ..., 7; see errors_test."""

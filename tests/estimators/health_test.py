@@ -36,6 +36,7 @@ HEALTHY = {
   'standard_error': 0.1,
   'high': 5.2,
   'step_bias': 0.1,
+  'step_bias_share': 0.02,
   'loss_rounding': 1e-5,
 }
 
@@ -65,9 +66,7 @@ class RulesTest(parameterized.TestCase):
     ({'halves_difference': -3.0},),
     ({'num_kept': 48},),
     ({'mala_acceptance': 0.001, 'negative_share': 0.6},),
-    ({'step_bias': 0.238},),  # 0.238 / (5 - 0.238) = 0.04998.
-    ({'step_bias': -0.26},),
-    ({'llc': 0.01, 'high': 0.21, 'step_bias': 0.0099},),  # Of the interval.
+    ({'step_bias_share': 0.05},),
     ({'loss_rounding': 0.1},),
   )
   def test_healthy(self, changes):
@@ -127,13 +126,8 @@ class RulesTest(parameterized.TestCase):
     ),
     ({'num_kept': 1}, 'no estimate: 1 draw after the burn-in'),
     (
-      {'step_bias': 0.239},
+      {'step_bias': 0.239, 'step_bias_share': 0.0501},
       'the step size adds 0.239 of 5, over 5 %: lower step_size',
-    ),
-    ({'step_bias': -0.27}, 'the step size adds -0.27 of 5'),
-    (
-      {'llc': 0.01, 'high': 0.21, 'step_bias': 0.0101},
-      'the step size adds 0.0101 of 0.01',
     ),
     (
       {'step_bias': np.nan},
@@ -241,6 +235,7 @@ class HealthTest(parameterized.TestCase):
   def test_a_visible_step_bias_is_said_of_healthy_cells(self):
     found = estimates()
     found.step_bias[1:, 0, 0] = [0.21, -0.22]
+    found.step_bias_share[1:, 0, 0] = [0.044, 0.042]
     self.assertEqual(
       health.check(found).verdict.values[1:, 0, 0].tolist(),
       [

@@ -105,7 +105,7 @@ def test_failed_chains_have_an_exit_status_and_are_named(failed):
   assert done.returncode == commands.STATUS_OF_FAILED_CHAINS == 3
   last = done.stderr.splitlines()[-1]
   assert last.startswith('estimate_rllc: done, but 2 of 8 chains failed')
-  assert 'Lower config.estimation.step_size' in last
+  assert 'In config.estimation: lower step_size' in last
   assert 'unembed at step 31 on train: chains 0 and 1 failed' in done.stderr
   assert (
     'unembed: not healthy at 2 of 2 checkpoints: ' in done.stderr

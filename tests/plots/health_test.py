@@ -18,6 +18,7 @@ VALUES = {
   'ess_distance': 90.0,
   'halves_difference': 0.5,
   'drift_to_noise': 0.05,
+  'step_bias_share': 0.03,
   'negative_share': 0.1,
   'distance': 9.0,
 }
@@ -116,6 +117,7 @@ def test_what_is_not_judged_has_no_healthy_range():
     ('rhat', 'R-hat, paired differences', 1.4),
     ('ess_distance', 'ESS, squared distance', 12.0),
     ('halves_difference', 'Difference of halves, in errors', -4.0),
+    ('step_bias_share', "Share of the step's bias", 0.06),
   ],
 )
 def test_values_outside_have_a_ring(name, title, value):

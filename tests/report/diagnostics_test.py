@@ -24,6 +24,7 @@ def test_a_row_of_the_table_by_hand():
     'wrLLC': '19.00 ± 0.25',
     '95 % interval': '18.50 to 19.50',
     'change since step 0': '18.00 ± 0.35',  # sqrt(2) / 4.
+    'step bias': '0.1 (2.0%)',
     'equilibrium ratio': '1.000 ± 0.010',
     'R-hat': '1.010',
     'ESS': '400',
@@ -50,6 +51,8 @@ RULES = [
   ('', 'ess_distance', 50, 49),
   ('equilibrium ratio', 'equilibrium_ratio', 0.971, 0.969),
   ('', 'halves_difference', -2.9, -3.1),
+  ('step bias', 'step_bias_share', 0.049, 0.051),
+  ('', 'loss_rounding', 0.249, 0.251),
   ('failed chains', 'num_failed', 0, 1),
 ]
 
