@@ -223,3 +223,16 @@ def test_no_flipped_bit_of_an_arrow_file_does_harm(tmp_path, write):
         text.encode()
     except ValueError as error:
       assert str(path) in str(error) and len(str(error)) < 1_000
+
+
+@pytest.mark.parametrize('write', [write_arrow, write_stream])
+def test_offsets_that_lead_out_of_the_texts_are_refused(tmp_path, write):
+  """Else what lies behind them in memory would be read as text."""
+  path = write(tmp_path / 'a', pa.table({'text': ['some', 'text']}))
+  offsets = np.array([0, 4, 8], np.int32).tobytes()
+  content = path.read_bytes()
+  assert content.count(offsets) == 1
+  beyond = np.array([0, 4, 10], np.int32).tobytes()
+  path.write_bytes(content.replace(offsets, beyond))
+  with pytest.raises(ValueError, match='expected an Arrow IPC file or stream'):
+    read(path)
