@@ -234,5 +234,5 @@ def test_offsets_that_lead_out_of_the_texts_are_refused(tmp_path, write):
   assert content.count(offsets) == 1
   beyond = np.array([0, 4, 10], np.int32).tobytes()
   path.write_bytes(content.replace(offsets, beyond))
-  with pytest.raises(ValueError, match='expected an Arrow IPC file or stream'):
+  with pytest.raises(ValueError, match='expected an Arrow IPC.*offset'):
     read(path)
