@@ -195,6 +195,12 @@ class CollectTest(parameterized.TestCase):
     ):
       collect([source('a', given)])
 
+  @parameterized.parameters((0.05, 0.08), (0.99, 0.93))
+  def test_a_proposed_fraction_has_two_digits_where_it_can(self, wanted, near):
+    keys = ['14' + '0' * 30, 'f0' + '0' * 30]  # At 0.078125 and 0.9375.
+    given = [documents.Document(key, 'a', '', '') for key in keys]
+    self.assertEqual(documents.splitting_fraction(given, wanted), near)
+
   def test_two_documents_whose_hashes_are_close(self):
     keys = ['8' * 32, '8' * 8 + '9' * 24]
     given = [documents.Document(key, 'a', '', '') for key in keys]
