@@ -122,6 +122,7 @@ class LensTest(parameterized.TestCase):
     self.assertNotIn('350', program)
     self.assertNotIn('concatenate', program)
     self.assertEqual(program.count('scatter['), 1)
+    self.assertNotIn('slice', program)  # A whole leaf is replaced.
 
   def test_masks_of_one_shape_share_a_program(self):
     def head(h):
@@ -230,6 +231,7 @@ class RefusalTest(parameterized.TestCase):
     ({'w': None}, {'w': np.zeros(2)}, r"at \['w'\].*NoneType"),
     ({'l': [1, 1]}, {'l': [1.0, 2.0, 3.0]}, r"at \['l'\]"),
     ({'p': (1, 0)}, {'p': Pair(1.0, 2.0)}, r"at \['p'\].*tuple.*Pair"),
+    ({'p': [1, 0]}, {'p': (1.0, 2.0)}, r"at \['p'\].*list.*tuple"),
   )
   def test_another_structure_by_path(self, mask, params, text):
     start = '^mask must be a tree like params or its upper part'
