@@ -96,7 +96,8 @@ def train(
     batch_size: B; as many devices as divide it evenly take part.
     num_steps: updates in all.
     checkpoint_steps: updates before each checkpoint, 0 for `params` themselves.
-    directory: of the run; made if need be.
+    directory: of the run; made if need be. A leading `~` is the home of the
+      user.
     evaluation: name -> rows of `tokens` [any] whose mean loss is measured at
       every checkpoint.
     settings: whatever else defines the run, JSON values; compared on resuming

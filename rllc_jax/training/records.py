@@ -53,6 +53,8 @@ def training_record(
 def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
   """Writes a record as a Zarr directory that is there whole or not at all.
 
+  A leading `~` of the path is the home of the user.
+
   Raises:
     ValueError: if there is something at `path` already.
     OSError: if the disk does not take it.

@@ -1,5 +1,6 @@
 """Orbax checkpoints of other programs are read, or refused with a way out."""
 
+import base64
 import json
 import pathlib
 import shutil
@@ -200,15 +201,41 @@ def test_a_fingerprint_is_that_of_the_weights_saved_here(tmp_path):
   assert foreign == here != other
 
 
-def test_a_checkpoint_of_four_devices_is_read_on_fewer(tmp_path):
-  """Its arrays are placed on devices that this process need not have."""
+def test_a_checkpoint_of_eight_devices_is_read_on_fewer(tmp_path):
+  """Orbax would place the arrays on devices that are not here."""
   standard(tmp_path, {'w': np.arange(8.0)})
-  file = tmp_path / '10' / '_sharding'
-  shardings = {
-    'dw==': '{"sharding_type": "SingleDeviceSharding", "device_str": "TPU_7"}'
+  sharding = {
+    'sharding_type': 'NamedSharding',
+    'shape': [8],
+    'axis_names': ['d'],
+    'axis_types': ['AxisType.Explicit'],
+    'partition_spec': ['d'],
+    'device_mesh': {'mesh': [{'id': i} for i in range(8)]},
   }
-  file.write_text(json.dumps(shardings))
+  name = base64.b64encode(b'w').decode()
+  text = json.dumps({name: json.dumps(sharding)})
+  (tmp_path / '10' / '_sharding').write_text(text)
   assert_same(checkpoints.load(tmp_path, 10), {'w': np.arange(8.0)})
+
+
+def test_the_state_of_an_optimizer_is_not_read_for_the_weights(
+  tmp_path, monkeypatch
+):
+  """It is twice as large."""
+  standard(tmp_path, state())
+  read, templates = orbax_files.read, []
+
+  def watched(path, template, item):
+    templates.append(template)
+    return read(path, template, item)
+
+  monkeypatch.setattr(orbax_files, 'read', watched)
+  checkpoints.load(tmp_path, 10)
+  checkpoints.load(tmp_path, 10, part='params/rest/0')
+  whole, one = templates
+  assert whole['step'] is orbax_files.SKIPPED
+  assert {*jax.tree.leaves(whole['opt_state'])} == {orbax_files.SKIPPED}
+  assert {*jax.tree.leaves(one['params']['dense'])} == {orbax_files.SKIPPED}
 
 
 def test_the_metadata_of_a_foreign_checkpoint_are_those_of_orbax(tmp_path):

@@ -67,6 +67,7 @@ PLAIN = {
   'names with dots': {'blocks.0.attn.W_Q': W, 'blocks.0': {'x/y': W}, '': W},
   'numbers as texts': {'0': W, '1': W, '10': W, '2': W},
   'numbers': {0: W, 1: {-3: W}, 10: W, 2: W},
+  'numbers of empty nodes': {0: {}, 1: W, 2: None, 10: []},
   'lists': [W, [{'a': W}], {3: [W]}],
   'empty nodes': {'a': {}, 'b': [], 'c': None, 'd': W},
   'quotes': {"it's": W, 'say "so"': W, 'both \' and "': W, 'back\\slash': W},
@@ -160,6 +161,13 @@ def test_an_nnx_model_computes_the_same_from_what_was_saved(tmp_path):
   first = jax.tree.map(lambda leaf: leaf[0], stack)
   assert isinstance(first, nnx.State)
   np.testing.assert_array_equal(nnx.merge(graph, first)(x), model(x))
+
+
+def test_what_is_not_like_it_is_named_as_it_was_asked_for(tmp_path):
+  checkpoints.save(tmp_path, 1, {'first': W, 'second': W})
+  message = r'expected \.first int32\[3\]; got float32\[3\]'
+  with pytest.raises(checkpoints.CheckpointError, match=message):
+    checkpoints.load(tmp_path, 1, Pair(W.astype(np.int32), W))
 
 
 def test_a_part_of_a_trajectory(tmp_path):
