@@ -12,6 +12,7 @@ and `DIR/coverage.json`, what they found is reported as well, and so is
 `DIR/analysis.zarr` of experiments.analyze.
 """
 
+from collections.abc import Mapping
 from importlib import metadata
 import json
 import pathlib
@@ -29,8 +30,9 @@ from experiments import commands
 from experiments import provenance
 from experiments import sections
 from rllc_jax import checked_files
+from rllc_jax.analysis import claims
 from rllc_jax.data import packing
-from rllc_jax.estimators import cells
+from rllc_jax.estimators import errors
 from rllc_jax.estimators import llc
 from rllc_jax.plots import coverage as coverage_plots
 from rllc_jax.plots import heads
@@ -84,7 +86,10 @@ def run(
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:
-    burn_in = cells.default_burn_in(saved.traces.attrs)
+    attributes = saved.traces.attrs
+    burn_in = errors.default_burn_in(
+      attributes['step_size'], attributes['localization']
+    )
   estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
   drawn = draw(saved.training, saved.traces, estimates, burn_in)
   if saved.known_answers:
@@ -112,7 +117,7 @@ def run(
     known_answers=saved.known_answers,
     coverage=saved.coverage,
     readings=saved.readings,
-    findings=saved.claims.get('findings', []),
+    findings=[*map(_marked, saved.claims.get('findings', []))],
     runs=saved.runs,
   )
   logging.info('%s: complete', path)
@@ -187,6 +192,14 @@ def _read(workdir: pathlib.Path) -> _Saved:
   )
   _check_one_run(saved, workdir)
   return saved
+
+
+def _marked(item: Mapping[str, Any]) -> dict[str, Any]:
+  """A finding with its reasons if its claim is withdrawn, however old."""
+  reasons = claims.withdrawn(item['claim'])
+  if not reasons:
+    return dict(item)
+  return {**item, 'holds': None, 'withdrawn': True, 'note': reasons}
 
 
 def _readings(path: pathlib.Path) -> xr.Dataset | None:

@@ -38,6 +38,50 @@ class NextTokenTest(absltest.TestCase):
     np.testing.assert_allclose(found, expected, rtol=1e-6)
 
 
+class PaddingTest(absltest.TestCase):
+  def test_a_token_of_minus_100_is_not_predicted(self):
+    """The mean is over the others, and nothing is learned from its place."""
+    table = jax.random.normal(jax.random.key(0), (5, 5))
+    loss_fn = losses.next_token_loss(apply)
+    padded = jnp.array([[0, 3, 1, -100], [4, 2, -100, -100]])
+    log_odds = jax.nn.log_softmax(table)
+    expected = -(log_odds[0, 3] + log_odds[3, 1] + log_odds[4, 2]) / 3
+    found, gradient = jax.value_and_grad(loss_fn)(table, padded)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    # The rows of 1 and 2, which nothing follows, and of 0 beyond its one use.
+    np.testing.assert_array_equal(gradient[jnp.array([1, 2])], 0)
+    once = jax.nn.softmax(table[0]).at[3].add(-1) / 3
+    np.testing.assert_allclose(gradient[0], once, rtol=1e-5)
+    nothing = jnp.full((2, 4), -100)
+    self.assertEqual(loss_fn(table, nothing), 0)
+    in_numpy = loss_fn(table, np.asarray(padded))
+    np.testing.assert_allclose(in_numpy, expected, rtol=1e-6)
+
+  def test_weights_keep_their_scale(self):
+    table = jax.random.normal(jax.random.key(0), (5, 5))
+    weighted = types.WeightedTokens(
+      jnp.array([[0, 3, -100]]), jnp.array([[9.0, 2.0, 5.0]])
+    )
+    found = losses.next_token_loss(apply)(table, weighted)
+    expected = -2.0 * jax.nn.log_softmax(table)[0, 3] / 2
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+  def test_ids_outside_the_vocabulary_are_refused_by_place(self):
+    tokens = np.array([[0, 3, 1, -100], [4, 2, 0, 0]])
+    losses.check_tokens(tokens, 5)
+    losses.check_tokens(tokens.astype(np.uint8)[1:], 5)
+    for data in (tokens, types.ClassedTokens(tokens, tokens)):
+      with self.assertRaisesRegex(ValueError, r'0 to 3.*got 4 at \[1, 0\]'):
+        losses.check_tokens(data, 4)
+    with self.assertRaisesRegex(ValueError, r'got -1 at \[0, 1\]'):
+      losses.check_tokens(np.array([[0, -1]]), 5)
+
+  def test_a_stream_of_tokens_is_told_to_be_cut(self):
+    loss_fn = losses.next_token_loss(apply)
+    with self.assertRaisesRegex(ValueError, r'shape \[6\]. Cut a stream'):
+      loss_fn(jnp.zeros((5, 5)), jnp.arange(6))
+
+
 class ReferenceTest(absltest.TestCase):
   def test_divergence_of_known_distributions(self):
     """KL((1/2, 1/2) || (1/4, 3/4)) = ln(2) - ln(3) / 2."""

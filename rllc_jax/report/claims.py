@@ -30,7 +30,8 @@ def claims(findings: Sequence[Mapping[str, Any]]) -> list[str]:
   """The section's parts.
 
   Args:
-    findings: entries of `claims.json`; [] if there is none.
+    findings: entries of `claims.json`; [] if there is none. One with
+      'withdrawn' has no verdict, and its note gives the reason.
   """
   if not findings:
     words = 'Not tested in this run: experiments.claims makes runs that are.'
@@ -49,7 +50,7 @@ def _row(found: Mapping[str, Any]) -> tuple[tables.Cell, ...]:
   texts = (
     found['claim'],
     found['statement'],
-    _WORDS[found['holds']],
+    'withdrawn' if found.get('withdrawn') else _WORDS[found['holds']],
     found['note'],
     tables.with_error(effect, error),
     found['unit'],

@@ -82,6 +82,7 @@ class IdentityCase(parameterized.TestCase):
 
   def check(self, model, families):
     batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
+    batch = batch.at[1, 9:].set(losses.IGNORED)
     params = attention_only_test.random_params(model)
     plain = jax.jit(jax.value_and_grad(plain_loss(model)))
     with jax.default_matmul_precision('highest'):

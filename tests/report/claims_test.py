@@ -1,0 +1,19 @@
+"""Claims of a run on the page."""
+
+from rllc_jax.report import claims
+
+FINDING = {
+  'claim': 'C7',
+  'statement': 'multigram heads form early',
+  'holds': False,
+  'note': 'withdrawn: measured with a known fault',
+  'effect': None,
+  'error': None,
+  'unit': '',
+}
+
+
+def test_a_withdrawn_claim_has_no_verdict_on_the_page():
+  withdrawn = ''.join(claims.claims([{**FINDING, 'withdrawn': True}]))
+  assert '>withdrawn<' in withdrawn and 'against it' not in withdrawn
+  assert '>against it<' in ''.join(claims.claims([FINDING]))
