@@ -237,6 +237,7 @@ def part_of(tree: types.PyTree, part: str | None) -> types.PyTree:
       raise checkpoint_errors.Refused(
         f'a part named {name!r}, because part={part!r} was asked for',
         checkpoint_errors.quoted(sorted(children)) or 'an array',
+        'Give one that is there, or leave part out.',
       )
     tree = children[name]
   return tree

@@ -98,8 +98,14 @@ def is_orbax(path: pathlib.Path) -> bool:
   """True if a folder has files that Orbax writes to checkpoints."""
   inside = [child.name for child in path.iterdir()] if path.is_dir() else []
   return not _MARKS.isdisjoint(inside) or any(
-    (path / name / '_METADATA').exists() for name in inside
+    _is_item(path / name) for name in inside
   )
+
+
+def _is_item(path: pathlib.Path) -> bool:
+  # A checkpoint has the other file, too: a run of many is not one itself.
+  names = ('_METADATA', '_CHECKPOINT_METADATA')
+  return [(path / name).exists() for name in names] == [True, False]
 
 
 def contents(directory: pathlib.Path) -> str:

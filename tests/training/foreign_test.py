@@ -156,7 +156,7 @@ def test_a_part_that_is_named_is_read(tmp_path):
   assert found[0]['mu']['dense']['bias'].shape == (2,)
   message = refusal(lambda: checkpoints.load(tmp_path, 10, part='param'))
   assert "a part named 'param'" in message
-  assert "got 'opt_state', 'params', 'step'" in message
+  assert "got 'opt_state', 'params', 'step'. Give one" in message
 
 
 def test_one_of_several_items_must_be_named(tmp_path):

@@ -53,7 +53,7 @@ def test_two_folders_of_one_step_are_refused_by_name(tmp_path, written):
 def test_other_folders_that_end_in_a_number_are_no_steps(tmp_path, written):
   put(written, tmp_path, 'step_10', '20.orbax-checkpoint-tmp-1234567890')
   (tmp_path / 'tensorboard_2').mkdir()
-  (tmp_path / 'run3').mkdir()
+  put(written, tmp_path / 'run3', '40', '50')
   (tmp_path / 'step_9').touch()
   assert checkpoints.steps(tmp_path) == (10,)
 
