@@ -236,3 +236,11 @@ def test_offsets_that_lead_out_of_the_texts_are_refused(tmp_path, write):
   path.write_bytes(content.replace(offsets, beyond))
   with pytest.raises(ValueError, match='expected an Arrow IPC.*offset'):
     read(path)
+
+
+@pytest.mark.parametrize('write', WRITERS)
+def test_a_name_that_is_not_utf_8_is_told_with_the_file(tmp_path, write):
+  path = write(tmp_path / 'a', pa.table({'body': ['a'], 'text': ['b']}))
+  path.write_bytes(path.read_bytes().replace(b'body', b'\xf4ody'))
+  with pytest.raises(ValueError, match=r"/a\.\w+: expected .*'utf-8' codec"):
+    read(path)
