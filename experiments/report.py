@@ -32,7 +32,7 @@ from experiments import sections
 from rllc_jax import checked_files
 from rllc_jax.analysis import claims
 from rllc_jax.data import packing
-from rllc_jax.estimators import errors
+from rllc_jax.estimators import cells
 from rllc_jax.estimators import llc
 from rllc_jax.plots import coverage as coverage_plots
 from rllc_jax.plots import heads
@@ -86,10 +86,7 @@ def run(
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:
-    attributes = saved.traces.attrs
-    burn_in = errors.default_burn_in(
-      attributes['step_size'], attributes['localization']
-    )
+    burn_in = cells.default_burn_in(saved.traces.attrs)
   estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
   drawn = draw(saved.training, saved.traces, estimates, burn_in)
   if saved.known_answers:

@@ -1,5 +1,6 @@
 """Arithmetic on pytrees of weights: one home, so that none grows elsewhere."""
 
+import functools
 import hashlib
 
 import jax
@@ -27,8 +28,9 @@ def dot(a: types.PyTree, b: types.PyTree) -> types.Array:
     >>> print(dot({'a': jnp.ones(3)}, {'a': 2 * jnp.ones(3)}))
     6.0
   """
-  products = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-  return sum(jax.tree.leaves(products), start=jnp.zeros([]))
+  products = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
+  # From the first on: a zero to start from has a precision of its own.
+  return functools.reduce(jnp.add, products) if products else jnp.zeros([])
 
 
 def subtract(a: types.PyTree, b: types.PyTree) -> types.PyTree:

@@ -111,7 +111,8 @@ def sgnht(
   def init(position):
     velocity = jax.tree.map(jnp.zeros_like, position)
     memory = preconditioner.init(position)
-    return SGNHTState(position, velocity, jnp.zeros([]), memory)
+    thermostat = trees.dot(velocity, velocity)  # 0, in the chain's precision.
+    return SGNHTState(position, velocity, thermostat, memory)
 
   def step(rng_key, state, potential, step_size):
     here = gradients.gradients(potential, state.position)

@@ -1,0 +1,43 @@
+"""Chains keep the precision of their weights, whatever JAX's default is."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from rllc_jax import types
+from rllc_jax.samplers import mala
+from rllc_jax.samplers import rmsprop_sgld
+from rllc_jax.samplers import sghmc
+from rllc_jax.samplers import sgld
+from rllc_jax.samplers import sgnht
+
+SAMPLERS = (
+  sgld.sgld(),
+  sghmc.sghmc(),
+  sgnht.sgnht(),
+  mala.mala(),
+  mala.sgld_with_mala_acceptance(),
+  rmsprop_sgld.rmsprop_sgld(),
+  rmsprop_sgld.rmsprop_sgld_corrected(),
+)
+
+
+@pytest.mark.parametrize('dtype', [np.float32, np.float64])
+@pytest.mark.parametrize('sampler', SAMPLERS, ids=lambda s: s.name)
+def test_a_state_keeps_its_dtypes_with_x64(sampler, dtype):
+  """A thermostat in float64 beside weights in float32 ended sgnht's loop."""
+  with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
+    position = {'w': jnp.ones(3, dtype)}
+    bowl = types.Potential(
+      lambda u: 0.5 * u['w'] @ u['w'], lambda u: 0.5 * u['w'] @ u['w'], 1.0
+    )
+    state = sampler.init(position)
+    advance = lambda state: sampler.step(
+      jax.random.key(0), state, bowl, jnp.float32(0.1)
+    )
+    after, info = jax.eval_shape(advance, state)
+    kinds = lambda tree: jax.tree.map(lambda leaf: leaf.dtype, tree)
+    assert kinds(after) == kinds(jax.eval_shape(lambda: state))
+    assert after.position['w'].dtype == dtype
+    assert info.loss.dtype == dtype
