@@ -16,6 +16,7 @@ from rllc_jax.models import finite_temperature
 from rllc_jax.models import learning_coefficients
 from rllc_jax.models import toy
 from rllc_jax.models import two_layer_linear
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 
 
@@ -103,7 +104,7 @@ def bowls(quick: bool) -> Iterator[Problem]:
     uneven_bowl,
     uneven[every_third],
     long,
-    moves=(weights.coordinates(), weights.mask_index(every_third, uneven)),
+    moves=(masks.coordinates(), masks.mask_index(every_third, uneven)),
   )
 
 
@@ -268,7 +269,7 @@ def _polynomial(
     free = toy.freeze(polynomial, frozen)
     center = np.array([value or 0.0 for value in frozen])
     mask = np.array([value is None for value in frozen])
-    moves = (weights.coordinates(), weights.mask_index(mask, center))
+    moves = (masks.coordinates(), masks.mask_index(mask, center))
   exact = finite_temperature.polynomial(
     free, sampling.posterior, sampling.step_size
   )

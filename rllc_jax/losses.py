@@ -17,7 +17,7 @@ import numpy as np
 
 from rllc_jax import types
 
-# A label that is not predicted, as data for Hugging Face's models marks padding.
+# A token that is not predicted: padding, in data for Hugging Face's models.
 IGNORED = -100
 
 # apply(params, tokens [B, T]) -> logits [B, T, V].
@@ -80,17 +80,19 @@ def next_token_loss(apply: Apply) -> types.LossFn:
     inputs, targets, weights = predictions(batch)
     return jnp.mean(weights * cross_entropy(apply(params, inputs), targets))
 
-  loss_fn.check = lambda params, data: check_tokens(
-    data, _vocabulary(lambda x: apply(params, x), data)
-  )
+  return _with_check(loss_fn, apply)
+
+
+def _with_check(loss_fn: Any, apply: Apply) -> types.LossFn:
+  """Gives a loss its attribute `check(params, data)`."""
+
+  def check(params, data):
+    length = _tokens_of(data).shape[-1] - 1
+    row = jax.ShapeDtypeStruct((1, length), jnp.int32)
+    check_tokens(data, jax.eval_shape(apply, params, row).shape[-1])
+
+  loss_fn.check = check
   return loss_fn
-
-
-def _vocabulary(apply: Callable[[types.Array], types.Array], data: Any) -> int:
-  """V, from the shape of the logits of one sequence."""
-  tokens = _tokens_of(data)
-  row = jax.ShapeDtypeStruct((1, tokens.shape[-1] - 1), jnp.int32)
-  return jax.eval_shape(apply, row).shape[-1]
 
 
 def _tokens_of(data: Any) -> types.Array | np.ndarray:
@@ -147,10 +149,9 @@ def reference_loss(
     reference = reference_apply(params['reference'], inputs)
     return jnp.mean(weights * divergence(logits, reference))
 
-  loss_fn.check = lambda params, data: check_tokens(
-    data, _vocabulary(lambda x: apply(params['model'], x), data)
+  return _with_check(
+    loss_fn, lambda params, tokens: apply(params['model'], tokens)
   )
-  return loss_fn
 
 
 class Predictions(NamedTuple):

@@ -11,7 +11,7 @@ import numpy as np
 import optax
 
 import rllc_jax
-from rllc_jax.refinement import weights
+from rllc_jax.refinement import masks
 
 _BLOCKED = (
   'tensorflow_datasets',
@@ -98,7 +98,7 @@ class NnxTest(absltest.TestCase):
 class MaskTest(absltest.TestCase):
   def test_a_mask_of_the_upper_part_frees_all_below(self):
     params = {'a': {'u': jnp.zeros(3), 'v': jnp.zeros(4)}, 'b': jnp.zeros(2)}
-    found = weights.mask_index({'a': True, 'b': False}, params)
+    found = masks.mask_index({'a': True, 'b': False}, params)
     np.testing.assert_array_equal(found, np.arange(7))
 
   def test_one_weight_alone_does_not_fail_by_chance(self):

@@ -49,6 +49,7 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import rllc
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sghmc
 from rllc_jax.samplers import sgld
@@ -135,7 +136,7 @@ class FrozenTest(parameterized.TestCase):
       lens, index = weights.subtree('u'), jnp.int32(0)
     else:
       mask = {'u': True, 'v': np.array([[False, True], [False, False]])}
-      lens, index = weights.coordinates(), weights.mask_index(mask, params)
+      lens, index = masks.coordinates(), masks.mask_index(mask, params)
     frozen = jnp.array([[1.0, 0.0], [1.0, 1.0]])
     loss_fn = lambda p, batch: jnp.sum((frozen * p['v']) ** 2) * jnp.mean(batch)
     family = types.Refinements(
@@ -192,10 +193,10 @@ class SeedsTest(absltest.TestCase):
 class StoreTest(parameterized.TestCase):
   def run_with(self, store, *, first=0, scale=1.0, **options):
     """Five numbers of W move, from `first` on; their name does not say so."""
-    lens = weights.coordinates()
+    lens = masks.coordinates()
     numbers = np.arange(24).reshape(3, 2, 4)
     mask = {'W': (numbers >= first) & (numbers < first + 5), 'v': False}
-    index = weights.mask_index(mask, toy.checkpoint(0))
+    index = masks.mask_index(mask, toy.checkpoint(0))
     loss_fn = lambda params, batch: scale * toy.loss_fn(params, batch)
     family = types.Refinements(
       ('mask',), lens, index[None], weights.refine(loss_fn, lens)

@@ -125,9 +125,7 @@ def default_burn_in(settings: Mapping[str, Any]) -> int:
   """The burn-in that a run was asked for, or what its settings make of it."""
   if 'burn_in' in settings:
     return int(settings['burn_in'])
-  return errors.default_burn_in(
-    settings['step_size'], settings['localization']
-  )
+  return errors.default_burn_in(settings['step_size'], settings['localization'])
 
 
 def with_all_dims(traces: xr.Dataset) -> xr.Dataset:

@@ -169,10 +169,7 @@ def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
 
 
 def of_cell(
-  traces: Traces,
-  num_coordinates: int,
-  step_size: float,
-  nbeta: float,
+  traces: Traces, num_coordinates: int, step_size: float, nbeta: float
 ) -> dict[str, Any]:
   r"""What the draws of one cell say about themselves.
 
@@ -279,7 +276,9 @@ def step_bias_share(
     0.05
   """
   half_width = mean.high - mean.value
-  return abs(bias) / np.maximum(np.maximum(abs(mean.value - bias), half_width), 1e-30)
+  return abs(bias) / np.maximum(
+    np.maximum(abs(mean.value - bias), half_width), 1e-30
+  )
 
 
 def halves_difference(series: np.ndarray) -> np.ndarray:

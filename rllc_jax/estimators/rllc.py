@@ -165,8 +165,7 @@ def estimate_rllc(
   sampler = sampler or sgld.sgld()
   settings.warn_of_bias(sampler)
   door.check(
-    [refinements],
-    door.Subject(params, window, minibatches, posterior, sampler),
+    [refinements], door.Subject(params, window, minibatches, posterior, sampler)
   )
   run = chain_runner(
     rng_key,
@@ -220,7 +219,7 @@ def as_dataset(
 def _judged(
   table: xr.Dataset, traces: dict[str, np.ndarray], nbeta: float | None
 ) -> Estimate:
-  """The estimate of one checkpoint with its verdict; warns if there is cause."""
+  """The estimate of one checkpoint with its verdict, of which it warns."""
   cells = health.check(llc.llc_from_traces(table, estimator_nbeta=nbeta))
   cells = cells.isel(checkpoint=0, dataset=0, drop=True)
   failed = cells.failed.values
@@ -377,9 +376,7 @@ def estimate_llc(
     step_size=step_size,
     **options,
   )
-  traces = {name: trace[0] for name, trace in estimate.traces.items()}
-  fields = [field[0] for field in estimate[:-1]]
-  return Estimate(*fields, traces)
+  return Estimate(*jax.tree.map(lambda leaf: leaf[0], tuple(estimate)))
 
 
 def one_refinement(

@@ -16,16 +16,36 @@ import numpy as np
 from rllc_jax import types
 
 _TOLERANCE = 0.05  # Of the slope.
-# A wrong gradient agrees along one direction in twelve by chance, and a right one
-# disagrees beside a kink: two points, and two more if they are of two minds.
+# A wrong gradient agrees along one direction in twelve by chance, and a right
+# one disagrees beside a kink: two points, and two more if these differ.
 _FIRST_POINTS, _MORE_POINTS = 2, 2
-_LENGTHS = (0.5, 1 / 16)  # Of a chain's width: the shorter asks more of float32.
+_LENGTHS = (
+  0.5,
+  1 / 16,
+)  # Of a chain's width: the shorter asks more of float32.
 _ROUNDINGS = 8  # Units of the last place that a mean of many losses is off by.
 _WIDTH_STEPS = 8
 _NOTICEABLE = 0.01  # Of the potential: finer than this, chains see no rounding.
 
 # evaluate(position) -> what has `value` [] and `gradient`, like the position.
 Evaluate = Callable[[types.Position], Any]
+
+
+Probe = Callable[[list[np.ndarray]], Any]  # The same, of leaves.
+
+
+class _Start(NamedTuple):
+  """A point one chain's width from the center.
+
+  Attributes:
+    point: leaves.
+    there: what `evaluate` gives.
+    width: of a chain, a coordinate.
+  """
+
+  point: list[np.ndarray]
+  there: Any
+  width: float
 
 
 class _Slope(NamedTuple):
@@ -79,7 +99,7 @@ def check(
     jax.tree_util.keystr(path) or 'the weights that move'
     for path, _ in jax.tree_util.tree_leaves_with_path(center)
   ]
-  probe = lambda arrays: evaluate(structure.unflatten(arrays))
+  probe: Probe = lambda arrays: evaluate(structure.unflatten(arrays))
   rng = np.random.default_rng(0)
   starts = [
     _start(probe, leaves, posterior, rng)
@@ -87,10 +107,9 @@ def check(
   ]
   blurred = []
   for place, path in enumerate(paths):
-    measure = lambda start, i=place: _slope(probe, *start, i, rng)
-    slopes = [measure(start) for start in starts[:_FIRST_POINTS]]
+    slopes = [_slope(probe, x, place, rng) for x in starts[:_FIRST_POINTS]]
     if sum(slope.is_wrong for slope in slopes) == 1:
-      slopes += [measure(start) for start in starts[_FIRST_POINTS:]]
+      slopes += [_slope(probe, x, place, rng) for x in starts[_FIRST_POINTS:]]
     wrong = [slope for slope in slopes if slope.is_wrong]
     if len(wrong) > 1:
       raise ValueError(
@@ -102,7 +121,7 @@ def check(
         'RefinedLoss.driven_by.'
       )
     blurred += [slope.is_blurred for slope in slopes]
-  last_place = float(np.spacing(abs(np.asarray(starts[0][1].value))))
+  last_place = float(np.spacing(abs(np.asarray(starts[0].there.value))))
   matters = float(posterior.nbeta) * last_place > _NOTICEABLE
   if all(blurred) and matters:
     warnings.warn(
@@ -113,8 +132,7 @@ def check(
     )
 
 
-def _start(probe, leaves, posterior, rng):
-  """A point one chain's width from the center, with its gradient."""
+def _start(probe: Probe, leaves, posterior, rng) -> _Start:
   noise = [rng.normal(size=leaf.shape) for leaf in leaves]
   value = float(probe(leaves).value)
   width = _width(
@@ -123,7 +141,7 @@ def _start(probe, leaves, posterior, rng):
     posterior,
   )
   point = _moved(leaves, noise, width)
-  return point, probe(point), width
+  return _Start(point, probe(point), width)
 
 
 def _width(rise, size, posterior) -> float:
@@ -146,26 +164,27 @@ def _width(rise, size, posterior) -> float:
   return float(width)
 
 
-def _slope(probe, point, there, width, place, rng) -> _Slope:
+def _slope(probe: Probe, start: _Start, place: int, rng) -> _Slope:
   """Both slopes along one leaf; the shorter length if the longer disagrees."""
+  point, there, width = start
   direction = [np.zeros(leaf.shape) for leaf in point]
   direction[place] = rng.normal(size=point[place].shape)
   gradient = np.asarray(jax.tree.leaves(there.gradient)[place], np.float64)
   claimed = float((gradient * direction[place]).sum())
-  for length in _LENGTHS:
+
+  def measure(length):
     ends = [
       np.asarray(probe(_moved(point, direction, sign * length * width)).value)
       for sign in (1, -1)
     ]
     step = 2 * length * width
-    measured = float(ends[0] - ends[1]) / step
     rounding = _ROUNDINGS * float(np.spacing(abs(ends[0]))) / step
-    slope = _Slope(
-      measured, claimed, rounding, float(np.linalg.norm(gradient))
-    )
-    if not slope.is_wrong:
-      break
-  return slope
+    scale = float(np.linalg.norm(gradient))
+    return _Slope(float(ends[0] - ends[1]) / step, claimed, rounding, scale)
+
+  long, short = _LENGTHS
+  slope = measure(long)
+  return measure(short) if slope.is_wrong else slope
 
 
 def _moved(leaves, direction, length):

@@ -35,10 +35,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.refinement import masks
 
 HEAD_WEIGHTS = ('W_Q', 'W_K', 'W_V', 'W_O', 'b_Q', 'b_K', 'b_V')
-coordinates, mask_index = masks.coordinates, masks.mask_index
 
 
 @functools.lru_cache(maxsize=64)

@@ -111,7 +111,9 @@ def mala(
     return sgld.SGLDState(position, proposal.memory), info
 
   name = preconditioners.sampler_name('mala', preconditioner)
-  return types.Sampler(name, init, step, preconditioner.bias, needs_full_data=True)
+  return types.Sampler(
+    name, init, step, preconditioner.bias, needs_full_data=True
+  )
 
 
 @functools.cache

@@ -63,10 +63,10 @@ def sgld(
 
   (expand the generator of a step to :math:`\epsilon^2`; the covariance is 0 in
   a bowl and positive where curvature grows away from the center).
-  :math:`n\beta / 2` times `loss_correction` is the first term: in a bowl without minibatch noise exact
-  at every :math:`\epsilon`; with noise of covariance C it takes tr C where
-  tr KC, :math:`K = n\beta H (n\beta H + \gamma)^{-1}`, is due: too much, never
-  too little.
+  :math:`n\beta / 2` times `loss_correction` is the first term: exact at every
+  :math:`\epsilon` in a bowl without minibatch noise. With noise of covariance C
+  it takes tr C where tr KC, :math:`K = n\beta H (n\beta H + \gamma)^{-1}`, is
+  due: too much, never too little.
 
   Args:
     noise_scale: s. Anything but 1 samples another density; 0 is gradient

@@ -13,6 +13,7 @@ from rllc_jax import types
 from rllc_jax.analysis import curvature
 from rllc_jax.data import minibatches
 from rllc_jax.models import attention_only
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 
 KEY = jax.random.key(0)
@@ -84,7 +85,7 @@ class BowlTest(parameterized.TestCase):
     """Each block of a matrix has its own top eigenvalue."""
     matrix = rotated(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 60.0]))
     blocks = jnp.array([[0, 1, 2], [3, 4, 5]])
-    family = bowl_family(matrix, weights.coordinates(), blocks, ('a', 'b'))
+    family = bowl_family(matrix, masks.coordinates(), blocks, ('a', 'b'))
     found = curvature.top_curvatures(
       KEY, family, jnp.ones(6), NO_DATA, ONE, num_batches=1
     )

@@ -178,7 +178,9 @@ class NoneQualifiesTest(absltest.TestCase):
 
   def test_flatness(self):
     found = recommendation.recommend(hand_made().isel(step_size=slice(2, None)))
-    self.assertRegex(found.why, "is a step's bias under 5 %.*smaller.*0.002 next")
+    self.assertRegex(
+      found.why, "is a step's bias under 5 %.*smaller.*0.002 next"
+    )
 
   def test_one_cell_spoils_it_for_all(self):
     sweep = with_value('healthy', False, refinement='1:0')
@@ -223,9 +225,9 @@ class BowlTest(absltest.TestCase):
   def test_the_recommended_step_is_that_of_the_closed_form(self):
     """Of a round bowl the estimate goes as 1 / (1 - x/4), x = epsilon a.
 
-    So it is too high by 3.1 % at x = 0.12 and by 6.4 % at 0.24, where it changes
-    by 3.2 % from half the step: 0.12 it is. Errors are under 0.6 %, and chains
-    of all steps share their noise.
+    So it is too high by 3.1 % at x = 0.12 and by 6.4 % at 0.24, where it
+    changes by 3.2 % from half the step: 0.12 it is. Errors are under 0.6 %, and
+    chains of all steps share their noise.
     """
     nbeta, gamma = 80.0, 20.0
     steps = np.array([0.06, 0.12, 0.24, 0.48]) / (nbeta + gamma)

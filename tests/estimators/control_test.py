@@ -169,12 +169,7 @@ class NoiseOffTest(parameterized.TestCase):
     family = families[layer]
     lens = family.lens
     mask = weights.mask_of(lens, jnp.int32(head), params)
-    masked = types.Refinements(
-      ('mask',),
-      weights.coordinates(),
-      weights.mask_index(mask, params)[None],
-      weights.refine(loss_fn, weights.coordinates()),
-    )
+    masked = rllc.one_refinement(loss_fn, params, mask)
     one = family._replace(names=(name,), indices=jnp.asarray([head], jnp.int32))
     self.assert_same_chains(one, masked, params, tokens)
 
@@ -186,12 +181,7 @@ class NoiseOffTest(parameterized.TestCase):
       ('all',), every, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, every)
     )
     ones = jax.tree.map(np.ones_like, params)
-    masked = types.Refinements(
-      ('mask',),
-      weights.coordinates(),
-      weights.mask_index(ones, params)[None],
-      weights.refine(loss_fn, weights.coordinates()),
-    )
+    masked = rllc.one_refinement(loss_fn, params, ones)
     self.assert_same_chains(whole, masked, params, tokens)
 
   def assert_same_chains(self, a, b, params, tokens):

@@ -31,9 +31,7 @@ class FailureTest(absltest.TestCase):
     failed = np.array([[True, True, True], [True, False, True]])
     found = diagnostics.failure_kinds(traces, failed)
     named = [[diagnostics.FAILURES[kind] for kind in row] for row in found]
-    self.assertEqual(
-      named, [['step', 'far', 'step'], ['loss', '', 'step']]
-    )
+    self.assertEqual(named, [['step', 'far', 'step'], ['loss', '', 'step']])
 
   def test_where_no_step_size_helps_none_is_advised(self):
     """A checkpoint up a slope, and one whose loss is infinite on some data."""
@@ -177,7 +175,9 @@ class CellTest(absltest.TestCase):
     mean = errors.Mean(*map(np.array, (5.0, 0.1, 4.8, 5.2)))
     share = diagnostics.step_bias_share(mean, 0.238)
     self.assertAlmostEqual(share, 0.238 / 4.762)
-    self.assertAlmostEqual(diagnostics.step_bias_share(mean, -0.25), 0.25 / 5.25)
+    self.assertAlmostEqual(
+      diagnostics.step_bias_share(mean, -0.25), 0.25 / 5.25
+    )
     near_0 = errors.Mean(*map(np.array, (0.01, 0.1, -0.19, 0.21)))
     self.assertAlmostEqual(diagnostics.step_bias_share(near_0, 0.01), 0.05)
 
@@ -228,7 +228,7 @@ class CellTest(absltest.TestCase):
       found['equilibrium_ratio'], 1, atol=4 * found['equilibrium_ratio_error']
     )
     self.assertLess(found['equilibrium_ratio_error'], 0.005)
-    # Half of nbeta h / a is the estimate without it, times x / (1 - x), x = 1/4.
+    # d nbeta h / 2 a without it, times x / (1 - x) at x = 1/4.
     expected = 400 / 2 * (1.5 / 2) / 3
     np.testing.assert_allclose(found['step_bias'], expected, rtol=0.008)
     self.assertEqual(found['negative_share'], 0)

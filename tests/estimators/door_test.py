@@ -231,9 +231,7 @@ def test_mala_wants_all_of_the_data():
   loss_fn = lambda w, batch: 0.5 * jnp.mean((w[None] - batch) ** 2)
   data = jax.random.normal(jax.random.key(1), (40, 3))
   with pytest.raises(ValueError, match='mala must see all of the data'):
-    estimate(
-      loss_fn, jnp.zeros(3), data, batch_size=4, sampler=rllc_jax.mala()
-    )
+    estimate(loss_fn, jnp.zeros(3), data, batch_size=4, sampler=rllc_jax.mala())
   estimate(
     loss_fn, jnp.zeros(3), data, batch_size=None, sampler=rllc_jax.mala()
   )
@@ -281,7 +279,4 @@ def test_what_is_checked_is_said_before_it_compiles(caplog):
   with caplog.at_level('INFO', logger='rllc_jax'):
     check([rows, rows._replace(names=('w1',))], {'w': jnp.arange(3.0)})
   said = [record.getMessage() for record in caplog.records]
-  assert said == [
-    'checking family 1 of 2 (w0)',
-    'checking family 2 of 2 (w1)',
-  ]
+  assert said == ['checking family 1 of 2 (w0)', 'checking family 2 of 2 (w1)']

@@ -119,7 +119,10 @@ class RulesTest(parameterized.TestCase):
       {'num_failed': 4, 'failure_kind': 1},
       'no estimate: all 4 chains failed: lower step_size or raise localization',
     ),
-    ({'num_failed': 1, 'num_chains': 1, 'failure_kind': 1}, 'no estimate: the only chain failed'),
+    (
+      {'num_failed': 1, 'num_chains': 1, 'failure_kind': 1},
+      'no estimate: the only chain failed',
+    ),
     (
       {'num_kept': 12},
       'no estimate: 12 draws after the burn-in, 24 needed: raise num_draws',

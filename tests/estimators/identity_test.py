@@ -41,10 +41,12 @@ def other_gradient():
   """The same values, driven by twice the loss."""
   plain = rllc_jax.refine(toy.loss_fn, toy.LENS)
   twice = lambda *where: 2 * plain.loss(*where)
-  value = lambda *where: twice(*where) - jax.lax.stop_gradient(
-    plain.loss(*where)
+  value = lambda *where: (
+    twice(*where) - jax.lax.stop_gradient(plain.loss(*where))
   )
-  return [toy.family(0)._replace(loss=types.RefinedLoss(plain.context, value, twice))]
+  return [
+    toy.family(0)._replace(loss=types.RefinedLoss(plain.context, value, twice))
+  ]
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ import numpy as np
 
 from rllc_jax import trees
 from rllc_jax.models import attention_only
+from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 
 MODEL = attention_only.AttentionOnly(
@@ -48,7 +49,7 @@ def lens_of(name):
 def mask_lens():
   params = random_params(0)
   mask = jax.tree.map(lambda leaf: leaf > 1, params)
-  index, lens = weights.mask_index(mask, params), weights.coordinates()
+  index, lens = masks.mask_index(mask, params), masks.coordinates()
   return (
     lambda params: lens.extract(params, index),
     lambda position, params: lens.insert(position, params, index),
@@ -93,9 +94,7 @@ class LensTest(parameterized.TestCase):
     params = random_params(0)
     mask = weights.mask_of(family.lens, index, params)
     moved = family.lens.extract(params, index)
-    flat = weights.coordinates().extract(
-      params, weights.mask_index(mask, params)
-    )
+    flat = masks.coordinates().extract(params, masks.mask_index(mask, params))
     numbers = np.concatenate([x.ravel() for x in jax.tree.leaves(moved)])
     np.testing.assert_array_equal(np.sort(flat), np.sort(numbers))
 
@@ -308,11 +307,11 @@ class NamedWeightsTest(parameterized.TestCase):
 class MaskTest(absltest.TestCase):
   def test_neither_0_nor_1_is_refused(self):
     with self.assertRaisesRegex(ValueError, '0 and 1 alone.*0.5'):
-      weights.mask_index({'a': np.array([0.5, 1])}, {'a': np.zeros(2)})
+      masks.mask_index({'a': np.array([0.5, 1])}, {'a': np.zeros(2)})
 
   def test_nothing_to_move_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'at least one'):
-      weights.mask_index({'a': 0}, {'a': np.zeros(2)})
+      masks.mask_index({'a': 0}, {'a': np.zeros(2)})
 
 
 if __name__ == '__main__':
