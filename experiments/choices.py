@@ -187,9 +187,14 @@ def trained_model(
   Raises:
     ValueError: if it cannot read the corpus: JAX would clamp indices.
   """
-  model = attention_only.AttentionOnly(
-    **checkpoints.metadata(kept)['settings']['model']
-  )
+  known = checkpoints.metadata(kept).get('settings', {}).get('model')
+  if known is None:
+    raise ValueError(
+      f'{kept} must hold checkpoints of experiments.train, whose model this '
+      'command knows; got others. From Python any loss and weights can be '
+      'measured: rllc_jax.estimate_trajectory, with checkpoints.trajectory.'
+    )
+  model = attention_only.AttentionOnly(**known)
   largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
   if largest >= model.vocab_size or length > model.context_length + 1:
     raise ValueError(

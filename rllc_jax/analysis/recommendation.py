@@ -5,8 +5,8 @@ if the cell is healthy there (see `estimators.health`), its standard error is
 under 3 % of the estimate, and the step size adds less than 5 % to the estimate:
 as predicted (which is part of health) and as measured, by twice the change from
 half the step size, since what a step adds is proportional to it. Recommended is
-the largest step size that qualifies: of those that are small enough, it explores
-the most in a given number of steps.
+the largest step size that qualifies: of those that are small enough, it
+explores the most in a given number of steps.
 """
 
 import collections

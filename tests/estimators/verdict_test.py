@@ -1,0 +1,206 @@
+"""No estimate that is off by more than 5 % and 3 standard errors is healthy.
+
+Truths are closed forms in which the step size has no part.
+"""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import rllc_jax
+
+
+class Case(NamedTuple):
+  """A problem at a setting that tempts a verdict.
+
+  Attributes:
+    truth: of the estimate at step size 0.
+    loss_fn: of params and a batch.
+    params: at the minimum.
+    data: of any kind.
+    settings: of `estimate_llc`.
+    predicted: True if the step's bias is foretold exactly, not as a bound.
+  """
+
+  truth: float
+  loss_fn: rllc_jax.types.LossFn
+  params: jax.Array
+  data: jax.Array
+  settings: dict
+  predicted: bool = True
+
+
+def bowl(step):
+  """Round, ten directions, epsilon (nbeta + gamma) = step."""
+  return Case(
+    0.5 * 10 * 1000 / 1010,
+    lambda w, batch: 0.5 * jnp.sum(w**2),
+    jnp.zeros(10),
+    jnp.zeros(1),
+    dict(nbeta=1000.0, localization=10.0, step_size=step / 1010, batch_size=1)
+    | dict(num_draws=4000, burn_in=2000),
+  )
+
+
+def stiff(step_size):
+  """20 of 8,192 directions are stiff; drift-to-noise sees the others."""
+  h = jnp.zeros(8192).at[:20].set(10.0)
+  return Case(
+    0.5 * 20 * 300 / 500,
+    lambda w, batch: 0.5 * jnp.sum(h * w**2),
+    jnp.zeros(8192),
+    jnp.zeros(1),
+    dict(nbeta=30.0, localization=200.0, step_size=step_size, batch_size=1)
+    | dict(num_draws=800),
+  )
+
+
+def regression(step, batch_size=32):
+  """300 weights at batches of 32: minibatch noise does most of the heating."""
+  rng = np.random.default_rng(0)
+  x = rng.normal(size=(2000, 300))
+  y = x @ rng.normal(size=300) + rng.normal(size=2000)
+  h = np.linalg.eigvalsh(2 * x.T @ x / 2000)
+  best = jnp.asarray(np.linalg.lstsq(x, y, rcond=None)[0], jnp.float32)
+  nbeta, gamma = 100.0, 10.0
+  return Case(
+    0.5 * np.sum(nbeta * h / (nbeta * h + gamma)),
+    lambda w, batch: jnp.mean((batch[:, :-1] @ w - batch[:, -1]) ** 2),
+    best,
+    jnp.asarray(np.column_stack([x, y]), jnp.float32),
+    dict(nbeta=nbeta, localization=gamma, batch_size=batch_size)
+    | dict(step_size=step / (nbeta * h.mean() + gamma))
+    | dict(num_draws=1500, burn_in=800),
+    predicted=False,
+  )
+
+
+def noisy(step_size):
+  """A bowl whose minibatches pull it about; their mean does not."""
+  pull = np.random.default_rng(0).normal(size=(4000, 20))
+  return Case(
+    0.5 * 20 * 100 / 150,
+    lambda w, batch: 0.5 * jnp.sum(w**2) + jnp.mean(batch @ w),
+    jnp.zeros(20),
+    jnp.asarray(pull - pull.mean(axis=0), jnp.float32),
+    dict(nbeta=100.0, localization=50.0, step_size=step_size, batch_size=2)
+    | dict(num_draws=8000, burn_in=1000),
+    predicted=False,
+  )
+
+
+def quartic(step_size):
+  """lambda is 1/4 a direction, and no bowl: half of the bound is true."""
+  return Case(
+    16 / 4,
+    lambda w, batch: jnp.sum(w**4),
+    jnp.zeros(16),
+    jnp.zeros(1),
+    dict(nbeta=100.0, localization=0.0, step_size=step_size, batch_size=1)
+    | dict(num_draws=3000, burn_in=1500, num_chains=16, chunk_size=16),
+    predicted=False,
+  )
+
+
+@functools.cache
+def estimate(make, setting):
+  case = make(setting)
+  return case, rllc_jax.estimate_llc(
+    jax.random.key(0), case.loss_fn, case.params, case.data, **case.settings
+  )
+
+
+# A name, a problem, a setting at which it is far off, and one at which not.
+PROBLEMS = [
+  (bowl, 0.3, 0.1),
+  (bowl, 1.0, 0.15),
+  (bowl, 2.0, 0.15),
+  (bowl, 3.0, 0.15),
+  (stiff, 1e-3, 3e-4),
+  (regression, 0.019, None),
+  (noisy, 2e-4, None),
+  (quartic, 1e-2, 2e-3),
+]
+
+
+@pytest.mark.parametrize(('make', 'far', 'near'), PROBLEMS)
+def test_what_is_far_off_is_not_healthy_and_its_step_is_named(make, far, near):
+  case, found = estimate(make, far)
+  off = found.llc - case.truth
+  assert off > 0.05 * case.truth and off > 3 * found.standard_error
+  assert not found.healthy
+  assert 'the step size adds' in str(found.verdict)
+  assert 'the step size adds' in repr(found)
+  # Never less than is there, and in bowls without noise no more.
+  assert found.step_bias > off - 3 * found.standard_error
+  if case.predicted:
+    assert found.step_bias < off + 3 * found.standard_error
+
+
+@pytest.mark.parametrize(
+  ('make', 'near'),
+  sorted({(p[0], p[2]) for p in PROBLEMS if p[2]}, key=str),
+)
+def test_a_small_step_is_not_blamed(make, near):
+  case, found = estimate(make, near)
+  off = found.llc - case.truth
+  assert abs(off) < max(0.05 * case.truth, 3 * found.standard_error)
+  assert 'step size adds' not in str(found.verdict)
+
+
+def test_a_cold_start_is_told_and_warned_of():
+  """1.7e-5 ± 5e-6 at an equilibrium ratio of 1e-5 went out in silence."""
+  with pytest.warns(rllc_jax.NotHealthyWarning, match='chains still spread'):
+    found = rllc_jax.estimate_llc(
+      jax.random.key(0),
+      lambda w, batch: 0.5 * jnp.sum(w**2),
+      jnp.zeros(10),
+      jnp.zeros(1),
+      nbeta=1000.0,
+      localization=10.0,
+      step_size=1e-9,
+      burn_in=10,
+      batch_size=1,
+    )
+  assert not found.healthy and 'chains still spread' in repr(found)
+
+
+@pytest.mark.parametrize('sampler', [rllc_jax.sgnht(), rllc_jax.rmsprop_sgld()])
+@pytest.mark.filterwarnings('ignore:Estimates by')
+def test_a_sampler_without_a_prediction_is_not_called_healthy(sampler):
+  case = bowl(0.1)
+  settings = case.settings | dict(num_draws=100, burn_in=0)
+  found = rllc_jax.estimate_llc(
+    jax.random.key(0),
+    case.loss_fn,
+    case.params,
+    case.data,
+    sampler=sampler,
+    **settings,
+  )
+  assert np.isnan(found.step_bias)
+  assert 'not predicted for this sampler' in str(found.verdict)
+
+
+@pytest.mark.parametrize(('offset', 'nbeta'), [(10.8, 1e7), (10.0, 1e6)])
+def test_a_loss_that_float32_rounds_away_is_not_healthy(offset, nbeta):
+  """A constant and a bowl: 0.52 'healthy' at 2.08."""
+  bowl = lambda w, batch: offset + 0.5 * jnp.sum(w**2)
+  run = functools.partial(
+    rllc_jax.estimate_llc,
+    jax.random.key(0),
+    bowl,
+    jnp.zeros(5),
+    jnp.zeros(1),
+    batch_size=1,
+    num_draws=400,
+  )
+  found = run(nbeta=nbeta, localization=nbeta / 5, step_size=0.1 / nbeta)
+  assert not found.healthy
+  assert 'last place of the loss' in str(found.verdict)
+  found = run(nbeta=10.0, localization=2.0, step_size=0.01)
+  assert 'last place' not in str(found.verdict)
