@@ -209,7 +209,7 @@ def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
   for i in range(0, len(steps), count):
     some = tuple(steps[i : i + count])
     traces = store.read(extent._replace(checkpoints=some))
-    found.append(health.check(llc.llc_from_traces(traces, burn_in=burn_in)))
+    found.append(llc.llc_from_traces(traces, burn_in=burn_in))
   return xr.concat(found, 'checkpoint')
 
 
@@ -239,7 +239,7 @@ def write_csv(path: pathlib.Path, found: xr.Dataset) -> None:
 
   Args:
     path: of the file, which is replaced.
-    found: from `llc_from_traces`, or from `health.check` of that.
+    found: from `llc_from_traces`.
   """
   failed = found.failed.transpose(*cells.DIMS, 'chain')
   chains = failed.values.reshape(-1, failed.sizes['chain'])

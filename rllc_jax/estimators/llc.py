@@ -14,6 +14,7 @@ from rllc_jax.estimators import baselines
 from rllc_jax.estimators import cells
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
+from rllc_jax.estimators import health
 
 
 def llc_from_traces(
@@ -32,8 +33,7 @@ def llc_from_traces(
   step size's bias or the finite corpus.
 
   A cell is read from the chains that have as many draws as any of its own, so
-  what is done stays readable while a store grows. `health.check` judges what
-  this returns.
+  what is done stays readable while a store grows.
 
   Args:
     traces: from `estimate_trajectory` or a store.
@@ -53,11 +53,11 @@ def llc_from_traces(
 
   Returns:
     Over (checkpoint, dataset, refinement): `llc`, `standard_error`, `low` and
-    `high` (95 %); the diagnostics of `diagnostics.of_cell` and
-    `diagnostics.step_bias_share`; `num_chains` that
-    were read, `num_draws` that each of them has, `num_kept` that are left after
-    the burn-in, `num_failed`, `failure_kind` (the worst, a place in
-    `diagnostics.FAILURES`); over chains too: `failed`. Failed chains are left
+    `high` (95 %); `healthy` and `verdict`, see `health.check`; the diagnostics
+    of `diagnostics.of_cell` and `diagnostics.step_bias_share`; `num_chains`
+    that were read, `num_draws` that each of them has, `num_kept` that are left
+    after the burn-in, `num_failed`, `failure_kind` (the worst, a place in
+    `diagnostics.FAILURES`). Over chains too: `failed`. Failed chains are left
     out of everything else, which biases it. NaN where no chain is left, or
     under 24 draws after the burn-in.
 
@@ -106,7 +106,7 @@ def llc_from_traces(
     {**traces.attrs, 'baseline': baseline},
   )
   found['failed'] = (cells.TRACE_DIMS[:4], failed)
-  return found
+  return health.check(found)
 
 
 def contrast(

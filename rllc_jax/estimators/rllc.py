@@ -220,7 +220,7 @@ def _judged(
   table: xr.Dataset, traces: dict[str, np.ndarray], nbeta: float | None
 ) -> Estimate:
   """The estimate of one checkpoint with its verdict, of which it warns."""
-  cells = health.check(llc.llc_from_traces(table, estimator_nbeta=nbeta))
+  cells = llc.llc_from_traces(table, estimator_nbeta=nbeta)
   cells = cells.isel(checkpoint=0, dataset=0, drop=True)
   failed = cells.failed.values
   names = cells.refinement.values.tolist()
