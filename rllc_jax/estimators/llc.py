@@ -202,10 +202,11 @@ def of_draws(draws: xr.DataArray) -> xr.Dataset:
 
 
 def _factor(traces, estimator_nbeta) -> float:
-  nbeta = traces.attrs['nbeta'] if estimator_nbeta is None else estimator_nbeta
-  if nbeta == 0:
+  if estimator_nbeta is not None:
+    return float(estimator_nbeta)
+  if traces.attrs['nbeta'] == 0:
     raise ValueError(
       'estimator_nbeta must be given for a run at nbeta 0, because the '
       'estimate is nbeta (E[loss] - loss*); got None.'
     )
-  return float(nbeta)
+  return float(traces.attrs['nbeta'])

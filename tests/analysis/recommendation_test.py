@@ -44,6 +44,7 @@ def hand_made():
     {'sampler': 'sgld', 'baseline': 'paired'},
   )
   sweep['llc'] = sweep.llc + llc
+  sweep['high'] = sweep.llc + 2.4 * sweep.standard_error
   sweep['verdict'] = xr.where(sweep.healthy, 'healthy', '').astype(object)
   return sweep
 

@@ -19,7 +19,7 @@ SETTING = {'step_size': 4e-3, 'nbeta': 30.0, 'localization': 200.0}
 def sweep(**changes):
   """By hand, over (step_size, nbeta, refinement): in proportion to nbeta."""
   found = recommendation_test.hand_made()
-  for name in ('llc', 'standard_error'):
+  for name in ('llc', 'standard_error', 'high'):
     found[name] = found[name] * found.nbeta / 10
   for name, (where, value) in changes.items():
     found[name].loc[where] = value

@@ -100,8 +100,8 @@ class LensTest(parameterized.TestCase):
 
   def test_numbers_keep_the_order_of_ravel_pytree(self):
     lens, index = masks.mask_lens(tree_mask(), tree())
-    flat = weights.coordinates().extract(
-      tree(), weights.mask_index(tree_mask(), tree())
+    flat = masks.coordinates().extract(
+      tree(), masks.mask_index(tree_mask(), tree())
     )
     position = lens.extract(tree(), index)
     numbers = np.concatenate([np.ravel(x) for x in jax.tree.leaves(position)])
@@ -168,7 +168,7 @@ class ChainTest(absltest.TestCase):
   """Chains are those of the lens that ravels every weight, number by number."""
 
   def assert_same_chains(self, mask, loss_fn, params):
-    raveled = weights.coordinates(), weights.mask_index(mask, params)
+    raveled = masks.coordinates(), masks.mask_index(mask, params)
     expected = sample(*raveled, loss_fn, params)
     found = sample(*masks.mask_lens(mask, params), loss_fn, params)
     for trace, expected_trace in zip(found, expected, strict=True):
