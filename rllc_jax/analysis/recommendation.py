@@ -105,7 +105,7 @@ def criteria(sweep: xr.Dataset) -> xr.Dataset:
 
 
 def relative_bias(sweep: xr.Dataset) -> xr.DataArray:
-  """How much of an estimate its step size adds, relative to the rest of it.
+  """The share that the step size adds to an estimate, relative to the rest.
 
   Measured: half the step size has half the bias, so the bias is twice the
   change. NaN at the smallest step size and where there is no estimate.
@@ -253,7 +253,7 @@ def _knob_of_bias(sweep: xr.Dataset, met: xr.Dataset) -> str:
 
 
 def _bias_error(sweep: xr.Dataset) -> xr.DataArray:
-  """Of `relative_bias`, as if minibatches were not shared: too large."""
+  """The error of `relative_bias` if minibatches were not shared: too large."""
   below = sweep[['llc', 'standard_error']].shift(step_size=1)
   both = np.hypot(sweep.standard_error, below.standard_error)
   return 2 * both / abs(2 * below.llc - sweep.llc)

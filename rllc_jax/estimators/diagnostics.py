@@ -76,7 +76,7 @@ def failed_chains(
 
 
 def failure_kinds(traces: Traces, failed: np.ndarray) -> np.ndarray:
-  """Why chains failed, [..., C]: places in `FAILURES`, 0 for those that lived.
+  """Causes of failure, [..., C]: places in `FAILURES`, 0 for none.
 
   Where the step is too large, the loss goes up. A chain that leaves because the
   checkpoint is far from a minimum goes down, on gradients that do not grow.
@@ -100,7 +100,7 @@ def failure_kinds(traces: Traces, failed: np.ndarray) -> np.ndarray:
 
 
 def remedy_of_failure(kind: int) -> str:
-  """What helps against a failure, by its place in `FAILURES`."""
+  """Names what helps against a failure, given its place in `FAILURES`."""
   return REMEDIES[FAILURES[kind] or 'step']
 
 
@@ -237,7 +237,7 @@ def of_cell(
 
 
 def step_bias(traces: Traces, nbeta: float) -> np.ndarray | float:
-  r"""How much the step size is predicted to add to an estimate.
+  r"""Predicts how much the step size adds to an estimate.
 
   For SGLD :math:`\tfrac{\epsilon}{8} E[\nabla\hat U \cdot
   n\beta\nabla\hat\ell]`, the mean over what the chains saw; see

@@ -1,4 +1,4 @@
-"""What is tried of a family before it is sampled: its lens, loss and gradient.
+"""Checks of a family before it is sampled: its lens, loss and gradient.
 
 A lens that reads other weights than it writes, a loss that is not finite or a
 gradient that is not the loss's all give numbers, and wrong ones. The loss and

@@ -177,7 +177,7 @@ def _halves(cell: Cell) -> Iterator[Fault]:
 
 
 def _step_bias(cell: Cell) -> Iterator[Fault]:
-  """Whether the step size decides the answer."""
+  """The part of the estimate that the step size adds."""
   bias, share = cell['step_bias'], cell['step_bias_share']
   if not np.isfinite(bias):
     words = "the step size's bias is not predicted for this sampler or store"
@@ -190,7 +190,7 @@ def _step_bias(cell: Cell) -> Iterator[Fault]:
 
 
 def _rounding(cell: Cell) -> Iterator[Fault]:
-  """Whether the loss is recorded finely enough for this n beta."""
+  """The last place of the recorded loss, at this n beta."""
   rounding, error = cell['loss_rounding'], cell['standard_error']
   if rounding > error:
     words = f'the last place of the loss is worth {rounding:.2g}'

@@ -46,7 +46,7 @@ def check(estimates: xr.Dataset) -> xr.Dataset:
 
 
 def _reservations(cell: faults.Cell) -> str:
-  """What to know of a cell that is healthy."""
+  """Reservations about a cell that is healthy, as a clause."""
   words = []
   if faults.is_uncertain(cell):
     words.append(
