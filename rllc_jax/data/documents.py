@@ -194,7 +194,7 @@ def cut(text: str, most: int) -> Iterator[str]:
 
 
 def _cut_place(text: str, start: int, end: int) -> int:
-  """Where to cut a part that begins at `start` and reaches to `end`."""
+  """The place to cut a part that begins at `start` and reaches to `end`."""
   middle = (start + end) // 2
   # A part of a few characters would be dropped, so none is made.
   if (line_end := text.rfind('\n', middle, end)) >= 0:

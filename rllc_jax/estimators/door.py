@@ -27,7 +27,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Subject(NamedTuple):
-  """What a family is tried on.
+  """The checkpoint, data and settings that a family is tried on.
 
   Attributes:
     params: a checkpoint.
@@ -169,7 +169,7 @@ def _lens_laws(lens: types.Lens) -> Callable[..., tuple[jax.Array, jax.Array]]:
 
 
 def _same(a: types.PyTree, b: types.PyTree) -> jax.Array:
-  """Whether two trees are one, bit for bit (NaN is NaN), []."""
+  """True if two trees are one, bit for bit (NaN is NaN), []."""
   if jax.tree.structure(a) != jax.tree.structure(b):
     return jnp.array(False)
   equal = jnp.array(True)

@@ -143,7 +143,7 @@ def _line(places: list[_Place]) -> str:
 
 
 def _doubt(places: list[_Place]) -> str:
-  """Where healthy cells need a second look."""
+  """Reservations about healthy cells, as clauses."""
   return _doubt_of_ratio(places) + _doubt_of_bias(places)
 
 

@@ -319,7 +319,7 @@ def _known_part(term: str, params: types.Params) -> _Part | None:
 
 
 def _unknown(term: str, params: types.Params) -> str:
-  """What there is instead of a term, by name."""
+  """Names the parts that there are, for a message."""
   layers = _layers(params)
   attentions = [n for n in layers if _attention(params, n) is not None]
   known = [*_wholes(params), *map(str, layers)]

@@ -83,7 +83,7 @@ def _check_foreign(
 
 
 def remedy(path: pathlib.Path) -> str:
-  """What to do about damage; to train again only where `loop` trained."""
+  """Remedy for damage; to train again only where `loop` trained."""
   run = path.parent.parent
   beside = (path.parent, run / 'checkpoints', run / 'resume')
   if any(_was_trained_here(other) for x in beside for other in x.glob('*')):

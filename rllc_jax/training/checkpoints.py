@@ -171,7 +171,7 @@ def steps(directory: PathLike) -> tuple[int, ...]:
 
 
 def metadata(directory: PathLike, step: int | None = None) -> dict[str, Any]:
-  """What was kept beside the weights of a step, by default of the last.
+  """The metadata kept beside the weights of a step, by default the last.
 
   Of other programs' checkpoints it is Orbax's `custom_metadata`.
   """
@@ -330,7 +330,7 @@ def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:
 
 
 def _fingerprint(directory: PathLike, part: str | None, step: int) -> str:
-  """Of names, shapes, dtypes and checksums of a checkpoint.
+  """Hash of names, shapes, dtypes and checksums of a checkpoint.
 
   Without reading it where there is a record: no weights that are not finite are
   written, and none are read that differ.

@@ -22,7 +22,7 @@ _WEIGHTS, _OPTIMIZER = 'params', 'opt_state'
 
 
 def way_out(step: int) -> str:
-  """What to do with a checkpoint that is not read here."""
+  """Remedy for a checkpoint that is not read here."""
   return (
     'Load the weights with the program that wrote them, or with '
     'orbax.checkpoint, and hand them over: checkpoints.save(NEW_DIRECTORY, '

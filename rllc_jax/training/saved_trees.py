@@ -144,7 +144,7 @@ def _check_places(names: Iterable[str]) -> None:
 
 
 def key_of(name: str) -> Key:
-  """Where a leaf of that name lies in what Orbax reads.
+  """The place of a leaf of that name in what Orbax reads.
 
   Examples:
     >>> key_of("['blocks'][0].mu['w']")

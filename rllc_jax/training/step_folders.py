@@ -51,7 +51,7 @@ def listed(directory: PathLike) -> dict[int, pathlib.Path]:
 
 
 def _by_prefix(directory: pathlib.Path) -> dict[str, list[str]]:
-  """What comes before a number -> the names of folders that end in one."""
+  """Prefix of a number -> the names of folders that end in one."""
   with os.scandir(directory) as entries:
     names = sorted(entry.name for entry in entries if entry.is_dir())
   folders: dict[str, list[str]] = {}
@@ -109,7 +109,7 @@ def _is_item(path: pathlib.Path) -> bool:
 
 
 def contents(directory: pathlib.Path) -> str:
-  """What is in a directory, for a message; folders end in a slash."""
+  """Contents of a directory, for a message; folders end in a slash."""
   names = sorted(
     path.name + '/' * path.is_dir() for path in directory.iterdir()
   )
