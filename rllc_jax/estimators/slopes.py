@@ -11,26 +11,23 @@ from typing import Any, NamedTuple
 import warnings
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
 
-_TOLERANCE = 0.05  # Of the slope.
-# A wrong gradient agrees along one direction in twelve by chance, and a right
-# one disagrees beside a kink: two points, and two more if these differ.
-_FIRST_POINTS, _MORE_POINTS = 2, 2
-_LENGTHS = (
-  0.5,
-  1 / 16,
-)  # Of a chain's width: the shorter asks more of float32.
+_TOLERANCE = 0.05  # Of a slope, where a loss is smooth.
+_FADING = (
+  0.3  # Of a gap: curvature and kinks take more from it, noise adds more.
+)
+_NUM_POINTS, _MAJORITY = 3, 2  # One point may lie beside a kink.
+_LENGTHS = (1 / 2, 1 / 16, 1 / 128)  # Of a chain's width.
 _ROUNDINGS = 8  # Units of the last place that a mean of many losses is off by.
 _WIDTH_STEPS = 8
-_NOTICEABLE = 0.01  # Of the potential: finer than this, chains see no rounding.
+_NOTICEABLE = 0.1  # Of the potential: finer than this, chains see no rounding.
 
 # evaluate(position) -> what has `value` [] and `gradient`, like the position.
 Evaluate = Callable[[types.Position], Any]
-
-
 Probe = Callable[[list[np.ndarray]], Any]  # The same, of leaves.
 
 
@@ -41,38 +38,51 @@ class _Start(NamedTuple):
     point: leaves.
     there: what `evaluate` gives.
     width: of a chain, a coordinate.
+    rounding: of the loss there, in nats: a model may compute in less than its
+      weights have.
   """
 
   point: list[np.ndarray]
   there: Any
   width: float
+  rounding: float
 
 
 class _Slope(NamedTuple):
-  """A slope along a random direction of one leaf, []s.
+  """A slope along a random direction of one leaf, at one point.
 
   Attributes:
     measured: by a central difference.
     claimed: by the gradient.
-    rounding: error of the former from float32.
-    scale: what a typical slope of the leaf is.
+    rounding: error of the former from the loss's rounding.
   """
 
   measured: float
   claimed: float
   rounding: float
-  scale: float
 
   @property
-  def is_wrong(self) -> bool:
-    """True if the two differ by more than rounding and curvature explain."""
-    allowed = _TOLERANCE * max(abs(self.measured), self.scale) + self.rounding
-    return abs(self.measured - self.claimed) > allowed
+  def size(self) -> float:
+    """The larger of the two."""
+    return max(abs(self.measured), abs(self.claimed))
+
+  @property
+  def gap(self) -> float:
+    """How far the two are apart."""
+    return abs(self.measured - self.claimed)
 
   @property
   def is_blurred(self) -> bool:
-    """True if rounding would hide a slope of the typical size."""
-    return self.rounding > max(abs(self.measured), self.scale)
+    """True if rounding would hide such a slope."""
+    return not self.size > 2 * self.rounding
+
+  @property
+  def agrees(self) -> bool:
+    """True unless the two differ by more than curvature and rounding explain.
+
+    Where the loss is not finite there is nothing to compare.
+    """
+    return not self.gap > _TOLERANCE * self.size + 2 * self.rounding
 
 
 def check(
@@ -101,17 +111,12 @@ def check(
   ]
   probe: Probe = lambda arrays: evaluate(structure.unflatten(arrays))
   rng = np.random.default_rng(0)
-  starts = [
-    _start(probe, leaves, posterior, rng)
-    for _ in range(_FIRST_POINTS + _MORE_POINTS)
-  ]
+  starts = [_start(probe, leaves, posterior, rng) for _ in range(_NUM_POINTS)]
   blurred = []
   for place, path in enumerate(paths):
-    slopes = [_slope(probe, x, place, rng) for x in starts[:_FIRST_POINTS]]
-    if sum(slope.is_wrong for slope in slopes) == 1:
-      slopes += [_slope(probe, x, place, rng) for x in starts[_FIRST_POINTS:]]
-    wrong = [slope for slope in slopes if slope.is_wrong]
-    if len(wrong) > 1:
+    slopes = [_slope_if_wrong(probe, start, place, rng) for start in starts]
+    wrong = [slope for slope, is_wrong in slopes if is_wrong]
+    if len(wrong) >= _MAJORITY:
       raise ValueError(
         f'The gradient of the loss must be that of its values; got, along a '
         f'random direction of {path} in {name!r}, a slope of '
@@ -120,14 +125,13 @@ def check(
         'or rounding within the loss; what is done on purpose goes to '
         'RefinedLoss.driven_by.'
       )
-    blurred += [slope.is_blurred for slope in slopes]
-  last_place = float(np.spacing(abs(np.asarray(starts[0].there.value))))
-  matters = float(posterior.nbeta) * last_place > _NOTICEABLE
-  if all(blurred) and matters:
+    blurred += [slope.is_blurred for slope, _ in slopes]
+  rounding = max(start.rounding for start in starts)
+  if all(blurred) and float(posterior.nbeta) * rounding > _NOTICEABLE:
     warnings.warn(
-      f'The gradient of {name!r} could not be checked against its loss: in '
-      'float32 the loss is rounded by more than the chains would change it. '
-      'Enable float64, or subtract what is constant from the loss.',
+      f'The gradient of {name!r} could not be checked against its loss, which '
+      f'is rounded by some {rounding:.1g}, more than the chains would change '
+      'it. Compute it in more digits, or take constants out of it.',
       stacklevel=2,
     )
 
@@ -141,7 +145,26 @@ def _start(probe: Probe, leaves, posterior, rng) -> _Start:
     posterior,
   )
   point = _moved(leaves, noise, width)
-  return _Start(point, probe(point), width)
+  there = probe(point)
+  return _Start(point, there, width, _rounding(probe, point, noise, width))
+
+
+def _rounding(probe: Probe, point, noise, width) -> float:
+  """How far the loss is from a smooth function, in nats.
+
+  A model may compute in less than its weights have. By third differences, in
+  which curvature does not show, and by the last place of half precision where
+  all values are such.
+  """
+  ways = 0.01 * width * np.arange(9)
+  values = np.array([probe(_moved(point, noise, way)).value for way in ways])
+  third = np.diff(values.astype(np.float64), 3)
+  rough = np.sqrt(np.mean(third**2) / 20)  # 1, 3, 3, 1: squares add up to 20.
+  halves = values.astype(jnp.bfloat16)
+  in_halves = bool((halves.astype(values.dtype) == values).all())
+  last_half = np.spacing(abs(halves)).max() if in_halves else 0.0
+  last_place = _ROUNDINGS * np.spacing(abs(values)).max()
+  return float(max(rough, last_half, last_place))
 
 
 def _width(rise, size, posterior) -> float:
@@ -164,27 +187,46 @@ def _width(rise, size, posterior) -> float:
   return float(width)
 
 
-def _slope(probe: Probe, start: _Start, place: int, rng) -> _Slope:
-  """Both slopes along one leaf; the shorter length if the longer disagrees."""
-  point, there, width = start
-  direction = [np.zeros(leaf.shape) for leaf in point]
-  direction[place] = rng.normal(size=point[place].shape)
-  gradient = np.asarray(jax.tree.leaves(there.gradient)[place], np.float64)
-  claimed = float((gradient * direction[place]).sum())
+def _slope_if_wrong(
+  probe: Probe, start: _Start, place: int, rng
+) -> tuple[_Slope, bool]:
+  """The slope along one leaf, and whether the gradient is wrong there.
 
-  def measure(length):
-    ends = [
-      np.asarray(probe(_moved(point, direction, sign * length * width)).value)
-      for sign in (1, -1)
-    ]
-    step = 2 * length * width
-    rounding = _ROUNDINGS * float(np.spacing(abs(ends[0]))) / step
-    scale = float(np.linalg.norm(gradient))
-    return _Slope(float(ends[0] - ends[1]) / step, claimed, rounding, scale)
+  The gap of a wrong gradient is the same over long and short ways. That of
+  curvature and kinks fades over short ones; that of low precision grows.
+  """
+  direction = rng.normal(size=start.point[place].shape)
+  measure = lambda length: _slope(probe, start, place, direction, length)
+  long = measure(_LENGTHS[0])
+  if long.agrees or long.is_blurred:
+    return long, False
+  stays = False
+  for length in _LENGTHS[1:]:
+    short = measure(length)
+    if short.is_blurred:
+      # Too coarse for a second look: but nothing has no slope by chance.
+      return long, stays or long.claimed == 0
+    if short.agrees or abs(short.measured - long.measured) > _FADING * long.gap:
+      return short, False
+    stays, long = True, short
+  return long, True
 
-  long, short = _LENGTHS
-  slope = measure(long)
-  return measure(short) if slope.is_wrong else slope
+
+def _slope(
+  probe: Probe, start: _Start, place: int, direction, length: float
+) -> _Slope:
+  """Both slopes over a way of so many widths."""
+  half = length * start.width
+  moves = [np.zeros(leaf.shape) for leaf in start.point]
+  moves[place] = direction
+  ends = [_moved(start.point, moves, way) for way in (half, -half)]
+  values = [np.asarray(probe(end).value) for end in ends]
+  # As far as the ends are apart in the precision of the weights.
+  way = np.subtract(*(end[place].astype(np.float64) for end in ends))
+  leaf = jax.tree.leaves(start.there.gradient)[place]
+  rise = float((np.asarray(leaf, np.float64) * way).sum())
+  fall = float(values[0] - values[1])
+  return _Slope(fall / (2 * half), rise / (2 * half), start.rounding / half)
 
 
 def _moved(leaves, direction, length):

@@ -166,6 +166,8 @@ def test_a_gradient_that_is_not_the_loss_s_is_refused_by_leaf(change, leaf):
     lambda p, batch: jnp.sum(p['b'] ** 4) + jnp.sum(abs(p['a'])),
     lambda p, batch: jnp.sum(jax.nn.relu(p['b'])) + bowl(p, batch),
     lambda p, batch: jnp.log(1 + 1e3 * bowl(p, batch)),
+    lambda p, batch: bowl({'a': p['a'] + 30, 'b': p['b']}, batch),
+    lambda p, batch: jnp.max(p['b']) ** 2 + jax.nn.relu(p['a'][0] - 9.0),
   ],
 )
 def test_right_gradients_pass_far_from_bowls_too(loss_fn, gamma):
@@ -178,6 +180,68 @@ def test_right_gradients_pass_far_from_bowls_too(loss_fn, gamma):
       params,
       posterior=types.Posterior(100.0, gamma),
     )
+
+
+def network(activation, dtype, width):
+  """A classifier of noise in three layers, computed in a dtype."""
+  rng = np.random.default_rng(0)
+  normal = lambda *shape: jnp.asarray(rng.normal(size=shape), jnp.float32)
+  x, labels = normal(64, 16), jnp.asarray(rng.integers(0, 10, 64))
+  params = {
+    'w1': normal(16, width) / 4,
+    'b1': normal(width) / 10,
+    'w2': normal(width, width) / 6,
+    'b2': normal(width) / 10,
+    'w3': normal(width, 10) / 6,
+  }
+
+  def loss_fn(params, batch):
+    p = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+    h = activation(x.astype(dtype) @ p['w1'] + p['b1'][None])
+    h = activation(h @ p['w2'] + p['b2'][None])
+    log_odds = jax.nn.log_softmax((h @ p['w3']).astype(jnp.float32))
+    return -jnp.mean(log_odds[jnp.arange(64), labels]) + 0 * jnp.sum(batch)
+
+  return params, loss_fn
+
+
+@pytest.mark.parametrize(
+  ('activation', 'dtype', 'nbeta'),
+  [
+    ('relu', 'float32', 30.0),
+    ('leaky_relu', 'float32', 1000.0),
+    ('relu', 'bfloat16', 1000.0),
+    ('tanh', 'bfloat16', 30.0),
+    ('leaky_relu', 'float16', 1000.0),
+  ],
+)
+@pytest.mark.filterwarnings('ignore:The gradient of')
+def test_kinks_and_low_precision_are_no_wrong_gradients(
+  activation, dtype, nbeta
+):
+  """Curvature and kinks fade over short ways; roundings grow."""
+  whole = weights.all_weights()
+
+  def check_loss(loss_fn, gamma):
+    loss = weights.refine(loss_fn, whole)
+    check(
+      [family(loss, ('all',), whole, jnp.zeros(1))],
+      params,
+      posterior=types.Posterior(nbeta, gamma),
+    )
+
+  for width in (4, 32):
+    params, loss_fn = network(getattr(jax.nn, activation), dtype, width)
+    for gamma in (0.0, 100.0):
+      check_loss(loss_fn, gamma)
+
+  def stopped(params, batch):
+    frozen = {**params, 'w2': jax.lax.stop_gradient(params['w2'])}
+    return loss_fn(frozen, batch)
+
+  if dtype == 'float32':
+    with pytest.raises(ValueError, match=r"\['w2'\]"):
+      check_loss(stopped, 100.0)
 
 
 def test_control_variates_are_held_against_their_plain_loss():
