@@ -159,10 +159,12 @@ def test_a_block_that_was_not_done(tmp_path, stores):
   with pytest.raises(KeyboardInterrupt):
     kills_test.run(root, num_draws=24, progress=stop)
   path = next((root / 'blocks').iterdir())
+  before = read(root)
   for kind in damages.KINDS[:5]:
     for number, _ in enumerate(damages.each(path, kind)):
-      with pytest.raises(ValueError, match=path.name):
-        read(root)
+      # A header of the archive that nobody reads may be damaged unnoticed.
+      message, found = damages.outcome(root, lambda: read(root), path.name)
+      assert message or found == before
       again = tmp_path / f'{kind}{number}'
       shutil.copytree(root, again)
       run(again)

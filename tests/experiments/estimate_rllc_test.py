@@ -175,7 +175,7 @@ def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
 def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
   workdir, _ = failed
   lost = config(checkpoints=(31,), refinements=('unembed',))
-  with pytest.raises(ValueError, match='2 of 2 that did not. Lower config.est'):
+  with pytest.raises(ValueError, match='2 of 2 that did not. In config.est'):
     estimate_rllc.run(lost, workdir)
 
 
