@@ -270,14 +270,16 @@ class Evaluation(NamedTuple):
   """A loss at a position, on one minibatch.
 
   Attributes:
-    value: [], what drives the chain.
+    loss: [].
     gradient: that of the loss, like the position.
+    value: [], what the gradient is that of: the loss, or what drives chains.
     center_loss: [], the loss at the checkpoint.
     observed: what `observe` says there.
   """
 
-  value: jax.Array
+  loss: jax.Array
   gradient: types.Position
+  value: jax.Array
   center_loss: jax.Array
   observed: Mapping[str, jax.Array]
 
@@ -306,11 +308,12 @@ def _evaluation(
   def evaluate(params, position, index, data, window):
     batch = draw(_key(0), jnp.int32(0), data, window)
     context, center_loss = loss.context(params, batch)
-    value, gradient = jax.value_and_grad(loss.loss)(position, context, index)
+    here, gradient = jax.value_and_grad(loss.loss)(position, context, index)
+    value = here
     if loss.driven_by is not None:
       value = loss.driven_by(position, context, index)
     observed = dict(observe(position, context)) if observe else {}
-    return Evaluation(value, gradient, center_loss, observed)
+    return Evaluation(here, gradient, value, center_loss, observed)
 
   return evaluate
 
@@ -338,7 +341,7 @@ def identity_of_losses(
 
   Returns:
     'losses' and 'observed': by data set, member (and step), the kind of device
-    and three numbers a point: value, norm of the gradient, and one between the
+    and three numbers a point: loss, norm of the gradient, and one between the
     norm and three times the norm that depends on its direction.
   """
   evaluate, params = evaluator(family, subject), subject.params
@@ -364,7 +367,7 @@ def _numbers(points: Sequence[Evaluation], device: str) -> dict[str, Any]:
   for point in points:
     flat = np.asarray(ravel_pytree(point.gradient)[0], np.float64)
     norm = float(np.linalg.norm(flat))
-    values.append([float(point.value), norm, 2 * norm + _along(flat)])
+    values.append([float(point.loss), norm, 2 * norm + _along(flat)])
   return {'device': device, 'values': values}
 
 
