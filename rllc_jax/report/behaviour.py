@@ -17,6 +17,10 @@ _HEADS = (
   'Attention scores and the rise of the loss without the head, over training, '
   'a line a head. Dashed: attention to all positions alike.'
 )
+_CLASSES = (
+  'Multigrams and the class "multigram" have no null yet: heads of an '
+  'untrained model count as such, too. What rests on them is withdrawn.'
+)
 _KINDS = (
   'The loss on each kind of symbol of the planted language. Dashed: the least '
   'that is possible, which is known in closed form.'
@@ -39,6 +43,7 @@ def behaviour(
   parts = [
     markup.picture(heads, 'Scores of heads over training', _HEADS),
     markup.table(heads_table(readings)),
+    markup.tag('p', _CLASSES),
   ]
   if kinds is not None:
     parts.append(markup.picture(kinds, 'Losses by kind of symbol', _KINDS))

@@ -64,7 +64,7 @@ def _diagnostics(
   ratio = (value('equilibrium_ratio'), value('equilibrium_ratio_error'))
   bias = tables.MISSING
   if np.isfinite(value('step_bias_share')):
-    bias = f'{value("step_bias"):.2g} ({value("step_bias_share"):.1%})'
+    bias = f'{value("step_bias"):.2g} ({100 * value("step_bias_share"):.1f} %)'
   words = {
     'step_bias_share': bias,
     'equilibrium_ratio': tables.with_error(*ratio),

@@ -19,9 +19,11 @@ RULE = (
   f'{faults.RHAT_LIMIT:g} and an effective sample size (ESS) of at least '
   f'{faults.ESS_LIMIT}, of the paired differences of losses and of the squared '
   'distance from the checkpoint; an equilibrium ratio from '
-  f'{1 - faults.RATIO_TOLERANCE:g} to {1 + faults.RATIO_TOLERANCE:g}; and '
+  f'{1 - faults.RATIO_TOLERANCE:g} to {1 + faults.RATIO_TOLERANCE:g}; '
   f'halves of the run that agree within {faults.HALVES_LIMIT:g} standard '
-  'errors.'
+  'errors; a step size that is predicted to add at most '
+  f'{faults.percent(faults.STEP_BIAS_LIMIT)}; and a loss whose last place is '
+  'worth less than the standard error.'
 )
 _HABIT = (
   'These are habits, not theorems: of many sound estimates some miss a limit '

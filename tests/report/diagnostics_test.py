@@ -24,7 +24,7 @@ def test_a_row_of_the_table_by_hand():
     'wrLLC': '19.00 ± 0.25',
     '95 % interval': '18.50 to 19.50',
     'change since step 0': '18.00 ± 0.35',  # sqrt(2) / 4.
-    'step bias': '0.1 (2.0%)',
+    'step bias': '0.1 (2.0 %)',
     'equilibrium ratio': '1.000 ± 0.010',
     'R-hat': '1.010',
     'ESS': '400',
