@@ -17,9 +17,8 @@ import numpy as np
 from rllc_jax import types
 
 _TOLERANCE = 0.05  # Of a slope, where a loss is smooth.
-_FADING = (
-  0.3  # Of a gap: curvature and kinks take more from it, noise adds more.
-)
+# Of a gap: over a shorter way curvature and kinks take more, noise adds more.
+_FADING = 0.3
 _POINTS, _MORE_POINTS, _MAJORITY = 2, 1, 2  # One may lie beside a kink.
 _LENGTHS = (1 / 2, 1 / 16, 1 / 128)  # Of a chain's width.
 _ROUNDINGS = 8  # Units of the last place that a mean of many losses is off by.
@@ -93,7 +92,7 @@ def check(
 ) -> None:
   """Raises unless the gradient is that of the loss near the checkpoint.
 
-  Warns if float32 cannot tell for any leaf.
+  Warns if rounding hides the slopes of all leaves and is large enough to count.
 
   Args:
     name: of the refinement, for messages.
