@@ -143,7 +143,8 @@ def test_what_is_far_off_is_not_healthy_and_its_step_is_named(make, far, near):
 
 
 @pytest.mark.parametrize(
-  ('make', 'near'), sorted({(p[0], p[2]) for p in PROBLEMS if p[2]}, key=str)
+  ('make', 'near'),
+  list(dict.fromkeys((make, near) for make, _, near in PROBLEMS if near)),
 )
 def test_a_small_step_is_not_blamed(make, near):
   case, found = estimate(make, near)
