@@ -5,14 +5,12 @@ before any is unpacked: 4 bytes of zstd can hold 128 kilobytes.
 """
 
 from collections.abc import Iterator
-import contextlib
 import pathlib
 import struct
 
 import pyarrow as pa
 from pyarrow import ipc
 
-from rllc_jax import visible
 from rllc_jax.data import columns
 from rllc_jax.data import encodings
 from rllc_jax.data import unpacking
@@ -38,7 +36,9 @@ def read(
   """
   with unpacking.unpacked_path(path) as unpacked:
     size = unpacked.stat().st_size
-    with _as_value_error(path):
+    with encodings.as_value_error(
+      path, 'an Arrow IPC file or stream', 'an Arrow table'
+    ):
       schema, start = _checked_schema(unpacked, size)
     parts = columns.find(schema, column, path)
     cells = _cells(unpacked, path, start, schema, parts)
@@ -80,29 +80,17 @@ def _cells(
 ) -> Iterator[str | None]:
   index = schema.get_field_index(parts[0])
   options = ipc.IpcReadOptions(included_fields=[index])
-  with _as_value_error(path), pa.memory_map(str(unpacked)) as file:
+  with (
+    encodings.as_value_error(
+      path, 'an Arrow IPC file or stream', 'an Arrow table'
+    ),
+    pa.memory_map(str(unpacked)) as file,
+  ):
     file.seek(start)
     for batch in ipc.open_stream(file, options=options):
       # Offsets that lead out of the buffers would read other memory.
       batch.validate(full=True)
       yield from columns.cells(batch, parts)
-
-
-@contextlib.contextmanager
-def _as_value_error(path: pathlib.Path) -> Iterator[None]:
-  """Makes one line that names the file of whatever the library raises."""
-  try:
-    yield
-  except Exception as error:  # Its parts have no common one.
-    kind, remedy = encodings.signature(path)
-    if kind == 'an Arrow table':
-      kind, remedy = '', ''
-    raise ValueError(
-      f'{path}: expected an Arrow IPC file or stream, because of its suffix; '
-      f'got {f"the first bytes of {kind}: " if kind else ""}'
-      f'{visible.short(error).rstrip(".")}. '
-      f'{remedy or "Put back a complete copy, or write it again"}'
-    ) from None
 
 
 # Sizes of what is compressed. Messages are FlatBuffers, of which pyarrow shows

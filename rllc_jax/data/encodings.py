@@ -1,8 +1,11 @@
 """Bytes as UTF-8, or an error that says which encoding they seem to have."""
 
+from collections.abc import Iterator
+import contextlib
 import pathlib
 import shlex
 
+from rllc_jax import visible
 from rllc_jax.data import unpacking
 
 HEAD = 2**16  # Bytes looked at together; a multiple of 4, for UTF-32.
@@ -158,3 +161,28 @@ def decode(line: bytes, path: pathlib.Path, place: str) -> str:
 def shown(line: bytes) -> str:
   """The beginning of a line, safe to print."""
   return repr(line[:40].decode('utf-8', 'replace'))
+
+
+@contextlib.contextmanager
+def as_value_error(
+  path: pathlib.Path, expected: str, kind: str
+) -> Iterator[None]:
+  """Makes one line that names the file of whatever a library raises.
+
+  Args:
+    path: of the file that is read.
+    expected: what its suffix says, for the message.
+    kind: what `signature` calls a file of that suffix.
+  """
+  try:
+    yield
+  except Exception as error:  # Its parts have no common one.
+    found, remedy = signature(path)
+    if found == kind:
+      found, remedy = '', ''
+    raise ValueError(
+      f'{path}: expected {expected}, because of its suffix; got '
+      f'{f"the first bytes of {found}: " if found else ""}'
+      f'{visible.short(error).rstrip(".")}. '
+      f'{remedy or "Put back a complete copy, or write it again"}'
+    ) from None

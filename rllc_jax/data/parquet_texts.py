@@ -6,7 +6,6 @@ A few hundred bytes can hold a text of megabytes that a million rows share.
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
-import contextlib
 import itertools
 import os
 import pathlib
@@ -14,7 +13,6 @@ from typing import Any, BinaryIO
 
 from pyarrow import parquet
 
-from rllc_jax import visible
 from rllc_jax.data import columns
 from rllc_jax.data import encodings
 from rllc_jax.data import unpacking
@@ -47,7 +45,7 @@ def _cells(
   file: BinaryIO, path: pathlib.Path, column: str
 ) -> Iterator[str | None]:
   """Yields the values of a column, one at a time as a string of its own."""
-  with _as_value_error(path):
+  with encodings.as_value_error(path, 'a Parquet file', 'a Parquet table'):
     table = parquet.ParquetFile(file)
     schema = table.schema_arrow
     columns.check_names(schema)
@@ -55,7 +53,7 @@ def _cells(
   parts = columns.find(schema, column, path)
   if claimed > columns.MOST_EXPANSION * size:
     raise columns.too_much(path, size)
-  with _as_value_error(path):
+  with encodings.as_value_error(path, 'a Parquet file', 'a Parquet table'):
     yield from _shared_once(file, table.metadata, parts)
 
 
@@ -103,20 +101,3 @@ def _read(
   # The names of a struct and its field may also be those of another column.
   for batch in table.iter_batches(batch_size=rows, columns=['.'.join(parts)]):
     yield from columns.cells(batch, parts)
-
-
-@contextlib.contextmanager
-def _as_value_error(path: pathlib.Path) -> Iterator[None]:
-  """Makes one line that names the file of whatever the library raises."""
-  try:
-    yield
-  except Exception as error:  # Its parts have no common one.
-    kind, remedy = encodings.signature(path)
-    if kind == 'a Parquet table':
-      kind, remedy = '', ''
-    raise ValueError(
-      f'{path}: expected a Parquet file, because of its suffix; got '
-      f'{f"the first bytes of {kind}: " if kind else ""}'
-      f'{visible.short(error).rstrip(".")}. '
-      f'{remedy or "Put back a complete copy, or write it again"}'
-    ) from None

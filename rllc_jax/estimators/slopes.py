@@ -67,7 +67,7 @@ class _Slope(NamedTuple):
 
   @property
   def gap(self) -> float:
-    """How far the two are apart."""
+    """The distance between the two."""
     return abs(self.measured - self.claimed)
 
   @property
@@ -154,7 +154,7 @@ def _start(probe: Probe, leaves, posterior, rng) -> _Start:
 
 
 def _rounding(probe: Probe, point, noise, width) -> float:
-  """How far the loss is from a smooth function, in nats.
+  """Estimates how rough the loss is, in nats: its distance from a smooth one.
 
   A model may compute in less than its weights have. By third differences, in
   which curvature does not show, and by the last place of half precision where

@@ -122,7 +122,7 @@ def _write(region, leaf, part, places):
     return part
   if region.kind == 'box':
     return jax.lax.dynamic_update_slice(leaf, part, tuple(places))
-  # Said to be sorted and unique, or a GPU writes them one after another.
+  # Places are sorted and unique; saying so leaves XLA free in how it writes.
   flat = leaf.ravel().at[places]
   flat = flat.set(part, indices_are_sorted=True, unique_indices=True)
   return flat.reshape(leaf.shape)
