@@ -1,11 +1,8 @@
 """The same numbers on any devices, of a process that has eight."""
 
-import os
-import subprocess
-import sys
-import textwrap
-
 import pytest
+
+from tests import binaries
 
 SCRIPT = """
   import jax
@@ -79,11 +76,5 @@ SCRIPT = """
 
 @pytest.mark.filterwarnings('ignore')
 def test_meshes_of_one_to_eight_devices_and_one_of_the_users_own():
-  result = subprocess.run(
-    [sys.executable, '-c', textwrap.dedent(SCRIPT)],
-    capture_output=True,
-    text=True,
-    timeout=300,
-    env={**os.environ, 'PYTHONPATH': os.getcwd()},
-  )
+  result = binaries.run(SCRIPT)
   assert result.stdout.strip() == 'done', result.stderr[-3000:]

@@ -1,12 +1,8 @@
 """A trajectory that is kept on disk is the one in memory, whatever happens."""
 
 import functools
-import os
 import pathlib
 import shutil
-import signal
-import subprocess
-import sys
 
 from absl.testing import parameterized
 import jax
@@ -18,6 +14,7 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import layout
 from rllc_jax.samplers import sgld
+from tests import binaries
 from tests.estimators import toy
 
 
@@ -229,22 +226,16 @@ class StoreTest(parameterized.TestCase):
   def test_a_killed_process_loses_one_segment_at_most(self):
     """A real process, a real SIGKILL, bit-equal in the end."""
     path = toy.directory() / 'store'
-    code = (
-      'import jax; jax.config.update("jax_num_cpu_devices", 2);'
-      'import rllc_jax, sys; from tests.estimators import toy;'
-      'say = lambda done, total: print(done, flush=True);'
-      'toy.run(store=rllc_jax.open_store(sys.argv[1]), segment=3, progress=say)'
-    )
-    process = subprocess.Popen(
-      [sys.executable, '-c', code, str(path)],
-      stdout=subprocess.PIPE,
-      env={**os.environ, 'PYTHONPATH': os.getcwd()},
-    )
-    for _ in range(6):
-      process.stdout.readline()
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    code = """
+      import jax; jax.config.update('jax_num_cpu_devices', 2)
+      import rllc_jax, sys; from tests.estimators import toy
+      say = lambda done, total: print(done, flush=True)
+      toy.run(store=rllc_jax.open_store(sys.argv[1]), segment=3, progress=say)
+    """
+    process = binaries.Process(code, path)
+    process.wait_for_lines(6)
+    process.kill()
+    process.communicate()
     kept = int(rllc_jax.open_store(path).read().recorded.sum())
     self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
     found = toy.run(store=rllc_jax.open_store(path), segment=3)

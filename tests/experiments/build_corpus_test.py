@@ -2,10 +2,8 @@
 
 import gzip
 import json
-import os
 import pathlib
 import re
-import subprocess
 import sys
 
 import ml_collections
@@ -22,6 +20,7 @@ from rllc_jax.data import mini_pile
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
+from tests import binaries
 
 ROOT = pathlib.Path(build_corpus.__file__).parents[1]
 
@@ -320,16 +319,8 @@ def call(tmp_path, *arguments):
     "  return ml_collections.ConfigDict({'corpus': {'sources': (), "
     "'further': (), 'files': ('absent.jsonl',), 'cap_mb': 1.0}})\n"
   )
-  command = [sys.executable, '-m', 'experiments.build_corpus']
-  command += [f'--config={path}', f'--workdir={tmp_path / "w"}', *arguments]
-  return subprocess.run(
-    command,
-    capture_output=True,
-    text=True,
-    check=False,
-    cwd=ROOT,
-    env=os.environ | {'PYTHONPATH': str(ROOT)},
-  )
+  flags = f'--config={path}', f'--workdir={tmp_path / "w"}', *arguments
+  return binaries.run('build_corpus', *flags)
 
 
 def test_from_the_command_line_a_bad_input_is_one_line(tmp_path):

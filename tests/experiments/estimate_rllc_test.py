@@ -2,10 +2,7 @@
 
 import io
 import json
-import os
 import pathlib
-import subprocess
-import sys
 
 import jax
 import numpy as np
@@ -30,6 +27,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.models import attention_only
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
+from tests import binaries
 from tests.experiments import train_test
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -88,16 +86,8 @@ def failed(trained, tmp_path_factory):
   workdir = copy_of(trained, tmp_path_factory.mktemp('failed'))
   path = workdir / 'config.py'
   path.write_text(CONFIG)
-  command = [sys.executable, '-m', 'experiments.estimate_rllc']
-  done = subprocess.run(
-    [*command, f'--config={path}', f'--workdir={workdir}'],
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=240,
-  )
-  return workdir, done
+  flags = f'--config={path}', f'--workdir={workdir}'
+  return workdir, binaries.run('estimate_rllc', *flags)
 
 
 def test_failed_chains_have_an_exit_status_and_are_named(failed):

@@ -2,7 +2,6 @@
 
 import json
 import pathlib
-import subprocess
 import sys
 
 from absl import flags
@@ -11,6 +10,7 @@ import pytest
 
 from experiments import json_config
 from experiments import sections
+from tests import binaries
 
 ROOT = pathlib.Path(__file__).parents[2]
 
@@ -120,13 +120,7 @@ commands.start(lambda c, _: print(c.seed, c.estimation.nbeta, c.corpus.files))
 
 
 def run(*arguments):
-  return subprocess.run(
-    [sys.executable, '-c', _BINARY, *arguments],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  return binaries.run(_BINARY, *arguments)
 
 
 def test_a_binary_reads_it_and_takes_other_settings_by_flags(tmp_path):

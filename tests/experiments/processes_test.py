@@ -4,13 +4,10 @@ import contextlib
 import fcntl
 import json
 import os
-import pathlib
 import re
 import shutil
 import signal
 import socket
-import subprocess
-import sys
 import time
 import types
 
@@ -26,8 +23,8 @@ from rllc_jax import checked_files
 from rllc_jax.estimators import llc
 from rllc_jax.results import disk
 from rllc_jax.training import records
+from tests import binaries
 
-ROOT = pathlib.Path(__file__).parent.parent.parent
 TEXT = '\n'.join(
   f'The {animal} {i} sat on the mat, and {i + 1} saw the {animal}.'
   for i in range(400)
@@ -65,26 +62,8 @@ def settings(tmp_path_factory):
 
 def start(name, workdir, *flags, **variables):
   """A binary as a process of its own."""
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-m',
-      f'experiments.{name}',
-      f'--workdir={workdir}',
-      *flags,
-    ],
-    cwd=ROOT,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-    env={
-      **os.environ,
-      'JAX_PLATFORMS': 'cpu',
-      'JAX_NUM_CPU_DEVICES': '2',
-      'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
-      **variables,
-    },
-  )
+  flags = f'--workdir={workdir}', *flags
+  return binaries.Process(name, *flags, merged=True, **variables)
 
 
 def pair(name, workdir, settings):

@@ -3,8 +3,6 @@
 import pathlib
 import re
 import shutil
-import subprocess
-import sys
 
 import ml_collections
 import numpy as np
@@ -15,6 +13,7 @@ from rllc_jax import checked_files
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
+from tests import binaries
 
 RUN = {
   'started': '2026-01-02 03:04:05',
@@ -245,14 +244,7 @@ def test_the_binary_fails_with_one_line(tmp_path):
     'def get_config():\n'
     '  return ml_collections.ConfigDict()\n'
   )
-  command = [sys.executable, '-m', 'experiments.report']
-  done = subprocess.run(
-    [*command, f'--config={path}', f'--workdir={tmp_path}'],
-    cwd=ROOT,
-    capture_output=True,
-    text=True,
-    check=False,
-  )
+  done = binaries.run('report', f'--config={path}', f'--workdir={tmp_path}')
   assert done.returncode == 1
   assert done.stderr.startswith('report: error: ')
   assert done.stderr.count('\n') == 1

@@ -1,9 +1,6 @@
 """From a corpus on disk to a trajectory on disk."""
 
-import os
 import pathlib
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,6 +10,7 @@ from rllc_jax.data import packing
 from rllc_jax.data import tokenizers
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
+from tests import binaries
 
 ROOT = pathlib.Path(__file__).parents[2]
 VOCAB_SIZE = 12
@@ -148,16 +146,8 @@ def test_a_token_outside_the_vocabulary_is_refused(tmp_path):
 def test_the_command_fails_with_one_line_without_a_corpus(tmp_path):
   config = tmp_path / 'config.py'
   config.write_text(CONFIG)
-  command = [sys.executable, '-m', 'experiments.train']
-  command += [f'--config={config}', f'--workdir={tmp_path}']
-  done = subprocess.run(
-    command,
-    cwd=ROOT,
-    env=os.environ | {'JAX_PLATFORMS': 'cpu'},
-    capture_output=True,
-    text=True,
-    timeout=60,
-  )
+  flags = f'--config={config}', f'--workdir={tmp_path}'
+  done = binaries.run('train', *flags)
   assert done.returncode == 1
   assert done.stdout == ''
   assert done.stderr.count('\n') == 1

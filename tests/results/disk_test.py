@@ -18,11 +18,12 @@ from rllc_jax.results import files
 from rllc_jax.results import pieces
 from rllc_jax.results import traces as tables
 from tests.estimators import toy
+from tests.results import numbers
 
 
 def small_run(path, **options):
-  return toy.run(
-    store=rllc_jax.open_store(path),
+  return numbers.run(
+    rllc_jax.open_store(path),
     trajectory=toy.trajectory((0, 10)),
     datasets={'text': toy.DATASETS['text']},
     refinements=[toy.family(0, 1)],
@@ -95,7 +96,7 @@ class DiskStoreTest(absltest.TestCase):
       path.write_bytes(whole)
       with self.assertRaisesRegex(files.DamagedFileError, 'CRC'):
         files.read_arrays(path, '')
-    toy.assert_same_traces(rllc_jax.open_store(self.path).read(), self.traces)
+    numbers.assert_same(rllc_jax.open_store(self.path).read(), self.traces)
 
   def test_only_what_is_not_there_is_missing(self):
     store = rllc_jax.open_store(self.done)
@@ -125,7 +126,7 @@ class DiskStoreTest(absltest.TestCase):
       store.read(),
       store.read(store.extent._replace(num_draws=30)),
     ):
-      toy.assert_same_traces(found, self.traces)
+      numbers.assert_same(found, self.traces)
     self.assertLess(tracemalloc.get_traced_memory()[1], 2**23)
 
   def test_a_store_may_grow_while_it_is_open(self):
@@ -148,8 +149,8 @@ class DiskStoreTest(absltest.TestCase):
 
       def grow(held, piece, path=path, more=more):
         pieces.Pieces.sound = sound
-        toy.run(
-          store=rllc_jax.open_store(path),
+        numbers.run(
+          rllc_jax.open_store(path),
           **{
             'trajectory': toy.trajectory((0, 10)),
             'datasets': {'text': toy.DATASETS['text']},
@@ -161,7 +162,7 @@ class DiskStoreTest(absltest.TestCase):
 
       self.addCleanup(setattr, pieces.Pieces, 'sound', sound)
       pieces.Pieces.sound = grow
-      toy.assert_same_traces(reader.read(), self.traces)
+      numbers.assert_same(reader.read(), self.traces)
 
   def test_a_directory_of_something_else_is_refused(self):
     self.path.mkdir()

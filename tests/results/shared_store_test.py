@@ -6,66 +6,51 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
-import textwrap
 import threading
 
 import pytest
 
 import rllc_jax
-from rllc_jax.estimators import layout
 from rllc_jax.results import block_files
 from rllc_jax.results import disk
 from rllc_jax.results import owners
 from rllc_jax.results import table
+from tests import binaries
 from tests.estimators import toy
+from tests.results import numbers
 
-pytestmark = pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
 WORKER = """
   import sys
-  import jax
-  jax.config.update('jax_num_cpu_devices', 2)
+  import time
   import rllc_jax
-  from tests.estimators import toy
+  from tests.results import numbers
   path, index, count = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
-  say = lambda done, total: print(done, total, flush=True)
+  def say(done, total):
+    print(done, total, flush=True)
+    time.sleep(0.03)  # Or it would be done before anybody looks.
   store = rllc_jax.open_store(path, process=(index, count))
-  toy.run(store=store, progress=say, segment=3)
+  numbers.run(store, progress=say, segment=3)
 """
 
 
 @pytest.fixture(scope='module')
 def whole():
-  return toy.run()
+  return numbers.run()
 
 
 @pytest.fixture(scope='module')
 def longer():
-  return toy.run(num_draws=48)
+  return numbers.run(num_draws=48)
 
 
 def run(path, index, count, **options):
   store = rllc_jax.open_store(path, process=(index, count))
-  return toy.run(store=store, **options)
+  return numbers.run(store, **options)
 
 
 def start(path, index, count):
   """A real process of several."""
-  return subprocess.Popen(
-    [
-      sys.executable,
-      '-c',
-      textwrap.dedent(WORKER),
-      path,
-      str(index),
-      str(count),
-    ],
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-    env={**os.environ, 'PYTHONPATH': os.getcwd()},
-  )
+  return binaries.Process(WORKER, path, index, count)
 
 
 @pytest.mark.parametrize('count', [2, 3, 8])
@@ -84,7 +69,7 @@ def test_processes_do_all_and_nothing_twice(tmp_path, whole, count):
     totals.append(calls[-1][1])
     assert int(found.recorded.sum()) == sum(totals)
   assert sum(totals) == whole.sizes['draw'] * whole.recorded.size
-  toy.assert_same_traces(found, whole)
+  numbers.assert_same(found, whole)
 
 
 def test_pieces_of_several_checkpoints_and_files(tmp_path, whole, monkeypatch):
@@ -95,7 +80,7 @@ def test_pieces_of_several_checkpoints_and_files(tmp_path, whole, monkeypatch):
   path = tmp_path / 'store'
   for index in range(2):
     found = run(path, index, 2)
-  toy.assert_same_traces(found, whole)
+  numbers.assert_same(found, whole)
   held = json.loads((path / 'run.json').read_text())
   assert held['checkpoints_of_a_piece'] == 2
   [*_, chunk] = sorted((path / 'traces.zarr' / 'loss').glob('0.*'))
@@ -107,7 +92,7 @@ def test_pieces_of_several_checkpoints_and_files(tmp_path, whole, monkeypatch):
   more = {'trajectory': trajectory, 'num_draws': num_draws}
   with pytest.warns(UserWarning, match=r'loss/0\.1\.\* was expected'):
     found = run(path, 0, 1, **more)
-  toy.assert_same_traces(found, toy.run(**more))
+  numbers.assert_same(found, numbers.run(**more))
 
 
 def test_a_layout_may_change_on_the_way(tmp_path, whole):
@@ -122,15 +107,12 @@ def test_a_layout_may_change_on_the_way(tmp_path, whole):
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    mesh = layout.make_mesh(2, 1)
-    run(path, 0, 2, progress=stop, segment=7, mesh=mesh, chunk_size=2)
+    run(path, 0, 2, progress=stop, segment=7, rows_per_block=2)
   with pytest.raises(KeyboardInterrupt):
-    mesh = layout.make_mesh(1, 2)
-    run(path, 0, 1, progress=stop, segment=5, mesh=mesh, chunk_size=1)
+    run(path, 0, 1, progress=stop, segment=5, rows_per_block=1)
   for index in range(3):
-    mesh = layout.make_mesh(1, 1)
-    found = run(path, index, 3, mesh=mesh, rows_per_block=2)
-  toy.assert_same_traces(found, whole)
+    found = run(path, index, 3, rows_per_block=3)
+  numbers.assert_same(found, whole)
 
 
 def test_two_real_processes_at_once(tmp_path, whole):
@@ -140,14 +122,13 @@ def test_two_real_processes_at_once(tmp_path, whole):
     _, said = worker.communicate(timeout=120)
     assert worker.returncode == 0, said
   found = rllc_jax.open_store(path).read()
-  toy.assert_same_traces(found, whole)
+  numbers.assert_same(found, whole)
 
 
 def test_one_of_two_is_killed_and_the_other_does_its_own(tmp_path, whole):
   path = str(tmp_path / 'store')
   first, second = start(path, 0, 2), start(path, 1, 2)
-  for _ in range(4):
-    second.stdout.readline()
+  second.wait_for_lines(4)
   second.send_signal(signal.SIGKILL)
   second.communicate(timeout=60)
   _, said = first.communicate(timeout=120)
@@ -159,7 +140,7 @@ def test_one_of_two_is_killed_and_the_other_does_its_own(tmp_path, whole):
   assert not rows[::2].any()  # These are its own.
   for index in range(2):
     found = run(path, index, 2)
-  toy.assert_same_traces(found, whole)
+  numbers.assert_same(found, whole)
 
 
 @pytest.mark.long
@@ -170,8 +151,7 @@ def test_each_of_two_is_killed_again_and_again(tmp_path, whole, seed):
   workers = [start(path, index, 2) for index in range(2)]
   for _ in range(10):
     index = rng.randrange(2)
-    for _ in range(rng.randint(1, 5)):  # Segments; none if it is done.
-      workers[index].stdout.readline()
+    workers[index].wait_for_lines(rng.randint(1, 5))  # Segments.
     workers[index].send_signal(rng.choice([signal.SIGKILL, signal.SIGINT]))
     workers[index].communicate(timeout=60)
     workers[index] = start(path, index, 2)
@@ -180,7 +160,7 @@ def test_each_of_two_is_killed_again_and_again(tmp_path, whole, seed):
     assert worker.returncode == 0, said
   store = rllc_jax.open_store(path)
   assert not store.missing(store.extent)
-  toy.assert_same_traces(store.read(), whole)
+  numbers.assert_same(store.read(), whole)
 
 
 def at_call(number, act):
@@ -226,7 +206,7 @@ def test_process_0_comes_again_while_process_1_is_at_work(
   store = rllc_jax.open_store(path)
   assert not store.missing(store.extent)
   assert not [*(path / 'blocks').glob('*.new')]
-  toy.assert_same_traces(store.read(), longer)
+  numbers.assert_same(store.read(), longer)
   for index in range(2):
     progress, calls = at_call(0, None)
     run(path, index, 2, progress=progress, **more)
@@ -273,7 +253,7 @@ def test_process_1_comes_again_while_process_0_is_at_work(tmp_path, whole):
   run(path, 0, 2, segment=5, progress=progress)
   stopped, goes_on = done
   assert goes_on == stopped > 0
-  toy.assert_same_traces(rllc_jax.open_store(path).read(), whole)
+  numbers.assert_same(rllc_jax.open_store(path).read(), whole)
 
 
 def test_a_store_that_grew_in_between_is_dealt_anew(tmp_path, monkeypatch):
@@ -308,7 +288,7 @@ def test_an_array_that_cannot_be_opened_is_named(tmp_path, whole):
     run(path, 1, 2)
   with pytest.warns(UserWarning, match='loss.* was expected to be'):
     run(path, 0, 2)
-  toy.assert_same_traces(run(path, 1, 2), whole)
+  numbers.assert_same(run(path, 1, 2), whole)
 
 
 def test_a_process_goes_on_without_a_block_that_is_damaged(tmp_path, longer):
@@ -328,7 +308,7 @@ def test_a_process_goes_on_without_a_block_that_is_damaged(tmp_path, longer):
   (path / 'blocks' / left[0]).write_bytes(b'1')
   with pytest.warns(UserWarning, match=f'{left[0]} was expected to be'):
     found = run(path, 1, 2, **more)
-  toy.assert_same_traces(found, longer)
+  numbers.assert_same(found, longer)
 
 
 @pytest.mark.parametrize(
@@ -348,7 +328,7 @@ def test_a_store_does_not_grow_while_others_are_at_work(tmp_path, more):
   run(path, 1, 2, segment=5, progress=progress, **first)
   for index in range(2):
     found = run(path, index, 2, **first | more)
-  toy.assert_same_traces(found, toy.run(**first | more))
+  numbers.assert_same(found, numbers.run(**first | more))
 
 
 @pytest.mark.parametrize('before', ['', '{"count": 2, "state": "ended"}'])

@@ -1,12 +1,8 @@
 """A run is one run, however often it is killed."""
 
-import os
 import pathlib
 import shutil
 import signal
-import subprocess
-import sys
-import textwrap
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +15,7 @@ from rllc_jax.training import loop
 from rllc_jax.training import records
 from rllc_jax.training import runs
 from rllc_jax.training import updates
+from tests import binaries
 
 TOKENS = np.random.default_rng(0).integers(0, 6, (40, 5)).astype(np.uint16)
 WINDOW = types.Window(3, 30)
@@ -189,20 +186,7 @@ CHILD = """
 
 
 def start_child(directory, how):
-  here = pathlib.Path(__file__).parent
-  root = here.parents[1]
-  environment = os.environ | {
-    'JAX_NUM_CPU_DEVICES': '2',
-    'JAX_PLATFORMS': 'cpu',
-    'PYTHONPATH': str(root),
-  }
-  return subprocess.Popen(
-    [sys.executable, '-c', textwrap.dedent(CHILD), here, directory, how],
-    env=environment,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.STDOUT,
-    text=True,
-  )
+  return binaries.Process(CHILD, pathlib.Path(__file__).parent, directory, how)
 
 
 def test_killed_runs_resume_to_the_same_bits(whole, tmp_path):
@@ -211,7 +195,7 @@ def test_killed_runs_resume_to_the_same_bits(whole, tmp_path):
   kills = {'14': 9, 'while_deleting': 18}
   children = {how: start_child(tmp_path / how, how) for how in kills}
   for how, step in kills.items():
-    output, _ = children[how].communicate(timeout=60)
+    output = children[how].communicate(timeout=60)
     assert children[how].returncode == -signal.SIGKILL, output
     assert checkpoints.steps(tmp_path / how / 'resume')[-1] == step
     done = []

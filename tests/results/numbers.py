@@ -1,0 +1,138 @@
+"""Fills a store as a trajectory does, with numbers that NumPy makes at once.
+
+The way through a store is that of `trajectory.fill`: what it lacks, block by
+block and segment by segment. A draw's numbers say whose they are, so traces of
+two runs are the same if and only if every draw is in its place.
+"""
+
+import math
+import zlib
+
+import numpy as np
+
+from rllc_jax.estimators import blocks
+from rllc_jax.results import memory
+from rllc_jax.results import store as stores
+from rllc_jax.results import traces
+from tests.estimators import toy
+
+_TRACES = ('loss', 'center_loss', 'squared_distance', 'virial')
+_NUM_BASELINE_BATCHES = 4
+
+
+def run(
+  store=None,
+  *,
+  trajectory=None,
+  datasets=toy.DATASETS,
+  refinements=None,
+  num_chains=2,
+  num_draws=24,
+  burn_in=6,
+  step_size=1e-3,
+  rows_per_block=2,
+  segment=12,
+  progress=lambda done, total: None,
+):
+  """What `toy.run` takes of a store, and what it gives."""
+  store = memory.MemoryStore() if store is None else store
+  families = refinements or [toy.family(0, 1, 2)]
+  steps = (trajectory or toy.trajectory()).steps
+  extent = stores.Extent(
+    tuple(steps),
+    tuple(datasets),
+    tuple(name for family in families for name in family.names),
+    num_chains,
+    burn_in + num_draws,
+  )
+  store.begin(_identity(extent, step_size), extent, 'NumPy')
+  try:
+    _fill(store, families, extent, rows_per_block, segment, progress)
+  finally:
+    store.end()
+  return store.read(extent)
+
+
+def assert_same(found, expected):
+  """Every variable, bit for bit."""
+  for name in expected.variables:
+    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+
+
+def _identity(extent, step_size):
+  return {
+    'nbeta': 30.0,
+    'localization': 50.0,
+    'step_size': step_size,
+    'burn_in': 6,
+    'num_steps_between_draws': 1,
+    'params': {str(step): 'x' for step in extent.checkpoints},
+    'windows': {name: [0, 1] for name in extent.datasets},
+    'num_coordinates': dict.fromkeys(extent.refinements, 12),
+  }
+
+
+def _fill(store, families, extent, rows_per_block, segment, progress):
+  rows = store.own(blocks.all_rows(extent))
+  works = blocks.plan(store.recorded, families, extent, rows, rows_per_block)
+  left = sum(
+    work.num_chains * (extent.num_draws - work.first) for work in works
+  )
+  total = len(rows) * math.prod(traces.sizes(extent)[2:])
+  done = total - left
+  progress(done, total)
+  for work in works:
+    first = work.first
+    if first:  # Chains go on from where they were.
+      [states] = store.states(work.rows, work.columns)
+      np.testing.assert_array_equal(states, _states(work, first))
+    progress(done, total)
+    while first < extent.num_draws:
+      count = min(segment, extent.num_draws - first)
+      _write(store, work, first, count)
+      first += count
+      done += work.num_chains * count
+      progress(done, total)
+    store.complete(work.rows, work.columns)
+
+
+def _write(store, work, first, count):
+  draws = {name: _draws(work, name, first, count) for name in _TRACES}
+  baseline = np.array(
+    [_numbers(row, _NUM_BASELINE_BATCHES) for row in work.rows]
+  )
+  store.write(
+    work.rows,
+    work.columns,
+    first,
+    draws,
+    [_states(work, first + count)],
+    baseline if not first else baseline[:, :0],
+  )
+
+
+def _draws(work, name, first, count):
+  """[K, N, count]: of a column on its own, but for the loss at the center."""
+  shared = name == 'center_loss'
+  cells = [
+    [
+      _numbers((name, row, () if shared else column), first + count)[first:]
+      for column in work.columns
+    ]
+    for row in work.rows
+  ]
+  return np.array(cells)
+
+
+def _states(work, first):
+  cells = [
+    [_numbers(('state', row, column, first), 5) for column in work.columns]
+    for row in work.rows
+  ]
+  return np.array(cells)
+
+
+def _numbers(name, count):
+  """The first of the numbers that belong to a name."""
+  rng = np.random.default_rng(zlib.crc32(repr(name).encode()))
+  return rng.uniform(1, 2, count).astype(np.float32)
