@@ -30,10 +30,10 @@ test: $(VENV)/.installed-test
 	$(BIN)/pyrefly check --min-severity=error --python-interpreter-path $(BIN)/python
 	export XLA_FLAGS='$(FAST_XLA)'; \
 	  $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null || unset XLA_FLAGS; \
-	  $(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 3 --dist worksteal
+	  $(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
 test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile --no-loadscope-reorder -m 'long and not timed'
+	$(BIN)/python -m pytest -q -n 2 --dist worksteal --whole -m '(long or sampled) and not timed'
 	$(BIN)/python -m pytest -q -m timed
 
 # One stamp an extra, newer than what it was installed from. The versions are those

@@ -15,7 +15,6 @@ import pytest
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')
-jax.config.update('jax_debug_key_reuse', True)
 
 # What takes long comes first: the last worker would wait for it alone.
 _FIRST = ('processes_test', 'study_test', 'demo_test', 'experiments/kills_test')
@@ -28,6 +27,8 @@ def pytest_addoption(parser):
 def pytest_configure(config):
   # Workers are processes of this one, so all draw the same.
   os.environ.setdefault('TEST_SEED', str(datetime.date.today().toordinal()))
+  # Costs an eighth of the time; tests/estimators/keys_test.py always asks for it.
+  jax.config.update('jax_debug_key_reuse', config.getoption('--whole'))
 
 
 def pytest_report_header(config):
@@ -54,13 +55,18 @@ def sample(request):
   return draw
 
 
+@pytest.hookimpl(tryfirst=True)  # Before -m is looked at.
 def pytest_collection_modifyitems(config, items):
   items.sort(key=lambda item: [x not in item.nodeid for x in _FIRST])
+  for item in items:
+    if 'sample' in getattr(item, 'fixturenames', ()):
+      item.add_marker(pytest.mark.sampled)
   if config.getoption('--whole'):
     return
   tests = {}
   for item in items:
-    if marker := item.get_closest_marker('sampled'):
+    marker = item.get_closest_marker('sampled')
+    if marker and marker.args:
       name = item.nodeid.partition('[')[0]
       tests.setdefault((name, *marker.args), []).append(item)
   left_out = set()

@@ -175,6 +175,7 @@ def at_call(number, act):
   return progress, calls
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize('number', [2, 3, 4, 6])
 @pytest.mark.parametrize('known', [True, False])
 @pytest.mark.parametrize('seen', [True, False])
