@@ -2,11 +2,10 @@
 
 import math
 
-from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rllc_jax.models import causal_attention
 
@@ -19,41 +18,44 @@ def plain(q, k, v):
   return jax.nn.softmax(scores, axis=-1) @ v
 
 
-class CausalAttentionTest(parameterized.TestCase):
-  @parameterized.parameters(1, 4, 5, 10, 64)
-  def test_any_block_is_the_whole_pattern(self, block_size):
-    keys = jax.random.split(jax.random.key(0), 4)
-    q, k, v, weight = (jax.random.normal(key, (3, 10, 4)) for key in keys)
-    by_blocks = lambda *qkv: jnp.sum(
-      weight * causal_attention.causal_attention(*qkv, block_size)
-    )
-    whole = lambda *qkv: jnp.sum(weight * plain(*qkv))
-    every = (0, 1, 2)
-    with jax.default_matmul_precision('highest'):
-      found = jax.jit(jax.value_and_grad(by_blocks, every))(q, k, v)
-      expected = jax.jit(jax.value_and_grad(whole, every))(q, k, v)
-    leaves = map(jax.tree.leaves, (found, expected))
-    for ours, wanted in zip(*leaves, strict=True):
-      np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=3e-6)
-
-  def test_without_leading_axes_and_mapped(self):
-    """One head of one sequence, alone and as part of a vmap."""
-    keys = jax.random.split(jax.random.key(1), 3)
-    qkv = tuple(jax.random.normal(key, (2, 6, 4)) for key in keys)
-    attend = lambda q, k, v: causal_attention.causal_attention(q, k, v, 4)
-    together = jax.vmap(attend)(*qkv)
-    alone = jnp.stack([attend(*(x[i] for x in qkv)) for i in range(2)])
-    np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
-
-  def test_far_scores_do_not_overflow(self):
-    """A query that is sure of a key takes its value, however far the score."""
-    q = jnp.array([[0.0], [1e4]])
-    k, v = jnp.array([[1.0], [-1.0]]), jnp.array([[3.0], [5.0]])
-    attend = lambda q: causal_attention.causal_attention(q, k, v, 1)
-    np.testing.assert_allclose(attend(q), [[3.0], [3.0]])
-    gradient = jax.grad(lambda q: jnp.sum(attend(q)))(q)
-    self.assertTrue(math.isfinite(float(jnp.sum(gradient))))
+def normal(seed, count, *shape):
+  draws = np.random.default_rng(seed).normal(size=(count, *shape))
+  return list(draws.astype(np.float32))
 
 
-if __name__ == '__main__':
-  absltest.main()
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize('block_size', [1, 4, 5, 10, 64])
+def test_any_block_is_the_whole_pattern(block_size):
+  *qkv, weight = normal(0, 4, 3, 10, 4)
+  by_blocks = lambda *qkv: jnp.sum(
+    weight * causal_attention.causal_attention(*qkv, block_size)
+  )
+  whole = lambda *qkv: jnp.sum(weight * plain(*qkv))
+  both = lambda *qkv: [
+    jax.value_and_grad(loss, (0, 1, 2))(*qkv) for loss in (by_blocks, whole)
+  ]
+  with jax.default_matmul_precision('highest'):
+    leaves = map(jax.tree.leaves, jax.jit(both)(*qkv))
+  for ours, wanted in zip(*leaves, strict=True):
+    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=3e-6)
+
+
+def test_without_leading_axes_and_mapped():
+  """One head of one sequence, alone and as part of a vmap."""
+  qkv = normal(1, 3, 2, 6, 4)
+  attend = lambda q, k, v: causal_attention.causal_attention(q, k, v, 4)
+  together = jax.jit(jax.vmap(attend))(*qkv)
+  alone = jax.jit(attend)
+  alone = [alone(*(x[i] for x in qkv)) for i in range(2)]
+  np.testing.assert_allclose(together, alone, rtol=1e-6, atol=1e-6)
+
+
+def test_far_scores_do_not_overflow():
+  """A query that is sure of a key takes its value, however far the score."""
+  q = np.float32([[0.0], [1e4]])
+  k, v = np.float32([[1.0], [-1.0]]), np.float32([[3.0], [5.0]])
+  attend = lambda q: causal_attention.causal_attention(q, k, v, 1)
+  gradient = jax.grad(lambda q: jnp.sum(attend(q)))
+  found, slope = jax.jit(lambda q: (attend(q), gradient(q)))(q)
+  np.testing.assert_allclose(found, [[3.0], [3.0]])
+  assert math.isfinite(float(slope.sum()))

@@ -1,10 +1,7 @@
 """Every two-half loss has the loss and the gradient of the plain model."""
 
 import functools
-import itertools
 
-from absl.testing import absltest
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -31,32 +28,62 @@ MODELS = {
   )
   for num_layers in (1, 2, 3)
 }
+# Tiles that divide neither the 11 queries nor the 44 tokens; one score a tile;
+# all at once.
 CASES = (
-  ('2_layers', True, frozen_layers.CPU_TILES),
-  ('2_layers', False, frozen_layers.CPU_TILES),
-  # Tiles that divide neither the 11 queries nor the 44 tokens; all at once.
-  ('2_layers', False, frozen_layers.Tiles(scores=200, queries=3, tokens=10)),
-  ('2_layers', True, frozen_layers.ACCELERATOR_TILES),
-)
-FURTHER_CASES = (
-  ('2_layers', True, frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
-  *itertools.product(
-    ('1_layers', '3_layers'), (True, False), (frozen_layers.CPU_TILES,)
-  ),
+  *((name, frozen_layers.CPU_TILES) for name in MODELS),
+  ('2_layers', frozen_layers.Tiles(scores=200, queries=3, tokens=10)),
+  ('2_layers', frozen_layers.Tiles(scores=1, queries=4, tokens=7)),
+  ('2_layers', frozen_layers.ACCELERATOR_TILES),
 )
 OTHER_NAMES = ('all', '0:1+1:2', 'embed', 'unembed', '0', '0:attn', '0:0+0:2')
+BATCH = np.random.default_rng(5).integers(0, 50, (4, 12)).astype(np.int32)
+SHARES = np.random.default_rng(6).uniform(size=BATCH.shape)
+WEIGHTED = types.WeightedTokens(BATCH, SHARES.astype(np.float32))
 
 
-def plain_loss(model):
-  return losses.next_token_loss(functools.partial(attention_only.apply, model))
+@pytest.fixture(autouse=True)
+def precise():
+  with jax.default_matmul_precision('highest'):
+    yield
 
 
-def both_halves(family, params, batch, index):
-  """Loss at w* by the context, and loss and gradient there by the chain."""
-  context, center_loss = family.loss.context(params, batch)
-  position = family.lens.extract(params, index)
-  loss = jax.value_and_grad(family.loss.loss)
-  return center_loss, *loss(position, context, index)
+def applied(name):
+  return functools.partial(attention_only.apply, MODELS[name])
+
+
+def random_params(name, seed=0):
+  return attention_only_test.random_params(MODELS[name], seed)
+
+
+@functools.cache
+def plain_loss(name):
+  return losses.next_token_loss(applied(name))
+
+
+@functools.cache
+def plain_gradient(name):
+  return jax.jit(jax.value_and_grad(plain_loss(name)))
+
+
+def both_halves(family):
+  """Compiled: loss at w* by the context; loss and gradient by the chain."""
+  gradient = jax.jit(jax.value_and_grad(family.loss.loss))
+  return jax.jit(family.loss.context), gradient
+
+
+@functools.cache
+def head_halves(layer):
+  """Of the loss that is the default."""
+  return both_halves(head_families('2_layers')[layer])
+
+
+def head_families(name, **options):
+  params = random_params(name)
+  fast = factored.head_losses(MODELS[name], **options)
+  names = weights.head_names(params)
+  assert len(names) == 3 * MODELS[name].num_layers
+  return weights.families(names, params, plain_loss(name), fast)
 
 
 def relative_error(found, expected):
@@ -64,199 +91,162 @@ def relative_error(found, expected):
   return float(difference / trees.norm(expected))
 
 
-class IdentityCase(parameterized.TestCase):
+def check(families, loss, gradient, params, batch, atol=0.0, rtol=3e-7):
   """Over all leaves of a refinement together: b_K alone has no gradient."""
-
-  def check_heads(self, model, share_logits, tiles):
-    model = MODELS[model]
-    fast = factored.head_losses(model, share_logits=share_logits, tiles=tiles)
-    params = attention_only_test.random_params(model)
-    names = weights.head_names(params)
-    self.assertLen(names, 3 * model.num_layers)
-    self.check(model, weights.families(names, params, plain_loss(model), fast))
-
-  def check_lenses(self, names):
-    model = MODELS['2_layers']
-    params = attention_only_test.random_params(model)
-    self.check(model, weights.families(names, params, plain_loss(model)))
-
-  def check(self, model, families):
-    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
-    batch = batch.at[1, 9:].set(losses.IGNORED)
-    params = attention_only_test.random_params(model)
-    plain = jax.jit(jax.value_and_grad(plain_loss(model)))
-    with jax.default_matmul_precision('highest'):
-      loss, gradient = plain(params, batch)
-    for family in families:
-      halves = jax.jit(functools.partial(both_halves, family))
-      for place, name in enumerate(family.names):
-        index = jax.tree.map(lambda leaf, i=place: leaf[i], family.indices)
-        with jax.default_matmul_precision('highest'):
-          center_loss, value, found = halves(params, batch, index)
-        expected = family.lens.extract(gradient, index)
-        with self.subTest(name):
-          self.assertLessEqual(relative_error(found, expected), 1e-5)
-          np.testing.assert_allclose(center_loss, loss, rtol=1e-6)
-          # At w* both halves say the same: a paired difference of rounding.
-          np.testing.assert_allclose(value, center_loss, rtol=3e-7)
-
-
-class GradientIdentityTest(IdentityCase):
-  @parameterized.parameters(*CASES)
-  def test_heads(self, model, share_logits, tiles):
-    self.check_heads(model, share_logits, tiles)
-
-  @parameterized.parameters(0, 1)
-  def test_far_from_the_checkpoint_too(self, layer):
-    """The low-rank update is exact, not a linearization."""
-    model = MODELS['2_layers']
-    params = attention_only_test.random_params(model)
-    other = attention_only_test.random_params(model, seed=9)
-    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
-    lens = weights.attention_head(layer)
-    moved = lens.insert(lens.extract(other, 2), params, 2)
-    loss = factored.head_losses(model)[f'{layer}:*']
-    with jax.default_matmul_precision('highest'):
-      context, center_loss = jax.jit(loss.context)(params, batch)
-      found, gradient = jax.jit(jax.value_and_grad(loss.loss))(
-        lens.extract(other, 2), context, 2
+  for family in families:
+    contexts, chains = both_halves(family)
+    context, center_loss = contexts(params, batch)
+    for place, name in enumerate(family.names):
+      index = jax.tree.map(lambda leaf, i=place: leaf[i], family.indices)
+      value, found = chains(family.lens.extract(params, index), context, index)
+      expected = family.lens.extract(gradient, index)
+      assert relative_error(found, expected) <= 1e-5, name
+      np.testing.assert_allclose(
+        center_loss, loss, rtol=1e-6, atol=atol, err_msg=name
       )
-      expected, all_gradients = jax.jit(jax.value_and_grad(plain_loss(model)))(
-        moved, batch
+      # At w* both halves say the same: a paired difference of rounding.
+      np.testing.assert_allclose(
+        value, center_loss, rtol=rtol, atol=atol, err_msg=name
       )
-    self.assertGreater(abs(float(expected - center_loss)), 0.01)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
-    expected_gradient = lens.extract(all_gradients, 2)
-    self.assertLessEqual(relative_error(gradient, expected_gradient), 1e-5)
 
-  @parameterized.parameters(0, 1)
-  def test_key_biases_have_no_gradient(self, layer):
-    """b_K adds the same to all scores of a row, which softmax ignores."""
-    model = MODELS['2_layers']
-    params = attention_only_test.random_params(model)
-    batch = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
-    lens, loss = weights.attention_head(layer), factored.head_losses(model)
-    with jax.default_matmul_precision('highest'):
-      context, _ = jax.jit(loss[f'{layer}:*'].context)(params, batch)
-      position = lens.extract(params, 1)
-      gradient = jax.jit(jax.grad(loss[f'{layer}:*'].loss))(
-        position, context, 1
-      )
-    self.assertLess(trees.norm(gradient['b_K']), 1e-6 * trees.norm(gradient))
-    self.assertGreater(trees.norm(gradient['b_Q']), 1e-4)
 
-  def test_the_streaming_head_loss_holds_no_logits(self):
-    """The widest thing it makes is [chunk, V], not [B, T, V]."""
-    model = attention_only.AttentionOnly(
-      num_layers=2,
-      num_heads=2,
-      d_model=8,
-      d_head=4,
-      context_length=65,
-      vocab_size=3000,
-    )
-    params = attention_only_test.random_params(model)
-    batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
-    loss = factored.head_loss(
-      model, targets.next_tokens(), 0, frozen_layers.CPU_TILES
-    )
-    lens = weights.attention_head(0)
-    context = jax.eval_shape(loss.context, params, batch)[0]
-    position = lens.extract(params, 0)
-    compiled = (
-      jax.jit(jax.grad(loss.loss)).lower(position, context, 0).compile()
-    )
-    logits = 4 * 2048 * 3000
-    self.assertLess(compiled.memory_analysis().temp_size_in_bytes, logits)
+def check_next_tokens(name, families):
+  batch = BATCH.copy()
+  batch[1, 9:] = losses.IGNORED
+  params = random_params(name)
+  loss, gradient = plain_gradient(name)(params, batch)
+  check(families, loss, gradient, params, batch)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(('name', 'tiles'), CASES)
+def test_heads_that_share_logits(name, tiles):
+  families = head_families(name, share_logits=True, tiles=tiles)
+  check_next_tokens(name, families)
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize(('name', 'tiles'), CASES)
+def test_heads_that_stream(name, tiles):
+  families = head_families(name, share_logits=False, tiles=tiles)
+  check_next_tokens(name, families)
 
 
 @pytest.mark.long
-class FurtherIdentityTest(IdentityCase):
-  @parameterized.parameters(*FURTHER_CASES)
-  def test_heads_of_other_depths_and_tiles(self, model, share_logits, tiles):
-    self.check_heads(model, share_logits, tiles)
-
-  def test_every_other_lens(self):
-    self.check_lenses(OTHER_NAMES)
+def test_every_other_lens():
+  families = weights.families(
+    OTHER_NAMES, random_params('2_layers'), plain_loss('2_layers')
+  )
+  check_next_tokens('2_layers', families)
 
 
-def applied(name):
-  return functools.partial(attention_only.apply, MODELS[name])
+@pytest.mark.parametrize('layer', [0, 1])
+def test_far_from_the_checkpoint_too(layer):
+  """The low-rank update is exact, not a linearization."""
+  params, other = random_params('2_layers'), random_params('2_layers', 9)
+  lens, index = weights.attention_head(layer), np.int32(2)
+  position = lens.extract(other, index)
+  moved = lens.insert(position, params, index)
+  contexts, chains = head_halves(layer)
+  context, center_loss = contexts(params, BATCH)
+  found, gradient = chains(position, context, index)
+  expected, all_gradients = plain_gradient('2_layers')(moved, BATCH)
+  assert abs(float(expected - center_loss)) > 0.01
+  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  expected_gradient = lens.extract(all_gradients, index)
+  assert relative_error(gradient, expected_gradient) <= 1e-5
 
 
-class ObjectiveTest(parameterized.TestCase):
-  """Against another model, and with tokens weighted."""
-
-  @parameterized.parameters((True, True), (False, False))
-  def test_another_model(self, share_logits, weighted):
-    """The plain loss, and its gradient, of every head."""
-    params = {
-      'model': attention_only_test.random_params(MODELS['2_layers']),
-      'reference': attention_only_test.random_params(MODELS['1_layers'], 3),
-    }
-    plain = losses.reference_loss(applied('2_layers'), applied('1_layers'))
-    fast = factored.head_losses(
-      MODELS['2_layers'],
-      objective=targets.reference_model(MODELS['1_layers']),
-      share_logits=share_logits,
-    )
-    names = weights.head_names(params['model'])
-    families = weights.families(
-      names, params['model'], plain, fast, path=('model',)
-    )
-    self.check(families, plain, params, batch_of_tokens(weighted))
-
-  @pytest.mark.long
-  def test_weighted_next_tokens(self):
-    params = attention_only_test.random_params(MODELS['2_layers'])
-    plain = plain_loss(MODELS['2_layers'])
-    fast = factored.head_losses(MODELS['2_layers'])
-    names = weights.head_names(params)
-    families = weights.families(names, params, plain, fast)
-    self.check(families, plain, params, batch_of_tokens(weighted=True))
-
-  def check(self, families, plain, params, batch):
-    with jax.default_matmul_precision('highest'):
-      loss, gradient = jax.jit(jax.value_and_grad(plain))(params, batch)
-    self.assertGreater(loss, 0.01)
-    for family in families:
-      halves = jax.jit(functools.partial(both_halves, family))
-      for i, name in enumerate(family.names):
-        with jax.default_matmul_precision('highest'):
-          center_loss, value, found = halves(params, batch, jnp.int32(i))
-        expected = family.lens.extract(gradient, i)
-        with self.subTest(name):
-          self.assertLessEqual(relative_error(found, expected), 1e-5)
-          # A few nats less a few nats: the rounding of both.
-          np.testing.assert_allclose(center_loss, loss, atol=3e-6)
-          np.testing.assert_allclose(value, center_loss, atol=3e-6)
-
-  def test_a_model_is_its_own_reference(self):
-    """No loss at the checkpoint and no gradient, streamed or low-rank."""
-    model = MODELS['2_layers']
-    params = attention_only_test.random_params(model)
-    both = {'model': params, 'reference': params}
-    batch = batch_of_tokens(weighted=False)
-    fast = factored.head_losses(model, objective=targets.reference_model(model))
-    plain = losses.reference_loss(applied('2_layers'), applied('2_layers'))
-    usual = {'model': jax.jit(jax.grad(plain_loss(model)))(params, batch)}
-    names = weights.head_names(params)
-    for family in weights.families(names, params, plain, fast, path=['model']):
-      halves = jax.jit(functools.partial(both_halves, family))
-      with jax.default_matmul_precision('highest'):
-        center_loss, _, found = halves(both, batch, jnp.int32(1))
-      self.assertLess(abs(center_loss), 3e-6)
-      scale = trees.norm(family.lens.extract(usual, 1))
-      self.assertLess(trees.norm(found), 1e-5 * scale)
+@pytest.mark.parametrize('layer', [0, 1])
+def test_key_biases_have_no_gradient(layer):
+  """b_K adds the same to all scores of a row, which softmax ignores."""
+  params, index = random_params('2_layers'), np.int32(1)
+  contexts, chains = head_halves(layer)
+  position = weights.attention_head(layer).extract(params, index)
+  _, gradient = chains(position, contexts(params, BATCH)[0], index)
+  assert trees.norm(gradient['b_K']) < 1e-6 * trees.norm(gradient)
+  assert trees.norm(gradient['b_Q']) > 1e-4
 
 
-def batch_of_tokens(weighted):
-  tokens = jax.random.randint(jax.random.key(5), (4, 12), 0, 50)
-  if not weighted:
-    return tokens
-  shares = jax.random.uniform(jax.random.key(6), tokens.shape)
-  return types.WeightedTokens(tokens, shares)
+def test_the_streaming_head_loss_holds_no_logits():
+  """The widest thing it makes is [chunk, V], not [B, T, V]."""
+  model = attention_only.AttentionOnly(
+    num_layers=2,
+    num_heads=2,
+    d_model=8,
+    d_head=4,
+    context_length=65,
+    vocab_size=3000,
+  )
+  params = attention_only_test.random_params(model)
+  batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
+  loss = factored.head_loss(
+    model, targets.next_tokens(), 0, frozen_layers.CPU_TILES
+  )
+  lens = weights.attention_head(0)
+  context = jax.eval_shape(loss.context, params, batch)[0]
+  position = lens.extract(params, 0)
+  compiled = jax.jit(jax.grad(loss.loss)).lower(position, context, 0).compile()
+  logits = 4 * 2048 * 3000
+  assert compiled.memory_analysis().temp_size_in_bytes < logits
 
 
-if __name__ == '__main__':
-  absltest.main()
+@functools.cache
+def reference_loss(reference):
+  return losses.reference_loss(applied('2_layers'), applied(reference))
+
+
+@functools.cache
+def reference_gradient(reference):
+  return jax.jit(jax.value_and_grad(reference_loss(reference)))
+
+
+def families_against(reference, params, **options):
+  fast = factored.head_losses(
+    MODELS['2_layers'],
+    objective=targets.reference_model(MODELS[reference]),
+    **options,
+  )
+  names = weights.head_names(params['model'])
+  return weights.families(
+    names, params['model'], reference_loss(reference), fast, path=('model',)
+  )
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize('batch', [BATCH, WEIGHTED], ids=['plain', 'weighted'])
+@pytest.mark.parametrize('share_logits', [True, False])
+def test_another_model(share_logits, batch):
+  """The plain loss, and its gradient, of every head."""
+  params = {
+    'model': random_params('2_layers'),
+    'reference': random_params('1_layers', 3),
+  }
+  families = families_against('1_layers', params, share_logits=share_logits)
+  loss, gradient = reference_gradient('1_layers')(params, batch)
+  assert loss > 0.01
+  # A few nats less a few nats: the rounding of both.
+  check(families, loss, gradient, params, batch, atol=3e-6, rtol=1e-7)
+
+
+@pytest.mark.long
+def test_weighted_next_tokens():
+  params = random_params('2_layers')
+  loss, gradient = plain_gradient('2_layers')(params, WEIGHTED)
+  families = head_families('2_layers')
+  check(families, loss, gradient, params, WEIGHTED, atol=3e-6, rtol=1e-7)
+
+
+def test_a_model_is_its_own_reference():
+  """No loss at the checkpoint and no gradient, streamed or low-rank."""
+  params = random_params('2_layers')
+  both = {'model': params, 'reference': params}
+  usual = {'model': plain_gradient('2_layers')(params, BATCH)[1]}
+  index = np.int32(1)
+  for family in families_against('2_layers', both):
+    contexts, chains = both_halves(family)
+    context, center_loss = contexts(both, BATCH)
+    _, found = chains(family.lens.extract(both, index), context, index)
+    assert abs(center_loss) < 3e-6
+    scale = trees.norm(family.lens.extract(usual, index))
+    assert trees.norm(found) < 1e-5 * scale

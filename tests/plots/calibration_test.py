@@ -1,5 +1,7 @@
 """What the heat maps of a sweep show, read back from their artists."""
 
+import functools
+
 from matplotlib import colors
 from matplotlib import patches
 import numpy as np
@@ -37,6 +39,17 @@ def drawn(found=None, y='nbeta', step_sizes=None, setting=None):
   return calibration.heat_maps(
     found, y=y, step_sizes=step_sizes, setting=setting
   )
+
+
+@functools.cache
+def whole():
+  """The figure of what `sweep` makes, which no test changes."""
+  return drawn()
+
+
+def one(found):
+  """Of one refinement."""
+  return drawn(found.isel(refinement=[0]), step_sizes=chosen()[:, :1])
 
 
 def panels(figure):
@@ -80,7 +93,7 @@ def test_every_estimate_error_and_verdict_is_in_its_place():
 
 def test_the_order_of_storage_does_not_matter():
   mixed = sweep().transpose().isel(step_size=[2, 0, 4, 1, 3], nbeta=[1, 0])
-  for a, b in zip(drawn(mixed).axes, drawn().axes, strict=True):
+  for a, b in zip(drawn(mixed).axes, whole().axes, strict=True):
     assert words(a) == words(b)
     np.testing.assert_array_equal(colors_of(a), colors_of(b))
 
@@ -89,7 +102,7 @@ def test_errors_change_color_at_three_percent():
   errors = {'step_size': [1e-3, 2e-3]}
   value = 0.01 * np.array([2.0, 4.0])[:, None, None, None]
   found = sweep(standard_error=(errors, value * 5 * np.ones((2, 2, 1, 3))))
-  below, above = colors_of(panels(drawn(found))[0, 1])[0, :2]
+  below, above = colors_of(panels(one(found))[0, 1])[0, :2]
   assert below[2] > below[0] and above[0] > above[2]  # Bluer, redder.
 
 
@@ -109,7 +122,7 @@ def test_dots_mark_what_qualifies_and_a_frame_what_is_recommended():
   for ax in grid.flat:
     (frame,) = [p for p in ax.patches if isinstance(p, patches.Rectangle)]
     assert frame.get_xy() == (1.5, 0.5)
-  assert not any(ax.patches for ax in drawn().axes)
+  assert not any(ax.patches for ax in whole().axes)
 
 
 def test_limits_of_the_curvature_stand_where_they_fall():
@@ -129,15 +142,16 @@ def test_no_estimate_is_gray_and_says_so():
   failed = sweep(
     llc=({'step_size': 1.6e-2}, np.nan), num_failed=({'step_size': 1.6e-2}, 4)
   )
-  estimate, error, verdict = panels(drawn(failed))[0]
+  estimate, error, verdict = panels(one(failed))[0]
   gray = colors.to_rgba(calibration._NONE)
   for ax, text in ((estimate, '–'), (error, '–'), (verdict, 'failed')):
     assert words(ax)[4, 0] == [text]
     np.testing.assert_allclose(colors_of(ax)[0, 4], gray)
   empty = sweep(llc=({}, np.nan), num_failed=({}, 4))
-  style.image(drawn(empty), 'png')  # Nothing at all to scale colors by.
+  style.image(one(empty), 'png')  # Nothing at all to scale colors by.
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   'name, value, text',
   [
@@ -155,7 +169,7 @@ def test_what_is_wrong_is_said_in_a_word(name, value, text):
   """The words of `faults` are the source: a new wording is noticed here."""
   found = sweep(**{name: ({'step_size': 2e-3}, value)})
   assert faults.faults({k: v[1, 0, 0].item() for k, v in found.items()})
-  ax = panels(drawn(found))[0, 2]
+  ax = panels(one(found))[0, 2]
   assert words(ax)[1, 0] == [text]
   assert words(ax)[0, 0] == ['1.00']
   healthy, unhealthy = (

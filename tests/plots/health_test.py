@@ -1,5 +1,7 @@
 """Diagnostics over training, read back from the figure."""
 
+import functools
+
 import numpy as np
 import pytest
 import xarray as xr
@@ -35,6 +37,12 @@ def estimates(steps=(0, 1, 10, 100), datasets=('text',), names=('0:0', '1:0')):
   )
 
 
+@functools.cache
+def whole():
+  """The figure of what `estimates` makes, which no test changes."""
+  return health.diagnostics_curves(estimates(), dataset='text')
+
+
 def panels(drawn):
   return {ax.get_title('left'): ax for ax in drawn.axes}
 
@@ -50,9 +58,8 @@ def rings(ax):
 
 def test_every_diagnostic_has_a_panel_with_a_line_a_refinement():
   found = estimates()
-  drawn = health.diagnostics_curves(found, dataset='text')
-  assert len(drawn.axes) == len(VALUES)
-  for ax, name in zip(drawn.axes, health._PANELS, strict=False):
+  assert len(whole().axes) == len(VALUES)
+  for ax, name in zip(whole().axes, health._PANELS, strict=False):
     lines = curves(ax)[:2]
     for line, refinement in zip(lines, ('0:0', '1:0'), strict=True):
       own = found[name].sel(refinement=refinement).values[:, 0]
@@ -92,7 +99,7 @@ def test_colors_are_those_of_the_main_figure():
   ],
 )
 def test_the_healthy_range_is_shaded(title, low, high):
-  ax = panels(health.diagnostics_curves(estimates(), dataset='text'))[title]
+  ax = panels(whole())[title]
   (band,) = ax.patches
   ends = (band.get_y(), band.get_y() + band.get_height())
   bottom, top = ax.get_ylim()
@@ -105,11 +112,12 @@ def test_the_healthy_range_is_shaded(title, low, high):
 
 
 def test_what_is_not_judged_has_no_healthy_range():
-  drawn = panels(health.diagnostics_curves(estimates(), dataset='text'))
+  drawn = panels(whole())
   for title in ('Drift to noise', 'Share of negative differences'):
     assert not drawn[title].patches
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   ('name', 'title', 'value'),
   [
@@ -122,9 +130,7 @@ def test_what_is_not_judged_has_no_healthy_range():
 )
 def test_values_outside_have_a_ring(name, title, value):
   found = estimates()
-  assert not any(
-    map(rings, health.diagnostics_curves(found, dataset='text').axes)
-  )
+  assert not any(map(rings, whole().axes))
   found[name][2, 0, 1] = value
   drawn = panels(health.diagnostics_curves(found, dataset='text'))
   (ring,) = rings(drawn.pop(title))
@@ -152,6 +158,7 @@ def test_refinements_of_one_checkpoint_stand_side_by_side():
   assert 'step 500' in drawn.get_supxlabel()
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize(
   'found',
   [

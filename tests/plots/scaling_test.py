@@ -132,4 +132,5 @@ def test_residuals_stand_on_their_tolerance():
 
 
 def test_it_becomes_a_file():
-  assert style.image(scaling.scaling(records()), 'png').startswith(b'\x89PNG')
+  drawn = scaling.scaling([record(), counted('heads', 0)])
+  assert style.image(drawn, 'png').startswith(b'\x89PNG')
