@@ -77,9 +77,14 @@ def test_everything_is_left_at_first():
 
 
 def test_steps_between_draws_and_minibatches_of_their_own():
-  found = plan(num_steps_between_draws=3, share_batches=False, burn_in=7)
+  found = plan(
+    refinements=[toy.family(0, 1)],
+    num_steps_between_draws=3,
+    share_batches=False,
+    burn_in=7,
+  )
   draws = 24 + 3  # 7 steps of burn-in are 3 draws.
-  (first, _) = (family.counts for family in found.families)
+  first = found.counts
   assert first.chain_steps == 6 * 4 * draws * 3
   assert first.row_steps == first.chain_steps + 6 * 4
 
@@ -124,7 +129,10 @@ def test_settings_are_checked_as_in_a_run():
 
 def test_memory_has_data_and_grows_with_the_chunk():
   small, large = (
-    plan(minibatches=minibatches.uniform(np.ones((n, 3), np.float32), 4))
+    plan(
+      refinements=[toy.family(0, 1)],
+      minibatches=minibatches.uniform(np.ones((n, 3), np.float32), 4),
+    )
     for n in (64, 100_064)
   )
   more = large.bytes_per_device - small.bytes_per_device
