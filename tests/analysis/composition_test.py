@@ -48,7 +48,7 @@ class CompositionTest(absltest.TestCase):
   def test_independent_random_heads_have_a_known_score(self):
     """1 / sqrt(d_model) = 0.0625 at the paper's size; 64 pairs a kind."""
     model = attention_only.AttentionOnly()
-    params = attention_only.init_params(jax.random.key(0), model)
+    params = attention_only_test.random_params(model)
     found = composition.composition(params, 0, 1)
     for kind in composition.KINDS:
       np.testing.assert_allclose(found[kind], 1 / 16, rtol=0.15)

@@ -125,7 +125,7 @@ class BowlTest(parameterized.TestCase):
 
 def test_heads_of_a_transformer_against_the_dense_hessian():
   model = attention_only.AttentionOnly(
-    num_layers=2,
+    num_layers=1,
     num_heads=2,
     d_model=6,
     d_head=2,

@@ -9,13 +9,13 @@ from tests.analysis import known_heads
 
 
 def test_the_known_circuit():
-  model, params = known_heads.circuit(vocab_size=40, context_length=64)
+  model, params = known_heads.circuit(vocab_size=20, context_length=32)
   scores, even = {}, {}
   for name in head_scores.SCORES:
     scores[name] = head_scores.head_scores(
-      name, model, params, jax.random.key(0), 512
+      name, model, params, jax.random.key(0), 1_024
     )
-    even[name] = head_scores.even_attention(name, 64)
+    even[name] = head_scores.even_attention(name, 32)
   memorized = np.array([[0, 0, 3], [9, 0, 1]])
   found = head_types.classify(scores, even, memorized)
   assert found.tolist() == [

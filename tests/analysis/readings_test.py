@@ -18,6 +18,9 @@ def one_device(monkeypatch):
   monkeypatch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
 
 
+# The same as in head_scores_test, which JAX finds compiled.
+CIRCUIT = known_heads.circuit(vocab_size=20, context_length=32)
+NUM_SEQUENCES = 1_024
 SPELLINGS = [*'abcdefg', '(', ')', '[', ']', '<eos>']
 
 
@@ -40,14 +43,14 @@ def trajectory(params):
 
 
 def test_the_induction_head_serves_induction_and_no_other_does():
-  model, params = known_heads.circuit()
+  model, params = CIRCUIT
   found, nothing = (
     readings.read_heads(
       jax.random.key(0),
       model,
       trajectory(params)._replace(steps=(step,)),
       text(),
-      num_sequences=64,
+      num_sequences=NUM_SEQUENCES,
     )
     for step in (10, 0)
   )
@@ -66,18 +69,18 @@ def test_the_induction_head_serves_induction_and_no_other_does():
 
 
 def test_nested_brackets_are_found_by_minibatch():
-  rows = np.full((3, 8), 0)
-  rows[:, 0] = 11
+  rows = text().tokens
+  rows = np.where((rows > 6) & (rows < 11), 0, rows)
   rows[1, 1:5] = [7, 9, 10, 8]  # ( [ ] )
   nested = readings._nested(rows, SPELLINGS)
   assert nested.sum() == 1 and nested[1, 2]
-  model, params = known_heads.circuit()
+  model, params = CIRCUIT
   found = readings.read_heads(
     jax.random.key(0),
     model,
     trajectory(params)._replace(steps=(10,)),
     readings.Text(rows, SPELLINGS, {}),
-    num_sequences=64,
+    num_sequences=NUM_SEQUENCES,
   )
   assert found.path_nested.sizes['minibatch'] == 1
   assert np.isfinite(found.path_nested).all()
@@ -101,11 +104,9 @@ def test_pairs_that_repeat_are_asked_about_and_common_ones_are_not():
 
 
 def test_the_most_attended_place_is_that_of_the_whole_pattern():
-  model, params = known_heads.circuit()
-  params = jax.tree.map(
-    lambda leaf: leaf + 0.1 * np.random.default_rng(0).normal(size=leaf.shape),
-    params,
-  )
+  model, params = CIRCUIT
+  noise = np.random.default_rng(0).normal
+  params = jax.tree.map(lambda x: x + 0.1 * noise(size=x.shape), params)
   params = jax.tree.map(np.float32, params)
   tokens = text(3).tokens.astype(np.int32)
   found = head_scores.most_attended(model, params, tokens)
@@ -117,7 +118,7 @@ def test_the_most_attended_place_is_that_of_the_whole_pattern():
 
 
 def test_affected_tokens_are_the_worst_and_shown_with_attention():
-  model, params = known_heads.circuit()
+  model, params = CIRCUIT
   found = affected_tokens.affected_tokens(
     jax.random.key(0), model, params, text(), count=3, context=6
   )

@@ -227,7 +227,7 @@ class BowlTest(absltest.TestCase):
     """Of a round bowl the estimate goes as 1 / (1 - x/4), x = epsilon a.
 
     So it is too high by 3.1 % at x = 0.12 and by 6.4 % at 0.24, where it
-    changes by 3.2 % from half the step: 0.12 it is. Errors are under 0.6 %, and
+    changes by 3.2 % from half the step: 0.12 it is. Errors are under 1.2 %, and
     chains of all steps share their noise.
     """
     nbeta, gamma = 80.0, 20.0
@@ -242,12 +242,12 @@ class BowlTest(absltest.TestCase):
       localizations=[gamma],
       batch_size=1,
       num_chains=8,
-      num_draws=1500,
+      num_draws=500,
       chunk_size=4,
     )
     found = recommendation.recommend(sweep)
     np.testing.assert_allclose(found.setting.step_size, steps[1])
-    self.assertLess(float((sweep.standard_error / sweep.llc).max()), 0.006)
+    self.assertLess(float((sweep.standard_error / sweep.llc).max()), 0.012)
     x = sweep.step_size * sweep.curvature
     here, below = 1 / (1 - x / 4), 1 / (1 - x / 8)
     expected = 2 * (here - below) / (2 * below - here)

@@ -95,6 +95,7 @@ def check(two_runs, run, pattern, kind):
   )
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('pattern', NEEDED)
 def test_a_file_that_weights_are_read_from(two_runs, run, pattern, kind):
@@ -102,12 +103,14 @@ def test_a_file_that_weights_are_read_from(two_runs, run, pattern, kind):
   assert all(found) or kind == 'flipped'
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize('kind', damages.KINDS)
 def test_the_other_files_of_a_checkpoint(two_runs, run, kind):
   for pattern in OTHERS:
     check(two_runs, run, pattern, kind)
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize('kind', damages.KINDS)
 def test_the_state_that_a_run_goes_on_from(two_runs, stopped, tmp_path, kind):
   expected = train(shutil.copytree(stopped, tmp_path / 'whole'))
@@ -125,6 +128,7 @@ def test_the_state_that_a_run_goes_on_from(two_runs, stopped, tmp_path, kind):
   assert expected == train(two_runs[0])
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
 @pytest.mark.parametrize('attempt', [train, read])
 def test_a_checkpoint_as_a_whole(two_runs, run, attempt, kind):
@@ -161,6 +165,7 @@ def test_the_last_checkpoint_is_missed_and_made_again(run):
   assert train(run) == expected
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
 def test_a_state_as_a_whole(two_runs, stopped, tmp_path, kind):
   run = shutil.copytree(stopped, tmp_path / 'run')

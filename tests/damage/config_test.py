@@ -50,6 +50,7 @@ def run(workdir, monkeypatch, capsys):
   )
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', tiny.CONFIGS)
 def test_a_config(workdir, run, name, kind):

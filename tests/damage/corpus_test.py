@@ -70,6 +70,7 @@ def workdir(built, tmp_path):
   return shutil.copytree(built[0], tmp_path / 'run')
 
 
+@pytest.mark.sampled(6)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize(
   'name', ['corpus.json', 'tokens.npy', 'tokenizer.json']
@@ -89,6 +90,7 @@ def test_a_complete_corpus(built, texts, workdir, name, kind):
   assert all(found) != ((name, kind) == ('corpus.json', 'missing'))
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', DOCUMENTS)
 def test_documents_that_a_build_goes_on_with(built, texts, workdir, name, kind):

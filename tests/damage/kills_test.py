@@ -70,12 +70,12 @@ def test_a_writer(tmp_path, monkeypatch, name):
     assert read(copy) == expected
 
 
-def test_a_training_run(tmp_path, monkeypatch):
+def test_a_training_run(tmp_path, monkeypatch, sample):
   path, copies = tmp_path / 'whole', tmp_path / 'copies'
   with copied_before_writes(monkeypatch, path, copies) as found:
     expected = loop_test.run(path, **MARKS)
   assert len(found) > 20
-  for copy in found:
+  for copy in sample(found, 4):
     assert loop_test.run(copy, **MARKS).identical(expected)
     kept = copy / 'checkpoints'
     assert checkpoints.steps(kept) == MARKS['checkpoint_steps']

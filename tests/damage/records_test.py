@@ -68,6 +68,7 @@ def workdir(trained, tmp_path):
   return workdir
 
 
+@pytest.mark.sampled(8)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', FILES)
 def test_a_file_of_a_record(others, workdir, name, kind):

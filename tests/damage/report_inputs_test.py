@@ -76,6 +76,7 @@ def workdir(written, tmp_path):
   return shutil.copytree(written[0], tmp_path / 'run')
 
 
+@pytest.mark.sampled(7)
 @pytest.mark.parametrize(('name', 'kind'), CASES)
 def test_a_file(written, workdir, name, kind):
   attempt, path = functools.partial(read, workdir), workdir / name

@@ -2,13 +2,12 @@
 
 import pathlib
 import shutil
-import subprocess
-import sys
 
 import pytest
 
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
+from tests import binaries
 
 PROVENANCE = {'domains': {'a': {'documents': 3000}}, 'python': '3'}
 
@@ -154,17 +153,15 @@ def test_damage_is_told(copied, change):
 
 def test_tensorflow_is_never_imported(tmp_path):
   program = f"""
-import sys
-from rllc_jax.data import corpora, documents, files, mini_pile
-from rllc_jax.data import packing, tokenizers
-kept = [documents.Document(str(i), 'a', split, 'text')
-        for i, split in enumerate(('train', 'held_out'))]
-path = corpora.prepare({str(tmp_path)!r}, kept, {{}})
-assert corpora.load_documents(path, 'train') == {{'a': ['text']}}
-assert 'tensorflow' not in sys.modules
-assert 'tensorflow_datasets' in sys.modules
-"""
-  done = subprocess.run(
-    [sys.executable, '-c', program], capture_output=True, text=True, check=False
-  )
+    import sys
+    from rllc_jax.data import corpora, documents, files, mini_pile
+    from rllc_jax.data import packing, tokenizers
+    kept = [documents.Document(str(i), 'a', split, 'text')
+            for i, split in enumerate(('train', 'held_out'))]
+    path = corpora.prepare({str(tmp_path)!r}, kept, {{}})
+    assert corpora.load_documents(path, 'train') == {{'a': ['text']}}
+    assert 'tensorflow' not in sys.modules
+    assert 'tensorflow_datasets' in sys.modules
+  """
+  done = binaries.run(program)
   assert (done.returncode, done.stdout) == (0, ''), done.stderr

@@ -9,11 +9,13 @@ from flax import traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 from rllc_jax import trees
 from rllc_jax.models import attention_only
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
+from tests.models import attention_only_test
 
 MODEL = attention_only.AttentionOnly(
   num_layers=2, num_heads=3, d_model=8, d_head=2, context_length=5, vocab_size=7
@@ -32,8 +34,7 @@ NAMES = (
 
 
 def random_params(seed):
-  zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape), SHAPES)
-  return trees.normal_like(jax.random.key(seed), zeros)
+  return attention_only_test.random_params(MODEL, seed)
 
 
 def lens_of(name):
@@ -56,19 +57,33 @@ def mask_lens():
   )
 
 
-class LensTest(parameterized.TestCase):
-  @parameterized.parameters(*NAMES, 'mask')
-  def test_laws(self, name):
-    extract, insert = mask_lens() if name == 'mask' else lens_of(name)
-    w = random_params(0)
-    u, v = extract(random_params(1)), extract(random_params(2))
-    with self.subTest('writing back what was read changes nothing'):
-      chex.assert_trees_all_equal(insert(extract(w), w), w)
-    with self.subTest('what was written is what is read'):
-      chex.assert_trees_all_equal(extract(insert(u, w)), u)
-    with self.subTest('the last write wins'):
-      chex.assert_trees_all_equal(insert(v, insert(u, w)), insert(v, w))
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize('name', [*NAMES, 'mask'])
+def test_laws(name):
+  extract, insert = mask_lens() if name == 'mask' else lens_of(name)
+  w = random_params(0)
+  u, v = extract(random_params(1)), extract(random_params(2))
+  # Writing back what was read changes nothing; what was written is what is
+  # read; the last write wins.
+  chex.assert_trees_all_equal(insert(extract(w), w), w)
+  chex.assert_trees_all_equal(extract(insert(u, w)), u)
+  chex.assert_trees_all_equal(insert(v, insert(u, w)), insert(v, w))
 
+
+@pytest.mark.sampled(3)
+@pytest.mark.parametrize('name', NAMES)
+def test_the_mask_of_a_lens_frees_the_same_numbers(name):
+  (family,) = weights.families([name], SHAPES, lambda p, b: 0.0)
+  index = jax.tree.map(lambda leaf: leaf[0], family.indices)
+  params = random_params(0)
+  mask = weights.mask_of(family.lens, index, params)
+  moved = family.lens.extract(params, index)
+  flat = masks.coordinates().extract(params, masks.mask_index(mask, params))
+  numbers = np.concatenate([x.ravel() for x in jax.tree.leaves(moved)])
+  np.testing.assert_array_equal(np.sort(flat), np.sort(numbers))
+
+
+class LensTest(absltest.TestCase):
   def test_heads_tile_the_attention_weights_but_for_b_O(self):
     w = random_params(0)
     heads = [lens_of(n)[0](w) for n in weights.head_names(SHAPES)]
@@ -86,17 +101,6 @@ class LensTest(parameterized.TestCase):
     head = jax.eval_shape(family.lens.extract, shapes, index)
     self.assertEqual(trees.size(head), 32_864)
     self.assertLen(jax.tree.leaves(head), 7)
-
-  @parameterized.parameters(*NAMES)
-  def test_the_mask_of_a_lens_frees_the_same_numbers(self, name):
-    (family,) = weights.families([name], SHAPES, lambda p, b: 0.0)
-    index = jax.tree.map(lambda leaf: leaf[0], family.indices)
-    params = random_params(0)
-    mask = weights.mask_of(family.lens, index, params)
-    moved = family.lens.extract(params, index)
-    flat = masks.coordinates().extract(params, masks.mask_index(mask, params))
-    numbers = np.concatenate([x.ravel() for x in jax.tree.leaves(moved)])
-    np.testing.assert_array_equal(np.sort(flat), np.sort(numbers))
 
 
 class NameTest(parameterized.TestCase):
