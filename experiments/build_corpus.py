@@ -9,6 +9,7 @@ set; `tokenizer.json`; `tokens.npy`; and, last, `corpus.json`.
 from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
+import dataclasses
 import json
 import pathlib
 import platform
@@ -87,8 +88,10 @@ def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
   One that was made before a setting existed has its default.
   """
   record = packing.load_record(directory)['provenance'].get('settings', {})
-  built = json.loads(json.dumps(sections.Corpus()._asdict())) | record
-  for name, wanted in json.loads(json.dumps(settings._asdict())).items():
+  built = json.loads(json.dumps(sections.defaults('corpus'))) | record
+  for name, wanted in json.loads(
+    json.dumps(dataclasses.asdict(settings))
+  ).items():
     if built.get(name) != wanted:
       raise ValueError(
         f'{directory}: expected a corpus with {name}={wanted!r}; got one with '
@@ -168,7 +171,7 @@ def build(
   return corpus, {
     **provenance,
     'domains': _with_tokens(collection.domains, corpus),
-    'settings': settings._asdict(),
+    'settings': dataclasses.asdict(settings),
     'documents': str(path.relative_to(directory)),
   }
 

@@ -15,6 +15,7 @@ import collections
 from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
+import dataclasses
 import functools
 import hashlib
 import json
@@ -39,19 +40,21 @@ from rllc_jax.analysis import calibration
 from rllc_jax.analysis import recommendation
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
+from rllc_jax.estimators import settings
 from rllc_jax.models import attention_only
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
 from rllc_jax.training import checkpoints
 
-# Options of a sweep from the section `estimation`, and from its own.
+# What is in the identity of a sweep besides its grid.
 _SHARED = (
   'burn_in',
+  'num_chains',
+  'num_draws',
   'num_steps_between_draws',
   'share_batches',
   'matmul_precision',
 )
-_OWN = ('num_chains', 'num_draws')
 
 
 def run(
@@ -108,7 +111,8 @@ class _Source(NamedTuple):
     minibatches: of the corpus.
     plain_loss: for second derivatives.
     checkpoints: the directory.
-    options: of `calibrate`, whatever the cell.
+    sampling: of `calibrate`, whatever the cell.
+    layout: of `calibrate`.
     identity: what else makes the numbers what they are, JSON.
   """
 
@@ -118,34 +122,38 @@ class _Source(NamedTuple):
   minibatches: types.Minibatches
   plain_loss: types.LossFn
   checkpoints: pathlib.Path
-  options: Mapping[str, Any]
+  sampling: settings.Sampling
+  layout: settings.Layout
   identity: Mapping[str, Any]
 
 
 def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Source:
-  settings = sections.read(config, 'calibration')
+  swept = sections.read(config, 'calibration')
   estimation = sections.read(config, 'estimation')
+  sampling = dataclasses.replace(
+    sections.read(config, 'sampling'),
+    num_chains=swept.num_chains,
+    num_draws=swept.num_draws,
+  )
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
-  steps = settings.checkpoints or checkpoints.steps(kept)[-1:]
+  steps = swept.checkpoints or checkpoints.steps(kept)[-1:]
   model = choices.trained_model(kept, corpus)
   apply = functools.partial(attention_only.apply, model)
-  sampler = choices.sampler(estimation)
-  options = {name: getattr(estimation, name) for name in _SHARED}
-  options |= {name: getattr(settings, name) for name in _OWN}
   return _Source(
     checkpoints.trajectory(kept, steps).steps,
-    _windows(settings.datasets, corpus),
+    _windows(swept.datasets, corpus),
     choices.families(
-      settings.refinements, model, share_logits=estimation.share_logits
+      swept.refinements, model, share_logits=estimation.share_logits
     ),
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     losses.next_token_loss(apply),
     kept,
-    options | {'sampler': sampler, 'chunk_size': estimation.chunk_size},
+    sampling,
+    sections.read(config, 'layout'),
     {
-      **options,
-      'sampler': sampler.name,
+      **{name: getattr(sampling, name) for name in _SHARED},
+      'sampler': sampling.kernel.name,
       'seed': config.seed,
       'batch_size': estimation.batch_size,
       'share_logits': estimation.share_logits,
@@ -171,7 +179,7 @@ def _sweep(
   config: ml_collections.ConfigDict, source: _Source, kept: pathlib.Path
 ) -> xr.Dataset:
   """All cells: over the grid and (checkpoint, dataset, refinement)."""
-  settings = sections.read(config, 'calibration')
+  swept = sections.read(config, 'calibration')
   parts: list[xr.Dataset] = []
   total = len(source.steps) * len(source.windows) * len(source.families)
   with tqdm.tqdm(desc='calibrating', unit='setting', disable=None) as bar:
@@ -190,15 +198,16 @@ def _sweep(
             family,
             params,
             source.minibatches,
-            step_sizes=settings.step_sizes,
-            nbetas=settings.nbetas,
-            localizations=settings.localizations,
+            source.sampling,
+            step_sizes=swept.step_sizes,
+            nbetas=swept.nbetas,
+            localizations=swept.localizations,
             window=window,
+            layout=source.layout,
             plain_loss=source.plain_loss,
-            num_curvature_batches=settings.num_curvature_batches,
+            num_curvature_batches=swept.num_curvature_batches,
             kept=_Kept(kept, identity),
             progress=functools.partial(_show, bar, len(parts), total),
-            **source.options,
           )
           parts.append(part.expand_dims(checkpoint=[step], dataset=[dataset]))
   sweep: Any = xr.combine_by_coords(parts, combine_attrs='override')

@@ -1,7 +1,6 @@
-"""From settings to what the library takes: model, losses, data, sampler."""
+"""From settings to what the library takes: model, losses, data."""
 
 from collections.abc import Callable
-from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import pathlib
@@ -25,21 +24,8 @@ from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.models import targets
 from rllc_jax.refinement import weights
-from rllc_jax.samplers import mala
-from rllc_jax.samplers import rmsprop_sgld
-from rllc_jax.samplers import sghmc
-from rllc_jax.samplers import sgld
-from rllc_jax.samplers import sgnht
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
-
-SAMPLERS: Mapping[str, Callable[[], types.Sampler]] = {
-  'sgld': sgld.sgld,
-  'rmsprop_sgld': rmsprop_sgld.rmsprop_sgld,
-  'rmsprop_sgld_corrected': rmsprop_sgld.rmsprop_sgld_corrected,
-  'sghmc': sghmc.sghmc,
-  'sgnht': sgnht.sgnht,
-}
 
 
 class Comparison(NamedTuple):
@@ -326,32 +312,3 @@ def directory_name(field: str, name: str) -> str:
       f'a directory in the workdir; got {name!r}.'
     )
   return name
-
-
-def sampler(settings: sections.Estimation) -> types.Sampler:
-  """The kernel of the settings.
-
-  Raises:
-    ValueError: if there is none of that name, or it does not fit the rest.
-  """
-  name = settings.sampler
-  if name == 'mala':
-    raise ValueError(
-      "config.estimation.sampler must not be 'mala', because its test is right "
-      'only with all of the data at every step, and this command draws '
-      'minibatches. Use it from Python: rllc_jax.samplers.mala, with '
-      'rllc_jax.data.minibatches.full.'
-    )
-  if name not in SAMPLERS:
-    raise ValueError(
-      f'config.estimation.sampler must be one of {", ".join(SAMPLERS)}, the '
-      f'kernels there are; got {name!r}.'
-    )
-  if not settings.record_mala_acceptance:
-    return SAMPLERS[name]()
-  if name != 'sgld':
-    raise ValueError(
-      "config.estimation.record_mala_acceptance needs sampler 'sgld', because "
-      f'the test is that of its step; got {name!r}.'
-    )
-  return mala.sgld_with_mala_acceptance()

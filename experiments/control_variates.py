@@ -3,13 +3,14 @@
   python -m experiments.control_variates --config=FILE --workdir=DIR
 
 reads `DIR/corpus` and the last checkpoint in `DIR/train/checkpoints`, samples
-every head with the settings of the section `estimation` three times, plain,
+every head with the settings of the section `sampling` three times, plain,
 corrected in the estimate and corrected in the drift, on the same minibatches
 and noise, and shows what falls in variance and what a step costs. The data set
 is the first 3,200 sequences of the section's first one, so that its full
 gradient is soon had; stores are not touched.
 """
 
+import dataclasses
 import functools
 import itertools
 import pathlib
@@ -30,6 +31,7 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import llc
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.models import attention_only
 from rllc_jax.refinement import control_variates
@@ -60,10 +62,14 @@ def run(
   """Measures and returns the rows.
 
   Args:
-    config: `estimation` has fields of `sections.Estimation`.
+    config: `estimation` and `sampling` are read.
     workdir: with the subdirectories `corpus` and `train`.
   """
-  settings = sections.read(config, 'estimation')
+  estimation = sections.read(config, 'estimation')
+  # Nobody reads the corpus's baseline here.
+  sampling = dataclasses.replace(
+    sections.read(config, 'sampling'), num_baseline_batches=0
+  )
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
@@ -72,8 +78,8 @@ def run(
   )
   last = checkpoints.trajectory(kept)
   plain = types.Trajectory(last.steps[-1:], last.load)
-  dataset = settings.datasets[0]
-  batches = minibatches.uniform(corpus.tokens, settings.batch_size)
+  dataset = estimation.datasets[0]
+  batches = minibatches.uniform(corpus.tokens, estimation.batch_size)
   whole = corpus.windows[dataset]
   length = min(_SEQUENCES, int(whole.length))
   window = types.Window(whole.start, length)
@@ -85,7 +91,7 @@ def run(
   gradient_seconds = time.perf_counter() - began
 
   families = choices.families(
-    ('heads',), model, share_logits=settings.share_logits
+    ('heads',), model, share_logits=estimation.share_logits
   )
 
   def sample(kind: str) -> _Found:
@@ -99,7 +105,7 @@ def run(
       plain if is_plain else corrected,
       {dataset: window},
       batches,
-      settings,
+      sampling,
     )
 
   found = {kind: sample(kind) for kind in KINDS}
@@ -112,7 +118,7 @@ def run(
   return [cost, *_rows(found)]
 
 
-def _sample(rng_key, families, trajectory, datasets, batches, settings):
+def _sample(rng_key, families, trajectory, datasets, batches, sampling):
   marks = []
   traces = trajectories.estimate_trajectory(
     rng_key,
@@ -120,13 +126,8 @@ def _sample(rng_key, families, trajectory, datasets, batches, settings):
     trajectory,
     datasets,
     batches,
-    posterior=types.Posterior(settings.nbeta, settings.localization),
-    step_size=settings.step_size,
-    num_chains=settings.num_chains,
-    num_draws=settings.num_draws,
-    burn_in=settings.burn_in,
-    num_baseline_batches=0,
-    segment=25,
+    sampling,
+    layout=settings.Layout(segment=25),
     progress=lambda done, total: marks.append((done, time.perf_counter())),
   )
   rates = [
@@ -134,9 +135,9 @@ def _sample(rng_key, families, trajectory, datasets, batches, settings):
     for earlier, later in itertools.pairwise(marks)
     if later[0] > earlier[0]  # Not while a block was made ready.
   ]
-  estimates = llc.llc_from_traces(traces, burn_in=settings.burn_in)
-  kept = traces.isel(draw=slice(-settings.num_draws, None))
-  paired = settings.nbeta * (kept.loss - kept.center_loss).mean('chain')
+  estimates = llc.llc_from_traces(traces)
+  kept = traces.isel(draw=slice(-sampling.num_draws, None))
+  paired = sampling.nbeta * (kept.loss - kept.center_loss).mean('chain')
   variance = paired.var('draw', ddof=1).values.ravel()
   return _Found(estimates, variance, float(np.median(rates)))
 

@@ -4,6 +4,7 @@ Minibatches and noise are addressed by the name of a data set, so data sets that
 differ in name alone are independent runs. They are rows of one block program.
 """
 
+import dataclasses
 import functools
 import pathlib
 from typing import Any, NamedTuple
@@ -24,8 +25,9 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import errors
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import llc
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.models import regression
 from rllc_jax.refinement import weights
@@ -82,7 +84,7 @@ def bowl(num_runs: int, num_draws: int) -> Problem:
     jnp.zeros(len(h)),
     minibatches.uniform(jnp.zeros(1), batch_size=1),
     num_runs,
-    posterior=posterior,
+    **posterior._asdict(),
     num_draws=num_draws,
     num_baseline_batches=2,
   )
@@ -115,7 +117,7 @@ def linear_regression(
     jnp.asarray(regression.minimum(points), jnp.float32),
     minibatches.uniform(points, batch_size=4),
     num_runs,
-    posterior=posterior,
+    **posterior._asdict(),
     num_draws=num_draws,
     share_batches=share_batches,
     num_baseline_batches=4 * 1024,
@@ -185,7 +187,7 @@ def _sample_weights(
 ) -> xr.Dataset:
   """Runs of all weights of a small problem, in one call."""
   lens = weights.all_weights()
-  mesh = layout.default_mesh(num_runs)
+  mesh = grid.default_mesh(num_runs)
   return trajectories.estimate_trajectory(
     rng_key,
     types.Refinements(
@@ -194,12 +196,12 @@ def _sample_weights(
     types.Trajectory((0,), lambda steps: trees.stack([center] * len(steps))),
     _runs('run', num_runs, minibatches.whole(batches.data)),
     batches,
-    step_size=_STEP_SIZE,
-    num_chains=_NUM_CHAINS,
-    chunk_size=_NUM_CHAINS,  # A vector of four costs what one number does.
-    rows_per_block=len(layout.padded(range(num_runs), mesh.shape['row'])),
-    mesh=mesh,
-    **options,
+    settings.Sampling(step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options),
+    layout=settings.Layout(
+      chunk_size=_NUM_CHAINS,  # A vector of four costs what one number does.
+      rows_per_block=len(grid.padded(range(num_runs), mesh.shape['row'])),
+      mesh=mesh,
+    ),
   )
 
 
@@ -213,31 +215,32 @@ def _sample_head(
   burn_in: int,
 ) -> xr.Dataset:
   """Runs of the head; those in the store `head/NAME` are not made again."""
-  settings = sections.read(config, 'estimation')
+  estimation = sections.read(config, 'estimation')
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
-  mesh = layout.default_mesh(num_runs)
+  mesh = grid.default_mesh(num_runs)
   with tqdm.tqdm(
     desc=f'head, {name}', unit='draw', unit_scale=True, disable=None
   ) as bar:
     return trajectories.estimate_trajectory(
       jax.random.key(config.seed, impl='threefry2x32'),
       choices.families(
-        settings.refinements, model, share_logits=settings.share_logits
+        estimation.refinements, model, share_logits=estimation.share_logits
       ),
-      checkpoints.trajectory(kept, settings.checkpoints),
+      checkpoints.trajectory(kept, estimation.checkpoints),
       _runs(name, num_runs, corpus.windows['train']),
-      minibatches.uniform(corpus.tokens, settings.batch_size),
-      posterior=types.Posterior(settings.nbeta, settings.localization),
-      step_size=settings.step_size,
-      num_chains=settings.num_chains,
-      num_draws=num_draws,
-      burn_in=burn_in,
-      share_batches=settings.share_batches,
-      num_baseline_batches=1024,
-      rows_per_block=2 * mesh.shape['row'],
-      segment=burn_in + num_draws,  # A block is a few seconds: one call.
-      mesh=mesh,
+      minibatches.uniform(corpus.tokens, estimation.batch_size),
+      dataclasses.replace(
+        sections.read(config, 'sampling'),
+        num_draws=num_draws,
+        burn_in=burn_in,
+        num_baseline_batches=1024,
+      ),
+      layout=settings.Layout(
+        rows_per_block=2 * mesh.shape['row'],
+        segment=burn_in + num_draws,  # A block is a few seconds: one call.
+        mesh=mesh,
+      ),
       store=disk.open_store(workdir / 'head' / name),
       provenance={'model': choices.model_sizes(model)},
       progress=functools.partial(_show, bar),

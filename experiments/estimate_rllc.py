@@ -3,10 +3,11 @@
   python -m experiments.estimate_rllc --config=FILE --workdir=DIR
 
 reads `DIR/corpus` and `DIR/train/checkpoints`, which experiments.build_corpus
-and experiments.train wrote, and the section `estimation` and the number `seed`
-of the config. It writes the store `DIR/rllc`; a run that was stopped goes on,
-and one that is done can be asked for more of anything. Then it writes all that
-the store says to `DIR/estimates.csv`, a line a cell: estimate, error,
+and experiments.train wrote, and the sections `estimation`, `sampling` and
+`layout` and the number `seed` of the config. It writes the store `DIR/rllc`; a
+run that was stopped goes on, and one that is done can be asked for more of
+anything. Then it writes all that the store says to `DIR/estimates.csv`, a line
+a cell: estimate, error,
 diagnostics, verdict. A run with another loss (`estimation.reference`) or other
 settings gets a store of its own, `DIR/NAME` by `estimation.name`, and the table
 `DIR/NAME.csv`.
@@ -26,7 +27,6 @@ table when the others have ended.
 
 import math
 import pathlib
-from typing import Any, NamedTuple
 
 from absl import flags
 from absl import logging
@@ -44,7 +44,6 @@ from experiments import provenance
 from experiments import sections
 from experiments import shares
 from rllc_jax import checked_files
-from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
@@ -57,16 +56,6 @@ from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 
-_OPTIONS = (
-  'step_size',
-  'num_chains',
-  'num_draws',
-  'burn_in',
-  'num_steps_between_draws',
-  'share_batches',
-  'chunk_size',
-  'matmul_precision',
-)
 _MOST_FAILURES_SHOWN = 20
 _MOST_BYTES = 2**30  # Of traces in memory, about.
 _TRACES = 6  # As many as a run has, about.
@@ -93,8 +82,8 @@ def run(
     ChainsFailed: some chains failed; everything is written all the same.
   """
   processes.disconnect()
-  call = read(config, workdir)
-  settings, store = sections.read(config, 'estimation'), call.store
+  settings = sections.read(config, 'estimation')
+  asked, store = spec(config, workdir), open_store(config, workdir)
   kept = provenance.Run(workdir / settings.name, config)
   with tqdm.tqdm(
     desc='estimating', unit='draw', unit_scale=True, disable=None
@@ -104,13 +93,13 @@ def run(
       kept.keep(ended=False)
       _show(bar, done, total)
 
-    request = requests.check(*call.arguments, **call.options)
-    trajectories.fill(request, call.trajectory, store, progress)
+    request = requests.check(asked, with_losses=True)
+    trajectories.fill(request, store, progress)
   kept.keep(ended=True)
   if not (shares.are_done(store, request.extent) and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
-  return _told(workdir, settings, store, request.extent)
+  return _told(workdir, settings.name, store, request.extent)
 
 
 def plan(
@@ -127,80 +116,70 @@ def plan(
   Raises:
     ValueError: as `run`, as far as it can be told before.
   """
-  call = read(config, workdir)
-  found = plans.plan(*call.arguments, store=call.store, **call.options)
+  found = plans.plan_of(spec(config, workdir), open_store(config, workdir))
   print(dry_run.text(found), flush=True)
   return found
 
 
-class Call(NamedTuple):
-  """What to call `estimate_trajectory`, or `plan`, with."""
-
-  arguments: tuple[Any, ...]
-  options: dict[str, Any]
-  store: disk.DiskStore
-
-  @property
-  def trajectory(self) -> types.Trajectory:
-    """The checkpoints."""
-    return self.arguments[2]
-
-
-def read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Call:
-  """What the config of a run calls."""
+def spec(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> requests.Spec:
+  """What a config asks for, built of what is in the workdir."""
   settings = sections.read(config, 'estimation')
   corpus = packing.load_corpus(workdir / 'corpus')
   classed = choices.classed_tokens(corpus, workdir / 'corpus', settings.code)
   subject = choices.subject(workdir, settings, corpus)
-  arguments = (
+  families = choices.families(
+    settings.refinements,
+    subject.model,
+    subject.comparison,
+    share_logits=settings.share_logits,
+  )
+  return requests.Spec(
     jax.random.key(config.seed, impl='threefry2x32'),
-    choices.families(
-      settings.refinements,
-      subject.model,
-      subject.comparison,
-      share_logits=settings.share_logits,
-    ),
+    families,
     subject.trajectory,
     choices.weighted_windows(settings.datasets, corpus, classed),
     minibatches.weighted(classed, settings.batch_size),
+    sections.read(config, 'sampling'),
+    sections.read(config, 'layout'),
+    subject.comparison.provenance,
   )
-  options = {name: getattr(settings, name) for name in _OPTIONS} | {
-    'posterior': types.Posterior(settings.nbeta, settings.localization),
-    'sampler': choices.sampler(settings),
-    'provenance': subject.comparison.provenance,
-  }
+
+
+def open_store(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> disk.DiskStore:
+  """The store of a config's run."""
+  settings = sections.read(config, 'estimation')
   name = choices.directory_name('estimation.name', settings.name)
-  store = disk.open_store(
+  return disk.open_store(
     workdir / name,
     process=processes.current(),
     keep_chains=settings.keep_chains,
   )
-  return Call(arguments, options, store)
 
 
 def _told(
-  workdir: pathlib.Path,
-  settings: sections.Estimation,
-  store: disk.DiskStore,
-  extent: stores.Extent,
+  workdir: pathlib.Path, name: str, store: disk.DiskStore, extent: stores.Extent
 ) -> xr.Dataset:
   """A file of all that a store says, and in the log what was asked for."""
-  found = _estimates(store, settings.burn_in)
-  name = 'estimates' if settings.name == 'rllc' else settings.name
-  write_csv(workdir / f'{name}.csv', found)
+  found = _estimates(store)
+  table_name = 'estimates' if name == 'rllc' else name
+  write_csv(workdir / f'{table_name}.csv', found)
   asked = found.sel(
     checkpoint=list(extent.checkpoints),
     dataset=list(extent.datasets),
     refinement=list(extent.refinements),
   )
-  logging.info('%s: complete\n%s', workdir / settings.name, table(asked))
-  lines = [f'  {name}: {line}' for name, line in health.summary(asked).items()]
+  logging.info('%s: complete\n%s', workdir / name, table(asked))
+  lines = [f'  {part}: {line}' for part, line in health.summary(asked).items()]
   logging.info('health\n%s', '\n'.join(lines))
   check_chains(asked)
   return asked
 
 
-def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
+def _estimates(store: disk.DiskStore) -> xr.Dataset:
   """What a store says, judged; so many checkpoints at a time as fit memory."""
   extent = store.extent._replace(num_draws=store.longest())
   row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
@@ -209,7 +188,7 @@ def _estimates(store: disk.DiskStore, burn_in: int | None) -> xr.Dataset:
   for i in range(0, len(steps), count):
     some = tuple(steps[i : i + count])
     traces = store.read(extent._replace(checkpoints=some))
-    found.append(llc.llc_from_traces(traces, burn_in=burn_in))
+    found.append(llc.llc_from_traces(traces))
   return xr.concat(found, 'checkpoint')
 
 
@@ -261,7 +240,7 @@ def check_chains(found: xr.Dataset) -> None:
   if not failed:
     return
   remedy = diagnostics.remedy_of_failure(int(found.failure_kind.max()))
-  remedy = f'In config.estimation: {remedy}.'
+  remedy = f'In config.sampling: {remedy}.'
   if failed == count:
     raise ValueError(
       'At least one chain must stay finite and near its checkpoint, or there '

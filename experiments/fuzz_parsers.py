@@ -226,16 +226,16 @@ def _read_tfds(directory: pathlib.Path) -> None:
 
 
 def _config_examples() -> Sequence[Files]:
-  content = {name: kind()._asdict() for name, kind in sections.SECTIONS.items()}
-  small = {'seed': 3, 'model': {'num_heads': 2}, 'estimation': {'burn_in': 5}}
+  content = {name: sections.defaults(name) for name in sections.SECTIONS}
+  small = {'seed': 3, 'model': {'num_heads': 2}, 'sampling': {'burn_in': 5}}
   return [{'config.json': json.dumps(x).encode()} for x in ({**content}, small)]
 
 
 def _read_config(directory: pathlib.Path) -> None:
   config = json_config.load(directory / 'config.json')
-  for name, kind in sections.SECTIONS.items():
+  for name in sections.SECTIONS:
     settings = sections.read(config, name)
-    for field, default in kind._field_defaults.items():
+    for field, default in sections.defaults(name).items():
       value = getattr(settings, field)
       assert default is None or type(value) is type(default), field
   json.dumps(config.to_dict(), allow_nan=False).encode()

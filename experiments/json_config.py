@@ -3,7 +3,7 @@
 A config in Python is a program, and reading it runs it. `--config=FILE.json`
 runs nothing, and neither does a file that ends in anything but `.py`:
 
-  {"seed": 3, "estimation": {"num_chains": 8, "datasets": ["train"]}}
+  {"seed": 3, "sampling": {"num_chains": 8}, "corpus": {"files": ["a.txt"]}}
 
 What it leaves out has its default. A list stands for a tuple, null for None.
 """
@@ -13,7 +13,7 @@ import json
 import pathlib
 import sys
 import types
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin
 
 import ml_collections
 from ml_collections import config_flags
@@ -89,9 +89,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _section(name: str, content: Any) -> dict[str, Any]:
-  kind = sections.SECTIONS[name]
-  hints = get_type_hints(kind)
-  given = _object(content, kind._fields, f'the section {name}')
+  hints = sections.hints(name)
+  given = _object(content, (*sections.defaults(name),), f'the section {name}')
   return {x: _value(given[x], hints[x], f'{name}.{x}') for x in given}
 
 

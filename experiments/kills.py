@@ -43,7 +43,7 @@ _SETTINGS = (
   '--config.corpus.further=()',
   '--config.training.num_steps=200',
   '--config.training.resume_every=16',
-  '--config.estimation.num_draws=40',
+  '--config.sampling.num_draws=40',
 )
 
 

@@ -32,8 +32,10 @@ from experiments import targets
 from rllc_jax import checked_files
 from rllc_jax import types
 from rllc_jax.data import minibatches
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import health
 from rllc_jax.estimators import rllc
+from rllc_jax.estimators import settings
 from rllc_jax.models import finite_temperature
 from rllc_jax.models import learning_coefficients
 from rllc_jax.models import toy
@@ -171,13 +173,17 @@ def _estimate(problem: known_problems.Problem) -> rllc.Estimate:
     ),
     problem.loss.params,
     minibatches.uniform(problem.loss.data, 1),
-    posterior=sampling.posterior,
-    step_size=sampling.step_size,
-    num_chains=sampling.num_chains,
-    num_draws=sampling.num_steps // between,
-    burn_in=sampling.burn_in,
-    num_steps_between_draws=between,
-    chunk_size=sampling.num_chains,
+    settings.Sampling(
+      **sampling.posterior._asdict(),
+      step_size=sampling.step_size,
+      num_chains=sampling.num_chains,
+      num_draws=sampling.num_steps // between,
+      burn_in=sampling.burn_in,
+      num_steps_between_draws=between,
+    ),
+    layout=settings.Layout(
+      mesh=grid.make_mesh(1, 1), chunk_size=sampling.num_chains
+    ),
   )
 
 

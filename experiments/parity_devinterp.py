@@ -34,9 +34,10 @@ from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import program
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
 from rllc_jax.models import attention_only
 from rllc_jax.refinement import weights
@@ -269,13 +270,16 @@ def by_us(
       types.Trajectory((CONFIG.training.num_steps,), load),
       {'train': minibatches.whole(batches.data)},
       batches,
-      posterior=posterior,
-      step_size=STEP_SIZE,
-      burn_in=0,
-      num_baseline_batches=0,
-      chunk_size=options['num_chains'],
-      mesh=layout.make_mesh(1, 1),
-      **options,
+      settings.Sampling(
+        **posterior._asdict(),
+        step_size=STEP_SIZE,
+        burn_in=0,
+        num_baseline_batches=0,
+        **options,
+      ),
+      layout=settings.Layout(
+        mesh=grid.make_mesh(1, 1), chunk_size=options['num_chains']
+      ),
     )
 
 

@@ -4,7 +4,7 @@
 
 reads `DIR/corpus/corpus.json`, `DIR/train/training.zarr` and the traces in
 `DIR/rllc`, which experiments.build_corpus, experiments.train and
-experiments.estimate_rllc wrote, and the burn-in of the section `estimation` of
+experiments.estimate_rllc wrote, and the burn-in of the section `sampling` of
 the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of
 an unfinished run are reported too, and what is missing is named. Where
 experiments.known_answers and experiments.coverage left `DIR/known_answers.json`
@@ -71,7 +71,7 @@ def run(
   """Writes the figures and the report.
 
   Args:
-    config: its `estimation.burn_in` is left out of every chain.
+    config: its `sampling.burn_in` is left out of every chain.
     workdir: of the run.
 
   Returns:
@@ -82,7 +82,7 @@ def run(
       named), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
-  settings = sections.read(config, 'estimation')
+  settings = sections.read(config, 'sampling')
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:

@@ -3,20 +3,23 @@
 A config is made of these by `make_config`, so any of them can be changed on the
 command line: --config.SECTION.NAME=VALUE, such as
 
-  --config.estimation.num_chains=8
+  --config.sampling.num_chains=8
   --config.corpus.files="('my.jsonl','novels=my.parquet')"
 """
 
 from collections.abc import Mapping
+import dataclasses
 import inspect
-from typing import Any, get_type_hints, NamedTuple
+from typing import Any, get_type_hints
 
 import ml_collections
 
 from rllc_jax.data import documents
+from rllc_jax.estimators import settings
 
 
-class Corpus(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Corpus:
   """The section `corpus` of a config.
 
   Attributes:
@@ -66,7 +69,8 @@ class Corpus(NamedTuple):
   context_length: int = 64
 
 
-class Model(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Model:
   """The section `model` of a config; see `attention_only.AttentionOnly`.
 
   Attributes:
@@ -82,7 +86,8 @@ class Model(NamedTuple):
   d_head: int = 32
 
 
-class Training(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Training:
   """The section `training` of a config.
 
   Attributes:
@@ -105,7 +110,8 @@ class Training(NamedTuple):
   resume_every: int = 500
 
 
-class Estimation(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Estimation:
   """The section `estimation` of a config.
 
   Attributes:
@@ -121,26 +127,10 @@ class Estimation(NamedTuple):
       model is compared with (`training.name` of that run): the loss is then
       KL(reference || model). '' for the loss of the next token.
     name: of the store, below the workdir: one a loss and choice of settings.
-    nbeta: n beta, in samples.
-    localization: gamma, in 1 / weight^2.
-    step_size: epsilon, in weight^2.
-    sampler: one of 'sgld', 'sghmc', 'sgnht', 'rmsprop_sgld' and
-      'rmsprop_sgld_corrected', as documented in `rllc_jax.samplers`. All but
-      the first two are biased, and all but the first may need a burn_in.
-    record_mala_acceptance: whether SGLD also records how MALA would have judged
-      its steps, at twice the cost: a trace that the verdicts do not use.
     batch_size: sequences a minibatch.
-    num_chains: chains a refinement.
-    num_draws: draws after the burn-in.
-    burn_in: steps before them; None for 10 / (step_size localization).
-    num_steps_between_draws: steps from one draw to the next.
-    share_batches: whether refinements and chains see the same minibatches.
     share_logits: whether the last layer keeps the logits at the checkpoint.
-    chunk_size: columns of a device in parallel; None for what fits.
     keep_chains: whether chains stay on disk when their draws are done, so that
       more draws can be asked for without doing these again.
-    matmul_precision: what matrix products round to: 'float32', the only one on
-      a CPU, 'tensorfloat32' or 'bfloat16'. Sums are float32.
   """
 
   refinements: tuple[str, ...] = ('heads',)
@@ -149,25 +139,30 @@ class Estimation(NamedTuple):
   checkpoints: tuple[int, ...] = ()
   reference: str = ''
   name: str = 'rllc'
+  batch_size: int = 32
+  share_logits: bool = True
+  keep_chains: bool = True
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling(settings.Sampling):
+  """The section `sampling` of a config, with the paper's settings."""
+
   nbeta: float = 30.0
   localization: float = 200.0
   step_size: float = 1e-3
-  sampler: str = 'sgld'
-  record_mala_acceptance: bool = False
-  batch_size: int = 32
-  num_chains: int = 4
-  num_draws: int = 200
-  burn_in: int | None = None
-  num_steps_between_draws: int = 1
-  share_batches: bool = True
-  share_logits: bool = True
-  chunk_size: int | None = None
-  keep_chains: bool = True
-  matmul_precision: str = 'float32'
 
 
-class Calibration(NamedTuple):
-  """The section `calibration` of a config; what it lacks is as in `estimation`.
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout(settings.Layout):
+  """The section `layout` of a config."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Calibration:
+  """The section `calibration` of a config.
+
+  What it lacks is as in `sampling` and `estimation`.
 
   Attributes:
     refinements: names; 'heads' stands for all heads.
@@ -192,7 +187,8 @@ class Calibration(NamedTuple):
   num_curvature_batches: int = 8
 
 
-class Analysis(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Analysis:
   """The section `analysis` of a config.
 
   Attributes:
@@ -210,7 +206,8 @@ class Analysis(NamedTuple):
   num_curvature_batches: int = 4
 
 
-class Figure(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Figure:
   """The section `figure` of a config; see experiments.figures.
 
   Attributes:
@@ -235,10 +232,13 @@ SECTIONS: Mapping[str, Any] = {
   'model': Model,
   'training': Training,
   'estimation': Estimation,
+  'sampling': Sampling,
+  'layout': Layout,
   'calibration': Calibration,
   'analysis': Analysis,
   'figure': Figure,
 }
+_NOT_OF_CONFIGS = ('mesh',)  # Devices have no text.
 
 
 def make_config(
@@ -252,12 +252,27 @@ def make_config(
   """
   config = ml_collections.ConfigDict({'seed': seed})
   for section, kind in SECTIONS.items():
-    values = kind(**changes.get(section, {}))._asdict()
+    given = changes.get(section, {})
+    kind(**given)  # Raises if they make no sense.
     config[section] = {
-      name: _typed_none(kind, name) if value is None else value
-      for name, value in values.items()
+      name: _typed_none(section, name) if value is None else value
+      for name, value in {**defaults(section), **given}.items()
     }
   return config
+
+
+def defaults(section: str) -> dict[str, Any]:
+  """The settings of a section, with their defaults."""
+  return {
+    field.name: field.default
+    for field in dataclasses.fields(SECTIONS[section])
+    if field.name not in _NOT_OF_CONFIGS
+  }
+
+
+def hints(section: str) -> dict[str, Any]:
+  """The types of the settings of a section."""
+  return get_type_hints(SECTIONS[section]) | {'sampler': str}
 
 
 def read(config: ml_collections.ConfigDict, section: str) -> Any:
@@ -272,29 +287,33 @@ def read(config: ml_collections.ConfigDict, section: str) -> Any:
       f'A config must have sections among {", ".join(SECTIONS)}, and seed, '
       f'because no other is read; got {", ".join(strange)}.'
     )
-  kind = SECTIONS[section]
   given = dict(config.get(section) or {})
-  unknown = sorted(set(given).difference(kind._fields))
+  known = defaults(section)
+  unknown = sorted(set(given).difference(known))
   if unknown:
+    elsewhere = [x for x in SECTIONS if unknown[0] in defaults(x)]
+    hint = f' {unknown[0]} is in {elsewhere[0]}.' if elsewhere else ''
     raise ValueError(
-      f'config.{section} must have fields among {", ".join(kind._fields)}, '
-      f'because no other is read; got {", ".join(unknown)}.'
+      f'config.{section} must have fields among {", ".join(known)}, because no '
+      f'other is read; got {", ".join(unknown)}.{hint}'
     )
-  return kind(**given)
+  return SECTIONS[section](**given)
 
 
 def description() -> str:
   """Every section and setting, for --help."""
   parts = ['settings, as --config.SECTION.NAME=VALUE:']
   for section, kind in SECTIONS.items():
-    fields = inspect.cleandoc(kind.__doc__).split('Attributes:\n')[-1]
-    for name, default in kind._field_defaults.items():
+    documented = kind if 'Attributes:' in str(kind.__doc__) else kind.__base__
+    fields = inspect.cleandoc(documented.__doc__).split('Attributes:\n')[-1]
+    fields = fields.split('\n\nRaises:')[0]
+    for name, default in defaults(section).items():
       fields = fields.replace(f'  {name}: ', f'  {name} = {default!r}: ', 1)
     parts.append(f'{section}\n{fields}')
   return '\n\n'.join([*parts, ''])
 
 
-def _typed_none(kind: Any, name: str) -> Any:
+def _typed_none(section: str, name: str) -> Any:
   """None that takes values of the right type from the command line."""
-  kinds = get_type_hints(kind)[name].__args__  # Of X | None.
+  kinds = hints(section)[name].__args__  # Of X | None.
   return ml_collections.config_dict.placeholder(kinds[0])

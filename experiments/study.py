@@ -18,6 +18,7 @@ from collections.abc import Iterator
 import copy
 import pathlib
 import time
+from typing import Any
 
 from absl import logging
 import ml_collections
@@ -86,27 +87,30 @@ def estimations(
     config: of the run.
     last: step of the last checkpoint.
   """
-  own = config.estimation
+  datasets = config.estimation.datasets
   yield 'rllc', config
-  first = tuple(own.datasets[:1])
+  first = tuple(datasets[:1])
   held_out = (f'held_out/{name}' for name in config.corpus.further)
-  changes = {
+  changes: dict[str, dict[str, Any]] = {
     'full': {
       'refinements': ('all',),
-      'datasets': tuple(dict.fromkeys((*own.datasets, *held_out))),
+      'datasets': tuple(dict.fromkeys((*datasets, *held_out))),
     },
     'reference': {'reference': REFERENCE, 'datasets': first},
   }
-  for field in SWEPT:
-    for factor in FACTORS:
-      value = factor * own[field]
-      changes[f'sweep_{field}_{value:g}'] = {
-        field: value,
-        'datasets': first,
-        'checkpoints': (last,),
-      }
   for name, changed in changes.items():
     yield name, _changed(config, estimation={**changed, 'name': name})
+  at_last = {'datasets': first, 'checkpoints': (last,)}
+  for field in SWEPT:
+    for factor in FACTORS:
+      value = factor * config.sampling[field]
+      name = f'sweep_{field}_{value:g}'
+      yield (
+        name,
+        _changed(
+          config, estimation={**at_last, 'name': name}, sampling={field: value}
+        ),
+      )
 
 
 def _changed(config, **sections):

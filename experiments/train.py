@@ -16,6 +16,7 @@ batch among all their devices; if they are not, process 0 trains and the others
 wait.
 """
 
+import dataclasses
 import functools
 import pathlib
 
@@ -100,14 +101,14 @@ def build_model(
   Raises:
     ValueError: a size is not positive.
   """
-  for name, size in settings._asdict().items():
+  for name, size in dataclasses.asdict(settings).items():
     if not isinstance(size, int) or size < 1:
       raise ValueError(
         f'config.model.{name} must be a positive whole number, because it is '
         f'the size of an axis; got {size!r}.'
       )
   return attention_only.AttentionOnly(
-    **settings._asdict(),
+    **dataclasses.asdict(settings),
     context_length=corpus.tokens.shape[1],
     vocab_size=corpus.vocab_size,
   )
@@ -136,7 +137,7 @@ def _train(
   windows = corpus.windows
   mesh = updates.data_mesh(jax.devices(), settings.batch_size)
   logging.info('every batch is divided over %d devices', mesh.size)
-  fields = (*sections.Model._fields, 'context_length', 'vocab_size')
+  fields = (*sections.defaults('model'), 'context_length', 'vocab_size')
   with tqdm.tqdm(
     total=settings.num_steps, desc='training', unit='step', disable=None
   ) as bar:

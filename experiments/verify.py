@@ -28,8 +28,10 @@ from experiments import seed_flag
 from experiments import targets
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
+from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
+from rllc_jax.results import memory
 from rllc_jax.results import store as stores
 from rllc_jax.training import checkpoints
 
@@ -61,13 +63,14 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   for step in steps:
     checkpoints.load(directory, step)
   yield _row('checkpoints', len(steps), 'as written')
-  call = estimate_rllc.read(config, workdir)
-  request, _ = plans.check(*call.arguments, store=call.store, **call.options)
+  spec = estimate_rllc.spec(config, workdir)
+  store = estimate_rllc.open_store(config, workdir)
+  request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')
-  _check_complete(call.store, request.extent)
-  held = call.store.read()
+  _check_complete(store, request.extent)
+  held = store.read()
   yield _row('draws in the store', int(held.recorded.sum()), 'as written')
-  place, found = _again(call)
+  place, found = _again(spec)
   again = held.sel(place).isel(draw=slice(found.sizes['draw']))
   worst = max(_difference(found[name], again[name]) for name in _TRACES)
   yield targets.Row(
@@ -96,22 +99,21 @@ def _row(name: str, value: float, target: str) -> targets.Row:
   return targets.Row(name, value, '', target, True)
 
 
-def _again(call: Any) -> tuple[dict[str, Any], xr.Dataset]:
+def _again(spec: requests.Spec) -> tuple[dict[str, Any], xr.Dataset]:
   """A block at random, sampled in memory: where it is, and its traces."""
   rng = np.random.default_rng(
     seed_flag.SEED.value if flags.FLAGS.is_parsed() else 0
   )
-  rng_key, families, trajectory, datasets, minibatches = call.arguments
   pick = lambda items: items[int(rng.integers(len(items)))]
-  family, step, name = pick(families), pick(trajectory.steps), pick([*datasets])
-  found = trajectories.estimate_trajectory(
-    rng_key,
-    family,
-    trajectory._replace(steps=(step,)),
-    {name: datasets[name]},
-    minibatches,
-    **call.options,
+  family, step = pick(spec.refinements), pick(spec.trajectory.steps)
+  name = pick([*spec.datasets])
+  block = spec._replace(
+    refinements=[family],
+    trajectory=spec.trajectory._replace(steps=(step,)),
+    datasets={name: spec.datasets[name]},
   )
+  request = requests.check(block, with_losses=False)
+  found = trajectories.run(request, memory.MemoryStore())
   place = {
     'checkpoint': [step],
     'dataset': [name],

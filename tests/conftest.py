@@ -27,7 +27,7 @@ def pytest_addoption(parser):
 def pytest_configure(config):
   # Workers are processes of this one, so all draw the same.
   os.environ.setdefault('TEST_SEED', str(datetime.date.today().toordinal()))
-  # Costs an eighth of the time; tests/estimators/keys_test.py always asks for it.
+  # Costs an eighth of the time; tests/estimators/keys_test.py always asks.
   jax.config.update('jax_debug_key_reuse', config.getoption('--whole'))
 
 

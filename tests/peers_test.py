@@ -142,12 +142,13 @@ class FrozenTest(parameterized.TestCase):
     family = types.Refinements(
       ('u',), lens, index[None], weights.refine(loss_fn, lens)
     )
-    found = rllc.estimate_rllc(
+    found = toy.estimate(
       jax.random.key(0),
       family,
       params,
       minibatches.uniform(jnp.arange(9.0), 4),
-      posterior=types.Posterior(30.0, 1.0),
+      nbeta=30.0,
+      localization=1.0,
       step_size=1e-2,
       sampler=SAMPLERS[sampler],
       num_draws=100,
@@ -170,7 +171,7 @@ class SeedsTest(absltest.TestCase):
     runs = [
       toy.run(
         rng_key=jax.random.key(seed),
-        posterior=FLAT,
+        **FLAT._asdict(),
         num_chains=3,
         chunk_size=3,
         observe=observe,

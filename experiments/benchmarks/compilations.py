@@ -16,8 +16,9 @@ from experiments.benchmarks import problem as problems
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
 from rllc_jax.models import attention_only
 from rllc_jax.samplers import sgld
@@ -78,11 +79,14 @@ def count_programs(problem: problems.Problem) -> int:
       types.Trajectory((0, 1), load),
       {'first': types.Window(0, 32), 'second': types.Window(32, 32)},
       data,
-      posterior=types.Posterior(nbeta, localization),
-      step_size=step_size,
-      num_chains=2,
-      num_draws=num_draws,
-      burn_in=0,
+      settings.Sampling(
+        nbeta=nbeta,
+        localization=localization,
+        step_size=step_size,
+        num_chains=2,
+        num_draws=num_draws,
+        burn_in=0,
+      ),
     )
   return counts['jit(run)']
 
@@ -127,7 +131,7 @@ def compiled_at_full_size(
   heads = range(problems.MODEL.num_heads)
   family = problems.family(tuple(f'{layer}:{head}' for head in heads))
   data = problems.batches(problem, FULL_BATCH, problems.MODEL.context_length)
-  mesh = layout.default_mesh(1)
+  mesh = grid.default_mesh(1)
   rows_of_program = programs.make_rows(
     jax.random.key(0),
     jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], problem.params),

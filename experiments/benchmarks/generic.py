@@ -21,16 +21,13 @@ from experiments.benchmarks import problem as problems
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
-from rllc_jax.estimators import layout
-from rllc_jax.estimators import program
-from rllc_jax.estimators import rllc
+from rllc_jax.estimators import grid
 from rllc_jax.models import attention_only
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
-from rllc_jax.samplers import sgld
 
 _NUM_CHAINS = 8
-_NUM_STEPS = 6
+_NUM_STEPS = 24
 _ROUNDS, _QUICK_ROUNDS = 3, 2
 _ATTENTION = ('blocks_0', 'attn')
 
@@ -85,16 +82,14 @@ def ratio_of_minima(a: Callable, b: Callable, num_rounds: int) -> float:
 
 def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
   """Steps of so many chains of a last-layer head."""
-  run = problems.runner(
+  return problems.runner(
     problem,
     ('1:0',),
     problems.batches(problem, 8, 256),
     num_chains=num_chains,
     num_steps=_NUM_STEPS,
-    mesh=layout.make_mesh(1, 1),
+    mesh=grid.make_mesh(1, 1),
   )
-  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
-  return functools.partial(run, settings, _NUM_STEPS)
 
 
 @functools.cache
@@ -115,22 +110,14 @@ def steps(
     jax.tree.map(lambda leaf: leaf[None], index),
     weights.refine(plain_loss(), lens),
   )
-  run = rllc.chain_runner(
-    jax.random.key(1),
+  return problems.steps_of(
+    problem,
     family,
-    jax.tree.map(jnp.asarray, problem.params),
     data,
-    types.Window(0, len(data.data)),
-    sgld.sgld(),
     num_chains=_NUM_CHAINS,
-    max_draws=_NUM_STEPS,
-    num_steps_between_draws=1,
-    share_batches=True,
-    chunk_size=None,
-    mesh=layout.make_mesh(1, 1),
+    num_steps=_NUM_STEPS,
+    mesh=grid.make_mesh(1, 1),
   )
-  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
-  return functools.partial(run, settings, _NUM_STEPS)
 
 
 def masked_and_lens(

@@ -41,6 +41,7 @@ from rllc_jax.estimators import compilation
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import program
 from rllc_jax.estimators import rllc
+from rllc_jax.estimators import settings
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.refinement import weights
@@ -192,16 +193,19 @@ def timed_estimate(
     family,
     params,
     data,
-    posterior=POSTERIOR,
-    step_size=STEP_SIZE,
-    num_chains=size.num_chains,
-    burn_in=0,
-    matmul_precision=precision,
+    settings.Sampling(
+      **POSTERIOR._asdict(),
+      step_size=STEP_SIZE,
+      num_chains=size.num_chains,
+      # The buffers of fewer would be others, and so would be the program.
+      num_draws=size.num_draws,
+      burn_in=0,
+      matmul_precision=precision,
+    ),
   )
-  # The buffers of fewer draws would be others, and so would be the program.
-  estimate(num_draws=size.num_draws)
+  estimate()
   began = time.perf_counter()
-  found = jax.block_until_ready(estimate(num_draws=size.num_draws))
+  found = jax.block_until_ready(estimate())
   return found, time.perf_counter() - began
 
 

@@ -17,8 +17,7 @@ from experiments import commands
 from experiments import targets
 from experiments.benchmarks import compilations
 from experiments.benchmarks import problem as problems
-from rllc_jax.estimators import layout
-from rllc_jax.estimators import program
+from rllc_jax.estimators import grid
 
 NUM_CHAINS = (4, 64)
 _LIMIT = 4e9
@@ -115,11 +114,10 @@ def run_job(workdir: pathlib.Path, layer: int, num_chains: int) -> None:
     data,
     num_chains=num_chains,
     num_steps=200,
-    mesh=layout.default_mesh(1),
+    mesh=grid.default_mesh(1),
   )
-  settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
   print('start', flush=True)
-  run(settings, 200)
+  run()
 
 
 if __name__ == '__main__':

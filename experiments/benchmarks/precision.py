@@ -153,12 +153,7 @@ def by_us(problem: Problem, num_steps: int) -> Runs:
       types.Trajectory((problem.step,), load),
       {f'run {i}': window for i in range(NUM_SEEDS)},
       data,
-      posterior=problems.POSTERIOR,
-      step_size=problems.STEP_SIZE,
-      num_chains=1,
-      num_draws=num_steps,
-      burn_in=0,
-      num_baseline_batches=0,
+      problems.sampling(num_chains=1, num_draws=num_steps),
       progress=progress,
     )
     return llc.llc_from_traces(traces, burn_in=0).llc.values[0]

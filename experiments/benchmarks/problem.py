@@ -4,12 +4,12 @@ Weights are as drawn: how long a step takes does not depend on them. Precision
 does, so `benchmarks.precision` trains.
 """
 
+from collections.abc import Callable
 import functools
 import pathlib
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from experiments import build_corpus
@@ -18,9 +18,12 @@ from experiments import sections
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
+from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import rllc
+from rllc_jax.estimators import settings
+from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.models import attention_only
-from rllc_jax.samplers import sgld
+from rllc_jax.results import memory
 
 POSTERIOR = types.Posterior(nbeta=30.0, localization=200.0)
 STEP_SIZE = 1e-3
@@ -80,19 +83,49 @@ def runner(
   num_chains: int,
   num_steps: int,
   mesh: jax.sharding.Mesh,
-) -> rllc.RunChains:
-  """`run(settings, num_steps)` for the heads of one layer."""
-  return rllc.chain_runner(
-    jax.random.key(1),
+) -> Callable[[], Any]:
+  """A call that takes so many steps of the heads of one layer."""
+  return steps_of(
+    problem,
     family(names),
-    jax.tree.map(jnp.asarray, problem.params),
     data,
-    minibatches.whole(data.data),
-    sgld.sgld(),
     num_chains=num_chains,
-    max_draws=num_steps,
-    num_steps_between_draws=1,
-    share_batches=True,
-    chunk_size=None,
+    num_steps=num_steps,
     mesh=mesh,
+  )
+
+
+def steps_of(
+  problem: Problem,
+  refinements: types.Refinements,
+  data: types.Minibatches,
+  *,
+  num_chains: int,
+  num_steps: int,
+  mesh: jax.sharding.Mesh,
+) -> Callable[[], Any]:
+  """A call that takes so many steps of refinements of the problem."""
+  spec = requests.Spec(
+    jax.random.key(1),
+    [refinements],
+    rllc.of_one_checkpoint(problem.params),
+    {'data': minibatches.whole(data.data)},
+    data,
+    sampling(num_chains=num_chains, num_draws=num_steps),
+    settings.Layout(mesh=mesh, segment=num_steps),
+  )
+  request = requests.check(spec, with_losses=False)
+  return lambda: trajectories.run(request, memory.MemoryStore())
+
+
+def sampling(num_chains: int, num_draws: int) -> settings.Sampling:
+  """The settings of all benchmarks."""
+  return settings.Sampling(
+    nbeta=float(POSTERIOR.nbeta),
+    localization=float(POSTERIOR.localization),
+    step_size=STEP_SIZE,
+    num_chains=num_chains,
+    num_draws=num_draws,
+    burn_in=0,
+    num_baseline_batches=0,
   )

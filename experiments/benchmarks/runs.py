@@ -12,7 +12,8 @@ from experiments.benchmarks import problem as problems
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
 from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
@@ -127,15 +128,10 @@ def call(size: Size) -> Callable[[], Any]:
     types.Trajectory(tuple(range(size.num_checkpoints)), load),
     {f'{i}': window for i in range(size.num_datasets)},
     batches,
-    posterior=problems.POSTERIOR,
-    step_size=problems.STEP_SIZE,
-    num_chains=size.num_chains,
-    num_draws=size.num_draws,
-    burn_in=0,
-    num_baseline_batches=0,
-    chunk_size=1,
-    segment=size.num_draws,
-    mesh=layout.make_mesh(1, 1),
+    problems.sampling(size.num_chains, size.num_draws),
+    layout=settings.Layout(
+      chunk_size=1, segment=size.num_draws, mesh=grid.make_mesh(1, 1)
+    ),
   )
 
 

@@ -27,7 +27,7 @@ from experiments.benchmarks import problem as problems
 from rllc_jax import trees
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import compilation
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
@@ -101,7 +101,7 @@ def our_steps(
   columns = program.make_columns(family, pairs)
   batches = problems.batches(problem, *size)
   num_rows = len(jax.local_devices())
-  mesh = layout.default_mesh(num_rows)
+  mesh = grid.default_mesh(num_rows)
   rows = program.make_rows(
     jax.random.key(1),
     trees.stack([problem.params] * num_rows),

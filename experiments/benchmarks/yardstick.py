@@ -19,7 +19,7 @@ import numpy as np
 
 from experiments import targets
 from experiments.benchmarks import problem as problems
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
@@ -64,7 +64,7 @@ def rates() -> Rates:
 def _calls_per_second(function: Callable, shape: tuple[int, int]) -> float:
   """How often all devices together do it, each on an array of its own."""
   count = len(jax.local_devices())
-  mesh = layout.make_mesh(count, 1)
+  mesh = grid.make_mesh(count, 1)
   spec = PartitionSpec('row')
 
   def repeated(x):

@@ -11,7 +11,7 @@ import pathlib
 import random
 from typing import NamedTuple
 
-_COMPARISONS = {
+_COMPARISONS: dict[type[ast.cmpop], tuple[str, str]] = {
   ast.Lt: ('<', '<='),
   ast.LtE: ('<=', '<'),
   ast.Gt: ('>', '>='),
@@ -23,7 +23,7 @@ _COMPARISONS = {
   ast.Is: (' is ', ' is not '),
   ast.IsNot: (' is not ', ' is '),
 }
-_OPERATORS = {
+_OPERATORS: dict[type[ast.operator], tuple[str, str]] = {
   ast.Add: ('+', '-'),
   ast.Sub: ('-', '+'),
   ast.Mult: ('*', '/'),

@@ -18,10 +18,6 @@ def get_config() -> ml_collections.ConfigDict:
     training=dict(
       learning_rate=2e-3, batch_size=32, num_steps=5000, num_checkpoints=12
     ),
-    estimation=dict(
-      datasets=('train', 'train/stdlib_code'),
-      batch_size=4,
-      num_chains=4,
-      num_draws=100,
-    ),
+    estimation=dict(datasets=('train', 'train/stdlib_code'), batch_size=4),
+    sampling=dict(num_chains=4, num_draws=100),
   )

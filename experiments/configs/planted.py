@@ -28,9 +28,7 @@ def get_config() -> ml_collections.ConfigDict:
       learning_rate=2e-3, batch_size=64, num_steps=6000, num_checkpoints=12
     ),
     estimation=dict(
-      datasets=('train', 'held_out/planted_repeats'),
-      batch_size=4,
-      num_chains=4,
-      num_draws=200,
+      datasets=('train', 'held_out/planted_repeats'), batch_size=4
     ),
+    sampling=dict(num_chains=4, num_draws=200),
   )

@@ -16,5 +16,6 @@ def get_config() -> ml_collections.ConfigDict:
     training=dict(
       learning_rate=3e-3, batch_size=32, num_steps=500, num_checkpoints=4
     ),
-    estimation=dict(batch_size=8, num_chains=2, num_draws=50),
+    estimation=dict(batch_size=8),
+    sampling=dict(num_chains=2, num_draws=50),
   )

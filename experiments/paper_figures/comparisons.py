@@ -1,5 +1,6 @@
 """Figures of rLLCs beside other measurements, and beside other settings."""
 
+import dataclasses
 from typing import Any
 
 from matplotlib import figure
@@ -180,8 +181,10 @@ def cluster_methods(made: saved.Saved) -> figure.Figure:
     for i, j in np.ndindex(table.shape[:2]):
       how = saved.Saved(
         made.workdir,
-        made.settings._replace(
-          method=curves.METHODS[i], normalisation=curves.NORMALISATIONS[j]
+        dataclasses.replace(
+          made.settings,
+          method=curves.METHODS[i],
+          normalisation=curves.NORMALISATIONS[j],
         ),
       )
       scores = []

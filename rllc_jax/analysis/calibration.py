@@ -5,9 +5,9 @@ program, called once a setting, each with the burn-in that it needs. What to
 make of a sweep is in `analysis.recommendation`.
 """
 
-from collections.abc import Callable
 from collections.abc import MutableMapping
 from collections.abc import Sequence
+import dataclasses
 import itertools
 from typing import Any, NamedTuple
 
@@ -18,17 +18,15 @@ import xarray as xr
 from rllc_jax import types
 from rllc_jax.analysis import curvature
 from rllc_jax.data import minibatches as data_minibatches
-from rllc_jax.estimators import compilation
-from rllc_jax.estimators import door
-from rllc_jax.estimators import errors
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import health
-from rllc_jax.estimators import layout
 from rllc_jax.estimators import llc
-from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import rllc
 from rllc_jax.estimators import settings
+from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import weights
-from rllc_jax.samplers import sgld
+from rllc_jax.results import memory
 
 GRID_DIMS = ('step_size', 'nbeta', 'localization')
 _CURVATURE_STREAM = 3  # Of random numbers; 0 to 2 are the chains'.
@@ -53,23 +51,17 @@ def calibrate(
   refinements: types.Refinements,
   params: types.Params,
   minibatches: types.Minibatches,
+  sampling: settings.Sampling,
   *,
   step_sizes: Sequence[float],
-  nbetas: Sequence[float],
-  localizations: Sequence[float],
-  num_chains: int = 4,
-  num_draws: int = 200,
-  burn_in: int | None = None,
-  num_steps_between_draws: int = 1,
-  sampler: types.Sampler | None = None,
+  nbetas: Sequence[float] | None = None,
+  localizations: Sequence[float] | None = None,
   window: types.PyTree | None = None,
-  share_batches: bool = True,
-  chunk_size: int | None = None,
-  matmul_precision: str = 'float32',
+  layout: settings.Layout = settings.Layout(),
   plain_loss: types.LossFn | None = None,
   num_curvature_batches: int = 4,
   kept: MutableMapping[Setting, xr.Dataset] | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  progress: trajectories.Progress = lambda done, total: None,
 ) -> xr.Dataset:
   r"""Estimates at every setting of a grid, from one checkpoint.
 
@@ -86,20 +78,13 @@ def calibrate(
     refinements: R refinements of one family.
     params: the checkpoint.
     minibatches: data, and how they are drawn.
+    sampling: what is not swept; see `at_point` for its burn-in.
     step_sizes: epsilon, each twice another, so that the effect of halving one
       is seen; in any order.
-    nbetas: n beta.
-    localizations: gamma.
-    num_chains: C.
-    num_draws: draws after the burn-in, the same at all settings.
-    burn_in: steps left out; 10 / (step_size localization) of each setting by
-      default.
-    num_steps_between_draws: steps from one draw to the next.
-    sampler: SGLD by default.
+    nbetas: n beta; that of `sampling` by default.
+    localizations: gamma; that of `sampling` by default.
     window: the data set; all of the data by default.
-    share_batches: whether all chains see the same minibatches.
-    chunk_size: columns of a device in parallel; from its memory by default.
-    matmul_precision: of the chains, as in `estimate_rllc`.
+    layout: where and in which pieces.
     plain_loss: `loss_fn(params, batch)` to take second derivatives of. Needed
       where the family's loss has a gradient of its own, as those of
       `models.factored`.
@@ -120,92 +105,102 @@ def calibrate(
     ValueError: if any setting of the grid is out of range, or every chain
       failed at every setting.
   """
-  grid = check_grid(step_sizes, nbetas, localizations)
-  points = [Setting(*point) for point in itertools.product(*grid)]
-  num_chains, num_draws, num_steps_between_draws = settings.counts(
-    num_chains=num_chains,
-    num_draws=num_draws,
-    num_steps_between_draws=num_steps_between_draws,
-  )
-  left_out = {}
+  nbetas = [sampling.nbeta] if nbetas is None else nbetas
+  if localizations is None:
+    localizations = [sampling.localization]
+  axes = check_grid(step_sizes, nbetas, localizations)
+  points = {
+    point: at_point(sampling, point)
+    for point in (Setting(*x) for x in itertools.product(*axes))
+  }
   for point in points:
-    posterior = types.Posterior(point.nbeta, point.localization)
-    spacing = num_steps_between_draws
-    settings.check(rng_key, posterior, point.step_size, num_chains, spacing)
-    left_out[point] = settings.burn_in_draws(
-      burn_in, point.step_size, posterior, spacing
-    )
-  errors.check_num_draws(num_draws)
+    llc.factor(point.nbeta)  # Raises where there is no estimate.
   if window is None:
     window = data_minibatches.whole(minibatches.data)
-  settings.check_window('data', window, minibatches)
-  sampler = sampler or sgld.sgld()
-  settings.warn_of_bias(sampler)
-  middle = types.Posterior(*points[len(points) // 2][1:])
-  subject = door.Subject(params, window, minibatches, middle, sampler)
-  door.check([refinements], subject)
-  mesh = layout.default_mesh(1)
-  compilation.check_matmul_precision(
-    matmul_precision, mesh.devices.flat[0].platform
-  )
-  run = rllc.chain_runner(
+  sampled = [*points.values()]
+  spec = requests.Spec(
     rng_key,
-    refinements,
-    params,
+    [refinements],
+    rllc.of_one_checkpoint(params),
+    {'data': window},
     minibatches,
-    window,
-    sampler,
-    num_chains=num_chains,
-    max_draws=max(left_out.values()) + num_draws,
-    num_steps_between_draws=num_steps_between_draws,
-    share_batches=share_batches,
-    chunk_size=chunk_size,
-    mesh=mesh,
-    matmul_precision=matmul_precision,
+    sampled[len(sampled) // 2],
+    layout,
   )
+  request = _of_all(requests.check(spec, with_losses=False), sampled)
   kept = {} if kept is None else kept
-  progress = progress or (lambda done, total: None)
-  for done, point in enumerate(points):
+  for done, (point, there) in enumerate(points.items()):
     progress(done, len(points))
     if point not in kept:
-      kept[point] = _estimates(
-        run,
-        point,
-        refinements,
-        programs.num_coordinates(refinements, params),
-        (left_out[point], num_draws, num_steps_between_draws),
-      )
+      kept[point] = _estimates(request.at(there))
   progress(len(points), len(points))
-  sweep = _joined(grid, [kept[point] for point in points])
-  if (sweep.num_failed == num_chains).all():
-    raise ValueError(
-      'Some chain must stay finite and near its checkpoint, or there is '
-      f'nothing to read; got {sweep.failed.size} of {sweep.failed.size} that '
-      f'did not. Take step sizes under {grid[0][0]:g}, or more localization.'
-    )
+  sweep = _joined(axes, [kept[point] for point in points])
+  _check_some_chain(sweep, axes[0][0])
   sweep.attrs = {
     'baseline': 'paired',
-    'sampler': sampler.name,
-    'num_chains': num_chains,
-    'num_draws': num_draws,
-    'num_steps_between_draws': num_steps_between_draws,
+    'sampler': sampling.kernel.name,
+    'num_chains': sampling.num_chains,
+    'num_draws': sampling.num_draws,
+    'num_steps_between_draws': sampling.num_steps_between_draws,
   }
   if num_curvature_batches:
-    if plain_loss is not None:
-      plain = weights.refine(plain_loss, refinements.lens)
-      refinements = refinements._replace(loss=plain)
-    h = curvature.top_curvatures(
-      jax.random.fold_in(rng_key, _CURVATURE_STREAM),
-      refinements,
-      params,
-      minibatches,
-      window,
-      num_batches=num_curvature_batches,
-    )
-    top = xr.DataArray(h, {'refinement': sweep.refinement}, ('refinement',))
-    a = sweep.nbeta * top + sweep.localization
-    sweep['curvature'] = a.transpose('nbeta', 'localization', 'refinement')
+    count = num_curvature_batches
+    sweep['curvature'] = _curvature(spec, sweep, plain_loss, count)
   return health.check(sweep)
+
+
+def at_point(sampling: settings.Sampling, point: Setting) -> settings.Sampling:
+  """The settings at a point of a grid.
+
+  The burn-in of `sampling` is that of all points if it was given, or else the
+  default of each point: 10 / (step_size localization).
+  """
+  return dataclasses.replace(
+    sampling, **point._asdict(), num_baseline_batches=0
+  )
+
+
+def _of_all(
+  request: requests.Request, sampled: Sequence[settings.Sampling]
+) -> requests.Request:
+  """A request whose programs have room for the draws of any point."""
+  most = max(sampling.num_recorded for sampling in sampled)
+  job = request.job._replace(max_draws=grid.buffer_length(most))
+  return request._replace(job=job)
+
+
+def _check_some_chain(sweep: xr.Dataset, least_step_size: float) -> None:
+  count = sweep.failed.size
+  if sweep.failed.all():
+    raise ValueError(
+      'Some chain must stay finite and near its checkpoint, or there is '
+      f'nothing to read; got {count} of {count} that did not. Take step sizes '
+      f'under {least_step_size:g}, or more localization.'
+    )
+
+
+def _curvature(
+  spec: requests.Spec,
+  sweep: xr.Dataset,
+  plain_loss: types.LossFn | None,
+  num_batches: int,
+) -> xr.DataArray:
+  """N beta h + gamma, over (nbeta, localization, refinement)."""
+  [refinements] = spec.refinements
+  if plain_loss is not None:
+    plain = weights.refine(plain_loss, refinements.lens)
+    refinements = refinements._replace(loss=plain)
+  h = curvature.top_curvatures(
+    jax.random.fold_in(spec.rng_key, _CURVATURE_STREAM),
+    refinements,
+    jax.tree.map(lambda leaf: leaf[0], spec.trajectory.load([0])),
+    spec.minibatches,
+    spec.datasets['data'],
+    num_batches=num_batches,
+  )
+  top = xr.DataArray(h, {'refinement': sweep.refinement}, ('refinement',))
+  a = sweep.nbeta * top + sweep.localization
+  return a.transpose('nbeta', 'localization', 'refinement')
 
 
 def calibrate_llc(
@@ -214,12 +209,17 @@ def calibrate_llc(
   params: types.Params,
   data: types.PyTree,
   *,
-  mask: types.PyTree | None = None,
   step_sizes: Sequence[float],
   nbetas: Sequence[float],
   localizations: Sequence[float],
   batch_size: int | None,
-  **options,
+  mask: types.PyTree | None = None,
+  num_chains: int = 4,
+  num_draws: int = 200,
+  burn_in: int | None = None,
+  sampler: types.Sampler | str = 'sgld',
+  num_curvature_batches: int = 4,
+  chunk_size: int | None = None,
 ) -> xr.Dataset:
   r"""Sweeps the settings of `estimate_llc`: for any loss, weights and data.
 
@@ -229,12 +229,18 @@ def calibrate_llc(
       it once: a new function compiles anew.
     params: any pytree of floating-point arrays.
     data: a pytree of arrays that share their leading axis.
-    mask: a tree of 0 and 1 like `params`: only weights marked 1 move.
     step_sizes: epsilon, each twice another.
     nbetas: n beta.
     localizations: gamma.
     batch_size: entries a minibatch; None for all of the data at every step.
-    **options: of `calibrate`: num_chains, num_draws, ...
+    mask: a tree of 0 and 1 like `params`: only weights marked 1 move.
+    num_chains: chains at every setting.
+    num_draws: draws of a chain after its burn-in.
+    burn_in: steps before them; 10 / (step_size localization) of each setting by
+      default.
+    sampler: a kernel, or its text.
+    num_curvature_batches: minibatches for curvature; 0 for none.
+    chunk_size: chains of a device that run in parallel.
 
   Returns:
     A sweep without the dim `refinement`.
@@ -249,15 +255,27 @@ def calibrate_llc(
     >>> print(dict(sweep.llc.sizes), f'{sweep.curvature.item():.3f}')
     {'step_size': 2, 'nbeta': 1, 'localization': 1} 100.000
   """
+  check_grid(step_sizes, nbetas, localizations)
+  sampling = settings.Sampling(
+    nbeta=nbetas[0],
+    localization=localizations[0],
+    step_size=step_sizes[0],
+    num_chains=num_chains,
+    num_draws=num_draws,
+    burn_in=burn_in,
+    sampler=sampler,
+  )
   sweep = calibrate(
     rng_key,
     rllc.one_refinement(loss_fn, params, mask),
     params,
     data_minibatches.of_size(data, batch_size),
+    sampling,
     step_sizes=step_sizes,
     nbetas=nbetas,
     localizations=localizations,
-    **options,
+    num_curvature_batches=num_curvature_batches,
+    layout=settings.Layout(chunk_size=chunk_size),
   )
   return sweep.squeeze('refinement', drop=True)
 
@@ -292,27 +310,9 @@ def check_grid(*grid: Sequence[float]) -> tuple[tuple[float, ...], ...]:
   return tuple(found)
 
 
-def _estimates(
-  run: rllc.RunChains,
-  point: Setting,
-  refinements: types.Refinements,
-  num_coordinates: int,
-  draws: tuple[int, int, int],
-) -> xr.Dataset:
+def _estimates(request: requests.Request) -> xr.Dataset:
   """What is read at one setting, over (refinement,) and (refinement, chain)."""
-  left_out, num_draws, spacing = draws
-  posterior = types.Posterior(point.nbeta, point.localization)
-  run_settings = programs.make_settings(posterior, point.step_size)
-  traces = rllc.as_dataset(
-    run(run_settings, left_out + num_draws),
-    refinements.names,
-    {
-      **point._asdict(),
-      'num_steps_between_draws': spacing,
-      'burn_in': left_out * spacing,
-    },
-    num_coordinates,
-  )
+  traces = trajectories.run(request, memory.MemoryStore())
   found = llc.llc_from_traces(traces)
   return found.isel(checkpoint=0, dataset=0, drop=True)
 

@@ -21,8 +21,9 @@ from rllc_jax.estimators import chunks as chunking
 from rllc_jax.estimators import compilation
 from rllc_jax.estimators import door
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import settings
 from rllc_jax.results import store as stores
 
 _SEGMENT_SECONDS = 10.0
@@ -36,27 +37,37 @@ class Job(NamedTuple):
     rng_key: of the run.
     datasets: windows by name.
     minibatches: what they look into, on every device.
-    settings: what is swept.
-    sampler: the kernel.
+    sampling: settings of the chains.
     mesh: axes 'row' and 'column'.
     rows_per_block: rows of every call, padding included.
-    num_draws: how many draws every cell shall have.
     segment: draws a call, or None for about ten seconds' worth.
     chunks: columns of a device in parallel.
-    options: of `program.block_program`.
+    max_draws: most draws of a call that its programs have room for.
+    observe: what is recorded at draws.
   """
 
   rng_key: types.Key
   datasets: Mapping[str, types.PyTree]
   minibatches: types.Minibatches
-  settings: programs.Settings
-  sampler: types.Sampler
+  sampling: settings.Sampling
   mesh: jax.sharding.Mesh
   rows_per_block: int
-  num_draws: int
   segment: int | None
   chunks: chunking.Chunks
-  options: Mapping[str, Any]
+  max_draws: int
+  observe: types.Observe | None
+
+  @property
+  def num_draws(self) -> int:
+    """How many draws every cell shall have."""
+    return self.sampling.num_recorded
+
+  @property
+  def swept(self) -> programs.Settings:
+    """What programs take as arguments."""
+    return programs.make_settings(
+      self.sampling.posterior, self.sampling.step_size
+    )
 
 
 class Work(NamedTuple):
@@ -111,15 +122,12 @@ def make_job(
   rng_key: types.Key,
   datasets: Mapping[str, types.PyTree],
   minibatches: types.Minibatches,
-  settings: programs.Settings,
-  sampler: types.Sampler,
+  sampling: settings.Sampling,
+  layout: settings.Layout,
   *,
   mesh: jax.sharding.Mesh,
   rows_per_block: int,
-  num_draws: int,
-  segment: int | None,
-  chunk_size: int | None,
-  **options: Any,
+  observe: types.Observe | None = None,
 ) -> Job:
   """A job with its data on every device; the arguments are its attributes."""
   data = compilation.replicated(minibatches.data, mesh)
@@ -127,14 +135,13 @@ def make_job(
     rng_key,
     datasets,
     minibatches._replace(data=data),
-    settings,
-    sampler,
+    sampling,
     mesh,
     rows_per_block,
-    num_draws,
-    segment,
-    chunking.Chunks(mesh, chunk_size),
-    {**options, 'max_draws': layout.buffer_length(num_draws)},
+    layout.segment,
+    chunking.Chunks(mesh, layout.chunk_size),
+    grid.buffer_length(sampling.num_recorded),
+    observe,
   )
 
 
@@ -160,7 +167,7 @@ def plan(
     chains = range(extent.num_chains)
     columns = [(name, chain) for name in family.names for chain in chains]
     counts = recorded(rows, columns)
-    for block in layout.plan_blocks(counts, extent.num_draws, rows_per_block):
+    for block in grid.plan_blocks(counts, extent.num_draws, rows_per_block):
       block_rows = [rows[k] for k in block.rows]
       block_columns = [columns[n] for n in block.columns]
       works.append(Work(family, block_rows, block_columns, block.first))
@@ -209,7 +216,7 @@ def run_block(
 
 def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
   """The rows of a block, padded to those of every call."""
-  names = layout.padded(work.rows, job.rows_per_block)
+  names = grid.padded(work.rows, job.rows_per_block)
   windows = [job.datasets[name] for _, name in names]
   return programs.make_rows(job.rng_key, params, names, windows)
 
@@ -219,15 +226,21 @@ def make_block(
 ) -> Block:
   """A block with its program, which is compiled when it is first called."""
   pairs = [(work.family.names.index(name), c) for name, c in work.columns]
-  pairs = layout.padded(pairs, chunk_size * job.mesh.shape['column'])
+  pairs = grid.padded(pairs, chunk_size * job.mesh.shape['column'])
+  sampling = job.sampling
   program = programs.block_program(
     work.family.lens,
     work.family.loss,
-    job.sampler,
+    sampling.kernel,
     job.minibatches.draw,
     mesh=job.mesh,
     chunk_size=chunk_size,
-    **job.options,
+    max_draws=job.max_draws,
+    num_steps_between_draws=sampling.num_steps_between_draws,
+    num_baseline_batches=sampling.num_baseline_batches,
+    share_batches=sampling.share_batches,
+    observe=job.observe,
+    matmul_precision=sampling.matmul_precision,
   )
   columns = programs.make_columns(work.family, pairs)
   return Block(work, program, rows, columns, job.minibatches.data)
@@ -299,7 +312,7 @@ def _arguments(job, block, states, first, count):
   """The arguments of a block's program, on their devices."""
   span = jnp.int32(first), jnp.int32(count)
   return block.program.run.place(
-    block.rows, block.columns, states, *span, job.settings, block.data
+    block.rows, block.columns, states, *span, job.swept, block.data
   )
 
 
@@ -308,8 +321,8 @@ def check_first_draw(job: Job, work: Work, segment: Segment) -> None:
   door.check_first_draw(
     [name for name, _ in work.columns],
     segment.traces,
-    job.settings.posterior,
-    job.options['matmul_precision'],
+    job.sampling.posterior,
+    job.sampling.matmul_precision,
   )
 
 
@@ -341,8 +354,8 @@ def footprint_of(
     job.minibatches,
     len(work.columns),
     job.mesh,
-    share_batches=job.options['share_batches'],
-    matmul_precision=job.options['matmul_precision'],
+    share_batches=job.sampling.share_batches,
+    matmul_precision=job.sampling.matmul_precision,
   )
 
 

@@ -10,7 +10,7 @@ import jax
 
 from rllc_jax import types
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 
 Measure = Callable[[], footprint.Footprint]
 
@@ -42,7 +42,7 @@ class Chunks:
       return self._given
     key = family.loss, num_columns
     if key not in self._chosen:
-      self._chosen[key] = layout.default_chunk_size(
+      self._chosen[key] = grid.default_chunk_size(
         self._on_device(num_columns), measure, self._device
       )
     return self._chosen[key]
@@ -77,9 +77,9 @@ class Chunks:
         f'the last layer, share_logits False ({reason}).'
       ) from error
     on_device = self._on_device(num_columns)
-    smaller = layout.equal_chunk(on_device, size // 2)
+    smaller = grid.equal_chunk(on_device, size // 2)
     if self._given:
-      fitting = layout.fitting_chunk_size(on_device, measure, self._device)
+      fitting = grid.fitting_chunk_size(on_device, measure, self._device)
       raise ValueError(
         'chunk_size must be so small that as many columns fit in the memory of '
         f'a device; got {size}. Take {min(fitting or smaller, smaller)}, or '

@@ -33,6 +33,15 @@ def matmul_precision_scope(name: str) -> Any:
   return jax.default_matmul_precision(_MATMUL_PRECISIONS[name])
 
 
+def check_name_of_precision(name: str) -> None:
+  """Raises unless there is a precision of that name."""
+  if name not in _MATMUL_PRECISIONS:
+    raise ValueError(
+      f'matmul_precision must be one of {", ".join(_MATMUL_PRECISIONS)}, what '
+      f'matrix products are rounded to; got {name!r}.'
+    )
+
+
 def check_matmul_precision(name: str, platform: str) -> None:
   """Raises unless a platform multiplies matrices as the name says.
 
@@ -45,11 +54,7 @@ def check_matmul_precision(name: str, platform: str) -> None:
     name: of the precision.
     platform: of the devices, such as 'cpu'.
   """
-  if name not in _MATMUL_PRECISIONS:
-    raise ValueError(
-      f'matmul_precision must be one of {", ".join(_MATMUL_PRECISIONS)}, what '
-      f'matrix products are rounded to; got {name!r}.'
-    )
+  check_name_of_precision(name)
   if platform == 'cpu' and name != 'float32':
     raise ValueError(
       "matmul_precision must be 'float32' on a CPU, because XLA multiplies "

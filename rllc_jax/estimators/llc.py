@@ -72,7 +72,7 @@ def llc_from_traces(
       f'there are; got {baseline!r}.'
     )
   traces = cells.with_all_dims(traces)
-  nbeta = _factor(traces, estimator_nbeta)
+  nbeta = factor(traces.attrs['nbeta'], estimator_nbeta)
   if baseline == 'devinterp':
     baselines.check_devinterp(traces.draw.values, burn_in)
     burn_in = 0
@@ -167,7 +167,7 @@ def by_draw(
     Over (checkpoint, dataset, refinement, draw); NaN where there is nothing.
   """
   traces = cells.with_all_dims(traces)
-  nbeta = _factor(traces, estimator_nbeta)
+  nbeta = factor(traces.attrs['nbeta'], estimator_nbeta)
   series = np.full([traces.sizes[d] for d in (*cells.DIMS, 'draw')], np.nan)
   for where, cell in cells.cells(traces, burn_in):
     if cell.has_enough():
@@ -201,12 +201,15 @@ def of_draws(draws: xr.DataArray) -> xr.Dataset:
   return xr.Dataset({'llc': found.pop('value'), **found})
 
 
-def _factor(traces, estimator_nbeta) -> float:
-  if estimator_nbeta is not None:
-    return float(estimator_nbeta)
-  if traces.attrs['nbeta'] == 0:
+def factor(nbeta: float, estimator_nbeta: float | None = None) -> float:
+  """The factor in front of an estimate: the run's n beta, or one that is given.
+
+  Raises:
+    ValueError: if the run's is 0 and none is given.
+  """
+  if nbeta == 0 and estimator_nbeta is None:
     raise ValueError(
-      'estimator_nbeta must be given for a run at nbeta 0, because the '
-      'estimate is nbeta (E[loss] - loss*); got None.'
+      'estimator_nbeta must be given when nbeta is 0, because the estimate is '
+      'nbeta (E[loss] - loss*) and would be 0 whatever the chains do; got None.'
     )
-  return float(traces.attrs['nbeta'])
+  return float(nbeta if estimator_nbeta is None else estimator_nbeta)

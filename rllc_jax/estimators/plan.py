@@ -21,9 +21,10 @@ import numpy as np
 from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import request as requests
+from rllc_jax.estimators import settings
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces
@@ -139,9 +140,12 @@ def plan(
   trajectory: types.Trajectory,
   datasets: Mapping[str, types.PyTree],
   minibatches: types.Minibatches,
+  sampling: settings.Sampling,
   *,
+  layout: settings.Layout = settings.Layout(),
   store: stores.Store | None = None,
-  **options: Any,
+  provenance: Mapping[str, Any] | None = None,
+  observe: types.Observe | None = None,
 ) -> Plan:
   """Plans `estimate_trajectory` with the same arguments.
 
@@ -153,43 +157,57 @@ def plan(
     trajectory: the checkpoints.
     datasets: windows by name.
     minibatches: what the windows look into.
+    sampling: settings of the chains.
+    layout: where and in which pieces.
     store: of the run; it is read only.
-    **options: of `estimate_trajectory`, without `progress`.
+    provenance: what else makes the numbers what they are.
+    observe: what is recorded at draws.
 
   Raises:
     ValueError: if `estimate_trajectory` would: a setting is out of range, the
       store is of another run, or the memory of a device does not suffice.
   """
+  if isinstance(refinements, types.Refinements):
+    refinements = [refinements]
+  spec = requests.Spec(
+    rng_key,
+    refinements,
+    trajectory,
+    datasets,
+    minibatches,
+    sampling,
+    layout,
+    provenance,
+    observe,
+  )
+  return plan_of(spec, store)
+
+
+def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
+  """The same of a specification."""
   began = time.perf_counter()
-  arguments = refinements, trajectory, datasets, minibatches
-  request, recorded = check(rng_key, *arguments, store=store, **options)
+  request, recorded = check(spec, store)
   check_seconds = time.perf_counter() - began
   job, extent = request.job, request.extent
   families = []
-  for family in request.refinements:
+  for family in spec.refinements:
     works = blocks.plan(
       recorded, [family], extent, blocks.all_rows(extent), job.rows_per_block
     )
     if works:
-      families.append(_plan_family(request, works, trajectory, store))
+      families.append(_plan_family(request, works, store))
   return Plan(tuple(families), job.mesh.devices.size, check_seconds)
 
 
 def check(
-  *arguments: Any, store: stores.Store | None = None, **options: Any
+  spec: requests.Spec, store: stores.Store | None
 ) -> tuple[requests.Request, blocks.Recorded]:
-  """What is asked for, and what a store of the same run has of it.
-
-  Args:
-    *arguments: of `plan`.
-    store: of the run; it is read only.
-    **options: of `plan`.
+  """Checks a run, and reads how much of it a store holds.
 
   Raises:
     ValueError: as `plan`.
   """
-  with_losses = store is not None
-  request = requests.check(*arguments, with_losses=with_losses, **options)
+  request = requests.check(spec, with_losses=store is not None)
   return request, _recorded(store, request.identity)
 
 
@@ -220,13 +238,12 @@ def _recorded(
 def _plan_family(
   request: requests.Request,
   works: list[blocks.Work],
-  trajectory: types.Trajectory,
   store: stores.Store | None,
 ) -> FamilyPlan:
   job = request.job
   largest = max(works, key=lambda work: work.num_chains)
-  rows = layout.padded(largest.rows, job.rows_per_block)
-  params = trajectory.load([step for step, _ in rows])
+  rows = grid.padded(largest.rows, job.rows_per_block)
+  params = request.spec.trajectory.load([step for step, _ in rows])
   with _scratch(request, on_disk=store is not None) as scratch:
     costs = _measure(job, largest, params, scratch)
   per_device = lambda work: -(-len(work.columns) // job.mesh.shape['column'])
@@ -250,14 +267,14 @@ def _counts(job, works, rows) -> Counts:
   """What blocks of one family have to do, padding left out."""
   step = footprint.step_of(works[0].family, rows, job.minibatches)
   batch = jax.eval_shape(step.batch, step.row, step.data)
-  spacing = job.options['num_steps_between_draws']
+  spacing = job.sampling.num_steps_between_draws
   left = lambda work: (job.num_draws - work.first) * spacing
   chain_steps = sum(work.num_chains * left(work) for work in works)
   row_steps = sum(len(work.rows) * left(work) for work in works)
-  if not job.options['share_batches']:
+  if not job.sampling.share_batches:
     row_steps = chain_steps
   fresh = sum(len(work.rows) for work in works if not work.first)
-  row_steps += fresh * job.options['num_baseline_batches']
+  row_steps += fresh * job.sampling.num_baseline_batches
   count = multiply_adds.multiply_adds
   return Counts(
     len(

@@ -174,7 +174,7 @@ def block_program(
     draw: how a minibatch is drawn.
     mesh: devices, axes 'row' and 'column'.
     chunk_size: columns of a device that run in parallel.
-    max_draws: D, the most draws of one call; see `layout.buffer_length`.
+    max_draws: D, the most draws of one call; see `grid.buffer_length`.
     num_steps_between_draws: steps from one recorded step to the next.
     num_baseline_batches: M, minibatches for the loss at the checkpoint.
     share_batches: whether all columns of a row see the same minibatches.

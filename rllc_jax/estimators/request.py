@@ -18,175 +18,163 @@ from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import compilation
 from rllc_jax.estimators import door
-from rllc_jax.estimators import errors
-from rllc_jax.estimators import layout
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
 from rllc_jax.refinement import weights
 from rllc_jax.results import store as stores
-from rllc_jax.samplers import sgld
+
+
+class Spec(NamedTuple):
+  """What a run is: all that is asked of it.
+
+  Attributes:
+    rng_key: typed threefry key.
+    refinements: families.
+    trajectory: the checkpoints.
+    datasets: windows by name.
+    minibatches: what the windows look into, and how minibatches are drawn.
+    sampling: settings of the chains.
+    layout: where and in which pieces.
+    provenance: what else makes the numbers what they are, JSON.
+    observe: what is recorded at draws.
+  """
+
+  rng_key: types.Key
+  refinements: Sequence[types.Refinements]
+  trajectory: types.Trajectory
+  datasets: Mapping[str, types.PyTree]
+  minibatches: types.Minibatches
+  sampling: settings.Sampling
+  layout: settings.Layout = settings.Layout()
+  provenance: Mapping[str, Any] | None = None
+  observe: types.Observe | None = None
 
 
 class Request(NamedTuple):
-  """A run that makes sense.
+  """A run that was checked.
 
   Attributes:
-    refinements: families.
+    spec: what was asked.
     extent: its coordinates.
     identity: what its numbers are, JSON.
     made_with: versions and devices.
     job: what all its blocks have in common.
   """
 
-  refinements: Sequence[types.Refinements]
+  spec: Spec
   extent: stores.Extent
   identity: dict[str, Any]
   made_with: str
   job: blocks.Job
 
+  def at(self, sampling: settings.Sampling) -> 'Request':
+    """The same at other settings of what is swept, without checking again."""
+    return self._replace(
+      spec=self.spec._replace(sampling=sampling),
+      extent=self.extent._replace(num_draws=sampling.num_recorded),
+      identity=self.identity | sampling.identity(),
+      job=self.job._replace(sampling=sampling),
+    )
 
-def check(
-  rng_key: types.Key,
-  refinements: Sequence[types.Refinements] | types.Refinements,
-  trajectory: types.Trajectory,
-  datasets: Mapping[str, types.PyTree],
-  minibatches: types.Minibatches,
-  *,
-  posterior: types.Posterior,
-  step_size: float,
-  num_chains: int = 4,
-  num_draws: int = 200,
-  burn_in: int | None = None,
-  num_steps_between_draws: int = 1,
-  sampler: types.Sampler | None = None,
-  share_batches: bool = True,
-  num_baseline_batches: int = 64,
-  chunk_size: int | None = None,
-  rows_per_block: int | None = None,
-  segment: int | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  matmul_precision: str = 'float32',
-  provenance: Mapping[str, Any] | None = None,
-  observe: types.Observe | None = None,
-  with_losses: bool = True,
-) -> Request:
+
+def check(spec: Spec, *, with_losses: bool) -> Request:
   """Checks all that a run is asked for, before anything is compiled.
 
   Args:
-    rng_key: as all others, of `trajectory.estimate_trajectory`.
-    refinements: families, or one.
-    trajectory: the checkpoints; all are read if they come without fingerprints.
-    datasets: windows by name.
-    minibatches: what the windows look into.
-    posterior: n beta and gamma.
-    step_size: epsilon.
-    num_chains: chains a refinement.
-    num_draws: draws after the burn-in.
-    burn_in: steps before them.
-    num_steps_between_draws: steps from one draw to the next.
-    sampler: SGLD by default.
-    share_batches: whether columns see the same minibatches.
-    num_baseline_batches: minibatches for the corpus baseline.
-    chunk_size: columns of a device in parallel.
-    rows_per_block: rows a call.
-    segment: draws a call.
-    mesh: all local devices by default.
-    matmul_precision: of matrix products.
-    provenance: what else makes the numbers what they are.
-    observe: what is recorded at draws.
+    spec: its checkpoints are all read if they come without fingerprints.
     with_losses: whether the identity tells losses and refinements apart by
       what they do, which takes a compilation a family: needed for a store.
 
   Raises:
     ValueError: if something is out of range, given twice or not finite.
   """
-  if isinstance(refinements, types.Refinements):
-    refinements = [refinements]
-  num_chains, num_draws, num_steps_between_draws = settings.counts(
-    num_chains=num_chains,
-    num_draws=num_draws,
-    num_steps_between_draws=num_steps_between_draws,
+  check_key(spec.rng_key)
+  extent = _extent(spec)
+  num_rows = len(extent.checkpoints) * len(extent.datasets)
+  mesh, rows_per_block = spec.layout.on_mesh(num_rows)
+  compilation.check_matmul_precision(
+    spec.sampling.matmul_precision, mesh.devices.flat[0].platform
   )
-  settings.check(
-    rng_key, posterior, step_size, num_chains, num_steps_between_draws, 1.0
+  for name, window in spec.datasets.items():
+    check_window(name, window, spec.minibatches)
+  settings.warn_of_bias(spec.sampling.kernel)
+  hashes = _fingerprints(spec.trajectory)
+  params = _checkpoint(spec.trajectory, extent.checkpoints[0])
+  subject = door.Subject(
+    params,
+    spec.datasets[min(spec.datasets)],
+    spec.minibatches,
+    spec.sampling.posterior,
+    spec.sampling.kernel,
+    spec.observe,
   )
-  errors.check_num_draws(num_draws)
-  left_out = settings.burn_in_draws(
-    burn_in, step_size, posterior, num_steps_between_draws
+  door.check(spec.refinements, subject)
+  identity = _identity(spec, params) | {'params': hashes}
+  if with_losses:
+    identity |= _identity_of_refinements(spec, subject)
+  job = blocks.make_job(
+    spec.rng_key,
+    spec.datasets,
+    spec.minibatches,
+    spec.sampling,
+    spec.layout,
+    mesh=mesh,
+    rows_per_block=rows_per_block,
+    observe=spec.observe,
   )
-  settings.check_lengths(
-    num_chains, left_out + num_draws, num_steps_between_draws
+  return Request(spec, extent, identity, _made_with(mesh), job)
+
+
+def check_key(rng_key: types.Key) -> None:
+  """Raises unless the key is a typed threefry key of shape []."""
+  typed = isinstance(rng_key, jax.Array) and jnp.issubdtype(
+    rng_key.dtype, jax.dtypes.prng_key
   )
+  kind = str(jax.random.key_impl(rng_key)) if typed else type(rng_key).__name__
+  if 'threefry2x32' not in kind or rng_key.shape:
+    raise ValueError(
+      'rng_key must be one typed threefry key, jax.random.key(seed, '
+      "impl='threefry2x32'), because random numbers are addressed by folding "
+      f'into it; got {kind}{list(rng_key.shape) if typed else ""}.'
+    )
+
+
+def check_window(
+  name: str, window: types.PyTree, minibatches: types.Minibatches
+) -> None:
+  """Raises unless a window lies within the data: JAX would clamp indices."""
+  count = len(jax.tree.leaves(minibatches.data)[0])
+  if not isinstance(window, types.Window | types.WeightedWindow):
+    return
+  start, length = int(window.start), int(window.length)
+  if start < 0 or length < 1 or start + length > count:
+    raise ValueError(
+      f'The window of data set {name!r} must hold at least one of the {count} '
+      f'sequences and lie within them; got start {start}, length {length}.'
+    )
+
+
+def _extent(spec: Spec) -> stores.Extent:
+  """The coordinates of a run; raises if they cannot be such."""
   extent = stores.Extent(
-    checkpoints=tuple(int(step) for step in trajectory.steps),
-    datasets=tuple(datasets),
-    refinements=tuple(name for family in refinements for name in family.names),
-    num_chains=num_chains,
-    num_draws=left_out + num_draws,
+    checkpoints=tuple(int(step) for step in spec.trajectory.steps),
+    datasets=tuple(spec.datasets),
+    refinements=tuple(
+      name for family in spec.refinements for name in family.names
+    ),
+    num_chains=spec.sampling.num_chains,
+    num_draws=spec.sampling.num_recorded,
   )
   stores.check_extent(extent)
-  num_rows = len(extent.checkpoints) * len(extent.datasets)
-  mesh = layout.default_mesh(num_rows) if mesh is None else mesh
-  rows_per_block = rows_per_block or mesh.shape['row']
-  layout.check_rows_per_block(rows_per_block, mesh)
-  compilation.check_matmul_precision(
-    matmul_precision, mesh.devices.flat[0].platform
-  )
-  for name, window in datasets.items():
-    settings.check_window(name, window, minibatches)
+  return extent
+
+
+def _fingerprints(trajectory: types.Trajectory) -> dict[str, str]:
+  """Hashes of the weights by training step."""
   fingerprint = trajectory.fingerprint or (
     lambda step: trees.content_hash(_checkpoint(trajectory, step))
   )
-  hashes = {str(step): fingerprint(step) for step in extent.checkpoints}
-  params = _checkpoint(trajectory, extent.checkpoints[0])
-  dataset = min(datasets)
-  sampler = sampler or sgld.sgld()
-  settings.warn_of_bias(sampler)
-  subject = door.Subject(
-    params, datasets[dataset], minibatches, posterior, sampler, observe
-  )
-  door.check(refinements, subject)
-  identity = {
-    'provenance': dict(provenance or {}),
-    'sampler': sampler.name,
-    'nbeta': float(posterior.nbeta),
-    'localization': float(posterior.localization),
-    'step_size': float(step_size),
-    'burn_in': left_out * num_steps_between_draws,
-    'num_steps_between_draws': int(num_steps_between_draws),
-    'share_batches': bool(share_batches),
-    'num_baseline_batches': int(num_baseline_batches),
-    'params': hashes,
-    'num_coordinates': {
-      name: programs.num_coordinates(family, params)
-      for family in refinements
-      for name in family.names
-    },
-    **_identity_of_data(minibatches, datasets),
-    **_identity_of_numbers(rng_key, matmul_precision),
-  }
-  if with_losses:
-    identity |= _identity_of_refinements(
-      refinements, subject, extent.checkpoints[0], dataset
-    )
-  job = blocks.make_job(
-    rng_key,
-    datasets,
-    minibatches,
-    programs.make_settings(posterior, step_size),
-    sampler,
-    mesh=mesh,
-    rows_per_block=rows_per_block,
-    num_draws=extent.num_draws,
-    segment=segment,
-    chunk_size=chunk_size,
-    num_steps_between_draws=num_steps_between_draws,
-    num_baseline_batches=num_baseline_batches,
-    share_batches=share_batches,
-    observe=observe,
-    matmul_precision=matmul_precision,
-  )
-  return Request(refinements, extent, identity, _made_with(mesh), job)
+  return {str(int(step)): fingerprint(int(step)) for step in trajectory.steps}
 
 
 def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
@@ -208,18 +196,31 @@ def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
   return jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), stacked)
 
 
+def _identity(spec: Spec, params: types.Params) -> dict[str, Any]:
+  """What the numbers are, apart from weights and losses."""
+  return {
+    'provenance': dict(spec.provenance or {}),
+    **spec.sampling.identity(),
+    'num_coordinates': {
+      name: programs.num_coordinates(family, params)
+      for family in spec.refinements
+      for name in family.names
+    },
+    **_identity_of_data(spec.minibatches, spec.datasets),
+    **_identity_of_numbers(spec.rng_key),
+  }
+
+
 def _identity_of_refinements(
-  refinements: Sequence[types.Refinements],
-  subject: door.Subject,
-  step: int,
-  dataset: str,
+  spec: Spec, subject: door.Subject
 ) -> dict[str, Any]:
   """Which numbers move, and what the loss does: names do not tell either.
 
   On one data set: what differs between data sets is in the windows.
   """
+  step, dataset = int(spec.trajectory.steps[0]), min(spec.datasets)
   identity: dict[str, Any] = {'moving': {}, 'losses': {}, 'observed': {}}
-  for family in refinements:
+  for family in spec.refinements:
     for i, name in enumerate(family.names):
       index = door.member(family, i)
       mask = weights.mask_of(family.lens, index, subject.params)
@@ -250,11 +251,10 @@ def _made_with(mesh) -> str:
   return f'jax {jax.__version__}, {devices.size} x {kind}'
 
 
-def _identity_of_numbers(rng_key, matmul_precision) -> dict[str, Any]:
+def _identity_of_numbers(rng_key) -> dict[str, Any]:
   config: Any = jax.config  # Its values are made at run time.
   return {
     'rng_key': np.asarray(jax.random.key_data(rng_key)).tolist(),
     'threefry_partitionable': config.jax_threefry_partitionable,
     'enable_x64': config.jax_enable_x64,
-    'matmul_precision': matmul_precision,
   }

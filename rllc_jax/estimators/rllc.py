@@ -1,11 +1,11 @@
 """One checkpoint, one data set: refine, sample, estimate. Read this file first.
 
-`estimate_rllc` is the pipeline as one short function. `estimate_llc` is the
-same for anybody's loss and weights. Whole trajectories, several data sets,
-stores and meshes are in `estimators.trajectory`, on the same block program.
+`estimate_rllc` is the pipeline as one short function: a trajectory of one
+checkpoint in memory, and what its traces say. `estimate_llc` is the same for
+anybody's loss and weights.
 """
 
-from collections.abc import Callable
+import dataclasses
 from typing import NamedTuple
 import warnings
 
@@ -16,22 +16,17 @@ import xarray as xr
 
 from rllc_jax import types
 from rllc_jax.data import minibatches as data_minibatches
-from rllc_jax.estimators import chunks as chunking
-from rllc_jax.estimators import compilation
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import door
-from rllc_jax.estimators import errors
-from rllc_jax.estimators import footprint
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import health
-from rllc_jax.estimators import layout
 from rllc_jax.estimators import llc
-from rllc_jax.estimators import program as programs
+from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
+from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
-from rllc_jax.results import store as stores
-from rllc_jax.results import traces as tables
-from rllc_jax.samplers import sgld
+from rllc_jax.results import memory
 
 
 class Estimate(NamedTuple):
@@ -86,19 +81,11 @@ def estimate_rllc(
   refinements: types.Refinements,
   params: types.Params,
   minibatches: types.Minibatches,
+  sampling: settings.Sampling,
   *,
-  posterior: types.Posterior,
-  step_size: float,
-  num_chains: int = 4,
-  num_draws: int = 200,
-  burn_in: int | None = None,
-  num_steps_between_draws: int = 1,
-  sampler: types.Sampler | None = None,
   window: types.PyTree | None = None,
   estimator_nbeta: float | None = None,
-  share_batches: bool = True,
-  chunk_size: int | None = None,
-  matmul_precision: str = 'float32',
+  layout: settings.Layout | None = None,
 ) -> Estimate:
   r"""Estimates the rLLC of a family of refinements at one checkpoint.
 
@@ -112,20 +99,11 @@ def estimate_rllc(
     refinements: R refinements of one family, see `refinement.weights`.
     params: the checkpoint.
     minibatches: see `data.minibatches.uniform`.
-    posterior: n beta and gamma.
-    step_size: epsilon, in weight^2.
-    num_chains: C.
-    num_draws: draws kept after the burn-in.
-    burn_in: steps left out; 10 / (step_size localization) by default.
-    num_steps_between_draws: steps from one draw to the next.
-    sampler: SGLD by default.
+    sampling: settings of the chains.
     window: the data set; all of the data by default.
     estimator_nbeta: the factor in front, if not the posterior's n beta: needed
       at n beta = 0, where the chains sample the localization alone.
-    share_batches: whether all chains see the same minibatches.
-    chunk_size: columns in parallel; from the device's memory by default.
-    matmul_precision: what matrix products round to, 'float32',
-      'tensorfloat32' or 'bfloat16'; sums are float32. On a CPU only the first.
+    layout: where and in which pieces; the first device by default.
 
   Returns:
     An estimate; NaN where a refinement has lost all its chains. Failed chains
@@ -135,96 +113,49 @@ def estimate_rllc(
     ValueError: if a setting is out of range, or every chain failed; see the
       message.
   """
-  num_chains, num_draws, num_steps_between_draws = settings.counts(
-    num_chains=num_chains,
-    num_draws=num_draws,
-    num_steps_between_draws=num_steps_between_draws,
-  )
-  settings.check(
-    rng_key,
-    posterior,
-    step_size,
-    num_chains,
-    num_steps_between_draws,
-    estimator_nbeta,
-  )
-  errors.check_num_draws(num_draws)
-  mesh = layout.make_mesh(1, 1)
-  compilation.check_matmul_precision(
-    matmul_precision, mesh.devices.flat[0].platform
-  )
-  left_out = settings.burn_in_draws(
-    burn_in, step_size, posterior, num_steps_between_draws
-  )
-  settings.check_lengths(
-    num_chains, left_out + num_draws, num_steps_between_draws
-  )
+  llc.factor(sampling.nbeta, estimator_nbeta)  # Raises before anything is run.
   if window is None:
     window = data_minibatches.whole(minibatches.data)
-  settings.check_window('data', window, minibatches)
-  sampler = sampler or sgld.sgld()
-  settings.warn_of_bias(sampler)
-  door.check(
-    [refinements], door.Subject(params, window, minibatches, posterior, sampler)
-  )
-  run = chain_runner(
+  layout = layout or settings.Layout(mesh=grid.make_mesh(1, 1))
+  # The baseline of the corpus is that of whole trajectories.
+  sampling = dataclasses.replace(sampling, num_baseline_batches=0)
+  spec = requests.Spec(
     rng_key,
-    refinements,
-    params,
+    [refinements],
+    of_one_checkpoint(params),
+    {'data': window},
     minibatches,
-    window,
-    sampler,
-    num_chains=num_chains,
-    max_draws=left_out + num_draws,
-    num_steps_between_draws=num_steps_between_draws,
-    share_batches=share_batches,
-    chunk_size=chunk_size,
-    mesh=mesh,
-    matmul_precision=matmul_precision,
+    sampling,
+    layout,
   )
-  run_settings = programs.make_settings(posterior, step_size)
-  traces = run(run_settings, left_out + num_draws)
-  table = as_dataset(
-    traces,
-    refinements.names,
-    {
-      'nbeta': float(posterior.nbeta),
-      'localization': float(posterior.localization),
-      'step_size': float(step_size),
-      'num_steps_between_draws': num_steps_between_draws,
-      'burn_in': left_out * num_steps_between_draws,
-      'sampler': sampler.name,
-    },
-    programs.num_coordinates(refinements, params),
+  request = requests.check(spec, with_losses=False)
+  traces = trajectories.run(request, memory.MemoryStore())
+  return _judged(traces, estimator_nbeta)
+
+
+def of_one_checkpoint(params: types.Params) -> types.Trajectory:
+  """A trajectory of weights in memory, at step 0."""
+  door.check_params(params)
+  stack = lambda leaf, steps: jnp.stack([jnp.asarray(leaf)] * len(steps))
+  return types.Trajectory(
+    steps=(0,),
+    load=lambda steps: jax.tree.map(lambda leaf: stack(leaf, steps), params),
+    fingerprint=lambda step: 'in memory',
   )
-  return _judged(table, traces, estimator_nbeta)
 
 
-def as_dataset(
-  traces: dict[str, np.ndarray],
-  names: tuple[str, ...],
-  run_settings: dict[str, float | str],
-  num_coordinates: int,
-) -> xr.Dataset:
-  """Traces [R, C, D] of one checkpoint as `llc_from_traces` takes them."""
-  arrays = {name: trace[None, None] for name, trace in traces.items()}
-  sizes = arrays['loss'].shape
-  arrays['recorded'] = np.full(sizes[:4], sizes[4])
-  moving = dict.fromkeys(names, num_coordinates)
-  extent = stores.Extent((0,), ('data',), names, *sizes[3:])
-  identity = {**run_settings, 'num_coordinates': moving}
-  return tables.dataset_of(arrays, identity, extent)
-
-
-def _judged(
-  table: xr.Dataset, traces: dict[str, np.ndarray], nbeta: float | None
-) -> Estimate:
+def _judged(table: xr.Dataset, nbeta: float | None) -> Estimate:
   """The estimate of one checkpoint with its verdict, of which it warns."""
   cells = llc.llc_from_traces(table, estimator_nbeta=nbeta)
   cells = cells.isel(checkpoint=0, dataset=0, drop=True)
-  failed = cells.failed.values
+  kept = table.isel(checkpoint=0, dataset=0, drop=True)
+  traces = {
+    str(name): array.values
+    for name, array in kept.items()
+    if 'draw' in array.dims
+  }
   names = cells.refinement.values.tolist()
-  diagnostics.warn_of_failures(names, failed, traces)
+  diagnostics.warn_of_failures(names, cells.failed.values, traces)
   sick = [
     f'{name}: {verdict}'
     for name, verdict in zip(names, cells.verdict.values, strict=True)
@@ -237,104 +168,26 @@ def _judged(
   return Estimate(**fields, traces=traces)
 
 
-# run(settings, num_draws) -> {name: [R, C, num_draws]}.
-RunChains = Callable[[programs.Settings, int], dict[str, np.ndarray]]
-
-
-def chain_runner(
-  rng_key: types.Key,
-  refinements: types.Refinements,
-  params: types.Params,
-  minibatches: types.Minibatches,
-  window: types.PyTree,
-  sampler: types.Sampler,
-  *,
-  num_chains: int,
-  max_draws: int,
-  num_steps_between_draws: int,
-  share_batches: bool,
-  chunk_size: int | None,
-  mesh: jax.sharding.Mesh,
-  matmul_precision: str = 'float32',
-) -> RunChains:
-  """Prepares all chains of a family, to be run from one checkpoint.
-
-  What is run is one program, compiled on the first call, whatever the settings
-  and the number of draws, of which there are at most `max_draws`.
-  """
-  R = len(refinements.names)
-  pairs = [(r, chain) for r in range(R) for chain in range(num_chains)]
-  rows = programs.make_rows(
-    rng_key,
-    jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], params),
-    [(0, 'data')],
-    [window],
-  )
-  data = compilation.replicated(minibatches.data, mesh)
-  chunks = chunking.Chunks(mesh, chunk_size)
-
-  def measure():
-    return footprint.measured(
-      refinements,
-      rows,
-      minibatches,
-      len(pairs),
-      mesh,
-      share_batches=share_batches,
-      matmul_precision=matmul_precision,
-    )
-
-  def run_in_chunks(run_settings, num_draws, chunk):
-    padded = layout.padded(pairs, chunk * mesh.shape['column'])
-    columns = programs.make_columns(refinements, padded)
-    program = programs.block_program(
-      refinements.lens,
-      refinements.loss,
-      sampler,
-      minibatches.draw,
-      mesh=mesh,
-      chunk_size=chunk,
-      max_draws=layout.buffer_length(max_draws),
-      num_steps_between_draws=num_steps_between_draws,
-      share_batches=share_batches,
-      matmul_precision=matmul_precision,
-    )
-    states, _ = program.init(rows, columns, data)
-    span = jnp.int32(0), jnp.int32(num_draws)
-    _, reports = program.run(rows, columns, states, *span, run_settings, data)
-    traces = programs.traces_by_column(reports, len(pairs), num_draws)
-    door.check_first_draw(
-      [refinements.names[r] for r, _ in pairs],
-      traces,
-      run_settings.posterior,
-      matmul_precision,
-    )
-    fold = lambda trace: trace[0].reshape(R, num_chains, *trace.shape[2:])
-    return {name: fold(trace) for name, trace in traces.items()}
-
-  def run(run_settings, num_draws):
-    while True:
-      chunk = chunks.size(refinements, len(pairs), measure)
-      try:
-        return run_in_chunks(run_settings, num_draws, chunk)
-      except jax.errors.JaxRuntimeError as error:
-        chunks.shrink(error, refinements, len(pairs), measure)
-
-  return run
-
-
 def estimate_llc(
   rng_key: types.Key,
   loss_fn: types.LossFn,
   params: types.Params,
   data: types.PyTree,
   *,
-  mask: types.PyTree | None = None,
   nbeta: float,
   localization: float,
   step_size: float,
   batch_size: int | None,
-  **options,
+  mask: types.PyTree | None = None,
+  num_chains: int = 4,
+  num_draws: int = 200,
+  burn_in: int | None = None,
+  num_steps_between_draws: int = 1,
+  sampler: types.Sampler | str = 'sgld',
+  share_batches: bool = True,
+  matmul_precision: str = 'float32',
+  estimator_nbeta: float | None = None,
+  chunk_size: int | None = None,
 ) -> Estimate:
   r"""Estimates the LLC of any model: a loss, a pytree of weights, data.
 
@@ -345,13 +198,22 @@ def estimate_llc(
     params: any pytree of floating-point arrays.
     data: a pytree of arrays that share their leading axis; `batch` is
       `batch_size` entries of it, drawn with replacement.
-    mask: a tree of 0 and 1 like `params`: estimates the LLC refined to the
-      weights marked 1, the rest held fixed.
     nbeta: :math:`n\beta`, samples times inverse temperature.
     localization: :math:`\gamma`, in 1 / weight^2.
     step_size: :math:`\epsilon`, in weight^2.
     batch_size: entries a minibatch; None for all of the data at every step.
-    **options: of `estimate_rllc`: num_chains, num_draws, burn_in, ...
+    mask: a tree of 0 and 1 like `params`: estimates the LLC refined to the
+      weights marked 1, the rest held fixed.
+    num_chains: this and what follows as in `settings.Sampling`.
+    num_draws: draws of a chain after its burn-in.
+    burn_in: steps before them.
+    num_steps_between_draws: steps from one draw to the next.
+    sampler: a kernel, or its text.
+    share_batches: whether all chains see the same minibatches.
+    matmul_precision: of matrix products.
+    estimator_nbeta: as in `estimate_rllc`.
+    chunk_size: chains that run in parallel; from the device's memory by
+      default.
 
   Returns:
     An estimate without the axis [R].
@@ -367,14 +229,26 @@ def estimate_llc(
     >>> bool(abs(estimate.llc - 0.25) < 4 * estimate.standard_error)
     True
   """
+  sampling = settings.Sampling(
+    nbeta=nbeta,
+    localization=localization,
+    step_size=step_size,
+    num_chains=num_chains,
+    num_draws=num_draws,
+    burn_in=burn_in,
+    num_steps_between_draws=num_steps_between_draws,
+    sampler=sampler,
+    share_batches=share_batches,
+    matmul_precision=matmul_precision,
+  )
   estimate = estimate_rllc(
     rng_key,
     one_refinement(loss_fn, params, mask),
     params,
     data_minibatches.of_size(data, batch_size),
-    posterior=types.Posterior(nbeta, localization),
-    step_size=step_size,
-    **options,
+    sampling,
+    estimator_nbeta=estimator_nbeta,
+    layout=settings.Layout(mesh=grid.make_mesh(1, 1), chunk_size=chunk_size),
   )
   return Estimate(*jax.tree.map(lambda leaf: leaf[0], tuple(estimate)))
 

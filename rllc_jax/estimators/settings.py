@@ -1,47 +1,203 @@
-"""What a run asks for, checked at the door, before anything is compiled."""
+"""What a run is asked for: the settings of its chains, and its layout.
 
+Each is checked once, when it is made, and then travels whole.
+"""
+
+import dataclasses
 from typing import Any
 import warnings
 
 import jax
-import jax.numpy as jnp
 
 from rllc_jax import types
 from rllc_jax import whole_numbers
+from rllc_jax.estimators import compilation
 from rllc_jax.estimators import errors
+from rllc_jax.estimators import grid
+from rllc_jax.samplers import by_name
+
+# More is a slip of the keyboard, or would repeat random numbers.
+_LIMITS = (
+  ('num_chains', 2**20, 'each of them is kept'),
+  ('num_draws and burn_in', 2**24, 'every draw is kept'),
+  (
+    'num_draws and burn_in, in steps,',
+    2**32 - 1,
+    'steps address random numbers',
+  ),
+)
 
 
-def check(
-  rng_key: types.Key,
-  posterior: types.Posterior,
-  step_size: float,
-  num_chains: int,
-  num_steps_between_draws: int = 1,
-  estimator_nbeta: float | None = None,
-) -> None:
-  """Raises ValueError if a setting is out of range, saying which and why."""
-  check_key(rng_key)
-  nbeta, localization = (float(value) for value in posterior)
-  check_positive('step_size', step_size, 'noise has this variance')
-  check_positive('num_chains', num_chains, 'there must be something to sample')
-  check_positive(
-    'num_steps_between_draws', num_steps_between_draws, 'draws are steps apart'
-  )
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Sampling:
+  """How the chains of a run are sampled, and from which posterior.
+
+  All of it makes the numbers what they are; see `Layout` for what does not.
+
+  Attributes:
+    nbeta: n beta, samples times inverse temperature.
+    localization: gamma, in 1 / weight^2.
+    step_size: epsilon, in weight^2.
+    num_chains: C, chains a refinement.
+    num_draws: draws after the burn-in, 24 at least.
+    burn_in: steps before them, recorded too;
+      10 / (step_size localization) by default.
+    num_steps_between_draws: steps from one recorded step to the next.
+    sampler: a kernel, or its text with arguments: 'sgld',
+      'sghmc(friction=0.5)'.
+    share_batches: whether refinements and chains see the same minibatches.
+    num_baseline_batches: minibatches for the corpus baseline of a trajectory;
+      0 for none.
+    matmul_precision: what matrix products round to, 'float32',
+      'tensorfloat32' or 'bfloat16'; sums are float32. On a CPU only the first.
+
+  Raises:
+    ValueError: if a setting is out of range, saying which and why.
+  """
+
+  nbeta: float
+  localization: float
+  step_size: float
+  num_chains: int = 4
+  num_draws: int = 200
+  burn_in: int | None = None
+  num_steps_between_draws: int = 1
+  sampler: types.Sampler | str = 'sgld'
+  share_batches: bool = True
+  num_baseline_batches: int = 64
+  matmul_precision: str = 'float32'
+
+  def __post_init__(self):
+    kinds = {field.name: field.type for field in dataclasses.fields(self)}
+    for name, kind in kinds.items():
+      if kind in (float, bool):
+        self._set(name, kind(getattr(self, name)))
+      elif kind is int:
+        self._set(name, whole_numbers.whole(name, getattr(self, name)))
+    if isinstance(self.sampler, str):
+      self._set('sampler', by_name.sampler(self.sampler))
+    if not isinstance(self.sampler, types.Sampler):
+      raise ValueError(
+        'sampler must be a types.Sampler, such as sgld(), or its text, such as '
+        f"'sgld'; got {self.sampler!r}."
+      )
+    _check_posterior(self.nbeta, self.localization)
+    _check_positive('step_size', self.step_size, 'noise has this variance')
+    _check_stable(self.step_size, self.localization)
+    reason = 'there must be something to sample'
+    _check_positive('num_chains', self.num_chains, reason)
+    spacing = self.num_steps_between_draws
+    _check_positive('num_steps_between_draws', spacing, 'draws are steps apart')
+    errors.check_num_draws(self.num_draws)
+    compilation.check_name_of_precision(self.matmul_precision)
+    self._check_counts()
+
+  def _set(self, name: str, value: Any) -> None:
+    object.__setattr__(self, name, value)  # Frozen for everybody else.
+
+  def _check_counts(self) -> None:
+    """Raises for a burn-in that is none, and for more than anybody means."""
+    if self.burn_in is not None:
+      burn_in = whole_numbers.whole('burn_in', self.burn_in, 'it counts steps')
+      if burn_in < 0:
+        raise ValueError(
+          f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
+        )
+      self._set('burn_in', burn_in)
+    draws = self.num_recorded
+    counts = self.num_chains, draws, draws * self.num_steps_between_draws
+    for (name, most, reason), count in zip(_LIMITS, counts, strict=True):
+      if count > most:
+        raise ValueError(
+          f'{name} must be at most {most:,}, because {reason}; got {count:,}.'
+        )
+
+  @property
+  def posterior(self) -> types.Posterior:
+    r""":math:`n\beta` and :math:`\gamma`."""
+    return types.Posterior(self.nbeta, self.localization)
+
+  @property
+  def kernel(self) -> types.Sampler:
+    """The sampler, which may have been given as text."""
+    assert isinstance(self.sampler, types.Sampler)
+    return self.sampler
+
+  @property
+  def burn_in_draws(self) -> int:
+    """Draws that a reader leaves out."""
+    steps = self.burn_in
+    if steps is None:
+      steps = errors.default_burn_in(self.step_size, self.localization)
+    return -(-steps // self.num_steps_between_draws)
+
+  @property
+  def num_recorded(self) -> int:
+    """D, draws of a chain, the burn-in included."""
+    return self.burn_in_draws + self.num_draws
+
+  def identity(self) -> dict[str, Any]:
+    """What makes numbers what they are, by name, JSON; not how many."""
+    values = {
+      field.name: getattr(self, field.name)
+      for field in dataclasses.fields(self)
+      if field.name not in ('num_chains', 'num_draws')
+    }
+    burn_in = self.burn_in_draws * self.num_steps_between_draws
+    return values | {'sampler': self.kernel.name, 'burn_in': burn_in}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Layout:
+  """Where a run is computed and in which pieces. Changes no number.
+
+  Attributes:
+    mesh: see `grid.make_mesh`; all local devices by default.
+    chunk_size: columns of a device in parallel; from its memory by default,
+      and less, with a warning, if that runs out.
+    rows_per_block: rows a call; one a device row of the mesh by default.
+    segment: draws a call; by default what takes about ten seconds.
+  """
+
+  mesh: jax.sharding.Mesh | None = None
+  chunk_size: int | None = None
+  rows_per_block: int | None = None
+  segment: int | None = None
+
+  def __post_init__(self):
+    for name in ('chunk_size', 'rows_per_block', 'segment'):
+      value = getattr(self, name)
+      if value is not None:
+        value = whole_numbers.whole(name, value)
+        _check_positive(name, value, 'it counts what is done at once')
+        object.__setattr__(self, name, value)
+
+  def on_mesh(self, num_rows: int) -> tuple[jax.sharding.Mesh, int]:
+    """The mesh and the rows a block of a run with so many rows.
+
+    Raises:
+      ValueError: if a block cannot be dealt evenly to the mesh.
+    """
+    mesh = self.mesh or grid.default_mesh(num_rows)
+    rows_per_block = self.rows_per_block or mesh.shape['row']
+    grid.check_rows_per_block(rows_per_block, mesh)
+    return mesh, rows_per_block
+
+
+def _check_posterior(nbeta: float, localization: float) -> None:
   if not nbeta >= 0:
     raise ValueError(
       'nbeta must be at least 0, because the posterior tempers exp(-nbeta '
       f'loss); got {nbeta}.'
-    )
-  if nbeta == 0 and estimator_nbeta is None:
-    raise ValueError(
-      'estimator_nbeta must be given when nbeta is 0, because the estimate is '
-      'nbeta (E[loss] - loss*) and would be 0 whatever the chains do; got None.'
     )
   if not localization >= 0:
     raise ValueError(
       'localization must be at least 0, because it is the precision of a '
       f'Gaussian; got {localization}.'
     )
+
+
+def _check_stable(step_size: float, localization: float) -> None:
   if step_size * localization >= 4:
     raise ValueError(
       'step_size times localization must be under 4, because SGLD diverges '
@@ -50,26 +206,7 @@ def check(
     )
 
 
-def check_key(rng_key: types.Key) -> None:
-  """Raises unless the key is a typed threefry key of shape []."""
-  typed = isinstance(rng_key, jax.Array) and jnp.issubdtype(
-    rng_key.dtype, jax.dtypes.prng_key
-  )
-  kind = str(jax.random.key_impl(rng_key)) if typed else type(rng_key).__name__
-  if 'threefry2x32' not in kind or rng_key.shape:
-    raise ValueError(
-      'rng_key must be one typed threefry key, jax.random.key(seed, '
-      "impl='threefry2x32'), because random numbers are addressed by folding "
-      f'into it; got {kind}{list(rng_key.shape) if typed else ""}.'
-    )
-
-
-def counts(**given: Any) -> list[int]:
-  """Counts by the names of their arguments, as Python's whole numbers."""
-  return [whole_numbers.whole(name, x) for name, x in given.items()]
-
-
-def check_positive(name: str, value: float, reason: str) -> None:
+def _check_positive(name: str, value: float, reason: str) -> None:
   """Raises unless `value` > 0 (a NaN is not)."""
   if not value > 0:
     raise ValueError(f'{name} must be positive, because {reason}; got {value}.')
@@ -80,63 +217,4 @@ def warn_of_bias(sampler: types.Sampler) -> None:
   if sampler.bias:
     warnings.warn(
       f'Estimates by {sampler.name} are biased: {sampler.bias}.', stacklevel=3
-    )
-
-
-def burn_in_draws(
-  burn_in: int | None,
-  step_size: float,
-  posterior: types.Posterior,
-  num_steps_between_draws: int,
-) -> int:
-  """How many draws a burn-in of so many steps (None: the default) takes."""
-  if burn_in is None:
-    burn_in = errors.default_burn_in(step_size, float(posterior.localization))
-  burn_in = whole_numbers.whole('burn_in', burn_in, 'it counts steps')
-  if burn_in < 0:
-    raise ValueError(
-      f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
-    )
-  return -(-burn_in // num_steps_between_draws)
-
-
-def check_lengths(
-  num_chains: int, num_draws: int, num_steps_between_draws: int
-) -> None:
-  """Raises if there are more chains, draws or steps than anybody means.
-
-  Args:
-    num_chains: chains a refinement.
-    num_draws: with those of the burn-in.
-    num_steps_between_draws: steps a draw.
-  """
-  num_steps = int(num_draws) * int(num_steps_between_draws)
-  for name, count, most, reason in (
-    ('num_chains', num_chains, 2**20, 'each of them is kept'),
-    ('num_draws and burn_in', num_draws, 2**24, 'every draw is kept'),
-    (
-      'num_draws and burn_in, in steps,',
-      num_steps,
-      2**32 - 1,
-      'steps address random numbers',
-    ),
-  ):
-    if not count <= most:
-      raise ValueError(
-        f'{name} must be at most {most:,}, because {reason}; got {count:,}.'
-      )
-
-
-def check_window(
-  name: str, window: types.PyTree, minibatches: types.Minibatches
-) -> None:
-  """Raises unless a window lies within the data: JAX would clamp indices."""
-  count = len(jax.tree.leaves(minibatches.data)[0])
-  if not isinstance(window, types.Window | types.WeightedWindow):
-    return
-  start, length = int(window.start), int(window.length)
-  if start < 0 or length < 1 or start + length > count:
-    raise ValueError(
-      f'The window of data set {name!r} must hold at least one of the {count} '
-      f'sequences and lie within them; got start {start}, length {length}.'
     )

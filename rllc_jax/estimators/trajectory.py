@@ -19,11 +19,14 @@ import xarray as xr
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import blocks
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import request as requests
+from rllc_jax.estimators import settings
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces
+
+Progress = Callable[[int, int], None]  # progress(done, total).
 
 
 def estimate_trajectory(
@@ -32,25 +35,13 @@ def estimate_trajectory(
   trajectory: types.Trajectory,
   datasets: Mapping[str, types.PyTree],
   minibatches: types.Minibatches,
+  sampling: settings.Sampling,
   *,
-  posterior: types.Posterior,
-  step_size: float,
-  num_chains: int = 4,
-  num_draws: int = 200,
-  burn_in: int | None = None,
-  num_steps_between_draws: int = 1,
-  sampler: types.Sampler | None = None,
-  share_batches: bool = True,
-  num_baseline_batches: int = 64,
-  chunk_size: int | None = None,
-  rows_per_block: int | None = None,
-  segment: int | None = None,
-  mesh: jax.sharding.Mesh | None = None,
-  matmul_precision: str = 'float32',
+  layout: settings.Layout = settings.Layout(),
   store: stores.Store | None = None,
   provenance: Mapping[str, Any] | None = None,
   observe: types.Observe | None = None,
-  progress: Callable[[int, int], None] | None = None,
+  progress: Progress | None = None,
 ) -> xr.Dataset:
   """Samples the refined posteriors of a whole training run.
 
@@ -62,23 +53,8 @@ def estimate_trajectory(
     trajectory: the checkpoints.
     datasets: windows by name.
     minibatches: what the windows look into, and how minibatches are drawn.
-    posterior: n beta and gamma.
-    step_size: epsilon, in weight^2.
-    num_chains: chains a refinement.
-    num_draws: draws after the burn-in.
-    burn_in: steps before them, recorded too; 10 / (step_size localization) by
-      default.
-    num_steps_between_draws: steps from one recorded step to the next.
-    sampler: SGLD by default.
-    share_batches: whether refinements and chains see the same minibatches.
-    num_baseline_batches: minibatches for the corpus baseline; 0 for none.
-    chunk_size: columns of a device in parallel; from its memory by default,
-      and less, with a warning, if that runs out.
-    rows_per_block: rows a call; one a device row of the mesh by default.
-    segment: draws a call; by default what takes about ten seconds.
-    mesh: see `layout.make_mesh`; all local devices by default.
-    matmul_precision: what matrix products round to, 'float32',
-      'tensorfloat32' or 'bfloat16'; sums are float32. On a CPU only the first.
+    sampling: settings of the chains.
+    layout: where and in which pieces; all local devices by default.
     store: see `open_store`. With one, a run that was killed goes on,
       and one that is done can be asked for more. In memory by default.
     provenance: what else makes the numbers what they are (the loss, the model),
@@ -93,50 +69,45 @@ def estimate_trajectory(
     draw).
 
   Raises:
-    ValueError: if a setting is out of range, a name is given twice, a
-      checkpoint is not finite, a store is of another run, or the memory of a
-      device does not suffice; what is stored stays.
+    ValueError: if a name is given twice, a checkpoint is not finite, a store is
+      of another run, or the memory of a device does not suffice; what is stored
+      stays.
   """
-  request = requests.check(
+  if isinstance(refinements, types.Refinements):
+    refinements = [refinements]
+  spec = requests.Spec(
     rng_key,
     refinements,
     trajectory,
     datasets,
     minibatches,
-    posterior=posterior,
-    step_size=step_size,
-    num_chains=num_chains,
-    num_draws=num_draws,
-    burn_in=burn_in,
-    num_steps_between_draws=num_steps_between_draws,
-    sampler=sampler,
-    share_batches=share_batches,
-    num_baseline_batches=num_baseline_batches,
-    chunk_size=chunk_size,
-    rows_per_block=rows_per_block,
-    segment=segment,
-    mesh=mesh,
-    matmul_precision=matmul_precision,
-    provenance=provenance,
-    observe=observe,
-    with_losses=store is not None,
+    sampling,
+    layout,
+    provenance,
+    observe,
   )
+  request = requests.check(spec, with_losses=store is not None)
   store = memory.MemoryStore() if store is None else store
-  fill(request, trajectory, store, progress or (lambda done, total: None))
+  return run(request, store, progress or (lambda done, total: None))
+
+
+def run(
+  request: requests.Request,
+  store: stores.Store,
+  progress: Progress = lambda done, total: None,
+) -> xr.Dataset:
+  """Takes the draws that a store lacks and reads what was asked for."""
+  fill(request, store, progress)
   return store.read(request.extent)
 
 
 def fill(
-  request: requests.Request,
-  trajectory: types.Trajectory,
-  store: stores.Store,
-  progress: Callable[[int, int], None],
+  request: requests.Request, store: stores.Store, progress: Progress
 ) -> None:
   """Takes the draws that a store lacks, and reads none of what it holds.
 
   Args:
     request: from `request.check`.
-    trajectory: that of the request.
     store: as of `estimate_trajectory`; with several processes, each does its
       own share.
     progress: as of `estimate_trajectory`.
@@ -146,22 +117,19 @@ def fill(
   """
   store.begin(request.identity, request.extent, request.made_with)
   try:
-    _run(request, trajectory, store, progress)
+    _run(request, store, progress)
   finally:
     store.end()
 
 
 def _run(
-  request: requests.Request,
-  trajectory: types.Trajectory,
-  store: stores.Store,
-  progress: Callable[[int, int], None],
+  request: requests.Request, store: stores.Store, progress: Progress
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
-  job, extent = request.job, request.extent
+  job, extent, trajectory = request.job, request.extent, request.spec.trajectory
   rows = store.own(blocks.all_rows(extent))
   works = blocks.plan(
-    store.recorded, request.refinements, extent, rows, job.rows_per_block
+    store.recorded, request.spec.refinements, extent, rows, job.rows_per_block
   )
   left = sum(work.num_chains * (job.num_draws - work.first) for work in works)
   total = len(rows) * math.prod(traces.sizes(extent)[2:])
@@ -188,7 +156,7 @@ def _loaded_ahead(
   """
 
   def load(work):
-    rows = layout.padded(work.rows, rows_per_block)
+    rows = grid.padded(work.rows, rows_per_block)
     steps = [step for step, _ in rows]
     # What a caller hands out may be memory that its next call writes to.
     params = trees.copied(trajectory.load(steps))

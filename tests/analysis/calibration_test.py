@@ -1,5 +1,7 @@
 """Sweeps against the estimator that they sweep, and against closed forms."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -24,7 +26,7 @@ OPTIONS = {'num_chains': 2, 'num_draws': 24, 'num_curvature_batches': 0}
 
 def sweep(step=0, **changes):
   options = GRID | OPTIONS | changes
-  return calibration.calibrate(
+  return toy.calibrate(
     KEY,
     toy.family(0, 2),
     toy.checkpoint(step),
@@ -33,20 +35,28 @@ def sweep(step=0, **changes):
   )
 
 
+@functools.cache
+def plain():
+  """The sweep without changes, and what it keeps; no test changes them."""
+  kept = {}
+  return sweep(kept=kept), kept
+
+
 class CalibrateTest(parameterized.TestCase):
   def test_a_cell_is_the_estimate_at_its_setting(self):
     """Another route: one call a setting, one device, a buffer of its own."""
-    found = sweep()
+    found, _ = plain()
     self.assertEqual(
       found.llc.dims, ('step_size', 'nbeta', 'localization', 'refinement')
     )
     point = calibration.Setting(2e-3, 30.0, 100.0)
-    expected = rllc.estimate_rllc(
+    expected = toy.estimate(
       KEY,
       toy.family(0, 2),
       toy.checkpoint(0),
       minibatches.uniform(toy.data(), 4),
-      posterior=types.Posterior(point.nbeta, point.localization),
+      nbeta=point.nbeta,
+      localization=point.localization,
       step_size=point.step_size,
       num_chains=2,
       num_draws=24,
@@ -63,7 +73,7 @@ class CalibrateTest(parameterized.TestCase):
 
   def test_each_setting_has_its_own_burn_in(self):
     """10 / (epsilon gamma) steps, then as many draws as all others."""
-    found = sweep()
+    found, _ = plain()
     product = found.step_size * found.localization
     burn_in = np.ceil(10 / product - 1e-9)
     np.testing.assert_array_equal(
@@ -86,9 +96,10 @@ class CalibrateTest(parameterized.TestCase):
     self.assertTrue((first.num_failed == 0).all())
 
   def test_what_is_kept_is_not_done_again(self):
-    kept, seen = {}, []
-    whole = sweep(kept=kept)
+    seen = []
+    whole, kept = plain()
     self.assertLen(kept, 8)
+    kept = {name: x.copy(deep=True) for name, x in kept.items()}
     for name in list(kept)[3:]:
       kept[name] = None if name == list(kept)[-1] else kept[name]
     del kept[list(kept)[-1]]
@@ -136,7 +147,7 @@ class CalibrateTest(parameterized.TestCase):
     )
     options = {'nbetas': (100.0,), 'localizations': (100.0,), 'num_draws': 400}
     data = minibatches.uniform(jnp.zeros(1), 1)
-    found = calibration.calibrate(
+    found = toy.calibrate(
       KEY,
       family,
       jnp.zeros(2),
@@ -154,7 +165,7 @@ class CalibrateTest(parameterized.TestCase):
     with self.assertRaisesRegex(
       ValueError, 'Some chain.*step sizes under 0.00'
     ):
-      calibration.calibrate(
+      toy.calibrate(
         KEY, steep, jnp.zeros(2), data, step_sizes=(1e-3, 2e-3), **options
       )
 
@@ -167,7 +178,7 @@ class CalibrateTest(parameterized.TestCase):
       jax.debug.callback(lambda step: drawn.append(int(step)), step)
       return data
 
-    found = calibration.calibrate(
+    found = toy.calibrate(
       KEY,
       rllc.one_refinement(
         lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(1), None
@@ -193,7 +204,7 @@ class CalibrateTest(parameterized.TestCase):
 
     backward = lambda w, cotangent: (cotangent * jax.lax.stop_gradient(w),)
     fast.defvjp(lambda w: (fast(w), w), backward)
-    found = calibration.calibrate(
+    found = toy.calibrate(
       KEY,
       rllc.one_refinement(lambda w, batch: fast(w), jnp.zeros(3), None),
       jnp.zeros(3),
@@ -224,7 +235,7 @@ class FrontDoorTest(absltest.TestCase):
       localizations=(20.0,),
       batch_size=1,
       num_chains=8,
-      num_draws=3000,
+      num_draws=800,
       chunk_size=4,
     )
     self.assertEqual(found.llc.dims, calibration.GRID_DIMS)
@@ -232,7 +243,7 @@ class FrontDoorTest(absltest.TestCase):
     np.testing.assert_allclose(found.curvature, a, rtol=1e-6)
     share = found.nbeta / (a * (1 - found.step_size * a / 4))
     expected = 128 / 2 * share.transpose(*found.llc.dims)
-    self.assertLess(float((found.standard_error / expected).max()), 0.01)
+    self.assertLess(float((found.standard_error / expected).max()), 0.02)
     deviation = abs(found.llc - expected) / found.standard_error
     self.assertLess(float(deviation.max()), 4)
     # The bias is seen: at the largest step 47 % (a = 100).

@@ -8,7 +8,6 @@ import numpy as np
 
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import rllc
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 from tests.estimators import toy
@@ -26,7 +25,7 @@ def draws(batches, steps, window=None):
   window = minibatches.whole(batches.data) if window is None else window
   keys = jax.random.split(jax.random.key(0), len(steps))
   draw = lambda key, step: batches.draw(key, step, batches.data, window)
-  return jax.vmap(draw)(keys, jnp.array(steps))
+  return jax.jit(jax.vmap(draw))(keys, np.array(steps))
 
 
 class UniformTest(absltest.TestCase):
@@ -99,12 +98,13 @@ class OneWindowTest(parameterized.TestCase):
     family = types.Refinements(
       ('all',), lens, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, lens)
     )
-    found = rllc.estimate_rllc(
+    found = toy.estimate(
       jax.random.key(0),
       family,
       jnp.float32(2),
       minibatches.full(data),
-      posterior=types.Posterior(0.0, 10.0),
+      nbeta=0.0,
+      localization=10.0,
       step_size=1e-2,
       num_draws=24,
       burn_in=0,
@@ -166,12 +166,13 @@ class ReplayBiasTest(absltest.TestCase):
     )
     nbeta, step_size = 40.0, 1e-2
     with self.assertWarnsRegex(UserWarning, 'noise_scale=0.0'):
-      found = rllc.estimate_rllc(
+      found = toy.estimate(
         jax.random.key(0),
         family,
         jnp.float32(0),
         minibatches.epochs(data, np.array([[0], [1]])),
-        posterior=types.Posterior(nbeta, 0.0),
+        nbeta=nbeta,
+        localization=0.0,
         step_size=step_size,
         sampler=sgld.sgld(noise_scale=0.0),
         num_chains=1,

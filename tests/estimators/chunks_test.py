@@ -11,7 +11,7 @@ import rllc_jax
 from rllc_jax import types
 from rllc_jax.estimators import compilation
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program
 from rllc_jax.results import memory
 from tests.estimators import toy
@@ -25,7 +25,7 @@ HALVED = 'ignore:6 columns in parallel do not fit'
 def chosen(monkeypatch):
   """All six columns of a block are chosen to run at once."""
   choose = lambda num_columns, measure, device: num_columns
-  monkeypatch.setattr(layout, 'default_chunk_size', choose)
+  monkeypatch.setattr(grid, 'default_chunk_size', choose)
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def limited(monkeypatch, chosen):
 
 
 def run(**options):
-  return toy.run(mesh=layout.make_mesh(1, 1), **options)
+  return toy.run(mesh=grid.make_mesh(1, 1), **options)
 
 
 class WatchedStore(memory.MemoryStore):
@@ -145,10 +145,10 @@ def test_a_given_chunk_size_is_not_changed(limit, advice, limited, monkeypatch):
   """
   limited(3)
   stats = {'bytes_limit': limit} if limit else None
-  fit = layout.fitting_chunk_size
+  fit = grid.fitting_chunk_size
   device = type('Device', (), {'memory_stats': lambda self: stats})()
   monkeypatch.setattr(
-    layout, 'fitting_chunk_size', lambda n, measure, _: fit(n, measure, device)
+    grid, 'fitting_chunk_size', lambda n, measure, _: fit(n, measure, device)
   )
   monkeypatch.setattr(
     footprint,
@@ -207,12 +207,13 @@ def test_a_real_shortage_on_a_cpu(chosen):
 
 
 def test_a_real_shortage_at_one_checkpoint(chosen):
-  estimate = lambda family: rllc_jax.estimate_rllc(
+  estimate = lambda family: toy.estimate(
     jax.random.key(0),
     family,
     toy.checkpoint(0),
     rllc_jax.uniform(toy.data(), 4),
-    posterior=types.Posterior(30.0, 50.0),
+    nbeta=30.0,
+    localization=50.0,
     step_size=1e-3,
     num_chains=2,
     num_draws=24,

@@ -8,7 +8,7 @@ import pytest
 
 import rllc_jax
 from rllc_jax.estimators import compilation
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from tests.estimators import toy
 
 COMPILED = toy.compile_counter()
@@ -19,7 +19,7 @@ def test_a_shape_is_compiled_once_wherever_its_arguments_are():
     return x * y[None]
 
   spec = PartitionSpec('row')
-  mesh = layout.make_mesh(2, 1)
+  mesh = grid.make_mesh(2, 1)
   function = compilation.sharded(wanted, mesh, (spec, PartitionSpec()), spec)
   y = jnp.float32(2)
   on_second = jax.device_put(np.ones(4, np.float32), jax.devices()[1])
@@ -92,7 +92,7 @@ def test_the_precision_is_part_of_what_the_numbers_are(tmp_path):
 
 def test_a_program_asks_for_the_precision_of_its_run():
   """Not for that of the process, which a GPU would take as TF32."""
-  mesh = layout.make_mesh(1, 1)
+  mesh = grid.make_mesh(1, 1)
   spec = PartitionSpec()
   square = lambda x: x @ x
   for name, requested in (('float32', 'highest'), ('tensorfloat32', 'high')):

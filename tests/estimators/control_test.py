@@ -51,13 +51,14 @@ def transformer():
 
 def sample(family, params, data, **changes):
   options = {
-    'posterior': types.Posterior(30.0, 50.0),
+    'nbeta': 30.0,
+    'localization': 50.0,
     'step_size': 1e-3,
     'num_chains': 2,
     'num_draws': 30,
     'burn_in': 0,
   } | changes
-  return rllc.estimate_rllc(
+  return toy.estimate(
     jax.random.key(0), family, params, minibatches.uniform(data, 4), **options
   )
 
@@ -75,7 +76,8 @@ class ControlTest(parameterized.TestCase):
       toy.family(0, 1, 2),
       toy.checkpoint(0),
       toy.data(),
-      posterior=types.Posterior(0.0, localization),
+      nbeta=0.0,
+      localization=localization,
       step_size=step_size,
       estimator_nbeta=30.0,
       num_draws=4_000,
@@ -103,7 +105,8 @@ class ControlTest(parameterized.TestCase):
         toy.family(0, 1, 2),
         toy.checkpoint(0),
         toy.data(),
-        posterior=types.Posterior(30.0, localization),
+        nbeta=30.0,
+        localization=localization,
         step_size=0.2 / localization,
         num_draws=200,
         burn_in=None,
@@ -122,9 +125,7 @@ class ControlTest(parameterized.TestCase):
     scaled = family._replace(loss=weights.refine(loss_fn, family.lens))
     there = toy.checkpoint(0), toy.data()
     plain = sample(family, *there)
-    found = sample(
-      scaled, *there, posterior=types.Posterior(30.0 / factor, 50.0)
-    )
+    found = sample(scaled, *there, nbeta=30.0 / factor, localization=50.0)
     np.testing.assert_array_equal(found.llc, plain.llc)
     np.testing.assert_array_equal(found.standard_error, plain.standard_error)
     for name in ('squared_distance', 'virial', 'squared_gradient'):

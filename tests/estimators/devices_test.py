@@ -10,7 +10,7 @@ SCRIPT = """
   import jax.numpy as jnp
   import numpy as np
   from rllc_jax import types
-  from rllc_jax.estimators import layout
+  from rllc_jax.estimators import grid
   from rllc_jax.refinement import weights
   from tests.estimators import toy
 
@@ -39,13 +39,13 @@ SCRIPT = """
     )
     return toy.run(
       refinements=heads,
-      posterior=types.Posterior(30.0, 0.0),
+      nbeta=30.0, localization=0.0,
       observe=lambda position, context: {'batch': context[1], **position},
       mesh=mesh,
       **options,
     )
 
-  alone = layout.make_mesh(1, 1)
+  alone = grid.make_mesh(1, 1)
   (whole, _), bits = program_text(alone), random_numbers(alone)
   assert len(np.unique(bits.W.isel(draw=-1))) == bits.W.isel(draw=-1).size
   shapes = {
@@ -55,7 +55,7 @@ SCRIPT = """
   }
   words = 'all-reduce all-gather all-to-all reduce-scatter collective'
   for shape, options in shapes.items():  # 6 rows, 6 columns: 8 do not divide.
-    mesh = layout.make_mesh(*shape)
+    mesh = grid.make_mesh(*shape)
     found, text = program_text(mesh)
     toy.assert_same_traces(found, whole)
     for word in words.split():

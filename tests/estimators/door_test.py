@@ -16,6 +16,7 @@ from rllc_jax.estimators import door
 from rllc_jax.refinement import control_variates
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
+from tests.estimators import toy
 
 SETTINGS = {'nbeta': 100.0, 'localization': 10.0, 'step_size': 1e-4}
 SHORT = {'num_draws': 24, 'burn_in': 0, 'num_chains': 1}
@@ -93,12 +94,13 @@ def test_halves_of_a_loss_that_disagree_are_refused_at_draw_0():
   off = whole._replace(
     context=lambda params, batch: ((params, batch), bowl(params, batch) + 0.02)
   )
-  run = lambda loss: rllc_jax.estimate_rllc(
+  run = lambda loss: toy.estimate(
     jax.random.key(0),
     family(loss, ('all',), lens, jnp.zeros(1)),
     jnp.ones(3),
     minibatches.uniform(jnp.zeros(1), 1),
-    posterior=types.Posterior(100.0, 10.0),
+    nbeta=100.0,
+    localization=10.0,
     step_size=1e-4,
     **SHORT,
   )
@@ -120,10 +122,8 @@ def test_a_trajectory_refuses_them_before_it_stores_anything(tmp_path):
       types.Trajectory((3,), lambda steps: np.ones((len(steps), 2), 'f4')),
       {'data': types.Window(0, 1)},
       batches,
-      posterior=types.Posterior(100.0, 10.0),
-      step_size=1e-4,
+      rllc_jax.Sampling(**SETTINGS, **SHORT),
       store=rllc_jax.open_store(tmp_path / 'store'),
-      **SHORT,
     )
   assert not rllc_jax.open_store(tmp_path / 'store').longest()
 

@@ -7,7 +7,7 @@ import numpy as np
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program
 from rllc_jax.refinement import weights
 
@@ -38,7 +38,7 @@ def measured(num_columns, share_batches=True):
     rows,
     BATCHES,
     num_columns,
-    layout.make_mesh(1, 1),
+    grid.make_mesh(1, 1),
     share_batches=share_batches,
     matmul_precision='float32',
   )

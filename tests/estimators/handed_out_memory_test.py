@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from rllc_jax import types
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from tests.estimators import toy
 
 STEPS = toy.STEPS[:6]
@@ -67,7 +67,7 @@ def test_the_next_load_changes_no_number(make):
   expected = toy.run(trajectory=toy.trajectory(STEPS), **options)
   found = toy.run(
     trajectory=types.Trajectory(STEPS, make()),
-    mesh=layout.make_mesh(1, 1),
+    mesh=grid.make_mesh(1, 1),
     rows_per_block=1,
     **options,
   )
@@ -101,7 +101,7 @@ def test_a_block_keeps_its_weights_while_the_next_one_loads():
   found = toy.run(
     trajectory=types.Trajectory(STEPS, slow),
     datasets={'text': toy.DATASETS['text']},
-    mesh=layout.make_mesh(1, 1),
+    mesh=grid.make_mesh(1, 1),
     rows_per_block=1,
     num_chains=1,
     observe=observe,

@@ -16,6 +16,7 @@ from rllc_jax.data import minibatches
 from rllc_jax.estimators import faults
 from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import weights
 
@@ -297,10 +298,13 @@ class ChainsTest(absltest.TestCase):
       types.Trajectory((7,), load),
       {'none': types.Window(0, 1)},
       minibatches.uniform(jnp.zeros((1, 1)), 1),
-      posterior=types.Posterior(100.0, 100.0),
-      step_size=1e-3,
-      num_draws=1000,
-      burn_in=100,
+      settings.Sampling(
+        nbeta=100.0,
+        localization=100.0,
+        step_size=1e-3,
+        num_draws=1000,
+        burn_in=100,
+      ),
     )
     found = health.check(llc.llc_from_traces(traces)).squeeze()
     steep = found.sel(refinement='steep')

@@ -4,10 +4,9 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from experiments import choices
-import rllc_jax
 from rllc_jax import types
 from rllc_jax.refinement import weights
+from rllc_jax.samplers import by_name
 from tests.estimators import toy
 from tests.training import loop_test
 
@@ -28,13 +27,13 @@ def test_a_run_uses_no_key_twice(share_batches):
   toy.run(refinements=[family], share_batches=share_batches)
 
 
-@pytest.mark.parametrize('sampler', [*choices.SAMPLERS.values(), rllc_jax.mala])
+@pytest.mark.parametrize('sampler', by_name.names())
 def test_a_step_uses_no_key_twice(sampler):
   bowl = lambda u: jnp.sum(u**2)
 
   @jax.jit
   def step(rng_key, position):
-    kernel = sampler()
+    kernel = by_name.sampler(sampler)
     potential = types.Potential(bowl, bowl, 2.0)
     return kernel.step(rng_key, kernel.init(position), potential, 0.1)[0]
 

@@ -13,7 +13,6 @@ from scipy import stats
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import llc
-from rllc_jax.estimators import rllc
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as tables
@@ -308,12 +307,13 @@ class RoutesTest(absltest.TestCase):
       trajectory=toy.trajectory((0,)), datasets={'data': types.Window(0, 64)}
     )
     read = llc.llc_from_traces(traces, burn_in=6).isel(checkpoint=0, dataset=0)
-    found = rllc.estimate_rllc(
+    found = toy.estimate(
       jax.random.key(0),
       toy.family(0, 1, 2),
       toy.checkpoint(0),
       minibatches.uniform(toy.data(), 4),
-      posterior=types.Posterior(30.0, 50.0),
+      nbeta=30.0,
+      localization=50.0,
       step_size=1e-3,
       num_chains=2,
       num_draws=24,

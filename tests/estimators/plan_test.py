@@ -7,33 +7,19 @@ import numpy as np
 import pytest
 
 import rllc_jax
-from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import plan as plans
 from tests.estimators import toy
 
-POSTERIOR = types.Posterior(30.0, 50.0)
 BATCH = 4 * 3  # Numbers in a minibatch of the toy.
 
 
-def plan(monkeypatch=None, **changes):
-  options = {
-    'refinements': [toy.family(0, 1), toy.family(2)],
-    'trajectory': toy.trajectory(),
-    'datasets': toy.DATASETS,
-    'minibatches': minibatches.uniform(toy.data(), 4),
-    'posterior': POSTERIOR,
-    'step_size': 1e-3,
-    'num_chains': 2,
-    'num_draws': 24,
-    'burn_in': 6,
-    'num_baseline_batches': 4,
-  } | changes
-  names = ('refinements', 'trajectory', 'datasets', 'minibatches')
-  arguments = [options.pop(name) for name in names]
-  return plans.plan(jax.random.key(0), *arguments, **options)
+def plan(**changes):
+  families = {'refinements': [toy.family(0, 1), toy.family(2)]}
+  args, kwargs = toy.arguments(**families | changes)
+  return plans.plan(*args, **kwargs)
 
 
 @pytest.fixture(autouse=True)

@@ -15,7 +15,7 @@ import pytest
 import rllc_jax
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.refinement import weights
 from tests.estimators import toy
 
@@ -52,7 +52,7 @@ def _run(name):
       trajectory=toy.trajectory(toy.STEPS[:2]),
       sampler=_SAMPLERS[name](),
       num_draws=num_draws,
-      mesh=layout.make_mesh(2, 1),
+      mesh=grid.make_mesh(2, 1),
       store=rllc_jax.open_store(store),
       **changes,
     )

@@ -12,7 +12,7 @@ import pytest
 import rllc_jax
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.samplers import sgld
 from tests import binaries
 from tests.estimators import toy
@@ -50,7 +50,7 @@ class StoreTest(parameterized.TestCase):
     """6 rows in blocks of 4, 6 columns in chunks of 4."""
     found = toy.run(
       store=rllc_jax.open_store(toy.directory() / 'store'),
-      mesh=layout.make_mesh(1, 1),
+      mesh=grid.make_mesh(1, 1),
       rows_per_block=4,
       chunk_size=4,
     )
@@ -97,7 +97,7 @@ class StoreTest(parameterized.TestCase):
 
   @parameterized.parameters(
     ({'step_size': 2e-3}, 'step_size = 0.001, and this run has 0.002'),
-    ({'posterior': types.Posterior(10.0, 50.0)}, 'nbeta = 30.0'),
+    ({'nbeta': 10.0, 'localization': 50.0}, 'nbeta = 30.0'),
     ({'rng_key': jax.random.key(1)}, 'rng_key'),
     ({'minibatches': minibatches.uniform(toy.data(), 8)}, 'batch'),
     ({'minibatches': minibatches.uniform(1 + toy.data(), 4)}, 'data = '),
@@ -144,7 +144,7 @@ class StoreTest(parameterized.TestCase):
     known = toy.trajectory(steps)._replace(load=load, fingerprint=str)
     options = {'trajectory': known, 'datasets': {'text': types.Window(0, 40)}}
     store = rllc_jax.open_store(path, process=(0, 2))
-    toy.run(store=store, mesh=layout.make_mesh(1, 1), **options)
+    toy.run(store=store, mesh=grid.make_mesh(1, 1), **options)
     # The first, to try the lens; then every other one.
     self.assertEqual(loaded, [(0,), (0,), (20,)])
     with self.assertRaisesRegex(ValueError, 'params.10 = 10, and this .* 10!'):

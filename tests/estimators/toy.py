@@ -1,5 +1,6 @@
 """A toy with everything that a run needs: three heads, two data sets."""
 
+import dataclasses
 import pathlib
 import tempfile
 
@@ -9,7 +10,11 @@ import numpy as np
 
 from rllc_jax import trees
 from rllc_jax import types
+from rllc_jax.analysis import calibration
 from rllc_jax.data import minibatches
+from rllc_jax.estimators import grid
+from rllc_jax.estimators import rllc
+from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import weights
 
@@ -55,24 +60,65 @@ def data():
   return jnp.asarray(rng.normal(size=(64, 3)), jnp.float32)
 
 
+def split(options, **defaults):
+  """Options of a run as (Sampling, Layout, the rest)."""
+  options = defaults | options
+  fields = lambda kind: {
+    field.name: options.pop(field.name)
+    for field in dataclasses.fields(kind)
+    if field.name in options
+  }
+  sampling = settings.Sampling(**fields(settings.Sampling))
+  return sampling, settings.Layout(**fields(settings.Layout)), options
+
+
+def arguments(**changes):
+  """(args, kwargs) of `estimate_trajectory` for a small run."""
+  sampling, layout, options = split(
+    changes,
+    rng_key=jax.random.key(0),
+    refinements=[family(0, 1, 2)],
+    trajectory=trajectory(),
+    datasets=DATASETS,
+    minibatches=minibatches.uniform(data(), 4),
+    nbeta=30.0,
+    localization=50.0,
+    step_size=1e-3,
+    num_chains=2,
+    num_draws=24,
+    burn_in=6,
+    num_baseline_batches=4,
+  )
+  names = 'rng_key', 'refinements', 'trajectory', 'datasets', 'minibatches'
+  args = [options.pop(name) for name in names]
+  return (*args, sampling), {**options, 'layout': layout}
+
+
 def run(**changes):
   """Traces of a small run, with what is said otherwise."""
-  options = {
-    'refinements': [family(0, 1, 2)],
-    'trajectory': trajectory(),
-    'datasets': DATASETS,
-    'minibatches': minibatches.uniform(data(), 4),
-    'posterior': types.Posterior(30.0, 50.0),
-    'step_size': 1e-3,
-    'num_chains': 2,
-    'num_draws': 24,
-    'burn_in': 6,
-    'num_baseline_batches': 4,
-  } | changes
-  first = [options.pop(name) for name in ('refinements', 'trajectory')]
-  rest = [options.pop(name) for name in ('datasets', 'minibatches')]
-  key = options.pop('rng_key', jax.random.key(0))
-  return trajectories.estimate_trajectory(key, *first, *rest, **options)
+  args, kwargs = arguments(**changes)
+  return trajectories.estimate_trajectory(*args, **kwargs)
+
+
+def estimate(rng_key, refinements, params, minibatches, **options):
+  """`estimate_rllc` with the settings as keywords."""
+  sampling, layout, rest = split(options)
+  if layout.mesh is None:
+    layout = dataclasses.replace(layout, mesh=grid.make_mesh(1, 1))
+  return rllc.estimate_rllc(
+    rng_key, refinements, params, minibatches, sampling, layout=layout, **rest
+  )
+
+
+def calibrate(rng_key, refinements, params, minibatches, **options):
+  """`calibrate` with the settings as keywords."""
+  first = {'step_size': options['step_sizes'][0]}
+  for name in ('nbeta', 'localization'):
+    first[name] = next(iter(options[f'{name}s']), 1.0)
+  sampling, layout, rest = split(options, **first)
+  return calibration.calibrate(
+    rng_key, refinements, params, minibatches, sampling, layout=layout, **rest
+  )
 
 
 def compile_counter():

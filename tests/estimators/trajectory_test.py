@@ -12,7 +12,7 @@ import numpy as np
 import rllc_jax
 from rllc_jax import types
 from rllc_jax.data import minibatches
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 from rllc_jax.estimators import program
 from rllc_jax.samplers import sgld
 from tests.estimators import toy
@@ -24,7 +24,7 @@ class InvarianceTest(parameterized.TestCase):
   @classmethod
   def setUpClass(cls):
     super().setUpClass()
-    cls.whole = toy.run(mesh=layout.make_mesh(1, 1))
+    cls.whole = toy.run(mesh=grid.make_mesh(1, 1))
 
   @parameterized.parameters(
     {'chunk_size': 3},
@@ -36,16 +36,16 @@ class InvarianceTest(parameterized.TestCase):
     {'rows_per_block': 4},  # Does not divide 6 rows: padded.
   )
   def test_chunk_segment_and_block_change_nothing(self, **layout_options):
-    options = {'mesh': layout.make_mesh(1, 1)} | layout_options
+    options = {'mesh': grid.make_mesh(1, 1)} | layout_options
     toy.assert_same_traces(toy.run(**options), self.whole)
 
   @parameterized.parameters((2, 1), (1, 2))
   def test_two_devices_change_nothing(self, rows, columns):
-    found = toy.run(mesh=layout.make_mesh(rows, columns))
+    found = toy.run(mesh=grid.make_mesh(rows, columns))
     toy.assert_same_traces(found, self.whole)
 
   def test_a_segment_changes_no_bit(self):
-    options = {'mesh': layout.make_mesh(1, 1)}
+    options = {'mesh': grid.make_mesh(1, 1)}
     for segment in (1, 7, 30):
       found = toy.run(segment=segment, **options)
       for name in toy.TRACES:
@@ -85,14 +85,15 @@ class InvarianceTest(parameterized.TestCase):
 
   def test_every_cell_has_noise_of_its_own(self):
     """Without loss and localization the first step is noise alone."""
-    found = toy.run(posterior=types.Posterior(0.0, 0.0))
+    found = toy.run(nbeta=0.0, localization=0.0)
     lengths = found.squared_distance.isel(draw=1).values.ravel()
     self.assertLen(np.unique(lengths), 3 * 2 * 3 * 2)
 
   def test_noise_is_at_its_address(self):
     """Run, stream 1, data set, step, refinement, chain, step; names by CRC."""
     found = toy.run(
-      posterior=types.Posterior(0.0, 0.0),
+      nbeta=0.0,
+      localization=0.0,
       observe=lambda position, context: {'v': position['v']},
     )
     crc = lambda name: np.uint32(zlib.crc32(name.encode()))
@@ -168,7 +169,7 @@ class OneAmongManyTest(absltest.TestCase):
         many.loss.isel(chain=slice(1)), alone.loss, rtol=1e-5
       )
     with self.subTest('bits'):
-      options |= {'posterior': types.Posterior(0.0, 0.0), 'observe': observe}
+      options |= {'nbeta': 0.0, 'localization': 0.0, 'observe': observe}
       alone = toy.run(num_chains=1, **options)
       many = toy.run(num_chains=64, **options).isel(chain=slice(1))
       np.testing.assert_array_equal(many.v, alone.v)
@@ -202,7 +203,7 @@ class CompilationTest(absltest.TestCase):
   def test_a_sweep_compiles_nothing(self):
     toy.run()
     COMPILED.clear()
-    toy.run(posterior=types.Posterior(10.0, 100.0), step_size=1e-4, burn_in=6)
+    toy.run(nbeta=10.0, localization=100.0, step_size=1e-4, burn_in=6)
     self.assertEqual(COMPILED['jit(run)'], 0)
 
   def test_one_block_program_a_family_in_a_whole_sweep(self):
@@ -221,7 +222,8 @@ class CompilationTest(absltest.TestCase):
         toy.run(
           refinements=families,
           trajectory=toy.trajectory(toy.STEPS[:2]),
-          posterior=types.Posterior(nbeta, localization),
+          nbeta=nbeta,
+          localization=localization,
           step_size=step_size,
           num_draws=num_draws,
         )
@@ -236,12 +238,13 @@ class CompilationTest(absltest.TestCase):
     )
     COMPILED.clear()
     for nbeta, num_draws in ((30.0, 24), (10.0, 30)):
-      rllc_jax.estimate_rllc(
+      toy.estimate(
         jax.random.key(0),
         family._replace(loss=loss),
         toy.checkpoint(0),
         minibatches.uniform(toy.data(), 4),
-        posterior=types.Posterior(nbeta, 50.0),
+        nbeta=nbeta,
+        localization=50.0,
         step_size=1e-3,
         num_chains=2,
         num_draws=num_draws,
@@ -250,7 +253,7 @@ class CompilationTest(absltest.TestCase):
     self.assertEqual(COMPILED['jit(run)'], 1)
 
   def test_no_collective_in_the_program(self):
-    mesh = layout.make_mesh(2, 1)
+    mesh = grid.make_mesh(2, 1)
     batches = minibatches.uniform(toy.data(), 4)
     family = toy.family(0, 1)
     built = program.block_program(
@@ -291,7 +294,7 @@ class ProgressTest(absltest.TestCase):
     """6 rows in blocks of 4, 6 columns in chunks of 4, 30 draws in sevens."""
     calls = []
     toy.run(
-      mesh=layout.make_mesh(1, 1),
+      mesh=grid.make_mesh(1, 1),
       rows_per_block=4,
       chunk_size=4,
       segment=7,
@@ -315,8 +318,8 @@ class ProgressTest(absltest.TestCase):
 
 class DoorTest(parameterized.TestCase):
   @parameterized.parameters(
-    ({'posterior': types.Posterior(-1.0, 50.0)}, 'nbeta must be at least 0'),
-    ({'posterior': types.Posterior(30.0, -1.0)}, 'localization must be'),
+    ({'nbeta': -1.0, 'localization': 50.0}, 'nbeta must be at least 0'),
+    ({'nbeta': 30.0, 'localization': -1.0}, 'localization must be'),
     ({'step_size': 0.0}, 'step_size must be positive'),
     ({'step_size': float('nan')}, 'step_size must be positive'),
     ({'step_size': 0.1}, 'must be under 4'),
@@ -332,10 +335,7 @@ class DoorTest(parameterized.TestCase):
     ({'datasets': {'\ud800': toy.DATASETS['text']}}, r"got '\\ud800'"),
     ({'trajectory': toy.trajectory((0, 0))}, 'checkpoints must differ.*0'),
     ({'refinements': [toy.family(0), toy.family(0)]}, "'0:0' more than once"),
-    (
-      {'posterior': types.Posterior(30.0, 0.0), 'burn_in': None},
-      'burn_in must',
-    ),
+    ({'nbeta': 30.0, 'localization': 0.0, 'burn_in': None}, 'burn_in must'),
     ({'rows_per_block': 3}, 'multiple of the mesh rows, 2'),
     ({'datasets': {'far': types.Window(60, 5)}}, "'far' must.*64 sequences"),
     ({'datasets': {'none': types.Window(0, 0)}}, "'none' must hold at least"),

@@ -10,13 +10,12 @@ import xarray as xr
 from experiments import calibrate
 from experiments import sections
 from experiments import train
-from rllc_jax import types
 from rllc_jax.analysis import calibration
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
-from rllc_jax.estimators import rllc
 from rllc_jax.refinement import weights
 from rllc_jax.training import checkpoints
+from tests.estimators import toy
 from tests.experiments import train_test
 
 CALIBRATION = {
@@ -100,12 +99,13 @@ def test_a_cell_is_what_the_library_gives(swept):
     lambda *x: calibrate.attention_only.apply(model, *x)
   )
   (family,) = weights.families(['0:0'], params, loss_fn)
-  expected = rllc.estimate_rllc(
+  expected = toy.estimate(
     jax.random.key(3),
     family,
     params,
     minibatches.uniform(corpus.tokens, 4),
-    posterior=types.Posterior(10.0, 200.0),
+    nbeta=10.0,
+    localization=200.0,
     step_size=2e-3,
     num_chains=2,
     num_draws=60,

@@ -16,7 +16,7 @@ def rows(tmp_path_factory):
   train_test.write_corpus(workdir)
   train.run(train_test.read_config(), workdir)
   config = sections.make_config(
-    estimation={'batch_size': 4, 'num_chains': 2, 'num_draws': 200}
+    estimation={'batch_size': 4}, sampling={'num_chains': 2, 'num_draws': 200}
   )
   return {row.name: row for row in control_variates.run(config, workdir)}
 

@@ -69,7 +69,7 @@ class DemoTest(absltest.TestCase):
     that are themselves small.
     """
     config = smoke.get_config()
-    config.estimation.update(
+    config.sampling.update(
       {'share_batches': False, 'num_draws': 400, 'num_chains': 8}
     )
     workdir = self.workdir.parent / 'equilibrium'
@@ -120,12 +120,12 @@ class DemoTest(absltest.TestCase):
 
   def test_bad_input_is_one_line_and_no_success(self):
     cases = {
-      '--config.estimation.nbeta=-1.0': 'nbeta must be at least 0',
-      '--config.estimation.step_size=0.0': 'step_size must be positive',
-      '--config.estimation.num_draws=5': 'At least 24 draws',
+      '--config.sampling.nbeta=-1.0': 'nbeta must be at least 0',
+      '--config.sampling.step_size=0.0': 'step_size must be positive',
+      '--config.sampling.num_draws=5': 'At least 24 draws',
       "--config.estimation.refinements=('0:9',)": '0:0, 0:1, 1:0, 1:1',
       "--config.estimation.datasets=('code',)": 'train/stdlib_code',
-      '--config.estimation.step_size=0.002': 'made with step_size = 0.001',
+      '--config.sampling.step_size=0.002': 'made with step_size = 0.001',
       '--config.estimation.checkpoints=(7,)': '7',
       '--config.estimaton.nbeta=1': 'estimaton',
     }

@@ -35,19 +35,24 @@ ESTIMATION = {
   'refinements': ('0:0', 'unembed'),
   'checkpoints': (30, 31),
   'batch_size': 4,
-  'num_chains': 2,
-  'num_draws': 30,
 }
+SAMPLING = {'num_chains': 2, 'num_draws': 30}
 CONFIG = f"""
 from experiments import sections
 
 def get_config():
-  return sections.make_config(seed=3, estimation={ESTIMATION})
+  return sections.make_config(
+    seed=3, estimation={ESTIMATION}, sampling={SAMPLING})
 """
 
 
 def config(**changes):
-  return sections.make_config(seed=3, estimation={**ESTIMATION, **changes})
+  """A config with changes to the section `estimation` or `sampling`."""
+  own = sections.defaults('sampling')
+  sampling = {x: changes.pop(x) for x in [*changes] if x in own}
+  return sections.make_config(
+    seed=3, estimation=ESTIMATION | changes, sampling=SAMPLING | sampling
+  )
 
 
 @pytest.fixture(scope='module')
@@ -95,7 +100,7 @@ def test_failed_chains_have_an_exit_status_and_are_named(failed):
   assert done.returncode == commands.STATUS_OF_FAILED_CHAINS == 3
   last = done.stderr.splitlines()[-1]
   assert last.startswith('estimate_rllc: done, but 2 of 8 chains failed')
-  assert 'In config.estimation: lower step_size' in last
+  assert 'In config.sampling: lower step_size' in last
   assert 'unembed at step 31 on train: chains 0 and 1 failed' in done.stderr
   assert (
     'unembed: not healthy at 2 of 2 checkpoints: ' in done.stderr
@@ -165,7 +170,7 @@ def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
 def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
   workdir, _ = failed
   lost = config(checkpoints=(31,), refinements=('unembed',))
-  with pytest.raises(ValueError, match='2 of 2 that did not. In config.est'):
+  with pytest.raises(ValueError, match='2 of 2 that did not. In config.sam'):
     estimate_rllc.run(lost, workdir)
 
 
@@ -173,7 +178,9 @@ def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
 def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
   workdir = copy_of(trained, tmp_path)
   recording = config(
-    checkpoints=(30,), refinements=('unembed',), record_mala_acceptance=True
+    checkpoints=(30,),
+    refinements=('unembed',),
+    sampler='sgld_with_mala_acceptance',
   )
   estimate_rllc.run(recording, workdir)
   traces = stored(workdir)
@@ -253,41 +260,6 @@ def test_a_store_lies_in_the_workdir(trained, tmp_path, name):
   workdir = copy_of(trained, tmp_path)
   with pytest.raises(ValueError, match='names a directory in the workdir'):
     estimate_rllc.run(config(name=name), workdir)
-
-
-@pytest.mark.parametrize(
-  ('changes', 'name'),
-  [
-    ({}, 'sgld'),
-    ({'sampler': 'sghmc'}, 'sghmc(friction=0.1)'),
-    ({'sampler': 'sgnht'}, 'sgnht(diffusion=1.0)'),
-    ({'sampler': 'rmsprop_sgld'}, 'sgld(rmsprop(decay=0.99, eps=0.1))'),
-    (
-      {'sampler': 'rmsprop_sgld_corrected'},
-      'sgld(rmsprop_corrected(decay=0.999, eps=1e-08))',
-    ),
-    ({'record_mala_acceptance': True}, 'sgld+mala_acceptance'),
-  ],
-)
-def test_samplers_go_by_name(changes, name):
-  settings = sections.Estimation(**changes)
-  assert choices.sampler(settings).name == name
-
-
-@pytest.mark.parametrize(
-  ('changes', 'message'),
-  [
-    ({'sampler': 'mala'}, "not be 'mala'.*minibatches.full"),
-    ({'sampler': 'hmc'}, "one of sgld, .*got 'hmc'"),
-    (
-      {'sampler': 'sghmc', 'record_mala_acceptance': True},
-      "needs sampler 'sgld'.*got 'sghmc'",
-    ),
-  ],
-)
-def test_samplers_that_do_not_fit_are_refused(changes, message):
-  with pytest.raises(ValueError, match=message):
-    choices.sampler(sections.Estimation(**changes))
 
 
 def test_the_time_that_is_left_does_not_count_compilation():

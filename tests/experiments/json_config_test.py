@@ -27,18 +27,22 @@ def test_what_it_leaves_out_has_its_default(tmp_path):
 
 
 def test_every_setting_can_be_written_as_json(tmp_path):
-  content = {name: kind()._asdict() for name, kind in sections.SECTIONS.items()}
+  content = {name: sections.defaults(name) for name in sections.SECTIONS}
   path = write(tmp_path / 'a.json', {'seed': 3, **content})
   assert json_config.load(path) == sections.make_config(3)
 
 
 def test_values_have_the_types_of_their_settings(tmp_path):
-  settings = {'nbeta': 7, 'burn_in': None, 'datasets': ['a', 'b']}
-  path = write(tmp_path / 'a.json', {'estimation': settings})
-  found = sections.read(json_config.load(path), 'estimation')
+  content = {
+    'sampling': {'nbeta': 7, 'burn_in': None, 'sampler': 'sghmc(friction=0.5)'},
+    'estimation': {'datasets': ['a', 'b']},
+  }
+  config = json_config.load(write(tmp_path / 'a.json', content))
+  found = sections.read(config, 'sampling')
   assert (found.nbeta, found.burn_in) == (7.0, None)
   assert type(found.nbeta) is float
-  assert found.datasets == ('a', 'b')
+  assert found.kernel.name == 'sghmc(friction=0.5)'
+  assert sections.read(config, 'estimation').datasets == ('a', 'b')
 
 
 @pytest.mark.parametrize(
@@ -58,13 +62,13 @@ def test_values_have_the_types_of_their_settings(tmp_path):
     ({'seed': 0.5}, 'an integer of 64 bits for seed; got 0.5'),
     ({'seed': True}, 'for seed; got True'),
     ({'seed': 2**63}, 'for seed; got 9223'),
-    ({'estimation': {'nbeta': '3'}}, "number for estimation.nbeta; got '3'"),
-    ({'estimation': {'nbeta': float('nan')}}, 'finite number.* got nan'),
-    ('{"estimation": {"nbeta": 1e999}}', 'finite number.* got inf'),
-    ({'estimation': {'nbeta': 10**400}}, 'finite number'),
-    ({'estimation': {'nbeta': None}}, 'finite number.* got None'),
-    ({'estimation': {'burn_in': 'x'}}, 'for estimation.burn_in'),
-    ({'estimation': {'share_batches': 1}}, 'true or false.* got 1'),
+    ({'sampling': {'nbeta': '3'}}, "number for sampling.nbeta; got '3'"),
+    ({'sampling': {'nbeta': float('nan')}}, 'finite number.* got nan'),
+    ('{"sampling": {"nbeta": 1e999}}', 'finite number.* got inf'),
+    ({'sampling': {'nbeta': 10**400}}, 'finite number'),
+    ({'sampling': {'nbeta': None}}, 'finite number.* got None'),
+    ({'sampling': {'burn_in': 'x'}}, 'for sampling.burn_in'),
+    ({'sampling': {'share_batches': 1}}, 'true or false.* got 1'),
     ({'estimation': {'datasets': 'train'}}, "a list.* got 'train'"),
     ({'estimation': {'datasets': [1]}}, 'printable text.* got 1'),
     ({'estimation': {'name': 'a\u202eb'}}, 'printable text'),
@@ -115,7 +119,7 @@ def test_a_python_file_is_still_run(tmp_path, monkeypatch):
 
 _BINARY = """
 from experiments import commands
-commands.start(lambda c, _: print(c.seed, c.estimation.nbeta, c.corpus.files))
+commands.start(lambda c, _: print(c.seed, c.sampling.nbeta, c.corpus.files))
 """
 
 
@@ -124,11 +128,11 @@ def run(*arguments):
 
 
 def test_a_binary_reads_it_and_takes_other_settings_by_flags(tmp_path):
-  path = write(tmp_path / 'a.json', {'seed': 3, 'estimation': {'nbeta': 7}})
+  path = write(tmp_path / 'a.json', {'seed': 3, 'sampling': {'nbeta': 7}})
   done = run(
     f'--config={path}',
     f'--workdir={tmp_path}',
-    '--config.estimation.nbeta=0.5',
+    '--config.sampling.nbeta=0.5',
     "--config.corpus.files=('a.txt',)",
   )
   assert (done.returncode, done.stdout) == (0, "3 0.5 ('a.txt',)\n")

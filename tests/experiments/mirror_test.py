@@ -413,7 +413,7 @@ def test_a_run_on_an_address_is_killed_and_told_to_stop(
   """From text to estimates, by real processes."""
   start, finish = processes_test.start, processes_test.finish
   there = pathlib.Path(address.removeprefix('file://'))
-  settings = [*settings, '--config.estimation.num_draws=400']
+  settings = [*settings, '--config.sampling.num_draws=400']
   for name in ('build_corpus', 'train'):
     finish(start(name, address, *settings))
   killed = start('estimate_rllc', address, *settings)

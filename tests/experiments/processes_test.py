@@ -54,9 +54,9 @@ def settings(tmp_path_factory):
     '--config.training.num_steps=60',
     '--config.training.batch_size=16',
     '--config.training.num_checkpoints=3',
-    '--config.estimation.num_draws=24',
+    '--config.sampling.num_draws=24',
     '--config.estimation.batch_size=4',
-    '--config.estimation.burn_in=0',
+    '--config.sampling.burn_in=0',
   ]
 
 
@@ -198,7 +198,7 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
   assert_same(traces(tmp_path), traces(alone))
   runs = provenance.load(tmp_path / 'rllc')
   assert [run['ended'] for run in runs] == [False, True]
-  assert runs[1]['config']['estimation']['num_draws'] == 24
+  assert runs[1]['config']['sampling']['num_draws'] == 24
 
 
 def killed_three_times(name, pattern, workdir, settings):

@@ -24,7 +24,7 @@ RUN = {
   'git': 'abc123+',
   'python': '3.11.7',
   'versions': {'jax': '0.99'},
-  'config': {'seed': 3, 'estimation': {'nbeta': 30.0}},
+  'config': {'seed': 3, 'sampling': {'nbeta': 30.0}},
 }
 ROOT = pathlib.Path(__file__).parents[2]
 STEPS = (0, 4, 16)
@@ -125,8 +125,11 @@ def workdir(tmp_path_factory):
   return path
 
 
-def config(**section):
-  return ml_collections.ConfigDict({'seed': 3, 'estimation': section})
+def config(burn_in=None, **section):
+  sampling = {} if burn_in is None else {'burn_in': burn_in}
+  return ml_collections.ConfigDict(
+    {'seed': 3, 'estimation': section, 'sampling': sampling}
+  )
 
 
 @pytest.fixture(scope='module')
@@ -206,7 +209,7 @@ def test_the_runs_that_had_a_share_are_listed(with_more, tmp_path):
   at = cells.index(RUN['started'])
   shown = [RUN['started'], 'abc123+', '4 x toy', '1 of 2', '1,234.5', 'no']
   assert cells[at : at + 8] == [*shown, '3.11.7', '0.99']
-  assert '<dt>estimation.nbeta</dt>' in html
+  assert '<dt>sampling.nbeta</dt>' in html
   run = shutil.copytree(run, tmp_path / 'run')
   place = run / 'rllc' / 'runs' / 'a.json'
   place.write_text(place.read_text().replace('abc', 'abd'))

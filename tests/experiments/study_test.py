@@ -36,11 +36,9 @@ def config():
       learning_rate=1e-2, batch_size=16, num_steps=200, num_checkpoints=6
     ),
     estimation=dict(
-      datasets=('train', 'held_out/planted_repeats'),
-      batch_size=4,
-      num_chains=2,
-      num_draws=40,
+      datasets=('train', 'held_out/planted_repeats'), batch_size=4
     ),
+    sampling=dict(num_chains=2, num_draws=40),
     analysis=dict(num_tokens=768, num_sequences=256),
   )
 

@@ -127,9 +127,13 @@ def page(tmp_path_factory):
   write_store(path / 'rllc')
   write_training(path / 'train' / 'training.zarr')
   write_json(path)
-  section = {'burn_in': 20, 'name': 'rllc'}
-  config = ml_collections.ConfigDict({'seed': 3, 'estimation': section})
-  return report.run(config, path).read_bytes().decode('utf-8')
+  settings = {'sampling': {'burn_in': 20}, 'estimation': {'name': 'rllc'}}
+  config = ml_collections.ConfigDict({'seed': 3, **settings})
+  image = style.image
+  only_svg = lambda drawn, kind: image(drawn, kind) if kind == 'svg' else b''
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(style, 'image', only_svg)  # Of which the page is made.
+    return report.run(config, path).read_bytes().decode('utf-8')
 
 
 class Reader(parser.HTMLParser):

@@ -16,7 +16,6 @@ import pytest
 from scipy import optimize
 
 from rllc_jax import types
-from rllc_jax.estimators import rllc
 from rllc_jax.samplers import mala
 from rllc_jax.samplers import preconditioners
 from rllc_jax.samplers import sghmc
@@ -163,12 +162,13 @@ def _draw(rng_key, step, data, window):
 def estimate(row, settings):
   """{problem: (llc, standard error, equilibrium ratio)}, of 64 chains each."""
   shifts = 0 * SHIFTS if row.full_batch else SHIFTS
-  found = rllc.estimate_rllc(
+  found = toy.estimate(
     jax.random.key(0),
     FAMILY,
     CENTER,
     types.Minibatches(shifts, _draw),
-    posterior=types.Posterior(settings.nbeta, settings.localization),
+    nbeta=settings.nbeta,
+    localization=settings.localization,
     step_size=settings.step_size,
     num_chains=64,
     chunk_size=64 * len(PROBLEMS),

@@ -25,5 +25,6 @@ def get_config() -> ml_collections.ConfigDict:
       num_checkpoints=107,
     ),
     analysis=dict(num_tokens=8_192),
-    estimation=dict(batch_size=32, num_chains=4, num_draws=200, burn_in=0),
+    estimation=dict(batch_size=32),
+    sampling=dict(num_chains=4, num_draws=200, burn_in=0),
   )

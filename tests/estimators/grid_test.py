@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from rllc_jax.estimators import footprint
-from rllc_jax.estimators import layout
+from rllc_jax.estimators import grid
 
 
 class FakeDevice:
@@ -31,12 +31,12 @@ class ChunkTest(parameterized.TestCase):
   def test_as_many_as_fit_in_equal_chunks(self, platform, limit, columns, size):
     device = FakeDevice(platform, limit)
     measure = lambda: footprint.Footprint(shared=200, column=100)
-    found = layout.default_chunk_size(columns, measure, device)
+    found = grid.default_chunk_size(columns, measure, device)
     self.assertEqual(found, size)
 
   def test_what_fits_is_known_only_with_a_limit(self):
     measure = lambda: footprint.Footprint(shared=200, column=100)
-    fit = lambda limit: layout.fitting_chunk_size(
+    fit = lambda limit: grid.fitting_chunk_size(
       9, measure, FakeDevice('cpu', limit)
     )
     self.assertEqual(fit(1000), 5)
@@ -46,7 +46,7 @@ class ChunkTest(parameterized.TestCase):
 class BufferTest(absltest.TestCase):
   def test_there_is_room_and_not_much_more(self):
     for num_draws in (*range(1, 300), 1023, 1024, 1025):
-      length = layout.buffer_length(num_draws)
+      length = grid.buffer_length(num_draws)
       self.assertGreaterEqual(length, num_draws)
       self.assertLess(length, max(257, 2 * num_draws))
 
@@ -60,7 +60,7 @@ class PlanTest(absltest.TestCase):
       recorded = rng.choice([0, 3, 9], size=shape)
       planned = recorded.copy()
       per_block = int(rng.integers(1, 4))
-      for block in layout.plan_blocks(recorded, 9, per_block):
+      for block in grid.plan_blocks(recorded, 9, per_block):
         self.assertLessEqual(len(block.rows), per_block)
         cells = np.ix_(block.rows, block.columns)
         np.testing.assert_array_equal(planned[cells], block.first)
@@ -68,21 +68,17 @@ class PlanTest(absltest.TestCase):
       np.testing.assert_array_equal(planned, 9)
 
   def test_what_is_done_is_not_planned(self):
-    self.assertEqual(layout.plan_blocks(np.full((3, 2), 9), 9, 2), [])
+    self.assertEqual(grid.plan_blocks(np.full((3, 2), 9), 9, 2), [])
 
 
 class MeshTest(absltest.TestCase):
   def test_rows_are_dealt_first(self):
-    self.assertEqual(
-      dict(layout.default_mesh(5).shape), {'row': 2, 'column': 1}
-    )
-    self.assertEqual(
-      dict(layout.default_mesh(1).shape), {'row': 1, 'column': 2}
-    )
+    self.assertEqual(dict(grid.default_mesh(5).shape), {'row': 2, 'column': 1})
+    self.assertEqual(dict(grid.default_mesh(1).shape), {'row': 1, 'column': 2})
 
   def test_too_few_devices_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'needs 6 devices.*got 2'):
-      layout.make_mesh(3, 2, jax.devices())
+      grid.make_mesh(3, 2, jax.devices())
 
 
 if __name__ == '__main__':
