@@ -64,13 +64,13 @@ def assert_close(found, expected):
 class TokenLossesTest(absltest.TestCase):
   def test_they_are_the_plain_model_s(self):
     @jax.jit
-    def expected(batch):
-      logits = attention_only.apply(MODEL, PARAMS, batch[:, :-1])
+    def expected(params, batch):
+      logits = attention_only.apply(MODEL, params, batch[:, :-1])
       log_odds = jax.nn.log_softmax(logits)
       return -jnp.take_along_axis(log_odds, batch[:, 1:, None], axis=2)[..., 0]
 
     found = token_losses.token_losses(MODEL, PARAMS, BATCH)
-    assert_close(found, expected(BATCH))
+    assert_close(found, expected(PARAMS, BATCH))
 
   def test_the_score_compares_two_tokens_of_a_row(self):
     rows = np.arange(20.0).reshape(2, 10) ** 2

@@ -5,7 +5,6 @@ import math
 import resource
 import shutil
 
-from absl.testing import parameterized
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -112,63 +111,59 @@ def test_what_is_not_like_the_file_is_refused(tmp_path, like, message):
   assert f'step 3 at {tmp_path / "3"}' in one_line(error)
 
 
-class DamageTest(parameterized.TestCase):
-  """No damage to any file of a checkpoint goes unnoticed or gets through."""
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize('kind', ['zeroed', 'halved', 'removed', 'one_bit'])
+def test_no_damage_to_a_file_goes_unnoticed(tmp_path, capfd, caplog, kind):
+  checkpoints.save(tmp_path, 7, weights(), {'x': 1})
+  whole = tmp_path / 'whole'
+  shutil.copytree(tmp_path / '7', whole)
+  noticed = 0
+  for file in files_of(tmp_path / '7'):
+    data = file.read_bytes()
+    middle = len(data) // 2
+    if kind == 'zeroed':
+      width = min(2048, middle)
+      file.write_bytes(
+        data[: middle - width // 2]
+        + bytes(width)
+        + data[middle + width - width // 2 :]
+      )
+    elif kind == 'halved':
+      file.write_bytes(data[:middle])
+    elif kind == 'removed':
+      file.unlink()
+    elif data:
+      flipped = bytes([data[middle] ^ 1])
+      file.write_bytes(data[:middle] + flipped + data[middle + 1 :])
+    try:
+      # Some files are not needed to read; then the numbers must be right.
+      assert_same_bits(checkpoints.load(tmp_path, 7), weights())
+    except checkpoints.CheckpointError as error:
+      noticed += 1
+      assert '\n' not in str(error)
+      assert 'step 7 at' in str(error)
+    shutil.rmtree(tmp_path / '7')
+    shutil.copytree(whole, tmp_path / '7')
+  assert noticed > 2
+  assert capfd.readouterr().err == ''
+  assert not caplog.records
 
-  @pytest.fixture(autouse=True)
-  def _with_fixtures(self, tmp_path, capfd, caplog):
-    self.path, self.capfd, self.caplog = tmp_path, capfd, caplog
 
-  @parameterized.parameters('zeroed', 'halved', 'removed', 'one_bit')
-  def test_any_file_damaged(self, kind):
-    checkpoints.save(self.path, 7, weights(), {'x': 1})
-    whole = self.path / 'whole'
-    shutil.copytree(self.path / '7', whole)
-    noticed = 0
-    for file in files_of(self.path / '7'):
-      data = file.read_bytes()
-      middle = len(data) // 2
-      if kind == 'zeroed':
-        width = min(2048, middle)
-        file.write_bytes(
-          data[: middle - width // 2]
-          + bytes(width)
-          + data[middle + width - width // 2 :]
-        )
-      elif kind == 'halved':
-        file.write_bytes(data[:middle])
-      elif kind == 'removed':
-        file.unlink()
-      elif data:
-        flipped = bytes([data[middle] ^ 1])
-        file.write_bytes(data[:middle] + flipped + data[middle + 1 :])
-      try:
-        # Some files are not needed to read; then the numbers must be right.
-        assert_same_bits(checkpoints.load(self.path, 7), weights())
-      except checkpoints.CheckpointError as error:
-        noticed += 1
-        self.assertNotIn('\n', str(error))
-        self.assertIn('step 7 at', str(error))
-      shutil.rmtree(self.path / '7')
-      shutil.copytree(whole, self.path / '7')
-    self.assertGreater(noticed, 2)
-    self.assertEqual(self.capfd.readouterr().err, '')
-    self.assertEmpty(self.caplog.records)
+def test_zeroes_in_the_weights_name_the_leaf(tmp_path):
+  checkpoints.save(tmp_path, 7, weights())
+  file = max(files_of(tmp_path / '7'), key=lambda f: f.stat().st_size)
+  data = bytearray(file.read_bytes())
+  data[5000:9000] = bytes(4000)
+  file.write_bytes(data)
+  with pytest.raises(checkpoints.CheckpointError, match=r"\['embed'\]"):
+    checkpoints.load(tmp_path, 7)
 
-  def test_zeroes_in_the_weights_name_the_leaf(self):
-    checkpoints.save(self.path, 7, weights())
-    file = max(files_of(self.path / '7'), key=lambda f: f.stat().st_size)
-    data = bytearray(file.read_bytes())
-    data[5000:9000] = bytes(4000)
-    file.write_bytes(data)
-    with pytest.raises(checkpoints.CheckpointError, match=r"\['embed'\]"):
-      checkpoints.load(self.path, 7)
 
-  def test_a_checkpoint_under_another_name_is_refused(self):
-    checkpoints.save(self.path, 7, weights())
-    (self.path / '7').rename(self.path / '8')
-    with pytest.raises(checkpoints.CheckpointError, match='got step 7'):
-      checkpoints.load(self.path, 8)
+def test_a_checkpoint_under_another_name_is_refused(tmp_path):
+  checkpoints.save(tmp_path, 7, weights())
+  (tmp_path / '7').rename(tmp_path / '8')
+  with pytest.raises(checkpoints.CheckpointError, match='got step 7'):
+    checkpoints.load(tmp_path, 8)
 
 
 def test_missing_things_are_named(tmp_path):

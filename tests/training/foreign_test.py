@@ -110,6 +110,7 @@ def refusal(act):
   return message
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize('write', WRITERS)
 def test_weights_of_every_writer_are_read(tmp_path, write):
   write(tmp_path, weights())
@@ -118,6 +119,7 @@ def test_weights_of_every_writer_are_read(tmp_path, write):
   assert_same(checkpoints.load(tmp_path, 10, weights(0.0)), weights())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize('write', WRITERS)
 def test_a_training_state_gives_its_weights(tmp_path, write):
   write(tmp_path, state())
@@ -271,6 +273,7 @@ def test_a_truth_value_does_not_keep_weights_from_being_read(tmp_path):
   assert_same(checkpoints.load(tmp_path, 10), weights())
 
 
+@pytest.mark.sampled(2)
 @pytest.mark.parametrize('write', WRITERS)
 def test_data_that_orbax_cannot_read_are_not_blamed_on_the_user(
   tmp_path, write, capfd

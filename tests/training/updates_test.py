@@ -1,5 +1,6 @@
 """The order of the data, the optimizer, and one program for every length."""
 
+import functools
 from typing import NamedTuple
 
 import jax
@@ -149,14 +150,18 @@ def test_a_batch_is_divided_over_the_devices():
   assert '[4,3]' not in program
 
 
+@functools.cache
+def mean_loss():
+  return updates.mean_loss(mean_square, updates.data_mesh(jax.devices(), 4))
+
+
 @pytest.mark.parametrize('count', [1, 3, 4, 5, 8])
 def test_the_mean_loss_weighs_sequences_alike_whatever_the_padding(count):
-  mesh = updates.data_mesh(jax.devices(), 4)
   tokens = np.arange(30).reshape(10, 3).astype(np.uint16) % 7
   params = {'w': jnp.array([0.1, -0.2, 0.3])}
   rows = np.arange(8)[::-1].copy()
   rows[count:] = 9  # Padding, which would be seen.
-  program = updates.mean_loss(mean_square, mesh)
+  program = mean_loss()
   sequences = rows.reshape(2, 4).astype(np.int32)
   found = program(params, tokens, sequences, np.int32(count))
   expected = mean_square(params, tokens[rows[:count]])

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import sys
 import warnings
 
@@ -25,10 +26,10 @@ EXTENT = stores.Extent((0,), ('text',), ('0:0',), 2, 24)
 ROWS, COLUMNS = [(0, 'text')], [('0:0', 0), ('0:0', 1)]
 
 
-@pytest.fixture
-def store(tmp_path):
-  """A finished store in a workdir."""
-  path = tmp_path / 'run' / 'rllc'
+@pytest.fixture(scope='module')
+def written(tmp_path_factory):
+  """A finished store."""
+  path = tmp_path_factory.mktemp('written') / 'rllc'
   opened = disk.open_store(path)
   opened.begin(IDENTITY, EXTENT, 'x')
   draws = {'loss': np.ones((1, 2, 24), np.float32)}
@@ -38,6 +39,12 @@ def store(tmp_path):
   opened.end()
   assert disk.open_store(path).read().recorded.all()
   return path
+
+
+@pytest.fixture
+def store(written, tmp_path):
+  """The same in a workdir."""
+  return shutil.copytree(written, tmp_path / 'run' / 'rllc')
 
 
 class Harmful:
@@ -50,6 +57,7 @@ class Harmful:
 PICKLE = {'id': 'pickle', 'protocol': 5}
 
 
+@pytest.mark.sampled(3)
 @pytest.mark.parametrize(
   'changes',
   [
@@ -124,6 +132,7 @@ BLOCK = {
 }
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize(
   ('kind', 'name'),
   [('marks', x) for x in MARK] + [('blocks', x) for x in BLOCK],
@@ -145,6 +154,7 @@ def test_arrays_of_another_kind_are_done_again(store, kind, name):
   again.read()
 
 
+@pytest.mark.sampled(4)
 @pytest.mark.parametrize('kind', ['check', 'layout', 'trace'])
 @pytest.mark.parametrize('name', ['../../../outside', '/outside', '..', ''])
 def test_no_name_of_an_array_leads_outside(store, tmp_path, name, kind):
