@@ -1,5 +1,7 @@
 """Control variates at the checkpoint: exact where a loss is quadratic."""
 
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
@@ -7,9 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.data import minibatches
 from rllc_jax.estimators import llc
-from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import control_variates
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
@@ -17,20 +17,12 @@ from tests.estimators import toy
 
 
 def sample(family, trajectory, **changes):
-  options = {
-    'posterior': types.Posterior(30.0, 50.0),
-    'step_size': 1e-3,
-    'num_chains': 2,
-    'num_draws': 400,
-    'num_baseline_batches': 0,
-  } | changes
-  return trajectories.estimate_trajectory(
-    jax.random.key(0),
-    family,
-    trajectory,
-    {'text': toy.DATASETS['text']},
-    minibatches.uniform(toy.data(), 4),
-    **options,
+  options = {'num_draws': 400, 'burn_in': None, 'num_baseline_batches': 0}
+  return toy.run(
+    refinements=family,
+    trajectory=trajectory,
+    datasets={'text': toy.DATASETS['text']},
+    **{**options, **changes},
   )
 
 
@@ -41,25 +33,26 @@ def anchored(trajectory, loss_fn=toy.loss_fn, batch_size=7):
   )
 
 
+@functools.cache
+def plain():
+  return sample(toy.family(0, 1, 2), toy.trajectory(toy.STEPS[:1]))
+
+
+@functools.cache
+def corrected(in_drift):
+  family = control_variates.control_variates(
+    toy.family(0, 1, 2), toy.loss_fn, in_drift=in_drift
+  )
+  return sample(family, anchored(toy.trajectory(toy.STEPS[:1])))
+
+
 class ControlVariatesTest(parameterized.TestCase):
-  def setUp(self):
-    super().setUp()
-    self.family = toy.family(0, 1, 2)
-    self.trajectory = toy.trajectory(toy.STEPS[:1])
-    self.plain = sample(self.family, self.trajectory)
-
-  def corrected(self, in_drift):
-    family = control_variates.control_variates(
-      self.family, toy.loss_fn, in_drift=in_drift
-    )
-    return sample(family, anchored(self.trajectory))
-
   def test_the_chains_are_those_of_plain_sgld(self):
     """Only what is recorded changes; the drift does not."""
-    found = self.corrected(in_drift=False)
+    found = corrected(in_drift=False)
     for name in ('squared_distance', 'squared_gradient', 'center_loss'):
-      np.testing.assert_allclose(found[name], self.plain[name], rtol=2e-4)
-    self.assertGreater(float(abs(found.loss - self.plain.loss).max()), 1e-3)
+      np.testing.assert_allclose(found[name], plain()[name], rtol=2e-4)
+    self.assertGreater(float(abs(found.loss - plain().loss).max()), 1e-3)
 
   @parameterized.parameters(False, True)
   def test_the_estimate_is_the_same_and_sharper(self, in_drift):
@@ -68,11 +61,11 @@ class ControlVariatesTest(parameterized.TestCase):
     In the drift it is another law at finite step size, whose distance from the
     plain one, of the order of eps, is far below these errors.
     """
-    plain = llc.llc_from_traces(self.plain)
-    found = llc.llc_from_traces(self.corrected(in_drift))
-    error = np.hypot(plain.standard_error, found.standard_error)
-    np.testing.assert_array_less(abs(found.llc - plain.llc), 4 * error)
-    gain = (plain.standard_error / found.standard_error) ** 2
+    usual = llc.llc_from_traces(plain())
+    found = llc.llc_from_traces(corrected(in_drift))
+    error = np.hypot(usual.standard_error, found.standard_error)
+    np.testing.assert_array_less(abs(found.llc - usual.llc), 4 * error)
+    gain = (usual.standard_error / found.standard_error) ** 2
     # The linear part is most of the noise here: gains are above 10.
     self.assertGreater(float(np.exp(np.log(gain).mean())), 4)
 
@@ -94,15 +87,18 @@ class ControlVariatesTest(parameterized.TestCase):
     )
     noiseless = sgld.sgld(noise_scale=0.0)
     with self.assertWarnsRegex(UserWarning, 'biased'):
-      found = sample(family, anchored(step, loss_fn), sampler=noiseless)
+      found = sample(
+        family, anchored(step, loss_fn), sampler=noiseless, num_draws=100
+      )
+    measured = (found.loss - found.center_loss).transpose('draw', ...).values
     u, g = np.zeros(3), np.asarray(data)[:40].mean(axis=0, dtype=np.float64)
     for draw in range(100):
       expected = 0.5 * u @ u + u @ g
-      measured = found.loss - found.center_loss
-      np.testing.assert_allclose(
-        measured.isel(draw=draw).values.ravel(), expected, atol=1e-6
-      )
+      np.testing.assert_allclose(measured[draw], expected, atol=1e-6)
       u = u - 0.5e-3 * (30 * (u + g) + 50 * u)
+
+
+gradient = jax.jit(jax.grad(toy.loss_fn))
 
 
 class FullGradientTest(parameterized.TestCase):
@@ -112,7 +108,7 @@ class FullGradientTest(parameterized.TestCase):
     found = control_variates.full_gradient(
       toy.loss_fn, params, toy.data(), window, batch_size=batch_size
     )
-    expected = jax.grad(toy.loss_fn)(params, toy.data()[40:64])
+    expected = gradient(params, toy.data()[40:64])
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
       found,
