@@ -11,6 +11,7 @@ that is possible (`rllc_jax.data.synthetic`). No logits are kept: they exist a
 tile at a time. experiments.report draws it.
 """
 
+import dataclasses
 import functools
 import json
 import pathlib
@@ -76,7 +77,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   model = choices.trained_model(kept, corpus)
   trajectory = choices.whole_trajectory(workdir / 'train')
   identity = runs.identity(
-    **settings._asdict(),
+    **dataclasses.asdict(settings),
     seed=config.seed,
     model=choices.model_sizes(model),
     checkpoints=trajectory.steps,

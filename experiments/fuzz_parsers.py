@@ -237,6 +237,7 @@ def _read_config(directory: pathlib.Path) -> None:
     settings = sections.read(config, name)
     for field, default in sections.defaults(name).items():
       value = getattr(settings, field)
+      value = getattr(value, 'name', value)  # A sampler, given as text.
       assert default is None or type(value) is type(default), field
   json.dumps(config.to_dict(), allow_nan=False).encode()
 

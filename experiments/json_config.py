@@ -60,9 +60,9 @@ def load(path: pathlib.Path) -> ml_collections.ConfigDict:
     content = _object(_parsed(path), ('seed', *sections.SECTIONS), 'a config')
     seed = _value(content.pop('seed', 0), int, 'seed')
     changes = {name: _section(name, x) for name, x in content.items()}
+    return sections.make_config(seed, **changes)
   except (ValueError, RecursionError) as error:
     raise ValueError(f'{path}: {visible.short(error, 400)}') from None
-  return sections.make_config(seed, **changes)
 
 
 def _parsed(path: pathlib.Path) -> Any:

@@ -136,8 +136,9 @@ def sampled(swept, monkeypatch):
   path = next(saved.directory.parent.glob('setting_*.json'))
   cell = json.loads(path.read_text())['estimates']
 
-  def sample(run, point, family, *rest):
-    del run, rest
+  def sample(request):
+    [family] = request.spec.refinements
+    point = request.spec.sampling
     done.append(point)
     found = xr.Dataset.from_dict(cell).isel(refinement=[0] * len(family.names))
     found = found.assign_coords(refinement=list(family.names))

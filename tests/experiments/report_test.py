@@ -125,11 +125,8 @@ def workdir(tmp_path_factory):
   return path
 
 
-def config(burn_in=None, **section):
-  sampling = {} if burn_in is None else {'burn_in': burn_in}
-  return ml_collections.ConfigDict(
-    {'seed': 3, 'estimation': section, 'sampling': sampling}
-  )
+def config(**sampling):
+  return ml_collections.ConfigDict({'seed': 3, 'sampling': sampling})
 
 
 @pytest.fixture(scope='module')
