@@ -24,9 +24,9 @@ import numpy as np
 import tqdm
 import xarray as xr
 
-from experiments import choices
-from experiments import commands
-from experiments import sections
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import sections
 from rllc_jax import trees
 from rllc_jax.analysis import affected_tokens
 from rllc_jax.analysis import complexity

@@ -20,10 +20,10 @@ import ml_collections
 import numpy as np
 import tqdm
 
-from experiments import choices
-from experiments import commands
-from experiments import processes
-from experiments import sections
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import processes
+from experiments.runtime import sections
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
 from rllc_jax.data import files

@@ -29,9 +29,9 @@ import ml_collections
 import tqdm
 import xarray as xr
 
-from experiments import choices
-from experiments import commands
-from experiments import sections
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import sections
 from rllc_jax import checked_files
 from rllc_jax import losses
 from rllc_jax import trees

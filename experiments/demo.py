@@ -19,13 +19,13 @@ import ml_collections
 
 from experiments import analyze
 from experiments import build_corpus
-from experiments import commands
 from experiments import estimate_rllc
-from experiments import known_answers
-from experiments import processes
 from experiments import report
 from experiments import train
-from experiments import workdirs
+from experiments.checks import known_answers
+from experiments.runtime import commands
+from experiments.runtime import processes
+from experiments.runtime import workdirs
 
 
 def check_known_answers(

@@ -36,13 +36,13 @@ import numpy as np
 import tqdm
 import xarray as xr
 
-from experiments import choices
-from experiments import commands
-from experiments import dry_run
-from experiments import processes
-from experiments import provenance
-from experiments import sections
-from experiments import shares
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import dry_run
+from experiments.runtime import processes
+from experiments.runtime import provenance
+from experiments.runtime import sections
+from experiments.runtime import shares
 from rllc_jax import checked_files
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing

@@ -26,9 +26,9 @@ import numpy as np
 import xarray as xr
 
 from experiments import analyze
-from experiments import commands
-from experiments import provenance
-from experiments import sections
+from experiments.runtime import commands
+from experiments.runtime import provenance
+from experiments.runtime import sections
 from rllc_jax import checked_files
 from rllc_jax.analysis import claims
 from rllc_jax.data import packing

@@ -26,10 +26,10 @@ import ml_collections
 import tqdm
 import xarray as xr
 
-from experiments import choices
-from experiments import commands
-from experiments import processes
-from experiments import sections
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import processes
+from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax.data import packing
 from rllc_jax.models import attention_only

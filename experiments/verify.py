@@ -22,10 +22,10 @@ import ml_collections
 import numpy as np
 import xarray as xr
 
-from experiments import commands
 from experiments import estimate_rllc
-from experiments import seed_flag
-from experiments import targets
+from experiments.runtime import commands
+from experiments.runtime import seed_flag
+from experiments.runtime import targets
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import request as requests

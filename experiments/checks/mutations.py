@@ -27,10 +27,10 @@ from absl import flags
 from absl import logging
 import tqdm
 
-from experiments import commands
-from experiments import seed_flag
-from experiments import targets
 from experiments.checks import mutation_sites as sites
+from experiments.runtime import commands
+from experiments.runtime import seed_flag
+from experiments.runtime import targets
 
 PACKAGES = (
   'samplers',

@@ -8,7 +8,7 @@ head is in the last layer, where a step costs least.
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

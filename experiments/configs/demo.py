@@ -5,7 +5,7 @@ make demo PRESET=demo
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

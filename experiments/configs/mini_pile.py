@@ -7,7 +7,7 @@ Eight heads a layer as in the paper, a quarter of its width and less text.
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -9,7 +9,7 @@ one structure each. On real text no induction forms at this scale; here it does.
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -5,7 +5,7 @@ make demo PRESET=smoke
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

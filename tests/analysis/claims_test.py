@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import claims as verdicts
-from experiments import targets
+from experiments.paper import claims as verdicts
+from experiments.runtime import targets
 from rllc_jax import checked_files
 from rllc_jax.analysis import claim_statistics
 from rllc_jax.analysis import claims

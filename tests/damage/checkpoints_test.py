@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from experiments import choices
+from experiments.runtime import choices
 from rllc_jax import trees
 from rllc_jax.training import checkpoints
 from rllc_jax.training import orbax_files

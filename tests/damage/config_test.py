@@ -9,9 +9,9 @@ from absl import flags
 from ml_collections import config_flags
 import pytest
 
-from experiments import commands
-from experiments import json_config
 from experiments import train
+from experiments.runtime import commands
+from experiments.runtime import json_config
 from tests.damage import damages
 from tests.damage import tiny
 

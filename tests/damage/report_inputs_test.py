@@ -7,8 +7,8 @@ import shutil
 import pytest
 import xarray as xr
 
-from experiments import claims
 from experiments import report
+from experiments.paper import claims
 from rllc_jax import checked_files
 from rllc_jax.training import records
 from tests.damage import damages

@@ -1,7 +1,7 @@
 """The smallest training run, and its config as a program and as data."""
 
-from experiments import json_config
 from experiments import train
+from experiments.runtime import json_config
 from tests.experiments import train_test
 
 PROGRAM = train_test.CONFIG.replace('30', '4')

@@ -9,9 +9,9 @@ import pytest
 
 from experiments import analyze
 from experiments import build_corpus
-from experiments import choices
-from experiments import sections
 from experiments import train
+from experiments.runtime import choices
+from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax.analysis import head_scores
 from rllc_jax.data import packing

@@ -12,11 +12,11 @@ import jax
 import numpy as np
 import pytest
 
-from experiments.benchmarks import generic
-from experiments.benchmarks import gpu
-from experiments.benchmarks import problem as problems
-from experiments.benchmarks import speed
-from experiments.benchmarks import yardstick
+from experiments.checks.benchmarks import generic
+from experiments.checks.benchmarks import gpu
+from experiments.checks.benchmarks import problem as problems
+from experiments.checks.benchmarks import speed
+from experiments.checks.benchmarks import yardstick
 from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
 from tests.models import attention_only_test
@@ -119,8 +119,17 @@ def test_the_accelerator_script_runs_whole(tmp_path):
   """As a user starts it, on whatever device there is."""
   tokens = np.random.default_rng(0).integers(0, 5000, (64, 32))
   np.save(tmp_path / 'tokens.npy', tokens.astype(np.uint16))
-  command = [sys.executable, '-m', 'experiments.benchmarks.gpu', '--small']
-  command += [f'--tokens={tmp_path}/tokens.npy', f'--out={tmp_path}/out']
+  command = [
+    sys.executable,
+    '-m',
+    'experiments.checks.benchmarks.gpu',
+    '--small',
+  ]
+  command += [
+    '--small',
+    f'--tokens={tmp_path}/tokens.npy',
+    f'--out={tmp_path}/out',
+  ]
   done = subprocess.run(command, capture_output=True, text=True, check=False)
   rows = json.loads((tmp_path / 'out' / 'gpu.json').read_text())
   names = [row['name'] for row in rows]

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from experiments.benchmarks import precision
+from experiments.checks.benchmarks import precision
 
 NUM_HEADS = 4
 

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from experiments.benchmarks import problem as problems
-from experiments.benchmarks import runs
-from experiments.benchmarks import scaling
+from experiments.checks.benchmarks import problem as problems
+from experiments.checks.benchmarks import runs
+from experiments.checks.benchmarks import scaling
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored

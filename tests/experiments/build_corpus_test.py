@@ -13,7 +13,7 @@ from pyarrow import parquet
 import pytest
 
 from experiments import build_corpus
-from experiments import commands
+from experiments.runtime import commands
 from rllc_jax import checked_files
 from rllc_jax.data import documents
 from rllc_jax.data import mini_pile

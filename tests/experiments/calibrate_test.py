@@ -8,8 +8,8 @@ import pytest
 import xarray as xr
 
 from experiments import calibrate
-from experiments import sections
 from experiments import train
+from experiments.runtime import sections
 from rllc_jax.analysis import calibration
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing

@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments import control_variates
-from experiments import sections
 from experiments import train
+from experiments.checks import control_variates
+from experiments.runtime import sections
 from tests.experiments import train_test
 
 pytestmark = pytest.mark.long

@@ -12,8 +12,8 @@ from matplotlib import colors
 import numpy as np
 import pytest
 
-from experiments import coverage
-from experiments import coverage_problems
+from experiments.checks import coverage
+from experiments.checks import coverage_problems
 from experiments.configs import coverage as head_config
 from rllc_jax.plots import coverage as plots
 from rllc_jax.plots import style

@@ -11,14 +11,14 @@ import pytest
 import tqdm
 import xarray as xr
 
-from experiments import choices
-from experiments import commands
 from experiments import demo
-from experiments import dry_run
 from experiments import estimate_rllc
 from experiments import report
-from experiments import sections
 from experiments import train
+from experiments.runtime import choices
+from experiments.runtime import commands
+from experiments.runtime import dry_run
+from experiments.runtime import sections
 from rllc_jax import losses as rllc_losses
 from rllc_jax.data import packing
 from rllc_jax.data import tokenizers
@@ -38,7 +38,7 @@ ESTIMATION = {
 }
 SAMPLING = {'num_chains': 2, 'num_draws': 30}
 CONFIG = f"""
-from experiments import sections
+from experiments.runtime import sections
 
 def get_config():
   return sections.make_config(

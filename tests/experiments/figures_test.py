@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from experiments import figures
-from experiments import sections
+from experiments.paper import drawing
+from experiments.runtime import sections
 from tests.experiments import report_test
 
 
@@ -19,7 +19,7 @@ def workdir(tmp_path_factory):
 
 def draw(workdir, **settings):
   settings = {'text': 'text', **settings}
-  return figures.run(sections.make_config(seed=0, figure=settings), workdir)
+  return drawing.run(sections.make_config(seed=0, figure=settings), workdir)
 
 
 @pytest.mark.parametrize(

@@ -4,10 +4,10 @@ import pickle
 
 import pytest
 
-from experiments import fuzz
-from experiments import fuzz_campaign
-from experiments import fuzz_inputs
-from experiments import fuzz_parsers
+from experiments.checks import fuzz
+from experiments.checks import fuzz_campaign
+from experiments.checks import fuzz_inputs
+from experiments.checks import fuzz_parsers
 
 _INPUTS = 320
 

@@ -8,8 +8,8 @@ from absl import flags
 from ml_collections import config_flags
 import pytest
 
-from experiments import json_config
-from experiments import sections
+from experiments.runtime import json_config
+from experiments.runtime import sections
 from tests import binaries
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -118,7 +118,7 @@ def test_a_python_file_is_still_run(tmp_path, monkeypatch):
 
 
 _BINARY = """
-from experiments import commands
+from experiments.runtime import commands
 commands.start(lambda c, _: print(c.seed, c.sampling.nbeta, c.corpus.files))
 """
 

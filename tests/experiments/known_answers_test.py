@@ -8,8 +8,8 @@ import tempfile
 from absl.testing import absltest
 import pytest
 
-from experiments import known_answers
-from experiments import known_problems
+from experiments.checks import known_answers
+from experiments.checks import known_problems
 from rllc_jax.models import two_layer_linear
 
 

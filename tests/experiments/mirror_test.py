@@ -11,9 +11,9 @@ import time
 
 import pytest
 
-from experiments import mirror
-from experiments import remote_files
-from experiments import workdirs
+from experiments.runtime import mirror
+from experiments.runtime import remote_files
+from experiments.runtime import workdirs
 from rllc_jax.results import owners
 from tests.experiments import processes_test
 

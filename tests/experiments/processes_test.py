@@ -15,9 +15,9 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import kills
-from experiments import processes
-from experiments import provenance
+from experiments.checks import kills
+from experiments.runtime import processes
+from experiments.runtime import provenance
 import rllc_jax
 from rllc_jax import checked_files
 from rllc_jax.estimators import llc

@@ -2,7 +2,7 @@
 
 from absl import flags
 
-from experiments import scale
+from experiments.checks import scale
 
 
 def test_the_plan_of_a_pod_holds(capsys, tmp_path):

@@ -9,7 +9,7 @@ from absl import flags
 from ml_collections import config_flags
 import pytest
 
-from experiments import sections
+from experiments.runtime import sections
 
 ROOT = pathlib.Path(__file__).parents[2]
 PRESETS = ('demo', 'smoke', 'paper/full_size')

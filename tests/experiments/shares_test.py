@@ -2,9 +2,9 @@
 
 import pytest
 
-from experiments import commands
-from experiments import processes
-from experiments import shares
+from experiments.runtime import commands
+from experiments.runtime import processes
+from experiments.runtime import shares
 from rllc_jax.results import owners
 from rllc_jax.results import store as stores
 

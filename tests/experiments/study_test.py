@@ -6,10 +6,10 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments import claims
-from experiments import figures
-from experiments import sections
-from experiments import study
+from experiments.paper import claims
+from experiments.paper import drawing
+from experiments.paper import study
+from experiments.runtime import sections
 from rllc_jax.analysis import claims as definitions
 
 CONFIGS = pathlib.Path(claims.__file__).parent / 'configs' / 'paper'
@@ -97,14 +97,14 @@ def test_every_figure_of_the_paper_is_drawn(path, studies):
   namespace = {}
   exec(path.read_text(), namespace)  # As ml_collections does.
   settings = namespace['get_config']()
-  made = figures.run(settings, studies / 'planted-3')
+  made = drawing.run(settings, studies / 'planted-3')
   assert made.name == f'{path.stem}.png' and made.stat().st_size > 10_000
 
 
 def test_a_figure_that_does_not_exist_is_named(tmp_path):
   settings = sections.make_config(figure=dict(draws='fig_9'))
   with pytest.raises(ValueError, match="head_types, heads.*got 'fig_9'"):
-    figures.run(settings, tmp_path)
+    drawing.run(settings, tmp_path)
   settings = sections.make_config(figure=dict(draws='heads'))
   with pytest.raises(ValueError, match='Run experiments.study'):
-    figures.run(settings, tmp_path)
+    drawing.run(settings, tmp_path)

@@ -6,7 +6,7 @@ import types
 
 import pytest
 
-from experiments import targets
+from experiments.runtime import targets
 
 
 def row(target, holds, value=1.0):

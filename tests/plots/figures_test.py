@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments import figures
-from experiments.paper_figures import saved
+from experiments.paper import drawing
+from experiments.paper import saved
 from rllc_jax.analysis import claims
 from rllc_jax.plots import heads
 from rllc_jax.plots import spread
@@ -326,7 +326,7 @@ def test_a_layer_of_one_head_has_no_spread_and_the_figure_says_so():
   drawn.draw_without_rendering()
 
 
-EXPERIMENTS = pathlib.Path(figures.__file__).parent
+EXPERIMENTS = pathlib.Path(drawing.__file__).parents[1]
 CONFIGS = {
   path.stem: path
   for path in sorted((EXPERIMENTS / 'configs' / 'paper').glob('*.py'))
@@ -362,7 +362,7 @@ def draw(name, workdir, monkeypatch):
   monkeypatch.setattr(saved, 'Saved', Study)
   monkeypatch.setattr(style, 'image', render)
   config = runpy.run_path(str(CONFIGS[name]))['get_config']()
-  return figures.run(config, workdir), drawn[0]
+  return drawing.run(config, workdir), drawn[0]
 
 
 @pytest.mark.sampled(1)
@@ -405,7 +405,7 @@ def test_kept_pictures_of_what_is_withdrawn_are_stamped(name):
   path = EXPERIMENTS / 'figures' / 'paper' / f'{name}.png'
   assert is_stamped(path) == (name in STAMPED)
   draws = runpy.run_path(str(CONFIGS[name]))['get_config']().figure.draws
-  assert bool(claims.withdrawn(*figures.RESTS_ON.get(draws, ()))) == (
+  assert bool(claims.withdrawn(*drawing.RESTS_ON.get(draws, ()))) == (
     name in STAMPED
   )
 

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from experiments import fuzz_parsers
+from experiments.checks import fuzz_parsers
 from rllc_jax.data import packing
 from tests.untrusted import strangers
 

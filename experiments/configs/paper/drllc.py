@@ -10,7 +10,7 @@ in 33 minutes and in seconds, FILE being this one.
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

@@ -12,7 +12,7 @@ reason. The one that is kept was stamped on 2026-11-30, not drawn again.
 
 import ml_collections
 
-from experiments import sections
+from experiments.runtime import sections
 
 
 def get_config() -> ml_collections.ConfigDict:

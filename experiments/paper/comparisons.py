@@ -6,8 +6,8 @@ from typing import Any
 from matplotlib import figure
 import numpy as np
 
-from experiments import study
-from experiments.paper_figures import saved
+from experiments.paper import saved
+from experiments.paper import study
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import readings as reading

@@ -4,7 +4,7 @@ from absl import logging
 from matplotlib import figure
 import numpy as np
 
-from experiments.paper_figures import saved
+from experiments.paper import saved
 from rllc_jax.analysis import head_types
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels

@@ -28,12 +28,12 @@ import jax
 import numpy as np
 
 from experiments import build_corpus
-from experiments import choices
-from experiments import parity_devinterp
-from experiments import sections
-from experiments import targets
 from experiments import train
-from experiments.benchmarks import problem as problems
+from experiments.checks import parity_devinterp
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import choices
+from experiments.runtime import sections
+from experiments.runtime import targets
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types

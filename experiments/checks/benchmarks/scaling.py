@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from experiments import targets
-from experiments.benchmarks import runs
+from experiments.checks.benchmarks import runs
+from experiments.runtime import targets
 from rllc_jax.plots import scaling as plots
 from rllc_jax.plots import style
 

@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from experiments import build_corpus
-from experiments import choices
-from experiments import sections
+from experiments.runtime import choices
+from experiments.runtime import sections
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 from absl import logging
 
-from experiments import remote_files
+from experiments.runtime import remote_files
 from rllc_jax import checked_files
 from rllc_jax import visible
 

@@ -16,7 +16,7 @@ from typing import Any
 import jax
 import ml_collections
 
-from experiments import processes
+from experiments.runtime import processes
 from rllc_jax import checked_files
 
 _PACKAGES = ('rllc_jax', 'jax', 'jaxlib', 'numpy', 'optax', 'zarr')
@@ -31,7 +31,7 @@ _ENTRIES = (
   'versions',
   'config',
 )
-_HERE = pathlib.Path(__file__).parent
+_HERE = pathlib.Path(__file__).parents[1]
 
 
 class Run:

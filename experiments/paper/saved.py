@@ -8,8 +8,8 @@ from absl import logging
 import numpy as np
 import xarray as xr
 
-from experiments import sections
-from experiments import study
+from experiments.paper import study
+from experiments.runtime import sections
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import readings as reading

@@ -16,9 +16,9 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import parquet
 
-from experiments import fuzz_inputs
-from experiments import json_config
-from experiments import sections
+from experiments.checks import fuzz_inputs
+from experiments.runtime import json_config
+from experiments.runtime import sections
 from rllc_jax import checked_files
 from rllc_jax.data import corpora
 from rllc_jax.data import documents

@@ -3,7 +3,7 @@
 Object stores have no locks and no renames, and all that a run writes depends on
 these. So a run on an address works in a directory of its own, which it fills
 with what is there; what changes goes to the address every few seconds and at
-the end (`experiments.mirror`).
+the end (`experiments.runtime.mirror`).
 """
 
 from collections.abc import Callable
@@ -20,8 +20,8 @@ from typing import Any, TypeVar
 
 from absl import logging
 
-from experiments import mirror
-from experiments import remote_files
+from experiments.runtime import mirror
+from experiments.runtime import remote_files
 from rllc_jax.results import owners
 
 _PASS_SECONDS = 3.0

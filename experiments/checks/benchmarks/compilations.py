@@ -10,9 +10,9 @@ from jax.experimental.compilation_cache import compilation_cache
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import choices
-from experiments import targets
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import choices
+from experiments.runtime import targets
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches

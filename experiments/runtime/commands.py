@@ -26,18 +26,18 @@ from absl import logging
 import jax
 from ml_collections import config_flags
 
-from experiments import json_config
-from experiments import sections
-from experiments import stopping
-from experiments import targets
-from experiments import workdirs
+from experiments.runtime import json_config
+from experiments.runtime import sections
+from experiments.runtime import stopping
+from experiments.runtime import targets
+from experiments.runtime import workdirs
 from rllc_jax.results import owners
 
 STATUS_OF_ERROR = 1
 STATUS_OF_FAILED_CHAINS = 3  # 2 is what a shell says of its own errors.
 _MOST_CPU_DEVICES = 8
 _REMOTE_LIBRARIES = ('aiobotocore', 'botocore', 's3fs', 'gcsfs', 'adlfs')
-_HERE = pathlib.Path(__file__).parent
+_OURS = pathlib.Path(__file__).parents[1]
 
 CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -88,7 +88,7 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
 
 
 def _is_ours_or_serious(record: Any) -> bool:
-  ours = pathlib.Path(record.pathname).is_relative_to(_HERE)
+  ours = pathlib.Path(record.pathname).is_relative_to(_OURS)
   return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
 
 
@@ -111,7 +111,9 @@ def start(
 
   _quiet_logs()
   flags.mark_flags_as_required(['config', 'workdir'])
-  _describe_settings()
+  _describe(run, 'config', 'workdir')
+  main_module: Any = sys.modules['__main__']
+  main_module.__doc__ += f'\n{sections.description()}'
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 
@@ -169,18 +171,19 @@ def start_targets(
     _work_in(lambda workdir: targets.finish(run(workdir)))
 
   flags.FLAGS.set_default('workdir', workdir)
-  for name in ('workdir', 'json'):
-    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
+  _describe(run, 'workdir', 'json')
   _quiet_logs()
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 
-def _describe_settings() -> None:
-  """Makes --help say what can be set: the flags, and every setting."""
-  for name in ('config', 'workdir'):
+def _describe(run: Callable[..., Any], *names: str) -> None:
+  """Makes --help say what `run` does, by its module, and which flags it has."""
+  module = sys.modules[run.__module__]
+  for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
+    flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
+  for name in names:
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flags.FLAGS[name])
-  main: Any = sys.modules['__main__']
-  main.__doc__ = f'{main.__doc__}\n{sections.description()}'
+  sys.modules['__main__'].__doc__ = module.__doc__
 
 
 def _parse_flags(argv: list[str]) -> list[str]:

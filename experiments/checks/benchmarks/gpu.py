@@ -1,10 +1,11 @@
 """The paper's Figure 2 on one accelerator: checked, timed, in one process.
 
-  python -m experiments.benchmarks.gpu --tokens=FILE.npy --out=DIR
+  python -m experiments.checks.benchmarks.gpu --tokens=FILE.npy --out=DIR
 
 where FILE holds rows of token ids, [N, 1024], integers below 5,000, such as
 
-  python -m experiments.benchmarks.gpu --write_tokens=FILE.npy --workdir=DIR
+  python -m experiments.checks.benchmarks.gpu --write_tokens=FILE.npy \
+    --workdir=DIR
 
 writes from the interpreter's own library. The first needs jax, flax, optax and
 numpy alone, ends within nine minutes on an H100 or better and writes `gpu.json`
@@ -32,7 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import targets
+from experiments.runtime import targets
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
@@ -325,7 +326,7 @@ def against_devinterp(
     precision: 'float32' or 'tensorfloat32'.
   """
   try:
-    peer = importlib.import_module('experiments.devinterp_peer')
+    peer = importlib.import_module('experiments.checks.devinterp_peer')
   except ImportError as error:
     yield targets.Row('devinterp', np.nan, note=f'not compared: {error}')
     return
@@ -377,7 +378,7 @@ def main() -> None:
   options = parser.parse_args()
   if options.write_tokens:
     # Needs the libraries of the corpus, which the device need not have.
-    problem = importlib.import_module('experiments.benchmarks.problem')
+    problem = importlib.import_module('experiments.checks.benchmarks.problem')
     tokens = problem.prepare(options.workdir).tokens
     np.save(options.write_tokens, tokens.astype(np.uint16))
     return

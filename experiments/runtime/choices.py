@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import sections
+from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types

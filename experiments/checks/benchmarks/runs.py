@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from experiments import choices
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import choices
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches

@@ -17,9 +17,9 @@ import tqdm
 import xarray as xr
 
 from experiments import build_corpus
-from experiments import choices
-from experiments import sections
 from experiments import train
+from experiments.runtime import choices
+from experiments.runtime import sections
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches

@@ -4,8 +4,8 @@ import time
 
 from absl import logging
 
-from experiments import commands
-from experiments import processes
+from experiments.runtime import commands
+from experiments.runtime import processes
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 

@@ -17,8 +17,8 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec
 import numpy as np
 
-from experiments import targets
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import targets
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.models import factored

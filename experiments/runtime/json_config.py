@@ -18,7 +18,7 @@ from typing import Any, get_args, get_origin
 import ml_collections
 from ml_collections import config_flags
 
-from experiments import sections
+from experiments.runtime import sections
 from rllc_jax import visible
 
 _MOST_BYTES = 2**20

@@ -22,8 +22,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from experiments import targets
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import targets
 from rllc_jax import trees
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import compilation

@@ -13,8 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from experiments import fuzz_inputs
-from experiments import fuzz_parsers
+from experiments.checks import fuzz_inputs
+from experiments.checks import fuzz_parsers
 
 _MOST_CHARACTERS = 1_000  # Of a message.
 _FORBIDDEN = ('os.system', 'pickle.find_class', 'socket.connect')

@@ -16,8 +16,8 @@ import jax
 from jax import flatten_util
 import jax.numpy as jnp
 
-from experiments import targets
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import targets
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types

@@ -13,10 +13,10 @@ import time
 
 import jax
 
-from experiments import commands
-from experiments import targets
-from experiments.benchmarks import compilations
-from experiments.benchmarks import problem as problems
+from experiments.checks.benchmarks import compilations
+from experiments.checks.benchmarks import problem as problems
+from experiments.runtime import commands
+from experiments.runtime import targets
 from rllc_jax.estimators import grid
 
 NUM_CHAINS = (4, 64)
@@ -77,7 +77,7 @@ def resident_bytes(workdir: pathlib.Path, num_chains: int) -> int:
   """The most memory that a process of this job holds, over both layers."""
   found = []
   for layer in range(problems.MODEL.num_layers):
-    command = [sys.executable, '-m', 'experiments.benchmarks.memory']
+    command = [sys.executable, '-m', 'experiments.checks.benchmarks.memory']
     command += [str(workdir), str(layer), str(num_chains)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
       try:

@@ -1,0 +1,155 @@
+"""All that the paper's figures and claims are made of, of one training run.
+
+  python -m experiments.study --config=FILE --workdir=DIR
+
+Corpus and training as in experiments.demo, a one-layer model trained alike,
+and the stores
+
+  rllc              every head, on every data set of the config
+  full              the whole model, likewise and on text that is held out whole
+  reference         every head against what the one-layer model says
+  sweep_NAME_VALUE  every head at the last checkpoint, with one setting halved
+                    or doubled
+
+then what the heads do, `analysis.zarr`. Each step goes on with what is there.
+"""
+
+from collections.abc import Iterator
+import copy
+import pathlib
+import time
+from typing import Any
+
+from absl import logging
+import ml_collections
+import xarray as xr
+
+from experiments import analyze
+from experiments import build_corpus
+from experiments import estimate_rllc
+from experiments import train
+from experiments.runtime import commands
+from experiments.runtime import processes
+from rllc_jax.results import disk
+from rllc_jax.training import checkpoints
+from rllc_jax.training import records
+
+REFERENCE = 'one_layer'
+SWEPT = ('step_size', 'localization', 'nbeta')
+FACTORS = (0.5, 2.0)
+
+
+def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+  """Runs every step, or what is left of it.
+
+  Args:
+    config: of a run, as in experiments.demo.
+    workdir: of the run.
+
+  Raises:
+    ChainsFailed: at the end, if chains failed.
+  """
+  workdir = pathlib.Path(workdir)
+  failure = None
+  for name, step in _steps(config, workdir):
+    began = time.perf_counter()
+    logging.info('%s ...', name)
+    try:
+      step()
+    except commands.ChainsFailed as error:
+      failure = error
+    logging.info('%s: %.0f s', name, time.perf_counter() - began)
+  if failure:
+    raise failure
+
+
+def _steps(config, workdir):
+  """Names and calls, in order; each is asked for when the last one is done."""
+  yield 'corpus', lambda: build_corpus.run(config, workdir)
+  yield 'training', lambda: train.run(config, workdir)
+  one_layer = _changed(
+    config, model={'num_layers': 1}, training={'name': REFERENCE}
+  )
+  yield 'training of the reference', lambda: train.run(one_layer, workdir)
+  last = checkpoints.steps(workdir / 'train' / 'checkpoints')[-1]
+  for name, settings in estimations(config, last):
+    yield name, lambda settings=settings: estimate_rllc.run(settings, workdir)
+  if processes.is_first():
+    yield 'heads', lambda: analyze.run(config, workdir)
+
+
+def estimations(
+  config: ml_collections.ConfigDict, last: int
+) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
+  """The stores of a study and their configs.
+
+  Args:
+    config: of the run.
+    last: step of the last checkpoint.
+  """
+  datasets = config.estimation.datasets
+  yield 'rllc', config
+  first = tuple(datasets[:1])
+  held_out = (f'held_out/{name}' for name in config.corpus.further)
+  changes: dict[str, dict[str, Any]] = {
+    'full': {
+      'refinements': ('all',),
+      'datasets': tuple(dict.fromkeys((*datasets, *held_out))),
+    },
+    'reference': {'reference': REFERENCE, 'datasets': first},
+  }
+  for name, changed in changes.items():
+    yield name, _changed(config, estimation={**changed, 'name': name})
+  at_last = {'datasets': first, 'checkpoints': (last,)}
+  for field in SWEPT:
+    for factor in FACTORS:
+      value = factor * config.sampling[field]
+      name = f'sweep_{field}_{value:g}'
+      yield (
+        name,
+        _changed(
+          config, estimation={**at_last, 'name': name}, sampling={field: value}
+        ),
+      )
+
+
+def _changed(config, **sections):
+  changed = copy.deepcopy(config)
+  for section, values in sections.items():
+    changed[section].update(values)
+  return changed
+
+
+def traces(workdir: pathlib.Path, name: str) -> xr.Dataset:
+  """What a store of a study holds.
+
+  Raises:
+    ValueError: if there is no such store.
+  """
+  path = workdir / name
+  if not path.exists():
+    raise ValueError(
+      f'{path} must be a store of estimates, because it is drawn; got no such '
+      'directory. Run experiments.study on that workdir.'
+    )
+  return disk.open_store(path).read().load()
+
+
+def readings(workdir: pathlib.Path) -> xr.Dataset:
+  """What was read off the heads of a study.
+
+  Raises:
+    ValueError: if nothing was.
+  """
+  path = workdir / 'analysis.zarr'
+  if not path.exists():
+    raise ValueError(
+      f'{path} must hold what heads do, because it is drawn; got no such '
+      'directory. Run experiments.analyze on that workdir.'
+    )
+  return records.load_record(path)
+
+
+def main() -> None:
+  """The command."""
+  commands.start(run, processes.connect)
