@@ -1,6 +1,6 @@
-"""The command of experiments.paper.claims."""
+"""The command of experiments.paper.claim_runs."""
 
-from experiments.paper import claims
+from experiments.paper import claim_runs
 
 if __name__ == '__main__':
-  claims.main()
+  claim_runs.main()

@@ -26,11 +26,11 @@ import numpy as np
 import xarray as xr
 
 from experiments import analyze
+from experiments.paper import claims
 from experiments.runtime import commands
 from experiments.runtime import provenance
 from experiments.runtime import sections
 from rllc_jax import checked_files
-from rllc_jax.analysis import claims
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
 from rllc_jax.estimators import llc
@@ -42,11 +42,11 @@ from rllc_jax.plots import spread
 from rllc_jax.plots import style
 from rllc_jax.plots import traces as trace_plots
 from rllc_jax.plots import training as training_plots
+from rllc_jax.refinement import names
 from rllc_jax.report import gains
 from rllc_jax.report import page
 from rllc_jax.report import separation
 from rllc_jax.results import disk
-from rllc_jax.results import names
 from rllc_jax.training import records
 
 _PACKAGES = ('rllc_jax', 'jax', 'numpy', 'scipy', 'xarray', 'arviz-stats')

@@ -29,10 +29,10 @@ from rllc_jax.estimators import grid
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
-from rllc_jax.models import regression
 from rllc_jax.refinement import weights
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
+from rllc_jax.truth import regression
 
 _STEP_SIZE = 1e-3
 _NUM_CHAINS = 4
@@ -98,7 +98,7 @@ def linear_regression(
 ) -> Problem:
   """200 points in 3 dimensions, minibatches of 4: noise makes a third of it.
 
-  `models.regression` has the exact value. The loss at the minimum is measured
+  `truth.regression` has the exact value. The loss at the minimum is measured
   on so many minibatches that its error, which the spread between chains leaves
   out, is no more than that of 1,000 draws of 4 independent chains.
 

@@ -36,13 +36,13 @@ from rllc_jax.estimators import grid
 from rllc_jax.estimators import health
 from rllc_jax.estimators import rllc
 from rllc_jax.estimators import settings
-from rllc_jax.models import finite_temperature
-from rllc_jax.models import learning_coefficients
-from rllc_jax.models import toy
-from rllc_jax.models import two_layer_linear
 from rllc_jax.plots import known_answers as plots
 from rllc_jax.plots import style
 from rllc_jax.refinement import weights
+from rllc_jax.truth import finite_temperature
+from rllc_jax.truth import learning_coefficients
+from rllc_jax.truth import toy
+from rllc_jax.truth import two_layer_linear
 
 _SEED = 0
 _MOST_DRAWS = 2000  # Kept of a chain; longer ones are recorded more rarely.

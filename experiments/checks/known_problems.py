@@ -1,7 +1,7 @@
 """Losses with known answers, and how each is sampled.
 
 Every exact value is that at the problem's own n beta, localization and step
-size (`models.finite_temperature`). Freezing coordinates makes another problem
+size (`truth.finite_temperature`). Freezing coordinates makes another problem
 with an answer of its own: each family has such restricted cases.
 """
 
@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import finite_temperature
-from rllc_jax.models import learning_coefficients
-from rllc_jax.models import toy
-from rllc_jax.models import two_layer_linear
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
+from rllc_jax.truth import finite_temperature
+from rllc_jax.truth import learning_coefficients
+from rllc_jax.truth import toy
+from rllc_jax.truth import two_layer_linear
 
 
 class Sampling(NamedTuple):

@@ -1,244 +1,147 @@
-"""The paper's claims, put to the test on one training run after another.
+r"""The claims of Wang et al. (2410.02984), each as a number with its error.
 
-  python -m experiments.claims --workdir=DIR --language=planted --seed=0
+One training run is one piece of evidence. A statistic is made so that it is
+positive where the claim is true, and 0 where there is nothing to it. The choice
+of statistics, nulls and thresholds was made before any of them was run. The
+classes of heads (`head_types`) were not: they were settled on seeds 0 and 1 of
+the planted language, whose findings are therefore no test of C2 to C8 and C10.
 
-makes `experiments.study` of a language and a seed in `DIR/planted-0`, or goes
-on with it, and writes what it says of each claim to `claims.json` there. Then,
-and without --language at once, it shows the verdicts over all such files in
-DIR. What is measured, against which null, and what was settled before any run,
-is said in `rllc_jax.analysis.claims`.
+  C1   Heads start alike and grow apart. Standard deviation of wrLLC over the
+       heads of a layer, mean over layers, at the end less at the end of LM1,
+       which is where predictions are nearest to pairs of tokens (`bigram` is at
+       its least). Error: those of the estimates, carried through. Null: 0.
+  C2   Curves tell classes. Adjusted Rand index of Euclidean k-means of a
+       layer's wrLLC curves, with as many clusters as classes, mean over layers
+       with two classes or more. Null and error: mean and standard deviation
+       under permutations of the classes.
+  C3   Induction heads end lower: mean wrLLC of the multigram heads of the last
+       layer less that of its induction heads, at the end. Null: 0.
+  C4   Memory is complexity: Spearman correlation of final wrLLC and the number
+       of memorized multigrams over multigram heads. Error: 1 / sqrt(n - 1).
+  C5a  Code wants induction: (induction heads less the other heads of the last
+       layer) on code less the same on text, at the end. Null: 0.
+  C5b  Code parts induction heads: the distance of the two strongest ones on
+       code less that on text, at the end. Null: 0.
+  C6a  Multigrams leave the first layer: rLLC of its multigram heads against a
+       one-layer model, at the onset of induction less at the end. Null: 0.
+  C6b  and come to the second: at the end less at the onset, of those of the
+       last layer. Null: 0.
+  C7a  The multigram circuit forms: K-composition of first-layer multigram heads
+       with last-layer ones, at the end less at the onset. Error: over pairs.
+  C7b  So does the induction circuit: of previous-token and induction heads.
+  C8   Nested brackets come to need it: rise of the loss of closing nested
+       brackets with those paths cut, at the end less at the onset. Error: over
+       minibatches.
+  C9   Settings keep the order of heads: least Spearman correlation of final
+       wrLLC with that at another step size, gamma or n beta. On Fisher's scale
+       z, error 1.06 / sqrt(n - 3). Null: a correlation of 0.5.
+  C10  Other measures tell classes less well: the index of C2 less the mean of
+       that of Hessian trace, Fisher trace and ablation, error as there.
+  C11  The estimator is right: 1 if every known answer is met, or -1. No error.
 
-  python -m experiments.claims --workdir=experiments/results
+C4, C7 and C8 are withdrawn, because what they measure does not mean what they
+say; `WITHDRAWN` has the reasons. Their statistics are still computed.
 
-shows those that are kept with the project.
-
-Exit status: 0 if every claim holds in every language, or else 1, be it that one
-does not hold, that it cannot be told or that it is withdrawn. Withdrawn claims
-have no value and no verdict; the note gives the reason.
+The onset of induction is the last checkpoint at which no induction head has
+half its final score of prefix matching in text. Errors of estimates are those
+of `llc.of_draws`. A statistic that needs heads or times that are not there is
+NaN. A claim *holds* if its statistic is beyond two errors in every run, *does
+not hold* if it is beyond two errors on the other side in every run, and else
+*cannot be told*. A withdrawn claim does none of these.
 """
 
+from collections.abc import Callable
 from collections.abc import Mapping
 from collections.abc import Sequence
-import math
-import pathlib
-import time
-from typing import Any
 
-from absl import flags
-from absl import logging
-import jax
-import numpy as np
+from experiments.paper import claim_statistics
+from experiments.paper import evidence
+from rllc_jax.analysis import head_types
 
-from experiments import report
-from experiments.checks import known_answers
-from experiments.configs import mini_pile
-from experiments.configs import planted
-from experiments.paper import study
-from experiments.runtime import commands
-from experiments.runtime import seed_flag
-from experiments.runtime import targets
-from rllc_jax import checked_files
-from rllc_jax.analysis import claims
-from rllc_jax.analysis import evidence
-from rllc_jax.data import packing
-from rllc_jax.estimators import llc
-from rllc_jax.training import checkpoints
-
-# By language: its config, and the data set that stands for code.
-LANGUAGES = {
-  'planted': (planted.get_config, 'held_out/planted_repeats'),
-  'mini_pile': (mini_pile.get_config, 'train/stdlib_code'),
+STATEMENTS = {
+  'C1': 'heads of a layer start alike and grow apart',
+  'C2': 'wrLLC curves alone recover the classes of heads',
+  'C3': 'induction heads end below the multigram heads of their layer',
+  'C4': 'wrLLC of multigram heads grows with what they memorized',
+  'C5a': 'on code, induction heads rise above the others',
+  'C5b': 'on code, the two strongest induction heads part',
+  'C6a': 'against a one-layer model, layer-0 multigram heads decline',
+  'C6b': 'against a one-layer model, last-layer multigram heads rise',
+  'C7a': 'multigram heads of two layers come to compose',
+  'C7b': 'previous-token and induction heads come to compose',
+  'C8': 'closing nested brackets comes to need the multigram circuit',
+  'C9': 'the order of heads is stable to the settings',
+  'C10': 'other measures recover the classes less well',
+  'C11': 'the estimator meets every known answer',
 }
 
-_REMEDY = (
-  'Put back a copy, or run experiments.claims of its language and seed again.'
+_NO_NULL = 'untrained heads count as "multigram" heads, too'
+_NO_BRACKETS = 'operators and ">>" count as brackets'
+_NO_ONSET = 'whether composition grows depends on which checkpoint is the onset'
+
+# Claims, and classes of heads, that no table, page or figure may rest on, with
+# the reasons. An entry goes when its measure is mended.
+WITHDRAWN: Mapping[str, tuple[str, ...]] = {
+  head_types.MULTIGRAM: (_NO_NULL,),
+  'C4': (_NO_NULL,),
+  'C7a': (_NO_NULL, _NO_ONSET),
+  'C7b': (_NO_ONSET,),
+  'C8': (_NO_NULL, _NO_BRACKETS),
+}
+
+
+def withdrawn(*names: str) -> str:
+  """Reasons why claims or classes are withdrawn, as text; '' if none is.
+
+  Examples:
+    >>> withdrawn('C1', 'C4')
+    'withdrawn: untrained heads count as "multigram" heads, too'
+  """
+  reasons = [why for name in names for why in WITHDRAWN.get(name, ())]
+  return f'withdrawn: {"; ".join(dict.fromkeys(reasons))}' if reasons else ''
+
+
+def findings(run: evidence.Evidence) -> list[evidence.Finding]:
+  """Every claim's statistic, in their order; notes say what is withdrawn."""
+  heads = evidence.sort_heads(run)
+  measured = {x.claim: x for claim in _CLAIMS for x in claim(heads)}
+  return [_with_reasons(measured[claim]) for claim in STATEMENTS]
+
+
+def _with_reasons(finding: evidence.Finding) -> evidence.Finding:
+  notes = withdrawn(finding.claim), finding.note
+  return finding._replace(note='; '.join(filter(None, notes)))
+
+
+def verdict(found: Sequence[evidence.Finding]) -> bool | None:
+  """True or False if a claim holds in all runs or in none; None if open.
+
+  A withdrawn claim is open, whatever its statistic.
+
+  Examples:
+    >>> found = [
+    ...   evidence.Finding('C3', x, 0.4, '', '') for x in (2.0, 1.0, 0.1)
+    ... ]
+    >>> verdict(found[:2]), verdict(found)
+    (True, None)
+  """
+  if withdrawn(*(x.claim for x in found)):
+    return None
+  for sign in (1, -1):
+    if found and all(sign * x.effect > 2 * x.error for x in found):
+      return sign > 0
+  return None
+
+
+_CLAIMS: tuple[Callable[[evidence.Heads], list[evidence.Finding]], ...] = (
+  claim_statistics.growing_apart,
+  claim_statistics.curves_tell_classes,
+  claim_statistics.induction_is_simple,
+  claim_statistics.memory_is_complexity,
+  claim_statistics.code,
+  claim_statistics.migration,
+  claim_statistics.composition,
+  claim_statistics.nested_brackets,
+  claim_statistics.order_is_stable,
+  claim_statistics.known_answers,
 )
-
-flags.adopt_module_key_flags(seed_flag)
-_LANGUAGE = flags.DEFINE_enum(
-  'language', None, list(LANGUAGES), 'Language to make a study of.'
-)
-
-
-def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Makes the study that is asked for, and returns all verdicts."""
-  if _LANGUAGE.value:
-    examine(_LANGUAGE.value, seed_flag.SEED.value, workdir)
-  return verdicts(workdir)
-
-
-def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
-  """Makes a study, its findings and its report.
-
-  Args:
-    language: a key of `LANGUAGES`.
-    seed: of everything.
-    workdir: of all studies.
-
-  Raises:
-    ChainsFailed: at the end, if chains failed.
-  """
-  began = time.perf_counter()
-  get_config, code = LANGUAGES[language]
-  config = get_config()
-  config.seed = seed
-  directory = workdir / f'{language}-{seed}'
-  failure = None
-  try:
-    study.run(config, directory)
-  except commands.ChainsFailed as error:
-    failure = error
-  found = claims.findings(gather(directory, config, code))
-  seconds = time.perf_counter() - began
-  record = {
-    'language': language,
-    'seed': seed,
-    'device': jax.devices()[0].device_kind,
-    'jax': jax.__version__,
-    'tokens': packing.load_record(directory / 'corpus')['tokens_hash'],
-    'findings': [_plain(finding) for finding in found],
-  }
-  checked_files.write_json(directory / 'claims.json', record)
-  logging.info('%s: %.0f s\n%s', directory, seconds, _table(found))
-  report.run(config, directory)
-  if failure:
-    raise failure
-
-
-def gather(
-  directory: pathlib.Path, config: Any, code: str
-) -> evidence.Evidence:
-  """What a study says, in the form that claims are measured on.
-
-  Args:
-    directory: of the study.
-    config: of the study.
-    code: the data set that stands for code.
-  """
-  last = checkpoints.steps(directory / 'train' / 'checkpoints')[-1]
-  draws = llc.by_draw(study.traces(directory, 'rllc'))
-  names = [name for name, _ in study.estimations(config, last)]
-  swept = [
-    llc.by_draw(study.traces(directory, name)).mean('draw')[0, 0].values
-    for name in names
-    if name.startswith('sweep')
-  ]
-  known = known_answers.run(directory, quick=True)
-  return evidence.Evidence(
-    draws=draws,
-    reference=llc.by_draw(study.traces(directory, 'reference')),
-    swept=np.stack(swept),
-    readings=study.readings(directory),
-    code=code,
-    known_answers=[row.holds for row in known if row.holds is not None],
-  )
-
-
-def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
-  """A row a claim and language, over all seeds that there are.
-
-  Args:
-    workdir: with subdirectories that hold `claims.json`.
-
-  Raises:
-    ValueError: if there is none, or one is damaged.
-  """
-  records = [
-    checked_files.read_json(path, ('language', 'seed', 'findings'), _REMEDY)
-    for path in sorted(workdir.glob('*/claims.json'))
-  ]
-  if not records:
-    raise ValueError(
-      f'{workdir} must have studies with a claims.json, to judge by; got none. '
-      'Make one with --language and --seed.'
-    )
-  rows = []
-  for claim in claims.STATEMENTS:
-    for language in LANGUAGES:
-      found = {
-        record['seed']: finding
-        for record in records
-        if record['language'] == language
-        for finding in map(_finding, record['findings'])
-        if finding.claim == claim
-      }
-      if found:
-        rows.append(_row(claim, language, found))
-  return rows
-
-
-def _row(claim, language, found) -> targets.Row:
-  each = list(found.values())
-  ratios = [_ratio(x) for x in each]
-  smallest = math.nan if np.isnan(ratios).any() else min(ratios)
-  reasons = claims.withdrawn(claim)
-  words = [f'seed {seed}: {_words(x)}' for seed, x in found.items()]
-  holds = claims.verdict(each) if len(each) > 1 else None
-  if reasons:
-    smallest = math.nan  # A number would be read as a verdict.
-    words = [
-      reasons,
-      *(f'seed {seed}: {_size(x)}' for seed, x in found.items()),
-    ]
-  elif holds is None:
-    words.insert(0, 'cannot be told')
-  if len(each) < 2:
-    words.append('one seed only')
-  statement = claims.STATEMENTS[claim]
-  return targets.Row(
-    f'{claim} {language}: {statement}',
-    smallest,
-    'errors',
-    '> 2 in every seed',
-    holds,
-    '; '.join(words),
-  )
-
-
-def _ratio(finding: evidence.Finding) -> float:
-  if finding.error:
-    return finding.effect / finding.error
-  return math.copysign(math.inf, finding.effect)
-
-
-def _words(finding: evidence.Finding) -> str:
-  return f'{_size(finding)} ({finding.note})'
-
-
-def _size(finding: evidence.Finding) -> str:
-  if not math.isfinite(finding.effect):
-    return 'not measured'
-  unit = f' {finding.unit}' if finding.unit else ''
-  return f'{finding.effect:.3g} ± {finding.error:.2g}{unit}'
-
-
-def _table(found: Sequence[evidence.Finding]) -> str:
-  return '\n'.join(
-    f'  {x.claim:4} {claims.STATEMENTS[x.claim]}: {_words(x)}' for x in found
-  )
-
-
-def _plain(found: evidence.Finding) -> dict[str, Any]:
-  """A finding for JSON, which has no NaN."""
-  item = found._asdict()
-  for name in ('effect', 'error'):
-    item[name] = item[name] if math.isfinite(item[name]) else None
-  item['statement'] = claims.STATEMENTS[found.claim]
-  item['holds'] = claims.verdict([found])
-  return item
-
-
-def _finding(item: Mapping[str, Any]) -> evidence.Finding:
-  """What `_plain` made of a finding, made a finding again."""
-  values = [item[name] for name in evidence.Finding._fields]
-  found = evidence.Finding(*values)
-  effect, error = (
-    math.nan if value is None else value
-    for value in (found.effect, found.error)
-  )
-  return found._replace(effect=effect, error=error)
-
-
-def main() -> None:
-  """The command."""
-  commands.start_targets(run, 'runs/claims')

@@ -16,7 +16,7 @@ from rllc_jax.plots import agreement
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 from rllc_jax.plots import sensitivity
-from rllc_jax.results import names as naming
+from rllc_jax.refinement import names as naming
 
 
 def ablation_clusters(made: saved.Saved) -> figure.Figure:

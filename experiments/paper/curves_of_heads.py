@@ -8,7 +8,7 @@ from experiments.paper import saved
 from rllc_jax.analysis import head_types
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
-from rllc_jax.results import names as naming
+from rllc_jax.refinement import names as naming
 
 _SHORT = {
   'previous-token': 'prev',

@@ -4,7 +4,7 @@
 
 reads what experiments.study saved in DIR and writes `DIR/figures/NAME.png`.
 FILE is one of `experiments/configs/paper`: one a figure. A figure that rests on
-what `rllc_jax.analysis.claims` withdraws is stamped with the reasons.
+what `experiments.paper.claims` withdraws is stamped with the reasons.
 """
 
 from collections.abc import Callable
@@ -15,6 +15,7 @@ from absl import logging
 from matplotlib import figure
 import ml_collections
 
+from experiments.paper import claims
 from experiments.paper import comparisons
 from experiments.paper import curves_of_heads
 from experiments.paper import saved
@@ -22,7 +23,6 @@ from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import sections
 from rllc_jax import checked_files
-from rllc_jax.analysis import claims
 from rllc_jax.analysis import head_types
 from rllc_jax.plots import style
 

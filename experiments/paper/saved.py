@@ -17,7 +17,7 @@ from rllc_jax.estimators import llc
 from rllc_jax.plots import memory
 from rllc_jax.plots import panels
 from rllc_jax.plots import style
-from rllc_jax.results import names as naming
+from rllc_jax.refinement import names as naming
 
 WRLLC = 'refined LLC (wrLLC)'
 

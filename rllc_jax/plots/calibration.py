@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from rllc_jax.plots import style
-from rllc_jax.results import names
+from rllc_jax.refinement import names
 
 _SYMBOLS = {'nbeta': 'nβ', 'localization': 'γ'}
 _VALUES = colors.LinearSegmentedColormap.from_list(

@@ -10,7 +10,7 @@ import numpy as np
 import xarray as xr
 
 from rllc_jax.plots import style
-from rllc_jax.results import names
+from rllc_jax.refinement import names
 
 _WIDTHS = (
   6.4,

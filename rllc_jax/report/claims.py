@@ -18,7 +18,7 @@ _HEADER = (
   'unit',
 )
 _METHOD = (
-  'Statistics and nulls are defined in rllc_jax.analysis.claims, which says '
+  'Statistics and nulls are defined in experiments.paper.claims, which says '
   'what was settled before any run and what was not: each is positive if its '
   'claim is true, and speaks for or against it beyond two standard errors. A '
   'claim holds if every seed speaks for it; experiments.claims puts the seeds '

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import stats
 import xarray as xr
 
-from rllc_jax.results import names
+from rllc_jax.refinement import names
 
 LEVEL = 0.01  # Chance at which equal heads would be called different.
 _GROWTH = 2.0  # Heads that differ from the start must spread at least so much.

@@ -8,7 +8,7 @@ import pytest
 import xarray as xr
 
 from experiments import report
-from experiments.paper import claims
+from experiments.paper import claim_runs as claims
 from rllc_jax import checked_files
 from rllc_jax.training import records
 from tests.damage import damages

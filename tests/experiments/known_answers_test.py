@@ -10,7 +10,7 @@ import pytest
 
 from experiments.checks import known_answers
 from experiments.checks import known_problems
-from rllc_jax.models import two_layer_linear
+from rllc_jax.truth import two_layer_linear
 
 
 @functools.cache

@@ -6,11 +6,11 @@ import pathlib
 import numpy as np
 import pytest
 
-from experiments.paper import claims
+from experiments.paper import claim_runs as claims
+from experiments.paper import claims as definitions
 from experiments.paper import drawing
 from experiments.paper import study
 from experiments.runtime import sections
-from rllc_jax.analysis import claims as definitions
 
 CONFIGS = pathlib.Path(claims.__file__).parent / 'configs' / 'paper'
 FIGURES = [

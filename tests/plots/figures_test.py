@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.paper import claims
 from experiments.paper import drawing
 from experiments.paper import saved
-from rllc_jax.analysis import claims
 from rllc_jax.plots import heads
 from rllc_jax.plots import spread
 from rllc_jax.plots import style
 from rllc_jax.plots import traces
 from rllc_jax.plots import training
-from tests.analysis import claims_test
+from tests.paper import claims_test
 
 DIMS = ('checkpoint', 'dataset', 'refinement')
 STEPS = (0, 1, 10, 100)

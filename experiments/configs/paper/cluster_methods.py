@@ -6,7 +6,7 @@ The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
   python -m experiments.figures --config=FILE --workdir=DIR/planted-0
 
 in 33 minutes and in seconds, FILE being this one. It is withdrawn: see
-`rllc_jax.analysis.claims.WITHDRAWN`. A figure drawn now is stamped with the
+`experiments.paper.claims.WITHDRAWN`. A figure drawn now is stamped with the
 reason. The one that is kept was stamped on 2026-11-30, not drawn again.
 """
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.paper import claims as verdicts
+from experiments.paper import claim_statistics
+from experiments.paper import claims
+from experiments.paper import claim_runs as verdicts
+from experiments.paper import evidence
 from experiments.runtime import targets
 from rllc_jax import checked_files
-from rllc_jax.analysis import claim_statistics
-from rllc_jax.analysis import claims
-from rllc_jax.analysis import evidence
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import multigrams

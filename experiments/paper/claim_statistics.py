@@ -1,4 +1,4 @@
-"""One function a claim of `rllc_jax.analysis.claims`, or a pair of them.
+"""One function a claim of `experiments.paper.claims`, or a pair of them.
 
 Each takes the heads of one training run and returns what it finds.
 """
@@ -10,8 +10,8 @@ import numpy as np
 from scipy import stats
 import xarray as xr
 
+from experiments.paper import evidence
 from rllc_jax.analysis import curves
-from rllc_jax.analysis import evidence
 from rllc_jax.analysis import head_types
 from rllc_jax.estimators import llc
 

@@ -2,7 +2,7 @@
 
 Each is a pure function `loss(params, batch)` with a true parameter to sample
 around and the data it reads: what `estimate_llc` takes. Their exact values are
-in `models.finite_temperature` and `models.learning_coefficients`.
+in `truth.finite_temperature` and `truth.learning_coefficients`.
 """
 
 from collections.abc import Callable

@@ -5,9 +5,9 @@ from absl.testing import parameterized
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import finite_temperature
-from rllc_jax.models import learning_coefficients
-from rllc_jax.models import toy
+from rllc_jax.truth import finite_temperature
+from rllc_jax.truth import learning_coefficients
+from rllc_jax.truth import toy
 
 COUPLED = toy.Polynomial((1.0, -1.0, 1.0), ((2, 0), (1, 2), (0, 4)))
 CROSSING = toy.normal_crossing((1, 1))

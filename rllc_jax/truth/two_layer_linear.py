@@ -30,7 +30,7 @@ from typing import NamedTuple
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import finite_temperature
+from rllc_jax.truth import finite_temperature
 
 _POINTS = 1 << 14
 # e-folds below gamma / nbeta, under which eigenvalues are as good as 0. Their
@@ -62,7 +62,7 @@ def at_zero(
 ) -> float:
   """E[n beta K] of two linear layers at w* = 0; to first order in epsilon.
 
-  The bias of the step size is that of `models.finite_temperature`. It grows
+  The bias of the step size is that of `truth.finite_temperature`. It grows
   with n beta x / gamma: long weights of one layer stiffen the other.
 
   Args:

@@ -5,10 +5,10 @@ from absl.testing import parameterized
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import finite_temperature
-from rllc_jax.models import learning_coefficients
-from rllc_jax.models import toy
-from rllc_jax.models import two_layer_linear
+from rllc_jax.truth import finite_temperature
+from rllc_jax.truth import learning_coefficients
+from rllc_jax.truth import toy
+from rllc_jax.truth import two_layer_linear
 
 
 def by_importance(widths, posterior, draws, seed=0):

@@ -10,7 +10,7 @@ where :math:`\lambda` is the learning coefficient of K and m its multiplicity
 :math:`E[n\beta K] = -\partial \ln Z / \partial \ln n\beta` tends to
 :math:`\lambda`, but for m > 1 as slowly as :math:`(m - 1) / \ln n\beta` falls.
 An estimate at one :math:`n\beta` is to be compared with the exact value there
-(`models.finite_temperature`), not with :math:`\lambda`.
+(`truth.finite_temperature`), not with :math:`\lambda`.
 
 **A trap: global and local.** For linear networks the literature gives the
 *global* coefficient, the least over all true parameters; it belongs to the most

@@ -6,7 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from rllc_jax.models import learning_coefficients as known
+from rllc_jax.truth import learning_coefficients as known
 
 SIZES = [
   (M, H, N, r)

@@ -1,6 +1,6 @@
 """What one training run says of the claims, and in which form.
 
-Used by `rllc_jax.analysis.claim_statistics`, one function a claim.
+Used by `rllc_jax.experiments.paper.claim_statistics`, one function a claim.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ import xarray as xr
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import readings
 from rllc_jax.estimators import llc
-from rllc_jax.results import names as naming
+from rllc_jax.refinement import names as naming
 
 
 class Evidence(NamedTuple):

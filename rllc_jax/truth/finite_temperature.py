@@ -5,7 +5,7 @@ A sampler's estimate converges to :math:`E[n\beta (K - K^*)]` under
 .. math:: p(w) \propto \exp\bigl(-n\beta K(w) - \tfrac\gamma2 |w - w^*|^2\bigr),
 
 which is not the learning coefficient but for :math:`n\beta \to \infty`, and the
-step size adds a bias. For the losses here and in `models.two_layer_linear` they
+step size adds a bias. For the losses here and in `truth.two_layer_linear` they
 are known, so that a test can be as tight as its standard error.
 
 **The step size.** A Langevin step, drift :math:`-\tfrac\epsilon2 \nabla U` and
@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from rllc_jax import types
-from rllc_jax.models import toy
+from rllc_jax.truth import toy
 
 _GRID, _MOST_POINTS = 2_000_000, 700  # Points of a grid, and of one axis.
 # Nats by which the potential has grown at the upper end of an axis, and e-folds

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import regression
+from rllc_jax.truth import regression
 
 POSTERIOR = types.Posterior(nbeta=100.0, localization=60.0)
 STEP_SIZE = 5e-3

@@ -7,7 +7,7 @@ from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
 
-from rllc_jax.models import toy
+from rllc_jax.truth import toy
 
 COUPLED = toy.Polynomial((1.0, 1.0, 1.0), ((2, 0), (1, 2), (0, 4)))
 
