@@ -25,8 +25,8 @@ from rllc_jax.posterior import (
 )
 from rllc_jax.posterior import nbeta_from_sequences as nbeta_from_sequences
 from rllc_jax.posterior import nbeta_from_tokens as nbeta_from_tokens
+from rllc_jax.refinement.parts import head_names as head_names
 from rllc_jax.refinement.weights import families as families
-from rllc_jax.refinement.weights import head_names as head_names
 from rllc_jax.refinement.weights import refine as refine
 from rllc_jax.results.disk import open_store as open_store
 from rllc_jax.samplers.mala import mala as mala

@@ -14,6 +14,7 @@ from experiments.paper import evidence
 from rllc_jax.analysis import curves
 from rllc_jax.analysis import head_types
 from rllc_jax.estimators import llc
+from rllc_jax.refinement import names as naming
 
 _PERMUTATIONS = 2_000
 _NULL_CORRELATION = 0.5
@@ -227,7 +228,7 @@ def composition(heads: evidence.Heads) -> list[evidence.Finding]:
 
 
 def _of_pairs(heads, name, writers, readers) -> xr.DataArray:
-  index = lambda names: [int(head.split(':')[1]) for head in names]
+  index = lambda heads: [naming.place(head)[1] for head in heads]
   found = heads.evidence.readings[name]
   return found.isel(writer=index(writers), reader=index(readers))
 

@@ -108,12 +108,13 @@ def multigram_circuit(made: saved.Saved) -> figure.Figure:
 def _compositions(readings, classes) -> list[panels.Panel]:
   """K-composition and cut paths, mean over pairs of classes of heads."""
   kinds = list(dict.fromkeys(classes.values()))
+  places = {naming.place(name): kind for name, kind in classes.items()}
   of = lambda layer, kind: [
-    int(name.split(':')[1])
-    for name, own in classes.items()
-    if own == kind and name.startswith(f'{layer}:')
+    number
+    for (own_layer, number), own in places.items()
+    if own == kind and own_layer == layer
   ]
-  last = max(int(name.split(':')[0]) for name in classes)
+  last = max(layer for layer, _ in places)
   pairs = {
     f'{_SHORT[a]} → {_SHORT[b]}': (of(0, a), of(last, b))
     for a in kinds

@@ -23,6 +23,7 @@ from rllc_jax.data import tokenizers
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.models import targets
+from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
@@ -208,14 +209,14 @@ def families(
   """Refinements of a model, with its fast losses for heads.
 
   Args:
-    names: in the grammar of `refinement.weights`; 'heads' for all heads.
+    names: in the grammar of `refinement.names`; 'heads' for all heads.
     model: its sizes.
     comparison: what it is compared with; by default the tokens that follow.
     share_logits: see `factored.head_losses`.
   """
   found = comparison or next_tokens(model)
   shapes = attention_only.params_shapes(model)
-  heads = weights.head_names(shapes)
+  heads = parts.head_names(shapes)
   expanded = [
     part for name in names for part in (heads if name == 'heads' else [name])
   ]

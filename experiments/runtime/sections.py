@@ -115,7 +115,7 @@ class Estimation:
   """The section `estimation` of a config.
 
   Attributes:
-    refinements: names, see `refinement.weights`; 'heads' stands for all heads.
+    refinements: names, see `refinement.names`; 'heads' stands for all heads.
     datasets: names of windows of the corpus, such as 'train', 'held_out' or
       'held_out/wiki_fr', each for all of its tokens or, as in 'train@repeated'
       or 'train@bracket+code', for those of certain properties alone: code,

@@ -18,6 +18,7 @@ from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import token_losses
 from rllc_jax.models import attention_only
+from rllc_jax.refinement import names as grammar
 
 _BATCH = 16  # Sequences whose tokens have losses at once.
 _QUESTIONS = 512  # Repeated pairs that are looked at.
@@ -125,7 +126,7 @@ def of_heads(values: xr.DataArray, names: Sequence[str]) -> np.ndarray:
   """
   if 'refinement' in values.dims:
     return values.sel(refinement=list(names)).values
-  places = [tuple(map(int, name.split(':'))) for name in names]
+  places = [grammar.place(name) for name in names]
   layers, heads = np.array(places, int).reshape(-1, 2).T
   ordered = values.transpose('checkpoint', 'layer', 'head').values
   return ordered[:, layers, heads]

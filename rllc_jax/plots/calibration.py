@@ -78,8 +78,7 @@ def heat_maps(
       _mark(ax, cell, y, step_sizes.sel(refinement=name), setting)
     if 'curvature' in cell:
       _limits(row[-1], cell, y)
-    called = f'head {name}' if names.heads_by_layer([name]) else name
-    row[0].set_ylabel(f'{called}\n{_SYMBOLS[y]}')
+    row[0].set_ylabel(f'{names.label(name)}\n{_SYMBOLS[y]}')
   for ax, title in zip(panels[0], titles, strict=True):
     ax.set_title(title)
   for ax in panels[-1]:

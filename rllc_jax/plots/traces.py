@@ -53,7 +53,7 @@ def chain_traces(
     for ax, step in zip(row, checkpoints, strict=True):
       cell = {**where, 'checkpoint': step}
       ranges += _cell(ax, traces.sel(cell), estimates.sel(cell), burn_in)
-      ax.set_title(f'{_called(name)}, step {step:,}', fontsize=9)
+      ax.set_title(f'{names.label(name)}, step {step:,}', fontsize=9)
     if ranges:
       low, high = min(ranges), max(ranges)
       row[0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
@@ -106,15 +106,11 @@ def _cell(
 
 def _colors(name: str, count: int):
   """Lighter shades of the layer's family, one a chain, and its darkest."""
-  layer = next(iter(names.heads_by_layer([name])), None)
-  if layer is None:
+  place = names.head(name)
+  if place is None:
     return ['0.6'] * count, '0.2'
-  *lighter, dark = style.shades(layer, 2 * count + 1)
+  *lighter, dark = style.shades(place[0], 2 * count + 1)
   return lighter[:count], dark
-
-
-def _called(name: str) -> str:
-  return f'head {name}' if names.heads_by_layer([name]) else name
 
 
 def _write(ax, text):

@@ -1,13 +1,55 @@
-"""Which refinements are attention heads: their names, read back.
+"""The grammar of names of refinements, for any model with blocks and heads.
 
-A head is called 'LAYER:HEAD', counted from zero. Everything else ('all', a
-whole layer, a union) is a refinement, but not one head.
+  all  embed  unembed        every weight; W_E; W_U and b_U
+  0                          every weight of block 0, its LayerNorm included
+  0:attn                     its attention: all heads and b_O
+  0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V, those of
+                             the biases that there are
+  0:1+0:4                    a union, sorted, of parts that do not overlap
+
+Names are coordinates of the results and addresses of the noise. Which parts a
+model has is in `refinement.parts`.
 """
 
 from collections.abc import Iterable
 import re
 
+# A block, its attention or one of its heads.
+IN_BLOCK = re.compile(r'(\d+)(?::(attn|\d+))?')
 _HEAD = re.compile(r'(\d+):(\d+)')
+
+
+def head(name: str) -> tuple[int, int] | None:
+  """Layer and number of a head; None of what is not one head.
+
+  Examples:
+    >>> head('0:10'), head('0:attn'), head('0:0+0:1')
+    ((0, 10), None, None)
+  """
+  match = _HEAD.fullmatch(str(name))
+  return (int(match[1]), int(match[2])) if match else None
+
+
+def place(name: str) -> tuple[int, int]:
+  """Layer and number of a name that must be a head's.
+
+  Raises:
+    ValueError: if it is not.
+  """
+  found = head(name)
+  if found is None:
+    raise ValueError(f"A head must be named 'LAYER:HEAD'; got {name!r}.")
+  return found
+
+
+def label(name: str) -> str:
+  """The name as figures write it.
+
+  Examples:
+    >>> label('0:10'), label('0:attn')
+    ('head 0:10', '0:attn')
+  """
+  return f'head {name}' if head(name) else name
 
 
 def heads_by_layer(names: Iterable[str]) -> dict[int, list[str]]:
@@ -23,11 +65,9 @@ def heads_by_layer(names: Iterable[str]) -> dict[int, list[str]]:
     >>> heads_by_layer(['1:0', '0:10', 'all', '0:9', '0:0+0:1'])
     {0: ['0:9', '0:10'], 1: ['1:0']}
   """
-  found = filter(None, (_HEAD.fullmatch(str(name)) for name in names))
-  numbers = sorted((int(match[1]), int(match[2])) for match in found)
-  layers = {}
-  for layer, head in numbers:
-    layers.setdefault(layer, []).append(f'{layer}:{head}')
+  layers: dict[int, list[str]] = {}
+  for layer, number in sorted(filter(None, map(head, names))):
+    layers.setdefault(layer, []).append(f'{layer}:{number}')
   return layers
 
 
@@ -38,4 +78,4 @@ def others(names: Iterable[str]) -> list[str]:
     >>> others(['0:0', 'all', '0:attn', '0:0+0:1'])
     ['all', '0:attn', '0:0+0:1']
   """
-  return [str(name) for name in names if not _HEAD.fullmatch(str(name))]
+  return [str(name) for name in names if not head(name)]

@@ -19,6 +19,7 @@ from rllc_jax.estimators import errors
 from rllc_jax.estimators import rllc
 from rllc_jax.models import attention_only
 from rllc_jax.models import factored
+from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 from tests.estimators import toy
@@ -44,7 +45,7 @@ def transformer():
   loss_fn = losses.next_token_loss(
     functools.partial(attention_only.apply, MODEL)
   )
-  names = weights.head_names(params)
+  names = parts.head_names(params)
   fast = factored.head_losses(MODEL)
   return params, tokens, loss_fn, weights.families(names, params, loss_fn, fast)
 
@@ -139,7 +140,7 @@ class ControlTest(parameterized.TestCase):
     self.assertEqual(family.names, tuple(f'{layer}:{h}' for h in range(3)))
     path = f'blocks_{layer}', 'attn'
     attention = dict(params[path[0]][path[1]])
-    for name in weights.HEAD_WEIGHTS:
+    for name in parts.HEAD_WEIGHTS:
       moved = attention[name].at[PERMUTATION].set(attention[name])
       attention[name] = moved  # Head h is now at PERMUTATION[h].
     block = {**params[path[0]], path[1]: attention}

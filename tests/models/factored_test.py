@@ -14,6 +14,7 @@ from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import targets
+from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from tests.models import attention_only_test
 
@@ -81,7 +82,7 @@ def head_halves(layer):
 def head_families(name, **options):
   params = random_params(name)
   fast = factored.head_losses(MODELS[name], **options)
-  names = weights.head_names(params)
+  names = parts.head_names(params)
   assert len(names) == 3 * MODELS[name].num_layers
   return weights.families(names, params, plain_loss(name), fast)
 
@@ -207,7 +208,7 @@ def families_against(reference, params, **options):
     objective=targets.reference_model(MODELS[reference]),
     **options,
   )
-  names = weights.head_names(params['model'])
+  names = parts.head_names(params['model'])
   return weights.families(
     names, params['model'], reference_loss(reference), fast, path=('model',)
   )

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 import xarray as xr
 
+from experiments.paper import claim_runs as verdicts
 from experiments.paper import claim_statistics
 from experiments.paper import claims
-from experiments.paper import claim_runs as verdicts
 from experiments.paper import evidence
 from experiments.runtime import targets
 from rllc_jax import checked_files

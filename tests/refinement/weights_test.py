@@ -14,6 +14,7 @@ import pytest
 from rllc_jax import trees
 from rllc_jax.models import attention_only
 from rllc_jax.refinement import masks
+from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from tests.models import attention_only_test
 
@@ -86,7 +87,7 @@ def test_the_mask_of_a_lens_frees_the_same_numbers(name):
 class LensTest(absltest.TestCase):
   def test_heads_tile_the_attention_weights_but_for_b_O(self):
     w = random_params(0)
-    heads = [lens_of(n)[0](w) for n in weights.head_names(SHAPES)]
+    heads = [lens_of(n)[0](w) for n in parts.head_names(SHAPES)]
     layers = [lens_of(f'{i}:attn')[0](w) for i in range(2)]
     expected = sum(
       trees.norm(layer) ** 2 - trees.norm(layer['b_O']) ** 2 for layer in layers
@@ -108,7 +109,7 @@ class NameTest(parameterized.TestCase):
     ('1:0+0:2+0:1', '0:1+0:2+1:0'), (' 0:1 + embed', '0:1+embed'), ('01', '1')
   )
   def test_one_refinement_has_one_name(self, name, canonical):
-    self.assertEqual(weights.canonical_name(name, SHAPES), canonical)
+    self.assertEqual(parts.canonical_name(name, SHAPES), canonical)
 
   def test_families_are_what_differs_in_heads_alone(self):
     names = ['0:0', '1:1', '0:2', 'all', '0:1+1:0', '1:2+0:0', '0:1+0:2']
@@ -168,10 +169,10 @@ def family_of(name, params):
 
 class HeadAxisTest(parameterized.TestCase):
   @parameterized.parameters(
-    lambda params: weights.head_names(params),
+    lambda params: parts.head_names(params),
     lambda params: family_of('0:1', params),
     lambda params: family_of('embed+0:3', params),
-    lambda params: weights.canonical_name('0:1', params),
+    lambda params: parts.canonical_name('0:1', params),
   )
   def test_grouped_queries_are_refused_by_leaf(self, ask):
     with self.assertRaisesRegex(
@@ -180,7 +181,7 @@ class HeadAxisTest(parameterized.TestCase):
       ask(shapes_of(4, 2))
 
   def test_each_of_the_seven_counts(self):
-    for name in weights.HEAD_WEIGHTS:
+    for name in parts.HEAD_WEIGHTS:
       params = shapes_of(4)
       attn = params['blocks_0']['attn']
       attn[name] = attn[name][:3]
@@ -205,7 +206,7 @@ class HeadAxisTest(parameterized.TestCase):
 
   def test_names_are_all_heads_and_no_more(self):
     """A larger number would be read from the last head and written nowhere."""
-    self.assertEqual(weights.head_names(shapes_of(2)), ('0:0', '0:1'))
+    self.assertEqual(parts.head_names(shapes_of(2)), ('0:0', '0:1'))
     with self.assertRaisesRegex(ValueError, "0:0, 0:1, or.*'0:2'"):
       family_of('0:2', shapes_of(2))
 
@@ -223,13 +224,13 @@ class HeadAxisTest(parameterized.TestCase):
     params = shapes_of(3)
     attn = params['blocks_0']['attn']
     attn['_W_K'] = attn.pop('W_K')  # As TransformerLens names grouped ones.
-    for ask in (weights.head_names, lambda p: family_of('0:1', p)):
+    for ask in (parts.head_names, lambda p: family_of('0:1', p)):
       with self.assertRaisesRegex(ValueError, 'W_K.*_W_K.*Lens'):
         ask(params)
 
   def test_blocks_without_attention_have_no_heads(self):
     params = {**shapes_of(2), 'blocks_1': {'mlp': {'W_in': np.zeros(3)}}}
-    self.assertEqual(weights.head_names(params), ('0:0', '0:1'))
+    self.assertEqual(parts.head_names(params), ('0:0', '0:1'))
     self.assertEqual(family_of('1', params).names, ('1',))
     for name in ('1:0', '1:attn'):
       with self.assertRaisesRegex(
@@ -239,7 +240,7 @@ class HeadAxisTest(parameterized.TestCase):
 
   def test_blocks_keep_their_numbers(self):
     params = {'blocks_2': shapes_of(2)['blocks_0'], 'blocks': np.zeros(1)}
-    self.assertEqual(weights.head_names(params), ('2:0', '2:1'))
+    self.assertEqual(parts.head_names(params), ('2:0', '2:1'))
     with self.assertRaisesRegex(ValueError, 'one of all, 2, 2:attn, 2:0, 2:1'):
       family_of('0:0', params)
 
@@ -267,14 +268,14 @@ class NamedWeightsTest(parameterized.TestCase):
   )
   def test_the_remedy_works(self, make, got):
     params = make()
-    for ask in (weights.head_names, lambda p: family_of('0:1', p)):
+    for ask in (parts.head_names, lambda p: family_of('0:1', p)):
       with self.assertRaisesRegex(
         ValueError, f'blocks_0.*got.*{got}'
       ) as context:
         ask(params)
       nested = self.repaired(context.exception, params)
       self.assertEqual(
-        weights.head_names(nested), weights.head_names(random_params(0))
+        parts.head_names(nested), parts.head_names(random_params(0))
       )
       chex.assert_trees_all_equal(nested, dict(random_params(0)))
 
@@ -289,7 +290,7 @@ class NamedWeightsTest(parameterized.TestCase):
   def test_other_models_are_refused(self, params, got):
     text = f'got.*{got}' if got else 'attn'
     with self.assertRaisesRegex(ValueError, text):
-      weights.head_names(params)
+      parts.head_names(params)
     with self.assertRaises(ValueError):
       family_of('0:0', params)
 
