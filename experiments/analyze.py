@@ -12,7 +12,6 @@ tile at a time. experiments.report draws it.
 """
 
 import dataclasses
-import functools
 import json
 import pathlib
 
@@ -21,11 +20,11 @@ import jax
 from matplotlib import figure
 import ml_collections
 import numpy as np
-import tqdm
 import xarray as xr
 
 from experiments.runtime import choices
 from experiments.runtime import commands
+from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax import trees
 from rllc_jax.analysis import affected_tokens
@@ -120,9 +119,7 @@ def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
   odds = multigrams.pair_odds(trained_on)
   text = readings.Text(rows, spellings, odds)
   keys = [jax.random.key(config.seed + i) for i in range(4)]
-  with tqdm.tqdm(
-    total=len(trajectory.steps), desc='analyzing', disable=None
-  ) as bar:
+  with progress.bar('analyzing', 'checkpoint') as bar:
     parts = [
       readings.read_heads(
         keys[0],
@@ -130,7 +127,7 @@ def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
         trajectory,
         text,
         num_sequences=settings.num_sequences,
-        progress=functools.partial(_show, bar),
+        progress=bar.show,
       )
     ]
   table = ngram_scores.bigram_table(trained_on, corpus.vocab_size)
@@ -236,11 +233,6 @@ def table(found: xr.Dataset) -> str:
         + (cells if np.isfinite(attended).all() else '')
       )
   return '\n'.join(lines)
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
-  del total
-  bar.update(done - bar.n)
 
 
 if __name__ == '__main__':

@@ -18,11 +18,11 @@ from typing import Any
 from absl import logging
 import ml_collections
 import numpy as np
-import tqdm
 
 from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import processes
+from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
@@ -110,9 +110,7 @@ def collect(settings: sections.Corpus) -> documents.Collection:
       )
     )
   further = [choices.source(name) for name in settings.further]
-  with tqdm.tqdm(
-    total=len(mix) + len(further), desc='reading', unit='source', disable=None
-  ) as bar:
+  with progress.bar('reading', 'source', len(mix) + len(further)) as bar:
     collection = documents.collect(
       [_counted(source, bar) for source in mix],
       [_counted(source, bar) for source in further],
@@ -126,12 +124,11 @@ def collect(settings: sections.Corpus) -> documents.Collection:
   return collection
 
 
-def _counted(source: documents.Source, bar: tqdm.tqdm) -> documents.Source:
+def _counted(source: documents.Source, bar: progress.Bar) -> documents.Source:
   """The same source; one that is opened moves the bar."""
 
   def read():
-    bar.set_postfix_str(source.name)
-    bar.update()
+    bar.tick(source.name)
     yield from source.read()
 
   return source._replace(read=read)
@@ -190,12 +187,10 @@ def _sample(texts: Mapping[str, list[str]]) -> Iterator[str]:
 def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
   eos_id = tokenizers.eos_id(tokenizer)
   count = sum(len(texts) for texts in (*train.values(), *held_out.values()))
-  with tqdm.tqdm(
-    total=count, desc='encoding', unit='document', disable=None
-  ) as bar:
+  with progress.bar('encoding', 'document', count) as bar:
 
     def pack(texts: Iterable[str]) -> np.ndarray:
-      encoded = _ticking(tokenizers.encode(tokenizer, texts), bar)
+      encoded = bar.each(tokenizers.encode(tokenizer, texts))
       return packing.pack(encoded, settings.context_length, eos_id)
 
     mix = [name for name in domains if not domains[name]['further']]
@@ -207,14 +202,6 @@ def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
       vocab_size=tokenizer.get_vocab_size(),
       eos_id=eos_id,
     )
-
-
-def _ticking(
-  arrays: Iterable[np.ndarray], bar: tqdm.tqdm
-) -> Iterator[np.ndarray]:
-  for array in arrays:
-    bar.update()
-    yield array
 
 
 def _with_tokens(

@@ -26,11 +26,11 @@ from absl import logging
 import jax
 from matplotlib import figure
 import ml_collections
-import tqdm
 import xarray as xr
 
 from experiments.runtime import choices
 from experiments.runtime import commands
+from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax import checked_files
 from rllc_jax import losses
@@ -182,7 +182,7 @@ def _sweep(
   swept = sections.read(config, 'calibration')
   parts: list[xr.Dataset] = []
   total = len(source.steps) * len(source.windows) * len(source.families)
-  with tqdm.tqdm(desc='calibrating', unit='setting', disable=None) as bar:
+  with progress.bar('calibrating', 'setting') as bar:
     for step in source.steps:
       params = checkpoints.load(source.checkpoints, step)
       for dataset, window in source.windows.items():
@@ -274,10 +274,9 @@ def _figures(
 
 
 def _show(
-  bar: tqdm.tqdm, parts_done: int, parts: int, done: int, total: int
+  bar: progress.Bar, parts_done: int, parts: int, done: int, total: int
 ) -> None:
-  bar.total = parts * total
-  bar.update(parts_done * total + done - bar.n)
+  bar.show(parts_done * total + done, parts * total)
 
 
 if __name__ == '__main__':

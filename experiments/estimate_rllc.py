@@ -33,13 +33,13 @@ from absl import logging
 import jax
 import ml_collections
 import numpy as np
-import tqdm
 import xarray as xr
 
 from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import dry_run
 from experiments.runtime import processes
+from experiments.runtime import progress
 from experiments.runtime import provenance
 from experiments.runtime import sections
 from experiments.runtime import shares
@@ -85,16 +85,14 @@ def run(
   settings = sections.read(config, 'estimation')
   asked, store = spec(config, workdir), open_store(config, workdir)
   kept = provenance.Run(workdir / settings.name, config)
-  with tqdm.tqdm(
-    desc='estimating', unit='draw', unit_scale=True, disable=None
-  ) as bar:
+  with progress.bar('estimating', 'draw') as bar:
 
-    def progress(done, total):
+    def show(done, total):
       kept.keep(ended=False)
-      _show(bar, done, total)
+      bar.show(done, total)
 
     request = requests.check(asked, with_losses=True)
-    trajectories.fill(request, store, progress)
+    trajectories.fill(request, store, show)
   kept.keep(ended=True)
   if not (shares.are_done(store, request.extent) and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
@@ -256,15 +254,6 @@ def check_chains(found: xr.Dataset) -> None:
     f'{failed} of {count} chains failed and were left out, which biases what '
     f'is left; estimates.csv names them. {remedy}'
   )
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
-  if bar.total is None:  # The rate is that of this process.
-    bar.total = total
-    bar.initial = bar.n = bar.last_print_n = done
-  if done == bar.n:  # What has passed went to compiling: not to be expected.
-    bar.unpause()
-  bar.update(done - bar.n)
 
 
 if __name__ == '__main__':

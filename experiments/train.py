@@ -23,12 +23,12 @@ import pathlib
 from absl import logging
 import jax
 import ml_collections
-import tqdm
 import xarray as xr
 
 from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import processes
+from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax.data import packing
@@ -138,9 +138,7 @@ def _train(
   mesh = updates.data_mesh(jax.devices(), settings.batch_size)
   logging.info('every batch is divided over %d devices', mesh.size)
   fields = (*sections.defaults('model'), 'context_length', 'vocab_size')
-  with tqdm.tqdm(
-    total=settings.num_steps, desc='training', unit='step', disable=None
-  ) as bar:
+  with progress.bar('training', 'step') as bar:
     return loop.train(
       losses.next_token_loss(functools.partial(attention_only.apply, model)),
       jax.jit(attention_only.init_params, static_argnums=1)(
@@ -167,16 +165,8 @@ def _train(
       },
       resume_every=settings.resume_every,
       devices=[*mesh.devices.flat],
-      progress=functools.partial(_show, bar),
+      progress=bar.show,
     )
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int, message: str) -> None:
-  del total
-  if not bar.n:
-    bar.initial = bar.n = done  # The rate is that of this process.
-  bar.set_postfix_str(message, refresh=False)
-  bar.update(done - bar.n)
 
 
 def _baselines(corpus: packing.Corpus) -> dict[str, float]:

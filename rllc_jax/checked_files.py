@@ -29,16 +29,21 @@ class DiskError(OSError):
 
 
 @contextlib.contextmanager
-def replacing(path: pathlib.Path) -> Iterator[pathlib.Path]:
+def replacing(
+  path: pathlib.Path, beside: pathlib.Path | None = None
+) -> Iterator[pathlib.Path]:
   """Gives a path to write to; at the end the file there takes its place.
 
   Args:
     path: of the file; its directory is made if need be.
+    beside: where it is written first; by default a name of this process's own.
+      A name that is always the same is replaced after a kill.
 
   Raises:
     DiskError: if the disk does not take it. What was at `path` is still there.
   """
-  beside = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
+  own = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
+  beside = beside or own
   with told(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -13,12 +13,12 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-import tqdm
 import xarray as xr
 
 from experiments import build_corpus
 from experiments import train
 from experiments.runtime import choices
+from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax import trees
 from rllc_jax import types
@@ -219,9 +219,7 @@ def _sample_head(
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
   mesh = grid.default_mesh(num_runs)
-  with tqdm.tqdm(
-    desc=f'head, {name}', unit='draw', unit_scale=True, disable=None
-  ) as bar:
+  with progress.bar(f'head, {name}', 'draw') as bar:
     return trajectories.estimate_trajectory(
       jax.random.key(config.seed, impl='threefry2x32'),
       choices.families(
@@ -243,11 +241,5 @@ def _sample_head(
       ),
       store=disk.open_store(workdir / 'head' / name),
       provenance={'model': choices.model_sizes(model)},
-      progress=functools.partial(_show, bar),
+      progress=bar.show,
     )
-
-
-def _show(bar: tqdm.tqdm, done: int, total: int) -> None:
-  if bar.total is None:  # The rate is that of this process.
-    bar.total, bar.initial, bar.n = total, done, done
-  bar.update(done - bar.n)

@@ -51,7 +51,7 @@ def head_names(params: types.Params) -> tuple[str, ...]:
       disagree on how many heads it has.
 
   Examples:
-    >>> attn = {name: jnp.zeros((2, 4, 4)) for name in HEAD_WEIGHTS}
+    >>> attn = {name: np.zeros((2, 4, 4)) for name in HEAD_WEIGHTS}
     >>> head_names({'blocks_0': {'attn': attn}})
     ('0:0', '0:1')
   """

@@ -7,7 +7,6 @@ the same way.
 from collections.abc import Mapping
 import hashlib
 import io
-import os
 import pathlib
 import shutil
 from urllib import parse
@@ -30,11 +29,8 @@ def replace(path: pathlib.Path, content: bytes) -> None:
   Raises:
     checked_files.DiskError: if the disk does not take it.
   """
-  beside = path.with_name(path.name + '.new')
-  with checked_files.told(path):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside.write_bytes(content)
-    os.replace(beside, path)
+  with checked_files.replacing(path, path.with_name(path.name + '.new')) as new:
+    new.write_bytes(content)
 
 
 def write_arrays(

@@ -1,6 +1,5 @@
 """From checkpoints on disk to estimates on disk, some chains lost there."""
 
-import io
 import json
 import pathlib
 
@@ -8,7 +7,6 @@ import jax
 import numpy as np
 import pandas as pd
 import pytest
-import tqdm
 import xarray as xr
 
 from experiments import demo
@@ -260,22 +258,6 @@ def test_a_store_lies_in_the_workdir(trained, tmp_path, name):
   workdir = copy_of(trained, tmp_path)
   with pytest.raises(ValueError, match='names a directory in the workdir'):
     estimate_rllc.run(config(name=name), workdir)
-
-
-def test_the_time_that_is_left_does_not_count_compilation():
-  """A minute of compilation, then 100 draws a second, of which some were."""
-  now = [0.0]
-  with tqdm.tqdm(file=io.StringIO()) as bar:
-    bar._time = lambda: now[0]
-    bar.start_t = bar.last_print_t = 0.0
-    steps = [(0, 500), (60, 500), (61, 600), (62, 700), (92, 700), (93, 800)]
-    for now[0], done in steps:
-      estimate_rllc._show(bar, done, 1000)
-    shown = bar.format_dict
-    assert (shown['n'], shown['total'], shown['initial']) == (800, 1000, 500)
-    assert shown['rate'] == pytest.approx(100)
-    assert shown['elapsed'] == pytest.approx(3)
-    assert '<00:02' in str(bar)
 
 
 def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
