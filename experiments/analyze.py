@@ -17,7 +17,6 @@ import pathlib
 
 from absl import logging
 import jax
-from matplotlib import figure
 import ml_collections
 import numpy as np
 import xarray as xr
@@ -40,7 +39,6 @@ from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
-from rllc_jax.plots import readings as plots
 from rllc_jax.training import records
 from rllc_jax.training import runs
 
@@ -98,15 +96,6 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   records.save_record(found, path)
   logging.info('%s: complete\n%s', path, table(found))
   return found
-
-
-def draw(found: xr.Dataset) -> dict[str, figure.Figure]:
-  """Draws the figures of what was analyzed, by name."""
-  even = {str(x): float(found.even.sel(score=x)) for x in found.score.values}
-  drawn = {'heads': plots.head_readings(found, even)}
-  if 'kind_loss' in found:
-    drawn['kinds'] = plots.kind_losses(found)
-  return drawn
 
 
 def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:

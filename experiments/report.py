@@ -20,12 +20,9 @@ import platform
 from typing import Any, NamedTuple
 
 from absl import logging
-from matplotlib import figure
 import ml_collections
-import numpy as np
 import xarray as xr
 
-from experiments import analyze
 from experiments.paper import claims
 from experiments.runtime import commands
 from experiments.runtime import provenance
@@ -34,18 +31,11 @@ from rllc_jax import checked_files
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
 from rllc_jax.estimators import llc
-from rllc_jax.plots import coverage as coverage_plots
-from rllc_jax.plots import heads
-from rllc_jax.plots import health as health_plots
-from rllc_jax.plots import known_answers as known_answers_plots
-from rllc_jax.plots import spread
 from rllc_jax.plots import style
-from rllc_jax.plots import traces as trace_plots
-from rllc_jax.plots import training as training_plots
-from rllc_jax.refinement import names
+from rllc_jax.report import figures
 from rllc_jax.report import gains
+from rllc_jax.report import inputs
 from rllc_jax.report import page
-from rllc_jax.report import separation
 from rllc_jax.results import disk
 from rllc_jax.training import records
 
@@ -87,27 +77,27 @@ def run(
   burn_in = settings.burn_in
   if burn_in is None:
     burn_in = cells.default_burn_in(saved.traces.attrs)
-  estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
-  drawn = draw(saved.training, saved.traces, estimates, burn_in)
-  if saved.known_answers:
-    drawn['known_answers'] = known_answers_plots.ratios(saved.known_answers)
-  if saved.coverage:
-    drawn['coverage'] = coverage_plots.coverage(saved.coverage)
-  if saved.readings is not None:
-    drawn |= analyze.draw(saved.readings)
+  found = _inputs(saved, workdir, burn_in)
+  drawn = figures.draw(found)
   for name, image in drawn.items():
     path = workdir / 'figures' / f'{name}.png'
     checked_files.write_bytes(path, style.image(image, 'png'))
     logging.info('%s', path)
-  svg = {name: style.image(image, 'svg') for name, image in drawn.items()}
-  path = workdir / 'report.html'
-  page.write_report(
-    path,
+  svgs = {name: style.image(image, 'svg') for name, image in drawn.items()}
+  path = page.write_report(workdir / 'report.html', found, svgs)
+  logging.info('%s: complete', path)
+  return path
+
+
+def _inputs(
+  saved: _Saved, workdir: pathlib.Path, burn_in: int
+) -> inputs.Inputs:
+  estimates = llc.llc_from_traces(saved.traces, burn_in=burn_in)
+  return inputs.Inputs(
     estimates=estimates,
     traces=saved.traces,
     training=saved.training,
     corpus=saved.corpus,
-    figures=page.Figures(**svg),
     burn_in=burn_in,
     provenance=_provenance(saved, workdir),
     variances=gains.measure(saved.traces, estimates, burn_in=burn_in),
@@ -117,51 +107,6 @@ def run(
     findings=[*map(_marked, saved.claims.get('findings', []))],
     runs=saved.runs,
   )
-  logging.info('%s: complete', path)
-  return path
-
-
-def draw(
-  training: xr.Dataset, traces: xr.Dataset, estimates: xr.Dataset, burn_in: int
-) -> dict[str, figure.Figure]:
-  """Draws every figure of the report, by name.
-
-  Args:
-    training: the record of training.
-    traces: of the chains.
-    estimates: from `llc_from_traces` of these.
-    burn_in: steps that the estimates leave out.
-  """
-  steps = sorted(traces.checkpoint.values.tolist())
-  middle = [steps[len(steps) // 2]] if len(steps) > 2 else []
-  dataset = str(traces.dataset.values[0])
-  return {
-    'llc': heads.llc_curves(estimates),
-    'loss': training_plots.loss_curves(training),
-    'spread': spread.head_spread(separation.spreads(estimates)),
-    'health': health_plots.diagnostics_curves(estimates, dataset=dataset),
-    'traces': trace_plots.chain_traces(
-      traces,
-      estimates,
-      burn_in=burn_in,
-      dataset=dataset,
-      refinements=_lowest_and_highest(estimates.sel(dataset=dataset)),
-      checkpoints=list(dict.fromkeys([steps[0], *middle, steps[-1]])),
-    ),
-  }
-
-
-def _lowest_and_highest(estimates: xr.Dataset) -> list[str]:
-  """The heads of the extreme last estimates, or what there is."""
-  found = [str(name) for name in estimates.refinement.values]
-  by_layer = names.heads_by_layer(found)
-  parts = [name for layer in by_layer.values() for name in layer] or found
-  last = estimates.llc.sortby('checkpoint').isel(checkpoint=-1)
-  values = last.sel(refinement=parts).values
-  if np.isnan(values).all():
-    return parts[:1]
-  extremes = (parts[np.nanargmin(values)], parts[np.nanargmax(values)])
-  return list(dict.fromkeys(extremes))
 
 
 def _read(workdir: pathlib.Path) -> _Saved:

@@ -1,6 +1,5 @@
 """What heads attend to and do over training, and what a model has learned."""
 
-from collections.abc import Mapping
 from collections.abc import Sequence
 from typing import Any
 
@@ -24,15 +23,14 @@ _KIND_COLUMNS = 4
 
 
 @matplotlib.rc_context(style.SETTINGS)
-def head_readings(
-  found: xr.Dataset, even: Mapping[str, float]
-) -> figure.Figure:
+def head_readings(found: xr.Dataset) -> figure.Figure:
   """Draws three scores and an ablation, a row a layer, a line a head.
 
   Args:
-    found: from `readings.read_heads`.
-    even: by score, what a head scores that attends to all positions alike.
+    found: from `experiments.analyze`; `even` by score is what a head scores
+      that attends to all positions alike.
   """
+  even = found.even.to_series().to_dict() if 'even' in found else {}
   num_layers = found.sizes['layer']
   drawn, panels = style.new_figure(
     num_layers, len(_TITLES), _PANEL, sharey='col'

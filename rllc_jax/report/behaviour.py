@@ -2,7 +2,8 @@
 
 import xarray as xr
 
-from rllc_jax.report import markup
+from rllc_jax.report import blocks
+from rllc_jax.report import figures
 from rllc_jax.report import tables
 
 _COLUMNS = {
@@ -13,41 +14,29 @@ _COLUMNS = {
   'ablation_zero': 'zero ablation, nats',
   'ablation_resample': 'resample ablation, nats',
 }
-_HEADS = (
-  'Attention scores and the rise of the loss without the head, over training, '
-  'a line a head. Dashed: attention to all positions alike.'
-)
 _CLASSES = (
   'Multigrams and the class "multigram" have no null yet: heads of an '
   'untrained model count as such, too. What rests on them is withdrawn.'
 )
-_KINDS = (
-  'The loss on each kind of symbol of the planted language. Dashed: the least '
-  'that is possible, which is known in closed form.'
-)
 
 
 def behaviour(
-  readings: xr.Dataset | None, heads: bytes | None, kinds: bytes | None
-) -> list[str]:
+  readings: xr.Dataset | None, images: figures.Images
+) -> list[blocks.Block]:
   """The section's parts.
 
   Args:
     readings: `analysis.zarr`, if there is one.
-    heads: the figure of scores and ablations.
-    kinds: the figure of losses by kind of symbol, of a planted language.
+    images: of scores and ablations, and of losses by kind of symbol.
   """
-  if readings is None or heads is None:
+  if readings is None:
     words = 'Nothing was measured: run experiments.analyze, then the report.'
-    return [markup.tag('p', words)]
-  parts = [
-    markup.picture(heads, 'Scores of heads over training', _HEADS),
-    markup.table(heads_table(readings)),
-    markup.tag('p', _CLASSES),
+    return [blocks.Words(words)]
+  return [
+    *images.at('behaviour'),
+    heads_table(readings),
+    blocks.Words(_CLASSES),
   ]
-  if kinds is not None:
-    parts.append(markup.picture(kinds, 'Losses by kind of symbol', _KINDS))
-  return parts
 
 
 def heads_table(readings: xr.Dataset) -> tables.Table:

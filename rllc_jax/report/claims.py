@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import math
 from typing import Any
 
-from rllc_jax.report import markup
+from rllc_jax.report import blocks
 from rllc_jax.report import tables
 
 _WORDS = {True: 'for it', False: 'against it', None: 'cannot be told'}
@@ -26,7 +26,7 @@ _METHOD = (
 )
 
 
-def claims(findings: Sequence[Mapping[str, Any]]) -> list[str]:
+def claims(findings: Sequence[Mapping[str, Any]]) -> list[blocks.Block]:
   """The section's parts.
 
   Args:
@@ -35,10 +35,10 @@ def claims(findings: Sequence[Mapping[str, Any]]) -> list[str]:
   """
   if not findings:
     words = 'Not tested in this run: experiments.claims makes runs that are.'
-    return [markup.tag('p', words)]
+    return [blocks.Words(words)]
   return [
-    markup.table(tables.Table(_HEADER, [*map(_row, findings)], num_words=4)),
-    markup.tag('p', _METHOD),
+    (tables.Table(_HEADER, [*map(_row, findings)], num_words=4)),
+    blocks.Words(_METHOD),
   ]
 
 

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from rllc_jax.report import blocks
+from rllc_jax.report import figures
 from rllc_jax.report import losses
-from rllc_jax.report import markup
 from rllc_jax.report import separation
 from rllc_jax.report import tables
 from rllc_jax.report import trust
-
-_FEW = 8  # Lines that need not be folded.
 
 
 def headline(
@@ -53,59 +52,39 @@ def _listed(items: Sequence[str]) -> str:
   return f'{", ".join(head)} and {last}' if head else last
 
 
-def opening(
-  estimates: xr.Dataset,
-  verdicts: Sequence[separation.Verdict],
-  loss: losses.LossVerdict,
-  figure: bytes,
-  title: str,
-) -> list[str]:
-  """Title, finding, main figure, and what is missing."""
-  sizes = estimates.sizes
-  kicker = ', '.join(
-    _counted(sizes[dim], word)
+def kicker(estimates: xr.Dataset) -> str:
+  """How much there is, in a line above the title."""
+  return ', '.join(
+    _counted(estimates.sizes[dim], word)
     for dim, word in (
       ('checkpoint', 'checkpoint'),
       ('refinement', 'refinement'),
       ('dataset', 'data set'),
     )
   )
-  caption = (
-    'Weight-refined local learning coefficient (wrLLC) of every head against '
-    'training step: by how much the loss rises, times nβ, where sampling moves '
-    "that head's weights alone. Negative: the loss falls, the checkpoint is no "
-    'minimum for that head. Bands are 95 % intervals. These are estimates at '
-    'the settings below, not the asymptotic learning coefficient.'
-  )
-  shown = markup.picture(figure, 'Refined LLC against training step', caption)
+
+
+def opening(
+  estimates: xr.Dataset, images: figures.Images
+) -> list[blocks.Block]:
+  """How many estimates are healthy, the main figure, and what is missing."""
+  link = 'Can the numbers be trusted?'
   return [
-    markup.tag('p', kicker, 'kicker'),
-    markup.tag('h1', title),
-    markup.tag('p', headline(verdicts, loss), 'headline'),
-    _caution(estimates),
-    shown,
+    blocks.Words(trust.counted(estimates), 'note', 'trust', link),
+    *images.at('opening'),
     *_missing(estimates),
   ]
-
-
-def _caution(estimates: xr.Dataset) -> str:
-  link = markup.link('trust', 'Can the numbers be trusted?')
-  words = markup.text(trust.counted(estimates))
-  return f'<p class="note">{words} {link}</p>'
 
 
 def _counted(number: int, word: str) -> str:
   return f'{number} {word}{"s" if number != 1 else ""}'
 
 
-def _missing(estimates: xr.Dataset) -> list[str]:
+def _missing(estimates: xr.Dataset) -> list[blocks.Block]:
   lines = tables.missing_cells(estimates)
   if not lines:
     return []
   count = int(estimates.llc.isnull().sum())
   words = f'Incomplete: {count} of {estimates.llc.size} cells have no estimate'
   why = 'not sampled to the end, or all their chains failed.'
-  listed = markup.bullets(lines)
-  if len(lines) > _FEW:
-    listed = markup.folded(f'All {len(lines)} places', listed)
-  return [markup.tag('p', f'{words}: {why}', 'note'), listed]
+  return [blocks.Words(f'{words}: {why}', 'note'), blocks.listed(lines)]

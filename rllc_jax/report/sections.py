@@ -7,8 +7,9 @@ from typing import Any
 
 import xarray as xr
 
+from rllc_jax.report import blocks
+from rllc_jax.report import figures
 from rllc_jax.report import losses
-from rllc_jax.report import markup
 from rllc_jax.report import refinements
 from rllc_jax.report import separation
 from rllc_jax.report import tables
@@ -32,20 +33,15 @@ def trained(
   training: xr.Dataset,
   corpus: Mapping[str, Any],
   loss: losses.LossVerdict,
-  figure: bytes,
-) -> list[str]:
+  images: figures.Images,
+) -> list[blocks.Block]:
   """The model, the corpus, the loss."""
-  caption = (
-    'Loss against training step, in nats per token. Horizontal lines are the '
-    'entropies of single tokens and of a token given the one before it, in the '
-    'training text: what counting alone would reach.'
-  )
   return [
-    markup.tag('p', loss.sentence),
-    markup.picture(figure, 'Loss against training step', caption, 'narrow'),
-    markup.tag('h3', 'Model and training'),
-    markup.facts(_readable(training.attrs)),
-    markup.tag('h3', 'Corpus'),
+    blocks.Words(loss.sentence),
+    *images.at('trained'),
+    blocks.Heading('Model and training'),
+    blocks.facts(_readable(training.attrs)),
+    blocks.Heading('Corpus'),
     *_corpus(corpus),
   ]
 
@@ -58,7 +54,7 @@ def _readable(attributes: Mapping[str, Any]) -> dict[str, Any]:
   return {name: x for name, x in settings.items() if name not in hidden}
 
 
-def _corpus(corpus: Mapping[str, Any]) -> list[str]:
+def _corpus(corpus: Mapping[str, Any]) -> list[blocks.Block]:
   provenance = corpus.get('provenance', {})
   rows, length = corpus.get('shape', (tables.MISSING, tables.MISSING))
   sizes = {
@@ -66,16 +62,16 @@ def _corpus(corpus: Mapping[str, Any]) -> list[str]:
     'sequences': rows,
     'tokens a sequence': length,
   }
-  parts = [markup.facts(sizes)]
+  parts: list[blocks.Block] = [blocks.facts(sizes)]
   if domains := provenance.get('domains', {}):
-    parts.append(markup.table(_domains_table(domains)))
+    parts.append(_domains_table(domains))
   else:
-    parts.append(
-      markup.tag('p', 'What it was made of is not recorded.', 'note')
-    )
+    parts.append(blocks.Words('What it was made of is not recorded.', 'note'))
   if skipped := provenance.get('skipped', {}):
-    parts.append(markup.tag('p', 'Sources that were skipped:', 'note'))
-    parts.append(markup.bullets(f'{k}: it {why}' for k, why in skipped.items()))
+    parts.append(blocks.Words('Sources that were skipped:', 'note'))
+    parts.append(
+      blocks.Bullets([f'{k}: it {why}' for k, why in skipped.items()])
+    )
   return parts
 
 
@@ -97,58 +93,51 @@ def _domains_table(domains: Mapping[str, Mapping[str, Any]]) -> tables.Table:
 
 
 def heads(
-  estimates: xr.Dataset, verdicts: Sequence[separation.Verdict], figure: bytes
-) -> list[str]:
+  estimates: xr.Dataset,
+  verdicts: Sequence[separation.Verdict],
+  images: figures.Images,
+) -> list[blocks.Block]:
   """Whether heads separate, and the last estimate of each."""
   several = estimates.sizes['dataset'] > 1
   say = lambda v: f'On {v.dataset}: {v.sentence}' if several else v.sentence
-  caption = (
-    'Standard deviation between the heads of a layer, beside the root mean '
-    'square of their standard errors. Where the first is well above the '
-    'second, heads differ.'
-  )
   rule = (
     'Heads of a layer count as different where equal heads would show so large '
     f'a chi-square in less than {100 * separation.LEVEL:g} % of cases, errors '
     'taken as independent and normal; no correction is made for several layers '
     'or data sets.'
   )
-  parts = [
-    markup.bullets(map(say, verdicts)),
-    markup.picture(
-      figure, 'Spread between heads', caption, '' if several else 'narrow'
-    ),
-    markup.tag('p', rule, 'note'),
+  parts: list[blocks.Block] = [
+    blocks.Bullets([*map(say, verdicts)]),
+    *images.at('heads'),
+    blocks.Words(rule, 'note'),
   ]
   last = int(estimates.checkpoint.max())
   for dataset in map(str, estimates.dataset.values):
     where = f' on {dataset}' if several else ''
     title = f'Estimates{where} at the last checkpoint, step {last:,}'
-    parts.append(markup.tag('h3', title))
-    parts.append(
-      markup.table(refinements.refinements_table(estimates, dataset))
-    )
+    parts.append(blocks.Heading(title))
+    parts.append(refinements.refinements_table(estimates, dataset))
   legend = (
     'wrLLC ± standard error. The error of a change adds two errors as '
     'if they were independent. R-hat and ESS are of the paired differences. '
     'Marked: out of bounds, see whether the numbers can be trusted.'
   )
-  return [*parts, markup.tag('p', legend, 'note')]
+  return [*parts, blocks.Words(legend, 'note')]
 
 
 def provenance(
   facts: Mapping[str, Any], traces: xr.Dataset, runs: Sequence[Mapping]
-) -> list[str]:
+) -> list[blocks.Block]:
   """What the numbers were made with, and every run that had a share in them."""
   params = json.loads(traces.attrs.get('identity', '{}')).get('params', {})
-  parts = [markup.facts(facts)]
+  parts: list[blocks.Block] = [blocks.facts(facts)]
   if params:
     parts.append(
-      markup.folded('Hash of the weights at every step', markup.facts(params))
+      blocks.Folded('Hash of the weights at every step', blocks.facts(params))
     )
-  parts.append(markup.tag('h3', 'Runs that estimated'))
+  parts.append(blocks.Heading('Runs that estimated'))
   if not runs:
-    return [*parts, markup.tag('p', 'They are not recorded.', 'note')]
+    return [*parts, blocks.Words('They are not recorded.', 'note')]
   legend = (
     'Where a run has not ended, it was stopped or still goes on, and its time '
     'is of when it was last heard of. A + after the commit: files differed '
@@ -156,9 +145,9 @@ def provenance(
   )
   return [
     *parts,
-    markup.table(_runs_table(runs)),
-    markup.tag('p', legend, 'note'),
-    markup.folded('Config of the last run', markup.facts(runs[-1]['config'])),
+    (_runs_table(runs)),
+    blocks.Words(legend, 'note'),
+    blocks.Folded('Config of the last run', blocks.facts(runs[-1]['config'])),
   ]
 
 

@@ -8,12 +8,13 @@ import xarray as xr
 
 from rllc_jax.estimators import faults
 from rllc_jax.estimators import health
+from rllc_jax.report import blocks
 from rllc_jax.report import diagnostics
+from rllc_jax.report import figures
 from rllc_jax.report import gains
-from rllc_jax.report import markup
+from rllc_jax.report import inputs
 from rllc_jax.report import tables
 
-_FEW = 8  # Lines that need not be folded.
 RULE = (
   'Healthy is an estimate of which no chain failed; with R-hat under '
   f'{faults.RHAT_LIMIT:g} and an effective sample size (ESS) of at least '
@@ -40,53 +41,28 @@ _NOT_COVERED = (
 )
 
 
-def trust(
-  estimates: xr.Dataset,
-  traces: xr.Dataset,
-  burn_in: int,
-  variances: xr.Dataset | None,
-  health_figure: bytes,
-  traces_figure: bytes,
-) -> list[str]:
-  """The whole section.
-
-  Args:
-    estimates: from `llc_from_traces`.
-    traces: those that the estimates are of.
-    burn_in: steps that the estimates leave out.
-    variances: from `gains.measure`.
-    health_figure: diagnostics over training.
-    traces_figure: chains of some cells.
-  """
+def trust(found: inputs.Inputs, images: figures.Images) -> list[blocks.Block]:
+  """The whole section."""
+  estimates, traces = found.estimates, found.traces
   return [
-    markup.tag(
-      'p',
+    blocks.Words(
       'Every number here is an estimate at the following settings, not '
-      'the asymptotic learning coefficient; other settings give other numbers.',
+      'the asymptotic learning coefficient; other settings give other numbers.'
     ),
-    markup.facts(_sampling_settings(estimates, traces, burn_in)),
-    markup.tag('h3', 'Verdicts'),
+    blocks.facts(_sampling_settings(estimates, traces, found.burn_in)),
+    blocks.Heading('Verdicts'),
     *_verdicts(estimates),
-    markup.tag('h3', 'Diagnostics over all cells'),
-    *_diagnostics(estimates, health_figure),
-    markup.tag('h3', 'Chains'),
-    markup.picture(
-      traces_figure,
-      'Chains',
-      'Paired loss differences along the chains of the heads with the lowest '
-      'and the highest last wrLLC: loss at the draw less loss at the '
-      'checkpoint on the same minibatch, times nβ. Chains that reach their '
-      'level before the shaded burn-in ends, and stay, are what the estimates '
-      'assume.',
-    ),
-    *_gains(variances),
-    markup.tag('h3', 'What the errors do not cover'),
-    markup.tag(
-      'p',
+    blocks.Heading('Diagnostics over all cells'),
+    *_diagnostics(estimates, images),
+    blocks.Heading('Chains'),
+    *images.at('chains'),
+    *_gains(found.variances),
+    blocks.Heading('What the errors do not cover'),
+    blocks.Words(
       'Intervals cover the noise of sampling: the autocorrelation of chains '
-      'and their shared minibatches. They do not cover:',
+      'and their shared minibatches. They do not cover:'
     ),
-    markup.bullets(_NOT_COVERED),
+    blocks.Bullets(_NOT_COVERED),
   ]
 
 
@@ -114,7 +90,7 @@ def counted(estimates: xr.Dataset) -> str:
   return f'{healthy} of {total} estimates are healthy; what the others {what}'
 
 
-def _verdicts(estimates: xr.Dataset) -> list[str]:
+def _verdicts(estimates: xr.Dataset) -> list[blocks.Block]:
   lines = health.summary(estimates)
   rows = [
     (tables.Cell(name, not line.startswith('healthy')), tables.Cell(line))
@@ -122,55 +98,46 @@ def _verdicts(estimates: xr.Dataset) -> list[str]:
   ]
   content = tables.Table(('refinement', 'verdict'), rows, num_words=2)
   return [
-    markup.tag('p', f'{counted(estimates)} {RULE}'),
-    markup.table(content),
-    markup.tag('p', _HABIT, 'note'),
+    blocks.Words(f'{counted(estimates)} {RULE}'),
+    (content),
+    blocks.Words(_HABIT, 'note'),
     *_failures(estimates),
   ]
 
 
-def _failures(estimates: xr.Dataset) -> list[str]:
+def _failures(estimates: xr.Dataset) -> list[blocks.Block]:
   """Names the chains that failed."""
   failed, total = (
     int(estimates[name].sum()) for name in ('num_failed', 'num_chains')
   )
   words = f'Chains that failed: {failed:,} of {total:,}.'
   if not failed:
-    return [markup.tag('p', words)]
+    return [blocks.Words(words)]
   lines = health.failures(estimates)
-  listed = markup.bullets(lines)
-  if len(lines) > _FEW:
-    listed = markup.folded(f'All {len(lines)} places', listed)
-  return [markup.tag('p', words), listed]
+  return [blocks.Words(words), blocks.listed(lines)]
 
 
-def _diagnostics(estimates: xr.Dataset, figure: bytes) -> list[str]:
-  first = str(estimates.dataset.values[0])
-  where = f' on {first}' if estimates.sizes['dataset'] > 1 else ''
-  caption = (
-    f'Each diagnostic against training step{where}, a line a refinement. Green '
-    'is healthy, a ring is a value outside; panels without green are not '
-    'judged. Dashed: 1, 0, or for negative differences one half, where nothing '
-    'but noise is left.'
-  )
+def _diagnostics(
+  estimates: xr.Dataset, images: figures.Images
+) -> list[blocks.Block]:
   note = (
     'A cell is one refinement at one checkpoint on one data set. Marked: cells '
     'are out of the bounds above, or a number cannot be told.'
   )
   return [
-    markup.table(diagnostics.diagnostics_table(estimates)),
-    markup.tag('p', note, 'note'),
-    markup.picture(figure, 'Diagnostics over training', caption),
+    diagnostics.diagnostics_table(estimates),
+    blocks.Words(note, 'note'),
+    *images.at('diagnostics'),
   ]
 
 
-def _gains(variances: xr.Dataset | None) -> list[str]:
+def _gains(variances: xr.Dataset | None) -> list[blocks.Block]:
   if variances is None:
     return []
   return [
-    markup.tag('h3', 'What pairing gains'),
-    markup.tag('p', gains.sentence(variances)),
-    markup.table(gains.table(variances)),
+    blocks.Heading('What pairing gains'),
+    blocks.Words(gains.sentence(variances)),
+    (gains.table(variances)),
   ]
 
 

@@ -4,14 +4,12 @@ Both are measured by commands of their own, on other problems than the run that
 is reported. They say what its sampler and its errors are worth.
 """
 
-from collections.abc import Mapping
 from collections.abc import Sequence
-from typing import Any
 
-from rllc_jax.report import markup
+from rllc_jax.report import blocks
+from rllc_jax.report import figures
 from rllc_jax.report import tables
-
-Record = Mapping[str, Any]
+from rllc_jax.report.inputs import Record
 
 _MAKE = 'python -m experiments.{name} --workdir=DIR'
 _ABSENT = {
@@ -23,22 +21,22 @@ _ABSENT = {
 def truth(
   known_answers: Sequence[Record],
   coverage: Sequence[Record],
-  known_answers_figure: bytes | None,
-  coverage_figure: bytes | None,
-) -> list[str]:
+  images: figures.Images,
+) -> list[blocks.Block]:
   """Two parts, each with its table and figure or the command that makes it.
 
   Args:
     known_answers: entries of `known_answers.json`; [] if there is none.
     coverage: entries of `coverage.json`; [] if there is none.
-    known_answers_figure: drawn from the first.
-    coverage_figure: drawn from the second.
+    images: of both.
   """
   return [
-    markup.tag('h3', 'Estimates of what is known exactly'),
-    *_known_answers(known_answers, known_answers_figure),
-    markup.tag('h3', 'How often intervals hold the truth'),
-    *_coverage(coverage, coverage_figure),
+    blocks.Heading('Estimates of what is known exactly'),
+    *_known_answers(known_answers),
+    *images.at('known answers'),
+    blocks.Heading('How often intervals hold the truth'),
+    *_coverage(coverage),
+    *images.at('coverage'),
   ]
 
 
@@ -92,9 +90,7 @@ def coverage_table(records: Sequence[Record]) -> tables.Table:
   return tables.Table(header, rows, num_words=2)
 
 
-def _known_answers(
-  records: Sequence[Record], figure: bytes | None
-) -> list[str]:
+def _known_answers(records: Sequence[Record]) -> list[blocks.Block]:
   if not records:
     return [_absent('known_answers')]
   judged = [x for x in records if x['holds'] is not None]
@@ -112,23 +108,16 @@ def _known_answers(
     'grows and not equal to it. A problem without an exact value is reported '
     'and not judged.'
   )
-  parts = [
-    markup.tag('p', f'{verdict} {meaning}'),
-    markup.table(known_answers_table(records)),
+  parts: list[blocks.Block] = [
+    blocks.Words(f'{verdict} {meaning}'),
+    (known_answers_table(records)),
   ]
   if notes := [f'{x["problem"]}: {x["note"]}' for x in records if x['note']]:
-    parts.append(markup.folded('Notes on problems', markup.bullets(notes)))
-  if figure is not None:
-    caption = (
-      'Left, estimates over the exact values of their settings, with 95 % '
-      'intervals. Right, λ over the same values: how far a right answer is '
-      'from λ, at settings that can be sampled.'
-    )
-    parts.append(markup.picture(figure, 'Known answers', caption))
+    parts.append(blocks.Folded('Notes on problems', blocks.Bullets(notes)))
   return parts
 
 
-def _coverage(records: Sequence[Record], figure: bytes | None) -> list[str]:
+def _coverage(records: Sequence[Record]) -> list[blocks.Block]:
   if not records:
     return [_absent('coverage')]
   shares = [100 * x['ours']['coverage'] for x in records]
@@ -140,13 +129,7 @@ def _coverage(records: Sequence[Record], figure: bytes | None) -> list[str]:
     'take chains for independent, which they are not where they share '
     'minibatches. Marked: short of 95 % by more than chance explains.'
   )
-  parts = [markup.tag('p', meaning), markup.table(coverage_table(records))]
-  if figure is not None:
-    caption = (
-      'Share of runs whose 95 % interval holds the true value, and intervals '
-      'of single runs.'
-    )
-    parts.append(markup.picture(figure, 'Coverage of intervals', caption))
+  parts: list[blocks.Block] = [blocks.Words(meaning), (coverage_table(records))]
   return parts
 
 
@@ -169,7 +152,7 @@ def _number(value: float | None) -> str:
   return tables.MISSING if value is None else f'{value:.5g}'
 
 
-def _absent(name: str) -> str:
+def _absent(name: str) -> blocks.Words:
   words = f'{_ABSENT[name]} This command does, with DIR that of the run: '
   command = _MAKE.format(name=name)
-  return markup.tag('p', f'{words}{command}', 'note')
+  return blocks.Words(f'{words}{command}', 'note')

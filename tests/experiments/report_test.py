@@ -10,6 +10,7 @@ import pytest
 
 from experiments import report
 from rllc_jax import checked_files
+from rllc_jax.report import figures
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
@@ -171,9 +172,8 @@ def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
 
 
 def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
-  saved = report._read(workdir)
-  estimates = report.llc.llc_from_traces(saved.traces, burn_in=20)
-  drawn = report.draw(saved.training, saved.traces, estimates, 20)['traces']
+  found = report._inputs(report._read(workdir), workdir, burn_in=20)
+  drawn = figures.draw(found)['traces']
   titles = [ax.get_title('left') for ax in drawn.axes]
   assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
 

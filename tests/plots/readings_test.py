@@ -28,7 +28,10 @@ def found(num_layers=2, num_heads=3):
 
 def test_a_line_a_head_and_what_is_even():
   data = found()
-  drawn = readings.head_readings(data, {'previous_token': 0.03})
+  data = data.assign(even=('score', [0.03])).assign_coords(
+    score=['previous_token']
+  )
+  drawn = readings.head_readings(data)
   assert len(drawn.axes) == 8
   for place, ax in enumerate(drawn.axes):
     layer, column = divmod(place, 4)
@@ -62,7 +65,7 @@ def test_losses_stand_above_their_floors():
 
 def test_one_layer_and_one_kind_are_enough_and_become_files():
   data = found(1, 1).sel(kind=['ngram'])
-  drawn = readings.head_readings(data, {}), readings.kind_losses(data)
+  drawn = readings.head_readings(data), readings.kind_losses(data)
   assert [len(x.axes) for x in drawn] == [4, 1]
   assert style.image(drawn[0], 'png').startswith(b'\x89PNG')
   assert style.image(drawn[1], 'svg').startswith(b'<?xml')

@@ -4,6 +4,8 @@ import numpy as np
 import xarray as xr
 
 from rllc_jax.report import behaviour
+from rllc_jax.report import figures
+from rllc_jax.report import rendering
 
 NAMES = (
   'previous_token',
@@ -37,12 +39,16 @@ def test_the_last_checkpoint_has_a_row_a_head():
 
 
 def test_losses_by_kind_are_shown_where_there_are_any():
-  shown = ''.join(behaviour.behaviour(readings(), b'<svg/>', b'<svg/>'))
-  assert shown.count('<figure') == 2 and 'known in closed form' in shown
-  shown = ''.join(behaviour.behaviour(readings(), b'<svg/>', None))
-  assert shown.count('<figure') == 1 and 'closed form' not in shown
+  def shown(*names):
+    images = figures.Images(None, dict.fromkeys(names, b'<svg/>'))
+    return rendering.html(behaviour.behaviour(readings(), images))
+
+  both = shown('heads', 'kinds')
+  assert both.count('<figure') == 2 and 'known in closed form' in both
+  one = shown('heads')
+  assert one.count('<figure') == 1 and 'closed form' not in one
 
 
 def test_without_readings_the_command_is_named():
-  (shown,) = behaviour.behaviour(None, None, None)
-  assert 'experiments.analyze' in shown
+  (shown,) = behaviour.behaviour(None, figures.Images(None, {}))
+  assert 'experiments.analyze' in shown.text

@@ -1,6 +1,7 @@
 """Claims of a run on the page."""
 
 from rllc_jax.report import claims
+from rllc_jax.report import rendering
 
 FINDING = {
   'claim': 'C7',
@@ -14,6 +15,7 @@ FINDING = {
 
 
 def test_a_withdrawn_claim_has_no_verdict_on_the_page():
-  withdrawn = ''.join(claims.claims([{**FINDING, 'withdrawn': True}]))
+  shown = lambda found: rendering.html(claims.claims([found]))
+  withdrawn = shown({**FINDING, 'withdrawn': True})
   assert '>withdrawn<' in withdrawn and '>against it<' not in withdrawn
-  assert '>against it<' in ''.join(claims.claims([FINDING]))
+  assert '>against it<' in shown(FINDING)

@@ -19,7 +19,7 @@ from rllc_jax import checked_files
 from rllc_jax import visible
 from rllc_jax.plots import affected
 from rllc_jax.plots import style
-from rllc_jax.report import markup
+from rllc_jax.report import rendering
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
@@ -243,13 +243,11 @@ def test_tokens_in_figures_are_no_mathematics():
   check_figure(style.image(affected.affected_tokens(found), 'svg'))
 
 
-def test_no_element_is_made_outside_of_markup():
-  """The one other place that may write tags is the page, with its own words."""
-  directory = pathlib.Path(markup.__file__).parent
+def test_no_element_is_made_outside_of_the_template():
+  directory = pathlib.Path(rendering.__file__).parent
   for path in directory.glob('*.py'):
     tags = re.findall(r'<[a-z][^>\n]*>', path.read_text())
-    if path.name not in ('markup.py', 'page.py', 'opening.py'):
-      assert not tags, path
+    assert not tags, path
 
 
 @pytest.mark.long

@@ -8,13 +8,16 @@ import pytest
 import xarray as xr
 
 from rllc_jax.estimators import faults
-from rllc_jax.report import markup
+from rllc_jax.report import blocks
+from rllc_jax.report import inputs
 from rllc_jax.report import opening
 from rllc_jax.report import page
+from rllc_jax.report import rendering
 from rllc_jax.report import separation
 from tests.report import saved
 
-FIGURES = page.Figures(*[b'<svg xmlns="http://www.w3.org/2000/svg"/>'] * 5)
+SVG = b'<svg xmlns="http://www.w3.org/2000/svg"/>'
+SVGS = dict.fromkeys(('llc', 'loss', 'spread', 'health', 'traces'), SVG)
 estimates = saved.estimates
 
 
@@ -60,17 +63,17 @@ def corpus():
   }
 
 
-def write(path, **changes):
+def write(path, svgs=SVGS, **changes):
   given = {
     'estimates': estimates(),
     'traces': traces(),
     'training': training(),
     'corpus': corpus(),
-    'figures': FIGURES,
     'burn_in': 20,
     'provenance': {'device': 'CPU & "friends"'},
   }
-  return page.write_report(path, **{**given, **changes}).read_text('utf-8')
+  found = inputs.Inputs(**given | changes)
+  return page.write_report(path, found, svgs).read_text('utf-8')
 
 
 class Reader(parser.HTMLParser):
@@ -184,8 +187,8 @@ def test_a_page_is_written_of_nothing_but_gaps(tmp_path):
 def test_a_failure_leaves_the_page_that_was_there(tmp_path):
   path = tmp_path / 'report.html'
   before = write(path)
-  with pytest.raises(AttributeError):
-    write(path, figures=None)
+  with pytest.raises(TypeError):
+    write(path, svgs=None)
   assert path.read_text('utf-8') == before
 
 
@@ -246,5 +249,6 @@ def test_what_was_not_measured_names_the_command_that_does(tmp_path):
 
 
 def test_attributes_cannot_be_broken_out_of():
-  html = markup.picture(b'', '"><script>', 'a > b')
-  assert '<script>' not in html and '&quot;' in html
+  picture = blocks.Picture('', '"><script>', 'a > b')
+  html = rendering.html([picture])
+  assert '<script>' not in html and '&#34;' in html

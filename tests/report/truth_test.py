@@ -1,5 +1,7 @@
 """Known answers and coverage, as the page tells them."""
 
+from rllc_jax.report import figures
+from rllc_jax.report import rendering
 from rllc_jax.report import truth
 
 ANSWER = {
@@ -33,6 +35,13 @@ COVERAGE = {
 }
 
 
+def page_of(known_answers, coverage, first, second):
+  svgs = {'known_answers': first, 'coverage': second}
+  svgs = {name: svg for name, svg in svgs.items() if svg}
+  images = figures.Images(None, svgs)
+  return rendering.html(truth.truth(known_answers, coverage, images))
+
+
 def texts(table):
   return [[cell.text for cell in row] for row in table.rows]
 
@@ -56,7 +65,7 @@ def test_what_does_not_hold_is_marked_and_named():
   wrong = {**ANSWER, 'holds': False}
   table = truth.known_answers_table([wrong])
   assert marked(table) == ['estimate', 'holds']
-  html = ''.join(truth.truth([ANSWER, wrong], [], None, None))
+  html = page_of([ANSWER, wrong], [], None, None)
   assert '1 of 2 problems' in html and 'right: x⁴ &lt; y.' in html
 
 
@@ -64,7 +73,7 @@ def test_without_an_exact_value_nothing_is_judged():
   unknown = {**ANSWER, 'exact': None, 'holds': None, 'note': 'm = 2'}
   ((*row, verdict),) = texts(truth.known_answers_table([unknown]))
   assert row[2] == row[4] == '–' and verdict == 'not judged'
-  html = ''.join(truth.truth([ANSWER, unknown], [], b'<svg/>', None))
+  html = page_of([ANSWER, unknown], [], b'<svg/>', None)
   assert 'All 1 problems that are judged' in html
   assert 'x⁴ &lt; y: m = 2' in html and html.count('<img') == 1
 
@@ -81,5 +90,5 @@ def test_coverage_short_of_its_level_is_marked():
   assert marked(table) == ['covered, naive']
   reference = {**COVERAGE, 'expected_error': 0.02}
   assert texts(truth.coverage_table([reference]))[0][-1] == '5.000 ± 0.020'
-  html = ''.join(truth.truth([], [COVERAGE], None, b'<svg/>'))
+  html = page_of([], [COVERAGE], None, b'<svg/>')
   assert 'Of 400 runs' in html and '94.5 to 94.5 %' in html

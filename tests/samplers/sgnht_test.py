@@ -35,8 +35,8 @@ class BiasTest(absltest.TestCase):
         step_size=step_size,
         batch_size=1,
         num_chains=128,
-        num_draws=5_000,
-        burn_in=1_000,
+        num_draws=3_000,
+        burn_in=800,
         chunk_size=128,
         sampler=sgnht.sgnht(diffusion=3.0),
       )

@@ -1,0 +1,196 @@
+"""Every figure of the report: a new one is a function and an entry here."""
+
+import base64
+from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from matplotlib import figure
+import numpy as np
+import xarray as xr
+
+from rllc_jax.plots import coverage
+from rllc_jax.plots import heads
+from rllc_jax.plots import health
+from rllc_jax.plots import known_answers
+from rllc_jax.plots import readings
+from rllc_jax.plots import spread
+from rllc_jax.plots import traces
+from rllc_jax.plots import training
+from rllc_jax.refinement import names
+from rllc_jax.report import blocks
+from rllc_jax.report import inputs
+from rllc_jax.report import separation
+
+
+class Entry(NamedTuple):
+  """A figure and where it stands.
+
+  Attributes:
+    name: of its file, below `figures`.
+    place: the part of the report that shows it, see `at`.
+    draw: draws it; only called if `needs` holds.
+    words: what it shows, for those who do not see it.
+    caption: below it.
+    needs: whether the results that it shows are there.
+    narrow: whether it has one panel.
+  """
+
+  name: str
+  place: str
+  draw: Callable[[inputs.Inputs], figure.Figure]
+  words: str
+  caption: str
+  needs: Callable[[inputs.Inputs], bool] = lambda found: True
+  narrow: Callable[[inputs.Inputs], bool] = lambda found: False
+
+
+def _chains(found: inputs.Inputs) -> figure.Figure:
+  """The heads of extreme estimates at the first, a middle and the last step."""
+  steps = sorted(found.traces.checkpoint.values.tolist())
+  middle = [steps[len(steps) // 2]] if len(steps) > 2 else []
+  dataset = found.first_dataset
+  return traces.chain_traces(
+    found.traces,
+    found.estimates,
+    burn_in=found.burn_in,
+    dataset=dataset,
+    refinements=_lowest_and_highest(found.estimates.sel(dataset=dataset)),
+    checkpoints=list(dict.fromkeys([steps[0], *middle, steps[-1]])),
+  )
+
+
+def _lowest_and_highest(estimates: xr.Dataset) -> list[str]:
+  """The heads of the extreme last estimates, or what there is."""
+  found = [str(name) for name in estimates.refinement.values]
+  by_layer = names.heads_by_layer(found)
+  parts = [name for layer in by_layer.values() for name in layer] or found
+  last = estimates.llc.sortby('checkpoint').isel(checkpoint=-1)
+  values = last.sel(refinement=parts).values
+  if np.isnan(values).all():
+    return parts[:1]
+  extremes = (parts[np.nanargmin(values)], parts[np.nanargmax(values)])
+  return list(dict.fromkeys(extremes))
+
+
+def _has_kinds(found: inputs.Inputs) -> bool:
+  return found.readings is not None and 'kind_loss' in found.readings
+
+
+FIGURES = (
+  Entry(
+    'llc',
+    'opening',
+    lambda found: heads.llc_curves(found.estimates),
+    'Refined LLC against training step',
+    'Weight-refined local learning coefficient (wrLLC) of every head against '
+    'training step: by how much the loss rises, times nβ, where sampling moves '
+    "that head's weights alone. Negative: the loss falls, the checkpoint is no "
+    'minimum for that head. Bands are 95 % intervals. These are estimates at '
+    'the settings below, not the asymptotic learning coefficient.',
+  ),
+  Entry(
+    'loss',
+    'trained',
+    lambda found: training.loss_curves(found.training),
+    'Loss against training step',
+    'Loss against training step, in nats per token. Horizontal lines are the '
+    'entropies of single tokens and of a token given the one before it, in the '
+    'training text: what counting alone would reach.',
+    narrow=lambda found: True,
+  ),
+  Entry(
+    'spread',
+    'heads',
+    lambda found: spread.head_spread(separation.spreads(found.estimates)),
+    'Spread between heads',
+    'Standard deviation between the heads of a layer, beside the root mean '
+    'square of their standard errors. Where the first is well above the '
+    'second, heads differ.',
+    narrow=lambda found: not found.has_several_datasets,
+  ),
+  Entry(
+    'heads',
+    'behaviour',
+    lambda found: readings.head_readings(found.measured),
+    'Scores of heads over training',
+    'Attention scores and the rise of the loss without the head, over '
+    'training, a line a head. Dashed: attention to all positions alike.',
+    needs=lambda found: found.readings is not None,
+  ),
+  Entry(
+    'kinds',
+    'behaviour',
+    lambda found: readings.kind_losses(found.measured),
+    'Losses by kind of symbol',
+    'The loss on each kind of symbol of the planted language. Dashed: the '
+    'least that is possible, which is known in closed form.',
+    needs=_has_kinds,
+  ),
+  Entry(
+    'health',
+    'diagnostics',
+    lambda found: health.diagnostics_curves(
+      found.estimates, dataset=found.first_dataset
+    ),
+    'Diagnostics over training',
+    'Each diagnostic against training step, on the first data set, a line a '
+    'refinement. Green is healthy, a ring is a value outside; panels without '
+    'green are not judged. Dashed: 1, 0, or for negative differences one half, '
+    'where nothing but noise is left.',
+  ),
+  Entry(
+    'traces',
+    'chains',
+    _chains,
+    'Chains',
+    'Paired loss differences along the chains of the heads with the lowest and '
+    'the highest last wrLLC: loss at the draw less loss at the checkpoint on '
+    'the same minibatch, times nβ. Chains that reach their level before the '
+    'shaded burn-in ends, and stay, are what the estimates assume.',
+  ),
+  Entry(
+    'known_answers',
+    'known answers',
+    lambda found: known_answers.ratios(found.known_answers),
+    'Known answers',
+    'Left, estimates over the exact values of their settings, with 95 % '
+    'intervals. Right, λ over the same values: how far a right answer is from '
+    'λ, at settings that can be sampled.',
+    needs=lambda found: bool(found.known_answers),
+  ),
+  Entry(
+    'coverage',
+    'coverage',
+    lambda found: coverage.coverage(found.coverage),
+    'Coverage of intervals',
+    'Share of runs whose 95 % interval holds the true value, and intervals of '
+    'single runs.',
+    needs=lambda found: bool(found.coverage),
+  ),
+)
+
+
+def draw(found: inputs.Inputs) -> dict[str, figure.Figure]:
+  """All figures of these results, by name."""
+  return {x.name: x.draw(found) for x in FIGURES if x.needs(found)}
+
+
+class Images:
+  """The SVG files of a report's figures, and where each stands."""
+
+  def __init__(self, found: inputs.Inputs, svgs: Mapping[str, bytes]):
+    self._found, self._svgs = found, svgs
+
+  def at(self, place: str) -> list[blocks.Picture]:
+    """The figures of a place, in the order of `FIGURES`."""
+    return [
+      blocks.Picture(
+        base64.b64encode(self._svgs[entry.name]).decode('ascii'),
+        entry.words,
+        entry.caption,
+        entry.narrow(self._found),
+      )
+      for entry in FIGURES
+      if entry.place == place and entry.name in self._svgs
+    ]
