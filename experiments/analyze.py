@@ -68,7 +68,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   """
   workdir = pathlib.Path(workdir)
   path = workdir / 'analysis.zarr'
-  settings = sections.read(config, 'analysis')
+  settings = sections.read(config).analysis
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
@@ -99,7 +99,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
 
 
 def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
-  settings = sections.read(config, 'analysis')
+  settings = sections.read(config).analysis
   window = corpus.windows[settings.dataset]
   count = max(8, settings.num_tokens // corpus.tokens.shape[1])
   rows = corpus.tokens[runs.evenly_spaced(window, count)]

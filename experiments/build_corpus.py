@@ -46,7 +46,7 @@ def run(
     ValueError: a setting makes no sense, an input is not what it is said to
       be, or the corpus there was made from other settings.
   """
-  settings = sections.read(config, 'corpus')
+  settings = sections.read(config).corpus
   directory = pathlib.Path(workdir) / 'corpus'
   record = directory / 'corpus.json'
   if record.exists():

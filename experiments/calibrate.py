@@ -32,6 +32,7 @@ from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import progress
 from experiments.runtime import sections
+import rllc_jax
 from rllc_jax import checked_files
 from rllc_jax import losses
 from rllc_jax import trees
@@ -40,7 +41,6 @@ from rllc_jax.analysis import calibration
 from rllc_jax.analysis import recommendation
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
-from rllc_jax.estimators import settings
 from rllc_jax.models import attention_only
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
@@ -73,7 +73,8 @@ def run(
   Raises:
     ValueError: a setting makes no sense, or a name does not exist.
   """
-  sweep = _sweep(config, _read(config, workdir), workdir / 'calibration')
+  settings = sections.read(config)
+  sweep = _sweep(settings, _build(settings, workdir), workdir / 'calibration')
   _save(sweep, workdir / 'calibration.zarr')
   found = recommendation.recommend(sweep)
   for name, drawn in _figures(sweep, found):
@@ -122,18 +123,15 @@ class _Source(NamedTuple):
   minibatches: types.Minibatches
   plain_loss: types.LossFn
   checkpoints: pathlib.Path
-  sampling: settings.Sampling
-  layout: settings.Layout
+  sampling: rllc_jax.Sampling
+  layout: rllc_jax.Layout
   identity: Mapping[str, Any]
 
 
-def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Source:
-  swept = sections.read(config, 'calibration')
-  estimation = sections.read(config, 'estimation')
+def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
+  swept, estimation = settings.calibration, settings.estimation
   sampling = dataclasses.replace(
-    sections.read(config, 'sampling'),
-    num_chains=swept.num_chains,
-    num_draws=swept.num_draws,
+    settings.sampling, num_chains=swept.num_chains, num_draws=swept.num_draws
   )
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'
@@ -150,11 +148,11 @@ def _read(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> _Source:
     losses.next_token_loss(apply),
     kept,
     sampling,
-    sections.read(config, 'layout'),
+    settings.layout,
     {
       **{name: getattr(sampling, name) for name in _SHARED},
       'sampler': sampling.kernel.name,
-      'seed': config.seed,
+      'seed': settings.seed,
       'batch_size': estimation.batch_size,
       'share_logits': estimation.share_logits,
       'data': trees.content_hash(corpus.tokens),
@@ -176,10 +174,10 @@ def _windows(
 
 
 def _sweep(
-  config: ml_collections.ConfigDict, source: _Source, kept: pathlib.Path
+  settings: sections.Settings, source: _Source, kept: pathlib.Path
 ) -> xr.Dataset:
   """All cells: over the grid and (checkpoint, dataset, refinement)."""
-  swept = sections.read(config, 'calibration')
+  swept = settings.calibration
   parts: list[xr.Dataset] = []
   total = len(source.steps) * len(source.windows) * len(source.families)
   with progress.bar('calibrating', 'setting') as bar:
@@ -194,7 +192,7 @@ def _sweep(
             'refinements': family.names,
           }
           part = calibration.calibrate(
-            jax.random.key(config.seed, impl='threefry2x32'),
+            jax.random.key(settings.seed, impl='threefry2x32'),
             family,
             params,
             source.minibatches,

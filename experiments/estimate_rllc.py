@@ -30,12 +30,10 @@ import pathlib
 
 from absl import flags
 from absl import logging
-import jax
 import ml_collections
 import numpy as np
 import xarray as xr
 
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import dry_run
 from experiments.runtime import processes
@@ -43,9 +41,8 @@ from experiments.runtime import progress
 from experiments.runtime import provenance
 from experiments.runtime import sections
 from experiments.runtime import shares
+from experiments.runtime import specs
 from rllc_jax import checked_files
-from rllc_jax.data import minibatches
-from rllc_jax.data import packing
 from rllc_jax.estimators import cells
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import health
@@ -67,8 +64,7 @@ def run(
   """Estimates, goes on with what was begun, or reads what is complete.
 
   Args:
-    config: `estimation` has fields of `sections.Estimation`; `seed` is that of
-      minibatches and noise.
+    config: `seed`, `estimation`, `sampling` and `layout` are read.
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
@@ -82,22 +78,23 @@ def run(
     ChainsFailed: some chains failed; everything is written all the same.
   """
   processes.disconnect()
-  settings = sections.read(config, 'estimation')
-  asked, store = spec(config, workdir), open_store(config, workdir)
-  kept = provenance.Run(workdir / settings.name, config)
+  settings = sections.read(config)
+  spec, store = specs.build(settings, workdir)
+  name = settings.estimation.name
+  record = provenance.Run(workdir / name, config)
   with progress.bar('estimating', 'draw') as bar:
 
     def show(done, total):
-      kept.keep(ended=False)
+      record.keep(ended=False)
       bar.show(done, total)
 
-    request = requests.check(asked, with_losses=True)
+    request = requests.check(spec, with_losses=True)
     trajectories.fill(request, store, show)
-  kept.keep(ended=True)
+  record.keep(ended=True)
   if not (shares.are_done(store, request.extent) and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
-  return _told(workdir, settings.name, store, request.extent)
+  return _write_and_log_estimates(workdir, name, store, request.extent)
 
 
 def plan(
@@ -114,54 +111,15 @@ def plan(
   Raises:
     ValueError: as `run`, as far as it can be told before.
   """
-  found = plans.plan_of(spec(config, workdir), open_store(config, workdir))
-  print(dry_run.text(found), flush=True)
-  return found
+  steps = plans.plan_of(*specs.build(sections.read(config), workdir))
+  print(dry_run.text(steps), flush=True)
+  return steps
 
 
-def spec(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> requests.Spec:
-  """What a config asks for, built of what is in the workdir."""
-  settings = sections.read(config, 'estimation')
-  corpus = packing.load_corpus(workdir / 'corpus')
-  classed = choices.classed_tokens(corpus, workdir / 'corpus', settings.code)
-  subject = choices.subject(workdir, settings, corpus)
-  families = choices.families(
-    settings.refinements,
-    subject.model,
-    subject.comparison,
-    share_logits=settings.share_logits,
-  )
-  return requests.Spec(
-    jax.random.key(config.seed, impl='threefry2x32'),
-    families,
-    subject.trajectory,
-    choices.weighted_windows(settings.datasets, corpus, classed),
-    minibatches.weighted(classed, settings.batch_size),
-    sections.read(config, 'sampling'),
-    sections.read(config, 'layout'),
-    subject.comparison.provenance,
-  )
-
-
-def open_store(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> disk.DiskStore:
-  """The store of a config's run."""
-  settings = sections.read(config, 'estimation')
-  name = choices.directory_name('estimation.name', settings.name)
-  return disk.open_store(
-    workdir / name,
-    process=processes.current(),
-    keep_chains=settings.keep_chains,
-  )
-
-
-def _told(
+def _write_and_log_estimates(
   workdir: pathlib.Path, name: str, store: disk.DiskStore, extent: stores.Extent
 ) -> xr.Dataset:
-  """A file of all that a store says, and in the log what was asked for."""
+  """Writes all estimates of a store, and logs those that were asked for."""
   found = _estimates(store)
   table_name = 'estimates' if name == 'rllc' else name
   write_csv(workdir / f'{table_name}.csv', found)

@@ -72,7 +72,7 @@ def run(
       named), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
-  settings = sections.read(config, 'sampling')
+  settings = sections.read(config).sampling
   saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:

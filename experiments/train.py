@@ -62,10 +62,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       there was begun with others.
   """
   corpus = packing.load_corpus(pathlib.Path(workdir) / 'corpus')
-  settings = sections.read(config, 'training')
+  settings = sections.read(config).training
   name = choices.directory_name('training.name', settings.name)
   directory = pathlib.Path(workdir) / name
-  model = build_model(sections.read(config, 'model'), corpus)
+  model = build_model(sections.read(config).model, corpus)
   path = directory / 'training.zarr'
 
   def make():

@@ -22,9 +22,10 @@ import ml_collections
 import numpy as np
 import xarray as xr
 
-from experiments import estimate_rllc
 from experiments.runtime import commands
+from experiments.runtime import sections
 from experiments.runtime import seed_flag
+from experiments.runtime import specs
 from experiments.runtime import targets
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
@@ -63,8 +64,7 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   for step in steps:
     checkpoints.load(directory, step)
   yield _row('checkpoints', len(steps), 'as written')
-  spec = estimate_rllc.spec(config, workdir)
-  store = estimate_rllc.open_store(config, workdir)
+  spec, store = specs.build(sections.read(config), workdir)
   request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')
   _check_complete(store, request.extent)

@@ -65,10 +65,10 @@ def run(
     config: `estimation` and `sampling` are read.
     workdir: with the subdirectories `corpus` and `train`.
   """
-  estimation = sections.read(config, 'estimation')
+  estimation = sections.read(config).estimation
   # Nobody reads the corpus's baseline here.
   sampling = dataclasses.replace(
-    sections.read(config, 'sampling'), num_baseline_batches=0
+    sections.read(config).sampling, num_baseline_batches=0
   )
   corpus = packing.load_corpus(workdir / 'corpus')
   kept = workdir / 'train' / 'checkpoints'

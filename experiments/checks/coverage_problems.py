@@ -20,6 +20,7 @@ from experiments import train
 from experiments.runtime import choices
 from experiments.runtime import progress
 from experiments.runtime import sections
+import rllc_jax
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -27,7 +28,6 @@ from rllc_jax.data import packing
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import llc
-from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import weights
 from rllc_jax.results import disk
@@ -155,8 +155,9 @@ def head(
   """
   corpus = build_corpus.run(config, workdir)
   train.run(config, workdir)
-  settings = sections.read(config, 'estimation')
-  burn_in = errors.default_burn_in(settings.step_size, settings.localization)
+  settings = sections.read(config)
+  sampling = settings.sampling
+  burn_in = errors.default_burn_in(sampling.step_size, sampling.localization)
   sample = functools.partial(_sample_head, config, corpus, workdir)
   traces = sample('runs', num_runs, num_draws, burn_in)
   reference = sample(
@@ -164,9 +165,9 @@ def head(
   )
   found = llc.llc_from_traces(reference, burn_in=4 * burn_in).llc.values
   return Problem(
-    f'head {settings.refinements[0]}',
+    f'head {settings.estimation.refinements[0]}',
     traces,
-    settings.share_batches,
+    sampling.share_batches,
     float(found.mean()),
     float(found.std(ddof=1) / np.sqrt(found.size)),
   )
@@ -196,8 +197,8 @@ def _sample_weights(
     types.Trajectory((0,), lambda steps: trees.stack([center] * len(steps))),
     _runs('run', num_runs, minibatches.whole(batches.data)),
     batches,
-    settings.Sampling(step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options),
-    layout=settings.Layout(
+    rllc_jax.Sampling(step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options),
+    layout=rllc_jax.Layout(
       chunk_size=_NUM_CHAINS,  # A vector of four costs what one number does.
       rows_per_block=len(grid.padded(range(num_runs), mesh.shape['row'])),
       mesh=mesh,
@@ -215,7 +216,7 @@ def _sample_head(
   burn_in: int,
 ) -> xr.Dataset:
   """Runs of the head; those in the store `head/NAME` are not made again."""
-  estimation = sections.read(config, 'estimation')
+  estimation = sections.read(config).estimation
   kept = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(kept, corpus)
   mesh = grid.default_mesh(num_runs)
@@ -229,12 +230,12 @@ def _sample_head(
       _runs(name, num_runs, corpus.windows['train']),
       minibatches.uniform(corpus.tokens, estimation.batch_size),
       dataclasses.replace(
-        sections.read(config, 'sampling'),
+        sections.read(config).sampling,
         num_draws=num_draws,
         burn_in=burn_in,
         num_baseline_batches=1024,
       ),
-      layout=settings.Layout(
+      layout=rllc_jax.Layout(
         rows_per_block=2 * mesh.shape['row'],
         segment=burn_in + num_draws,  # A block is a few seconds: one call.
         mesh=mesh,

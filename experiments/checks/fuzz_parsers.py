@@ -233,10 +233,11 @@ def _config_examples() -> Sequence[Files]:
 
 def _read_config(directory: pathlib.Path) -> None:
   config = json_config.load(directory / 'config.json')
+  settings = sections.read(config)
   for name in sections.SECTIONS:
-    settings = sections.read(config, name)
+    section = getattr(settings, name)
     for field, default in sections.defaults(name).items():
-      value = getattr(settings, field)
+      value = getattr(section, field)
       value = getattr(value, 'name', value)  # A sampler, given as text.
       assert default is None or type(value) is type(default), field
   json.dumps(config.to_dict(), allow_nan=False).encode()

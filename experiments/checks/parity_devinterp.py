@@ -130,7 +130,7 @@ def prepare(peer: Any, workdir: pathlib.Path) -> Side:
   build_corpus.run(CONFIG, workdir)
   train.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
-  model = train.build_model(sections.read(CONFIG, 'model'), corpus)
+  model = train.build_model(sections.read(CONFIG).model, corpus)
   kept = workdir / 'train' / 'checkpoints'
   params = checkpoints.load(kept, checkpoints.steps(kept)[-1])
   families = {name: choices.families([name], model)[0] for name in REFINEMENTS}

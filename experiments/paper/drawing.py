@@ -68,7 +68,7 @@ def run(
     OSError: the disk does not take it.
     ValueError: there is no such figure, or what it needs was not saved.
   """
-  settings = sections.read(config, 'figure')
+  settings = sections.read(config).figure
   if settings.draws not in DRAWN:
     raise ValueError(
       f'config.figure.draws must be one of {", ".join(DRAWN)}; got '

@@ -113,7 +113,7 @@ def start(
   flags.mark_flags_as_required(['config', 'workdir'])
   _describe(run, 'config', 'workdir')
   main_module: Any = sys.modules['__main__']
-  main_module.__doc__ += f'\n{sections.description()}'
+  main_module.__doc__ = f'{main_module.__doc__}\n{sections.description()}'
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
 
 

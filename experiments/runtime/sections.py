@@ -275,18 +275,45 @@ def hints(section: str) -> dict[str, Any]:
   return get_type_hints(SECTIONS[section]) | {'sampler': str}
 
 
-def read(config: ml_collections.ConfigDict, section: str) -> Any:
-  """A section of a config as its tuple; what it leaves out has the default.
+@dataclasses.dataclass(frozen=True)
+class Settings:
+  """A whole config, read and checked once.
+
+  Attributes:
+    seed: of the weights, the order of the data, minibatches and noise.
+    corpus: the other attributes are sections.
+  """
+
+  seed: int
+  corpus: Corpus
+  model: Model
+  training: Training
+  estimation: Estimation
+  sampling: Sampling
+  layout: Layout
+  calibration: Calibration
+  analysis: Analysis
+  figure: Figure
+
+
+def read(config: ml_collections.ConfigDict) -> Settings:
+  """Reads a config; what it leaves out has the default.
 
   Raises:
-    ValueError: if it has a field that does not exist, or the config a section.
+    ValueError: if it has a section or a setting that does not exist, or one
+      that makes no sense.
   """
-  strange = sorted(set(config).difference(SECTIONS, ['seed']))
-  if strange:
+  unknown = sorted(set(config).difference(SECTIONS, ['seed']))
+  if unknown:
     raise ValueError(
       f'A config must have sections among {", ".join(SECTIONS)}, and seed, '
-      f'because no other is read; got {", ".join(strange)}.'
+      f'because no other is read; got {", ".join(unknown)}.'
     )
+  sections = {name: _read_section(config, name) for name in SECTIONS}
+  return Settings(seed=int(config.get('seed') or 0), **sections)
+
+
+def _read_section(config: ml_collections.ConfigDict, section: str) -> Any:
   given = dict(config.get(section) or {})
   known = defaults(section)
   unknown = sorted(set(given).difference(known))

@@ -124,7 +124,7 @@ def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
   build_corpus.run(CONFIG, workdir)
   train.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
-  model = train.build_model(sections.read(CONFIG, 'model'), corpus)
+  model = train.build_model(sections.read(CONFIG).model, corpus)
   kept = workdir / 'train' / 'checkpoints'
   step = checkpoints.steps(kept)[-1]
   return Problem(
