@@ -1,7 +1,7 @@
-"""Texts from Arrow's IPC files and streams, of which nothing is relied on.
+"""Texts from Arrow IPC files and streams, which may be damaged or hostile.
 
-Compressed buffers say how large they will be, and that is read and bounded
-before any is unpacked: 4 bytes of zstd can hold 128 kilobytes.
+Compressed buffers state their unpacked size. It is read and bounded before any
+is unpacked, because 4 bytes of zstd can hold 128 kilobytes.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ from rllc_jax.data import encodings
 from rllc_jax.data import unpacking
 
 _MAGIC = b'ARROW1'
-_FILE_HEAD = 8  # Bytes before the stream that a file contains.
+_FILE_HEAD = 8  # Bytes of the padded magic number before a file's stream.
 
 
 def read(
@@ -31,8 +31,8 @@ def read(
 
   Raises:
     OSError: the file cannot be opened.
-    ValueError: it is neither, has no such column of strings, has a row without
-      one, or unfolds to more than `unpacking.most_bytes`.
+    ValueError: it is no Arrow data, lacks the column of strings, has a null
+      row, or unpacks to more than `unpacking.most_bytes`.
   """
   with unpacking.unpacked_path(path) as unpacked:
     size = unpacked.stat().st_size
@@ -46,10 +46,10 @@ def read(
 
 
 def _checked_schema(path: pathlib.Path, size: int) -> tuple[pa.Schema, int]:
-  """Returns the schema, and where the stream begins.
+  """Returns the schema and the offset at which the stream begins.
 
   Raises:
-    ValueError: the end is missing, or the batches unfold to too much.
+    ValueError: the end is missing, or the batches unpack to too many bytes.
   """
   with pa.memory_map(str(path)) as file:
     start = _FILE_HEAD if file.read(len(_MAGIC)) == _MAGIC else 0
@@ -63,10 +63,11 @@ def _checked_schema(path: pathlib.Path, size: int) -> tuple[pa.Schema, int]:
     schema = ipc.open_stream(file).schema
     columns.check_names(schema)
     file.seek(start)
-    left = unpacking.most_bytes(size)
+    budget = unpacking.most_bytes(size)
+    # Only sizes are read here: a bomb is refused before it is unpacked.
     for message in ipc.MessageReader.open_stream(file):
-      left -= _unpacked_bytes(message)
-      if left < 0:
+      budget -= _unpacked_bytes(message)
+      if budget < 0:
         raise ValueError(f'{size} bytes that unfold to far more than a text')
   return schema, start
 
@@ -78,7 +79,9 @@ def _cells(
   schema: pa.Schema,
   parts: tuple[str, ...],
 ) -> Iterator[str | None]:
+  """Yields the values of the column `parts`, batch by batch."""
   index = schema.get_field_index(parts[0])
+  # Only the text column is unpacked; the others may be large.
   options = ipc.IpcReadOptions(included_fields=[index])
   with (
     encodings.as_value_error(
@@ -93,19 +96,20 @@ def _cells(
       yield from columns.cells(batch, parts)
 
 
-# Sizes of what is compressed. Messages are FlatBuffers, of which pyarrow shows
-# no more than the bytes: a table is an offset to a list of its fields' places.
+# Sizes of compressed buffers. pyarrow exposes a message's metadata only as the
+# bytes of a FlatBuffer, where a table is an offset to a list of field offsets.
 
 
 def _unpacked_bytes(message: ipc.Message) -> int:
-  """Bytes that the buffers of a message will take in memory."""
+  """Bytes that the buffers of a message take once unpacked."""
   if message.type not in ('dictionary', 'record batch'):
     return 0
   body, metadata = memoryview(message.body), memoryview(message.metadata)
+  # Field 2 of a Message is its header: a RecordBatch or a DictionaryBatch.
   batch = _follow(metadata, _field(metadata, _follow(metadata, 0), 2))
   if message.type == 'dictionary':
     batch = _follow(metadata, _field(metadata, batch, 1))
-  if not _field(metadata, batch, 3):  # Of the compression.
+  if not _field(metadata, batch, 3):  # No compression.
     return len(body)
   buffers = _follow(metadata, _field(metadata, batch, 2))
   count = _number('<I', metadata, buffers)
@@ -115,25 +119,28 @@ def _unpacked_bytes(message: ipc.Message) -> int:
 
 
 def _buffer_bytes(metadata: memoryview, body: memoryview, place: int) -> int:
+  """Unpacked bytes of one buffer, whose (offset, length) is at `place`."""
   start, length = struct.unpack_from('<qq', metadata, place)
-  if length < 8:
+  if length < 8:  # Too short for the 8 bytes that state the size.
     return 0
   size = _number('<q', body, start)
-  return length if size < 0 else size  # -1 of one that is not compressed.
+  return length if size < 0 else size  # -1: not compressed.
 
 
 def _number(kind: str, buffer: memoryview, place: int) -> int:
-  if place < 0:  # Which struct would count from the end.
+  """Reads one number in the format `kind` of `struct`."""
+  if place < 0:  # struct would count it from the end.
     raise ValueError('an offset before the beginning')
   return struct.unpack_from(kind, buffer, place)[0]
 
 
 def _follow(metadata: memoryview, place: int) -> int:
+  """The target of the relative offset that is stored at `place`."""
   return place + _number('<I', metadata, place)
 
 
 def _field(metadata: memoryview, table: int, index: int) -> int:
-  """The place of a field of a table; 0 if it is left out."""
+  """The offset of a field of a table; 0 if the field is absent."""
   places = table - _number('<i', metadata, table)
   if 4 + 2 * index >= _number('<H', metadata, places):
     return 0

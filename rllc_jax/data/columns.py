@@ -13,7 +13,7 @@ from rllc_jax import visible
 from rllc_jax.data import fields
 
 MOST_EXPANSION = 1_000  # Characters a byte of the file; real text has 2 to 30.
-_LEAST = 64  # That a row counts for, or empty ones could go on for ever.
+_LEAST = 64  # Characters a row counts for, so empty rows are bounded, too.
 
 
 def find(schema: pa.Schema, name: str, path: pathlib.Path) -> tuple[str, ...]:
@@ -57,10 +57,10 @@ def find(schema: pa.Schema, name: str, path: pathlib.Path) -> tuple[str, ...]:
 
 
 def check_names(schema: pa.Schema) -> None:
-  """Reads all names, of which some may not be UTF-8.
+  """Reads all column names, so that one that is not UTF-8 fails here.
 
   Raises:
-    UnicodeDecodeError: one is not.
+    UnicodeDecodeError: a name is not UTF-8.
   """
   _leaves(list(schema), '')
 
@@ -68,6 +68,7 @@ def check_names(schema: pa.Schema) -> None:
 def _matches(
   columns: Sequence[pa.Field], name: str
 ) -> list[tuple[tuple[str, ...], pa.DataType]]:
+  """Name parts and types of all columns and struct fields called `name`."""
   whole: list[tuple[tuple[str, ...], pa.DataType]]
   whole = [((name,), x.type) for x in columns if x.name == name]
   if whole:
@@ -86,7 +87,7 @@ def _matches(
 
 
 def _inside(kind: pa.DataType) -> list[pa.Field]:
-  """The fields of a struct; of another type, none."""
+  """The fields of a struct type; [] for any other type."""
   return list(kind.fields) if pa.types.is_struct(kind) else []
 
 
@@ -107,7 +108,7 @@ def _texts_of(names: Iterable[tuple[str, pa.DataType]]) -> list[str]:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-  if pa.types.is_dictionary(kind):
+  if pa.types.is_dictionary(kind):  # pandas' categories, for example.
     kind = kind.value_type
   return (
     pa.types.is_string(kind)
@@ -138,7 +139,7 @@ def bounded(
   size: int,
   skip_nulls: bool,
 ) -> Iterator[str | None]:
-  """Yields texts as long as a file of their size may hold them.
+  """Yields texts until they exceed the size that the file makes plausible.
 
   Args:
     texts: None for null.
@@ -149,23 +150,24 @@ def bounded(
 
   Raises:
     ValueError: there is more text than `MOST_EXPANSION` characters a byte, or a
-      null that is not to be skipped.
+      null while `skip_nulls` is False.
   """
-  left = MOST_EXPANSION * size
+  budget = MOST_EXPANSION * size
   for row, text in enumerate(texts):
     if text is None and not skip_nulls:
       raise ValueError(
         f'{path}: expected a string in row {row} of {visible.short(name, 80)!r}'
         f', because it holds the text; got null. {fields.NULLS_REMEDY}'
       )
-    left -= max(len(text or ''), _LEAST)
-    if left < 0:
+    # Dictionaries and runs let few bytes stand for endless rows.
+    budget -= max(len(text or ''), _LEAST)
+    if budget < 0:
       raise too_much(path, size)
     yield text
 
 
 def too_much(path: pathlib.Path, size: int) -> ValueError:
-  """The error of a file that unfolds to more than a text would."""
+  """Builds the error of a file that unpacks to more than text would."""
   return ValueError(
     f'{path}: expected at most {MOST_EXPANSION} characters a byte, because '
     f'more is no text; got {size} bytes that unfold to more. If it is text, '

@@ -1,8 +1,8 @@
-"""Documents on disk, as a TFDS data set that needs no TensorFlow.
+"""Documents on disk, as a TFDS data set that is read without TensorFlow.
 
-One builder with the domain as a feature, rather than a config per domain: what
-is a duplicate, and so what each domain holds, is decided over all of them at
-once, and one directory then either exists complete or not at all.
+One builder has the domain as a feature, rather than a config per domain.
+Duplicates are decided over all domains at once, so one directory with all of
+them is either complete or absent.
 """
 
 from collections.abc import Iterable
@@ -33,7 +33,7 @@ _OWN_CLASSES = 'tensorflow_datasets.core.features.'
 
 
 class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-  """One example a document: `text`, `domain`, `key`.
+  """Writes one example per document: `text`, `domain`, `key`.
 
   Args:
     kept: the documents of both splits.
@@ -93,10 +93,10 @@ def prepare(
   kept: Sequence[documents.Document],
   provenance: Mapping[str, Any],
 ) -> pathlib.Path:
-  """Writes documents below `directory`, or finds them written already.
+  """Writes documents below `directory` unless they are there already.
 
-  Of several processes that do this at once the first to finish wins, and the
-  others find its work. On disk documents lie in the order of hashed keys, which
+  Of several processes that write at once the first to finish wins, and the
+  others use its files. Documents lie on disk in the order of hashed keys, which
   is as good as random and does not depend on the order of `kept`.
 
   Args:
@@ -108,8 +108,8 @@ def prepare(
     The directory of the data set, for `load_documents` or for TFDS itself.
 
   Raises:
-    ValueError: other documents lie there, or damaged ones.
-    OSError: they cannot be written.
+    ValueError: the directory holds other documents, or damaged ones.
+    OSError: the documents cannot be written.
   """
   tfds.disable_progress_bar()
   metadata = {**provenance, 'hashes': _hashes(kept)}
@@ -122,6 +122,7 @@ def prepare(
         kept=kept, provenance=metadata, data_dir=str(directory)
       )
     _write(builder, path)
+    # Read back: another process may have written other documents meanwhile.
     stored = _metadata(_open(path))
   if stored != metadata:
     raise ValueError(
@@ -131,20 +132,22 @@ def prepare(
   return path
 
 
-def _hashes(kept: Sequence[documents.Document]) -> dict[str, str]:
-  """A hash of the documents of each split, whatever their order."""
+def _hashes(all_documents: Sequence[documents.Document]) -> dict[str, str]:
+  """Split -> a hash of its documents that ignores their order."""
   return {
-    split: _hash((x.domain, x.text) for x in kept if x.split == split)
+    split: _hash((x.domain, x.text) for x in all_documents if x.split == split)
     for split in ('train', 'held_out')
   }
 
 
 def _hash(pairs: Iterable[tuple[str, str]]) -> str:
+  """Hashes pairs of domain and text, whatever their order."""
   keys = (documents.content_key(f'{domain} {text}') for domain, text in pairs)
   return documents.content_key(' '.join(sorted(keys)))
 
 
 def _write(builder: CorpusBuilder, path: pathlib.Path) -> None:
+  """Writes the data set, or nothing if it exists."""
   try:
     # TFDS prints to stdout whatever the level of logging.
     with contextlib.redirect_stdout(io.StringIO()):
@@ -155,7 +158,7 @@ def _write(builder: CorpusBuilder, path: pathlib.Path) -> None:
         )
       )
   except FileExistsError:
-    pass  # Another process was first.
+    pass  # Another process finished first; `prepare` compares.
   except (OSError, RuntimeError) as error:  # The latter from array_record.
     raise OSError(
       f'{path}: expected to write {len(builder.kept)} documents; got '
@@ -164,10 +167,10 @@ def _write(builder: CorpusBuilder, path: pathlib.Path) -> None:
 
 
 def load_documents(directory: pathlib.Path, split: str) -> dict[str, list[str]]:
-  """Reads what `prepare` wrote: domain -> its texts, in the order on disk.
+  """Reads a data set of `prepare`: domain -> its texts, in order on disk.
 
   Raises:
-    ValueError: it is not what was written.
+    ValueError: its documents do not have the hash that was written.
   """
   with _advised(_REMEDY):
     pairs = _checked_pairs(_open(directory), split)
@@ -178,7 +181,7 @@ def load_documents(directory: pathlib.Path, split: str) -> dict[str, list[str]]:
 
 
 def _checked_pairs(builder, split: str) -> list[tuple[str, str]]:
-  """The domain and the text of every document of a split."""
+  """Domain and text of every document of a split, verified by their hash."""
   pairs = [
     (example['domain'], example['text'])
     for example in _examples(builder, split, ('domain', 'text'))
@@ -194,7 +197,7 @@ def _checked_pairs(builder, split: str) -> list[tuple[str, str]]:
 def tfds_source(
   directory: str, text_feature: str, split: str
 ) -> documents.Source:
-  """A source that reads a data set which TFDS has prepared, by whomever.
+  """Builds a source that reads any data set prepared by TFDS.
 
   Args:
     directory: where `dataset_info.json` lies, '.../NAME/VERSION'; the domain
@@ -208,7 +211,7 @@ def tfds_source(
   """
   builder = _open(pathlib.Path(os.path.expanduser(directory)))
   _check_features(builder, (text_feature,))
-  _data_source(builder, split)  # Complains now rather than when it is read.
+  _data_source(builder, split)  # Fails now rather than when it is read.
 
   def read() -> Iterator[str]:
     with _advised('Put back a copy, or prepare it again.'):
@@ -220,7 +223,9 @@ def tfds_source(
 
 
 def _open(directory: pathlib.Path):
+  """Opens a data set whose description names no foreign code or files."""
   with _as_value_error(directory, 'a prepared TFDS data set'):
+    # Before TFDS reads the file, because it imports the classes named there.
     _check_classes(json.loads((directory / 'features.json').read_bytes()))
     builder = tfds.builder_from_directory(str(directory))
     for split in builder.info.splits.values():
@@ -229,7 +234,7 @@ def _open(directory: pathlib.Path):
 
 
 def _check_classes(content: Any) -> None:
-  """Refuses features of other packages: TFDS imports what they name."""
+  """Refuses features of other packages, because TFDS imports them by name."""
   items = enumerate(content) if isinstance(content, list) else content.items()
   for key, value in items:
     if isinstance(value, dict | list):
@@ -239,7 +244,7 @@ def _check_classes(content: Any) -> None:
 
 
 def _check_inside(directory: pathlib.Path, paths: Iterable[Any]) -> None:
-  """Refuses files elsewhere, for their names are part of a description."""
+  """Refuses files outside the directory, which a description may name."""
   for path in paths:
     if pathlib.Path(path).parent.resolve() != directory.resolve():
       raise ValueError(f'a file elsewhere, {str(path)!r:.200}')
@@ -285,10 +290,10 @@ def _examples(
 def _as_value_error(
   directory: str | pathlib.Path, expected: str
 ) -> Iterator[None]:
-  """Raises ValueError, of one line, for what TFDS raises of bad files."""
+  """Turns every exception of TFDS into a ValueError of one line."""
   try:
     yield
-  except Exception as error:  # Its libraries have no common one.
+  except Exception as error:  # TFDS's libraries share no base class.
     raise ValueError(
       f'{directory}: expected {expected}; got {_line(error)}'
     ) from None
@@ -296,7 +301,7 @@ def _as_value_error(
 
 @contextlib.contextmanager
 def _advised(remedy: str) -> Iterator[None]:
-  """Ends the message of an error with what to do."""
+  """Appends a remedy to the message of a ValueError."""
   try:
     yield
   except ValueError as error:
@@ -304,11 +309,12 @@ def _advised(remedy: str) -> Iterator[None]:
 
 
 def _line(error: Exception) -> str:
+  """An exception as one short line."""
   return visible.short(f'{type(error).__name__}: {error}', 400)
 
 
 def _text(value: Any, name: str, place: str) -> str:
-  """TFDS hands a text out as bytes."""
+  """Decodes a text feature, which TFDS returns as bytes."""
   try:
     return value.decode('utf-8')
   except (AttributeError, UnicodeDecodeError) as error:

@@ -1,4 +1,4 @@
-"""Documents: where they come from, which are kept, which are held out."""
+"""Documents of a corpus: sources, duplicates, caps and the held-out split."""
 
 import collections
 from collections.abc import Callable
@@ -19,7 +19,7 @@ MIN_CHARACTERS = 40  # A shorter document is a heading or an empty stub.
 MAX_CHARACTERS = 250_000  # A longer one is a whole book, or a broken file.
 
 
-# What a record counts of a source -> what it is, for a message.
+# Entry of a source's record -> the word for it in a message.
 DROPPED: Mapping[str, str] = {
   'short_dropped': 'too short',
   'duplicates_dropped': 'repeated',
@@ -53,13 +53,13 @@ class Source(NamedTuple):
 
 
 class Document(NamedTuple):
-  """One text that was kept.
+  """One text of the corpus.
 
   Attributes:
     key: a 128-bit hash of the text, as hexadecimal digits.
     domain: the name of its source.
     split: 'train' or 'held_out'.
-    text: what it says, without outer whitespace.
+    text: its characters, without outer whitespace.
   """
 
   key: str
@@ -72,7 +72,7 @@ class Collection(NamedTuple):
   """All documents of a list of sources, and a record of each source.
 
   Attributes:
-    documents: those kept, source by source.
+    documents: those in the corpus, source by source.
     domains: name -> its license, requirement, counts, bytes and hash, ready
       for JSON. A further domain has `further` True.
     skipped: name of a missing source -> why it is missing.
@@ -103,7 +103,7 @@ def check_name(name: str, place: str) -> None:
 def clean(text: str) -> str:
   r"""Strips outer whitespace and makes the text encodable as UTF-8.
 
-  JSON can smuggle in half of a surrogate pair, which no encoder takes.
+  JSON can encode half of a surrogate pair, which no encoder accepts.
 
   Examples:
     >>> clean(' caf\u00e9 \ud800 ')
@@ -131,6 +131,7 @@ def is_held_out(key: str, fraction: float) -> bool:
     >>> is_held_out('f' * 32, 0.5), is_held_out('0' * 32, 0.5)
     (False, True)
   """
+  # The first 64 bits suffice, because a float64 fraction has 53.
   return int(key[:16], 16) < fraction * 2**64
 
 
@@ -158,6 +159,7 @@ def passages(text: str, size: int) -> Iterator[str]:
   """
   lines: list[str] = []
   length = 0
+  # Joined once a passage: adding to a string would copy it at every line.
   for line in text.splitlines(keepends=True):
     lines.append(line)
     length += len(line)
@@ -194,9 +196,9 @@ def cut(text: str, most: int) -> Iterator[str]:
 
 
 def _cut_place(text: str, start: int, end: int) -> int:
-  """The place to cut a part that begins at `start` and reaches to `end`."""
+  """The best place to cut a part that begins at `start`, at most `end`."""
   middle = (start + end) // 2
-  # A part of a few characters would be dropped, so none is made.
+  # Only the second half: a part of a few characters would be dropped.
   if (line_end := text.rfind('\n', middle, end)) >= 0:
     return line_end + 1
   for place in range(end, middle, -1):
@@ -208,29 +210,29 @@ def _cut_place(text: str, start: int, end: int) -> int:
 def splitting_fraction(
   documents: Iterable[Document], wanted: float
 ) -> float | None:
-  """The fraction nearest to `wanted` that leaves no split empty, rounded.
+  """The short fraction nearest to `wanted` that leaves no split empty.
 
   Args:
     documents: of the training mix.
     wanted: `held_out_fraction`, between 0 and 1.
 
   Returns:
-    A fraction with as few digits as there can be, two at least, or None of
+    A fraction with as few digits as possible, at least two; None if there are
     fewer than two documents.
   """
   keys = [document.key for document in documents]
   if len(keys) < 2:
     return None
   first, last = min(keys), max(keys)  # As numbers: all have as many digits.
-  for digits in range(2, 18):
+  for digits in range(2, 18):  # A float64 has no more than 17.
     unit = 10**digits
     low, high = (int(key[:16], 16) * unit // 2**64 for key in (first, last))
     candidates = [x / unit for x in (low + 1, high) if 0 < x < unit]
-    both = [
+    splitting = [
       x for x in candidates if is_held_out(first, x) > is_held_out(last, x)
     ]
-    if both:
-      return min(both, key=lambda x: abs(x - wanted))
+    if splitting:
+      return min(splitting, key=lambda x: abs(x - wanted))
   return None
 
 
@@ -243,15 +245,15 @@ def collect(
   min_characters: int = MIN_CHARACTERS,
   max_characters: int = MAX_CHARACTERS,
 ) -> Collection:
-  """Reads sources and decides which documents are kept and where they go.
+  """Reads sources, drops duplicates and splits the documents.
 
-  A text found twice is kept once, under the source that came first, so that no
-  held-out document is also a training document. A source is read until its
-  kept documents reach the cap; it exceeds the cap by less than one document.
+  A repeated text stays once, under the first source that has it, so no held-out
+  document is also a training document. A source is read until its documents
+  reach the cap, so it exceeds the cap by less than one document.
 
   Args:
     sources: the training mix.
-    further: domains that training never sees: all of theirs is held out.
+    further: domains outside the mix; all their documents are held out.
     cap_bytes: of UTF-8 text, per source; `float('inf')` takes everything.
     held_out_fraction: share of the mix's documents that is held out.
     min_characters: of a document; shorter ones are dropped and counted.
@@ -268,14 +270,15 @@ def collect(
   seen: set[str] = set()
   collection = Collection([], {}, {})
   for source in itertools.chain(sources, further):
+    # A hash below 1.0 * 2**64 is any hash: further domains are held out whole.
     fraction = 1.0 if source in further else held_out_fraction
     try:
-      kept, record = _take(source, seen, cap_bytes, fraction, lengths)
+      documents, record = _take(source, seen, cap_bytes, fraction, lengths)
     except MissingSource as missing:
       collection.skipped[source.name] = str(missing)
       continue
     record['further'] = source in further
-    collection.documents.extend(kept)
+    collection.documents.extend(documents)
     collection.domains[source.name] = record
   _check_splits(collection, held_out_fraction, min_characters)
   return collection
@@ -305,8 +308,12 @@ def _take(
   fraction: float,
   lengths: range,
 ) -> tuple[list[Document], dict[str, Any]]:
-  """Reads one source up to the cap; adds what it keeps to `seen`."""
-  kept: list[Document] = []
+  """Reads one source up to the cap; adds its keys to `seen`.
+
+  Returns:
+    The documents of the source, and its record.
+  """
+  documents: list[Document] = []
   counts: collections.Counter[str] = collections.Counter()
   size = 0
   for text in _pieces(source.read(), lengths[-1], counts):
@@ -318,27 +325,27 @@ def _take(
     else:
       seen.add(key)
       split = 'held_out' if is_held_out(key, fraction) else 'train'
-      kept.append(Document(key, source.name, split, text))
+      documents.append(Document(key, source.name, split, text))
       size += len(text.encode())
       if size >= cap_bytes:
         break
-  return kept, {
+  return documents, {
     'license': source.license,
     'requires': source.requires,
     'files': source.num_files,
-    'documents': len(kept),
-    'held_out_documents': sum(d.split == 'held_out' for d in kept),
+    'documents': len(documents),
+    'held_out_documents': sum(d.split == 'held_out' for d in documents),
     'bytes': size,
     'capped': size >= cap_bytes,
     **{name: counts[name] for name in DROPPED},
-    'sha256': _set_hash(document.key for document in kept),
+    'sha256': _set_hash(document.key for document in documents),
   }
 
 
 def _pieces(
   texts: Iterable[str | None], most: int, counts: collections.Counter[str]
 ) -> Iterator[str]:
-  """Yields cleaned texts, cut where they are too long; counts the rest."""
+  """Yields cleaned texts, cut if too long; counts cuts and nulls."""
   for text in texts:
     if text is None:
       counts['nulls_dropped'] += 1
@@ -348,11 +355,12 @@ def _pieces(
       yield text
     else:
       counts['oversized_cut'] += 1
+      # Cleaned again, because a cut leaves whitespace at its ends.
       yield from map(clean, cut(text, most))
 
 
 def _set_hash(keys: Iterable[str]) -> str:
-  """Hashes a set of documents: their order does not matter."""
+  """Hashes a set of document keys, whatever their order."""
   return hashlib.sha256('\n'.join(sorted(keys)).encode()).hexdigest()
 
 
@@ -378,6 +386,7 @@ def _check(sources, further, cap_bytes, held_out_fraction):
 def _check_splits(
   collection: Collection, held_out_fraction: float, min_characters: int
 ) -> None:
+  """Refuses a training mix with an empty split, and proposes a fraction."""
   mix = [x for x in collection.domains.values() if not x['further']]
   names = {x for x, y in collection.domains.items() if not y['further']}
   documents = [d for d in collection.documents if d.domain in names]
@@ -385,8 +394,8 @@ def _check_splits(
     if any(document.split == split for document in documents):
       continue
     dropped = ', '.join(
-      f'{total} {what}'
-      for name, what in DROPPED.items()
+      f'{total} {reason}'
+      for name, reason in DROPPED.items()
       if (total := sum(record[name] for record in mix))
     )
     skipped = ''.join(

@@ -1,4 +1,4 @@
-"""Bytes as UTF-8, or an error that says which encoding they seem to have."""
+"""Decodes UTF-8, or raises an error that names the likely encoding."""
 
 from collections.abc import Iterator
 import contextlib
@@ -8,20 +8,20 @@ import shlex
 from rllc_jax import visible
 from rllc_jax.data import unpacking
 
-HEAD = 2**16  # Bytes looked at together; a multiple of 4, for UTF-32.
-_FEW = 2**10  # Bytes at the end of a file in which chance could make a pattern.
+HEAD = 2**16  # Bytes examined together; a multiple of 4, for UTF-32.
+_FEW = 2**10  # Shorter ends of files are not judged: chance makes patterns.
 
-# No text has these, but all text in UTF-16 has: half of its bytes are NUL in
-# most alphabets, and 0x03 to 0x06 in Greek, Cyrillic, Hebrew and Arabic.
+# UTF-8 text has none of these bytes. UTF-16 text does: half of its bytes are
+# NUL in most alphabets, and 0x03 to 0x06 in Greek, Cyrillic, Hebrew and Arabic.
 _CONTROLS = bytes([*range(9), *range(14, 27), 28, 29, 30, 31])
-_MARKS = (  # Longer first: one begins as another does.
+_MARKS = (  # Longer ones first: UTF-16LE's begins UTF-32LE's.
   (b'\xff\xfe\0\0', 'UTF-32LE'),
   (b'\0\0\xfe\xff', 'UTF-32BE'),
   (b'\xff\xfe', 'UTF-16LE'),
   (b'\xfe\xff', 'UTF-16BE'),
 )
 _BINARY = 'binary data'
-_SIGNATURES = (  # First bytes, what they are of, what to do about it.
+_SIGNATURES = (  # First bytes, the kind of file, the remedy.
   (b'PAR1', 'a Parquet table', 'Rename it to end in .parquet'),
   (b'ARROW1', 'an Arrow table', 'Rename it to end in .arrow'),
   (b'\x28\xb5\x2f\xfd', 'zstd', 'Unpack it with zstd -d'),
@@ -35,7 +35,7 @@ _SIGNATURES = (  # First bytes, what they are of, what to do about it.
 
 
 def signature(path: pathlib.Path) -> tuple[str, str]:
-  """Says of what kind a file seems to be, and what to do; '' if unknown."""
+  """Guesses kind and remedy of a file from its first bytes; '' if unknown."""
   with unpacking.open_bytes(path) as file:
     head = file.read(64)
   for start, kind, remedy in _SIGNATURES:
@@ -59,11 +59,12 @@ def other_encoding(part: bytes) -> str:
   for mark, name in _MARKS:
     if part.startswith(mark):
       return name
-  if len(part) < 8:  # Of a few bytes, chance could make any pattern.
+  if len(part) < 8:  # Chance gives a few bytes any pattern.
     return ''
   first, second, third, fourth = (
     _share_of_controls(part[i::4]) for i in range(4)
   )
+  # UTF-32 first: its two or three zero bytes in four look like UTF-16, too.
   if min(third, fourth) > 0.9 and first < 0.3:
     return 'UTF-32LE'
   if min(first, second) > 0.9 and fourth < 0.3:
@@ -77,11 +78,12 @@ def other_encoding(part: bytes) -> str:
 
 
 def _share_of_controls(part: bytes) -> float:
+  """The share of bytes that UTF-8 text does not have."""
   return 1 - len(part.translate(None, _CONTROLS)) / max(len(part), 1)
 
 
 def check(content: bytes, path: pathlib.Path) -> None:
-  """Refuses bytes that seem to be in another encoding than UTF-8.
+  """Refuses bytes that seem to have another encoding than UTF-8.
 
   UTF-16 of English text is valid UTF-8, with a NUL after each letter.
 
@@ -90,7 +92,7 @@ def check(content: bytes, path: pathlib.Path) -> None:
     path: of the file, for the message.
 
   Raises:
-    ValueError: they seem to be so.
+    ValueError: another encoding is likelier; the text names it.
   """
   for start in range(0, len(content), HEAD):
     part = content[start : start + HEAD]
@@ -124,7 +126,7 @@ def check_head(path: pathlib.Path) -> None:
 
 
 def conversion(path: pathlib.Path, encoding: str) -> str:
-  """A command that makes UTF-8 of a file in another encoding."""
+  """A shell command that converts a file to UTF-8."""
   file = shlex.quote(str(path))
   new = shlex.quote(str(path.with_name(f'utf8_{path.name}')))
   iconv = f'iconv -f {encoding} -t UTF-8'
@@ -148,7 +150,7 @@ def decode(line: bytes, path: pathlib.Path, place: str) -> str:
     return line.decode('utf-8')
   except UnicodeDecodeError as error:
     kind, remedy = signature(path)
-    if kind == 'JSON':  # Begins so and is in another encoding.
+    if kind == 'JSON':  # Another encoding of JSON, not a wrong suffix.
       kind, remedy = '', ''
     raise ValueError(
       f'{place}: expected UTF-8 text, because no other is read; got '
@@ -159,7 +161,7 @@ def decode(line: bytes, path: pathlib.Path, place: str) -> str:
 
 
 def shown(line: bytes) -> str:
-  """The beginning of a line, safe to print."""
+  """The first 40 bytes of a line, safe to print."""
   return repr(line[:40].decode('utf-8', 'replace'))
 
 
@@ -167,7 +169,7 @@ def shown(line: bytes) -> str:
 def as_value_error(
   path: pathlib.Path, expected: str, kind: str
 ) -> Iterator[None]:
-  """Makes one line that names the file of whatever a library raises.
+  """Turns every exception inside into a ValueError that names the file.
 
   Args:
     path: of the file that is read.
@@ -176,13 +178,13 @@ def as_value_error(
   """
   try:
     yield
-  except Exception as error:  # Its parts have no common one.
-    found, remedy = signature(path)
-    if found == kind:
-      found, remedy = '', ''
+  except Exception as error:  # The library's errors share no base class.
+    actual, remedy = signature(path)
+    if actual == kind:
+      actual, remedy = '', ''
     raise ValueError(
       f'{path}: expected {expected}, because of its suffix; got '
-      f'{f"the first bytes of {found}: " if found else ""}'
+      f'{f"the first bytes of {actual}: " if actual else ""}'
       f'{visible.short(error).rstrip(".")}. '
       f'{remedy or "Put back a complete copy, or write it again"}'
     ) from None

@@ -1,4 +1,4 @@
-"""Fields that hold a text, by name: `text`, or `article.text` inside others."""
+"""Fields of records by dotted name: `text`, or `article.text` in a dict."""
 
 from collections.abc import Iterator
 from collections.abc import Sequence
@@ -25,8 +25,8 @@ _USUAL = (  # Names under which published data sets hold their text.
   'completion',
   'sentence',
 )
-_DEEPEST = 8  # Levels that are listed; records of strangers have thousands.
-_MOST_NAMES = 100
+_DEEPEST = 8  # Levels that are listed; foreign records can have thousands.
+_MOST_NAMES = 100  # Bounds the work for records with very many fields.
 
 
 def get(record: Any, name: str) -> Any:
@@ -44,6 +44,7 @@ def get(record: Any, name: str) -> Any:
     >>> get({'article.text': 'flat', 'article': {'text': 'x'}}, 'article.text')
     'flat'
   """
+  # A null in the place of an outer dict makes the inner text null, too.
   if not isinstance(record, dict):
     return record if record is None else MISSING
   if name in record:
@@ -90,6 +91,7 @@ def names(record: Any, kind: type = object) -> list[str]:
 def _add_names(
   record: Any, prefix: str, kind: type, levels: int, listed: list[str]
 ) -> None:
+  """Appends the names in `record` to `listed`, up to the bounds above."""
   for key, value in record.items():
     if len(listed) >= _MOST_NAMES:
       return
@@ -100,7 +102,7 @@ def _add_names(
 
 
 def remedy(path: pathlib.Path, texts: Sequence[str]) -> str:
-  """Says which setting names another field.
+  """The remedy for a wrong field name: the setting and a likely field.
 
   Args:
     path: of the file.
@@ -113,7 +115,7 @@ article.body, or write a.jsonl#article.body for this file alone
   """
   usual = [x for x in texts if x.rpartition('.')[2].lower() in _USUAL]
   usual.sort(key=lambda x: _USUAL.index(x.rpartition('.')[2].lower()))
-  # Of several fields without a usual name none is likelier than another.
+  # Among several fields without a usual name none is likelier.
   if likely := usual or (texts if len(texts) == 1 else ()):
     field = visible.short(likely[0], 80)
     return (

@@ -1,4 +1,4 @@
-"""Documents from files of one's own: JSON, Parquet, Arrow, plain text."""
+"""Sources that read the user's files: JSON, Parquet, Arrow, plain text."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -51,10 +51,10 @@ class Entry(NamedTuple):
 
 
 def parse(given: str) -> Entry:
-  """Reads '[NAME=]PLACE[#FIELD]', where PLACE may have `=` and `#` in it.
+  """Parses '[NAME=]PLACE[#FIELD]', where PLACE may contain `=` and `#`.
 
-  A place that exists as it is given is the place; else NAME= is taken off, then
-  #FIELD, then both, until one exists. If none does, both are taken off.
+  The whole string is the place if that exists. Otherwise NAME= is removed, then
+  #FIELD, then both, until a place exists. If none does, both are removed.
 
   Args:
     given: PLACE is a file, a folder or a glob, and may begin with `~`.
@@ -71,6 +71,7 @@ def parse(given: str) -> Entry:
 
 
 def _readings(given: str) -> Iterator[Entry]:
+  """Yields the possible entries of a string, the most literal one first."""
   named = _NAME.fullmatch(given)
   for take_field in (False, True):
     place, mark, field = given.rpartition('#')
@@ -86,14 +87,14 @@ def _readings(given: str) -> Iterator[Entry]:
 def _exists(place: str) -> bool:
   if os.path.exists(place) or not _WILD.search(place):
     return os.path.exists(place)
-  # 'absent/**' matches 'absent/' by the rules of glob.
+  # Matches are checked, because 'absent/**' matches 'absent/' in glob.
   return any(map(os.path.exists, glob.iglob(place, recursive=True)))
 
 
 def source(
   path: str, text_field: str = 'text', nulls: str = 'refuse'
 ) -> documents.Source:
-  """A source that reads a file, all files of a folder, or those of a glob.
+  """Builds a source of a file, of a folder's files, or of a glob's.
 
   Args:
     path: 'FILE', 'NAME=FILE', or either with '#FIELD' at its end; for FILE may
@@ -124,7 +125,7 @@ def source(
 def sources(
   given: Sequence[str], text_field: str = 'text', nulls: str = 'refuse'
 ) -> list[documents.Source]:
-  """One source a domain; files that are given one NAME are one domain.
+  """Builds one source per domain; files with one NAME share a domain.
 
   Args:
     given: each as `source` takes it.
@@ -132,14 +133,14 @@ def sources(
     nulls: as of `source`.
 
   Returns:
-    Sources in the order in which their names come first; each reads its files
-    in the order given, those of a folder or a glob sorted, none twice.
+    Sources in the order in which their names first appear. Each reads its
+    files in the order given, a folder's or a glob's sorted, none twice.
 
   Raises:
     FileNotFoundError: a file is absent.
     ValueError: as `source`, or two files without NAME= have one name.
   """
-  if isinstance(given, str):  # Each of its characters would be a file.
+  if isinstance(given, str):  # Iterated, each character would be a file.
     raise ValueError(
       'files (config.corpus.files) must be a tuple of strings, because there '
       f'may be several; got {given!r:.200}. Write ({given!r:.200},)'
@@ -149,10 +150,10 @@ def sources(
   for entry in entries:
     _check_exists(entry)
     name = _name(entry)
-    others = domains.setdefault(name, [])
-    others.append(entry)
-    if len(others) > 1 and not all(x.name for x in others):
-      both = ', '.join(x.given for x in others[-2:])
+    namesakes = domains.setdefault(name, [])
+    namesakes.append(entry)
+    if len(namesakes) > 1 and not all(x.name for x in namesakes):
+      both = ', '.join(x.given for x in namesakes[-2:])
       raise ValueError(
         f'expected one name a domain, because windows are found by it; got '
         f'{name} more than once, of {both}. Write {name}= before each to make '
@@ -164,6 +165,7 @@ def sources(
 def _source(
   name: str, entries: Iterable[Entry], text_field: str, nulls: str
 ) -> documents.Source:
+  """Builds the source of one domain from all its entries."""
   if nulls not in _NULLS:
     raise ValueError(
       f'nulls (config.corpus.nulls) must be one of {", ".join(_NULLS)}, '
@@ -173,14 +175,15 @@ def _source(
   for entry in entries:
     for path in paths(entry.place):
       field = entry.field or text_field
-      # Two globs may meet; a file that is read twice would give duplicates.
+      # Globs may overlap; a file that is read twice would give duplicates.
       key = os.path.realpath(path)
       files.setdefault(key, (path, _reader(path), field))
 
   def read() -> Iterator[str | None]:
     for path, reader, field in files.values():
       for text in reader(path, field, nulls == 'skip'):
-        # Names of one letter may be parted by NUL, but no more than that.
+        # Up to 8 characters may be letters separated by NUL; longer ones are
+        # UTF-16 that was read as UTF-8.
         if text and text.count('\0') > 0.25 * len(text) > 2:
           raise _half_nul(path, text)
         yield text
@@ -222,10 +225,10 @@ def paths(place: str) -> list[pathlib.Path]:
     return [pathlib.Path(place)]
   else:
     matches = [x for x in glob.glob(place, recursive=True) if os.path.isfile(x)]
-  known = sorted(
+  readable = sorted(
     pathlib.Path(x) for x in matches if unpacking.suffix(x) in READERS
   )
-  if not known:
+  if not readable:
     kinds = sorted({unpacking.suffix(x) or 'no suffix' for x in matches})[:9]
     raise FileNotFoundError(
       f'{place}: expected files that end in {", ".join(READERS)} (or that and '
@@ -233,18 +236,19 @@ def paths(place: str) -> list[pathlib.Path]:
       f'{len(matches)} files{" of " if kinds else ""}{", ".join(kinds)}. '
       f'Check the path, which begins at {os.getcwd()} if it is relative'
     )
-  return known
+  return readable
 
 
 def _walk(folder: str) -> Iterator[tuple[str, list[str], list[str]]]:
-  """As os.walk, without hidden folders."""
+  """os.walk without hidden folders."""
   for place, subfolders, names in os.walk(folder):
+    # In place, because os.walk reads this list to descend.
     subfolders[:] = [x for x in subfolders if not x.startswith('.')]
     yield place, subfolders, names
 
 
 def _check_exists(entry: Entry) -> None:
-  """Refuses an absent file before the others are read, which may take long."""
+  """Refuses an absent file at once, because reading others takes long."""
   if _exists(entry.place):
     return
   prefix = f'; {entry.name}= was taken as its name' if entry.name else ''

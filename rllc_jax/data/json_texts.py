@@ -1,4 +1,4 @@
-"""Texts from JSON: a record a line, or one document for all records."""
+"""Texts from JSON: one record per line, or one document of all records."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -11,13 +11,13 @@ from rllc_jax.data import encodings
 from rllc_jax.data import fields
 from rllc_jax.data import unpacking
 
-_MARK = b'\xef\xbb\xbf'  # Some editors begin a file with it.
+_MARK = b'\xef\xbb\xbf'  # Byte order mark, which some editors write.
 
 
 def read_lines(
   path: pathlib.Path, field: str, skip_nulls: bool = False
 ) -> Iterator[str | None]:
-  """Yields the text of the record on each line; empty lines are passed over.
+  """Yields the text of the record on each line; skips empty lines.
 
   Args:
     path: of a file of JSON lines, or of such a file as gzip.
@@ -27,7 +27,7 @@ def read_lines(
 
   Raises:
     OSError: the file cannot be read.
-    ValueError: a line is no such record.
+    ValueError: a line is no record with a text.
   """
   encodings.check_head(path)
   yield from _texts(_line_records(path), path, field, skip_nulls)
@@ -36,10 +36,10 @@ def read_lines(
 def read_document(
   path: pathlib.Path, field: str, skip_nulls: bool = False
 ) -> Iterator[str | None]:
-  """As `read_lines`, of an array of records or a single one, too.
+  """Yields the text of each record of a '.json' file, as `read_lines` does.
 
-  The file's own content decides: where the first line is a whole object, every
-  line is one.
+  The file may be an array of records, a single record, or records on lines. It
+  has records on lines if the first line is a whole object.
   """
   encodings.check_head(path)
   if _is_lines(path):
@@ -53,7 +53,7 @@ def _is_lines(path: pathlib.Path) -> bool:
   with unpacking.open_bytes(path) as lines:
     bare = (line.removeprefix(_MARK).strip() for line in lines)
     line = next(filter(None, bare), b'0')
-  if line.startswith(b'['):
+  if line.startswith(b'['):  # An array, even if it ends on this line.
     return False
   try:
     json.loads(line)
@@ -66,6 +66,7 @@ def _line_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   """Yields the place and the value of each line."""
   with unpacking.open_bytes(path) as lines:
     for number, line in enumerate(lines, start=1):
+      # On any line: joined files have a mark in the middle.
       line = line.removeprefix(_MARK)
       if line.strip():
         place = f'{path}:{number}'
@@ -79,9 +80,10 @@ def _line_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
 def _not_json(
   path: pathlib.Path, place: str, line: bytes, error: Exception
 ) -> ValueError:
+  """Builds the error of a line that does not parse."""
   kind, remedy = encodings.signature(path)
   if isinstance(error, RecursionError):
-    # Its message speaks of Python.
+    # Its own message is about Python's stack.
     got, remedy = 'one nested too deeply to parse', 'Mend or remove the line'
   else:  # Not JSON, or a number too long to read.
     got = f'{encodings.shown(line)} ({visible.short(error)})'
@@ -102,6 +104,7 @@ def _not_json(
 def _document_records(path: pathlib.Path) -> Iterator[tuple[str, Any]]:
   """Yields the place and the value of each record of one JSON document."""
   with unpacking.open_bytes(path) as file:
+    # All at once, because json has no incremental parser.
     content = file.read().removeprefix(_MARK)
   text = encodings.decode(content, path, str(path))
   try:
@@ -129,7 +132,7 @@ def _texts(
   field: str,
   skip_nulls: bool,
 ) -> Iterator[str | None]:
-  """Yields the text of each record, or None where it has none."""
+  """Yields the text of each record, or None for a record without one."""
   lacking: list[tuple[str, Any]] = []
   has_field = False
   for place, record in records:
@@ -138,11 +141,12 @@ def _texts(
       has_field = True
       yield _checked(text, record, path, place, field, skip_nulls)
     elif skip_nulls and isinstance(record, dict):
+      # The first is enough for a message; all could fill the memory.
       lacking = lacking or [(place, record)]
       yield None
     else:
       raise _no_field(record, path, place, field, has_field)
-  if lacking and not has_field:  # A name that is wrong, not rows without text.
+  if lacking and not has_field:  # The field's name is wrong; no row has it.
     raise _no_field(lacking[0][1], path, lacking[0][0], field, has_field)
 
 
@@ -154,6 +158,7 @@ def _checked(
   field: str,
   skip_nulls: bool,
 ) -> str | None:
+  """Returns a text, or None for a null to skip; refuses other values."""
   if text is None and skip_nulls:
     return None
   if not isinstance(text, str):
@@ -167,9 +172,10 @@ def _checked(
 def _no_field(
   record: Any, path: pathlib.Path, place: str, field: str, has_field: bool
 ) -> ValueError:
+  """Builds the error of a record without the field."""
   if not isinstance(record, dict):
     remedy = 'Give one JSON object, or one string, a record'
-  elif has_field:  # In other records, and so its name is right.
+  elif has_field:  # Other records have it, so its name is right.
     remedy = fields.NULLS_REMEDY
   else:
     remedy = fields.remedy(path, fields.names(record, str))
@@ -180,6 +186,7 @@ def _no_field(
 
 
 def _remedy(value: Any, record: Any, path: pathlib.Path, field: str) -> str:
+  """The remedy for a field whose value is not a string."""
   if value is None:
     return fields.NULLS_REMEDY
   if isinstance(value, dict):

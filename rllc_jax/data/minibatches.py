@@ -1,9 +1,9 @@
-"""How a minibatch is drawn: by key, with replacement, from a window.
+"""Minibatches: uniform draws from a window, full data, or replayed epochs.
 
-That is `uniform`, and what estimates need. `full` is for a reference without
-minibatch noise, `epochs` for comparison with a program that replays its data.
-Those two hold their data as one entry, so that they have one window, the whole:
-any other is refused where windows are checked.
+Estimates need `uniform`, which draws by key and with replacement. `full` gives
+a reference without minibatch noise, `epochs` a comparison with a program that
+replays its data. Both hold their data as one entry, so their one window is the
+whole. Any other window is refused where windows are checked.
 """
 
 import functools
@@ -16,14 +16,16 @@ from rllc_jax import whole_numbers
 
 
 def of_size(data: types.PyTree, batch_size: int | None) -> types.Minibatches:
-  """`uniform` minibatches of a size, or `full` data if that is None."""
+  """Returns `uniform` minibatches, or `full` data if `batch_size` is None."""
   return full(data) if batch_size is None else uniform(data, batch_size)
 
 
+# Cached, because compiled programs are shared by draws that are one object.
 @functools.cache
 def _draw_uniformly(batch_size: int) -> types.Draw:
   def draw(rng_key, step, data, window):
-    del step  # The key is this step's already.
+    del step  # The key depends on the step already.
+    # int32, because the default dtype draws other rows under x64.
     rows = jax.random.randint(
       rng_key, (batch_size,), 0, window.length, np.int32
     )
@@ -35,9 +37,9 @@ def _draw_uniformly(batch_size: int) -> types.Draw:
 def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
   """Minibatches drawn uniformly with replacement.
 
-  With replacement, because then a minibatch is independent of where the chain
-  is. Replaying the data in epochs would make the recorded losses biased: a
-  chain has already moved to suit the batches of its epoch.
+  With replacement a minibatch is independent of the chain's position. Replaying
+  the data in epochs would bias the recorded losses, because a chain has already
+  moved to suit the batches of its epoch.
 
   Args:
     data: a pytree of arrays that share their leading axis.
@@ -62,7 +64,7 @@ def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
       'batch_size must be at least 1, because a loss is a mean over the '
       f'minibatch; got {batch_size}.'
     )
-  num_sequences(data)
+  num_sequences(data)  # Raises if the leading axes differ.
   data = jax.tree.map(jax.numpy.asarray, data)
   return types.Minibatches(data, _draw_uniformly(batch_size))
 
@@ -111,7 +113,7 @@ def _everything(rng_key, step, data, window):
 
 
 def full(data: types.PyTree) -> types.Minibatches:
-  """The whole data at every step: the loss without minibatch noise.
+  """Minibatches that are the whole data, for losses without minibatch noise.
 
   The key is ignored. A step costs a pass over the data, so this is for small
   data and for kernels that are exact only so, such as MALA.
@@ -145,13 +147,13 @@ def _replay(rng_key, step, data, window):
 
 
 def epochs(data: types.PyTree, order: np.ndarray) -> types.Minibatches:
-  """Minibatches replayed in a given order: for parity with other programs.
+  """Minibatches replayed in a fixed order, for parity with other programs.
 
   Not for estimates, which it biases. The minibatch of a step is the one that
-  the chain saw longest ago, so the chain leans to all the others, and the
+  the chain saw longest ago, so the chain leans to all the others. Hence the
   recorded loss is not that of an independent minibatch: in a bowl of two
-  minibatches it is too high by the whole lean. Nor is the law of the chain the
-  same, because minibatch noise cancels over an epoch.
+  minibatches it is too high by the whole lean. The law of the chain differs,
+  too, because minibatch noise cancels over an epoch.
 
   The key is ignored, so all chains of all runs see the same: step i sees
   `data[order[i % num_batches]]`, and so does baseline minibatch i.
@@ -192,7 +194,7 @@ def epochs(data: types.PyTree, order: np.ndarray) -> types.Minibatches:
 
 
 def num_sequences(data: types.PyTree) -> int:
-  """The leading axis that all leaves of `data` must share, [N, ...]."""
+  """Returns N, the length of the leading axis that all leaves must share."""
   lengths = {
     jax.tree_util.keystr(path): np.shape(leaf)[:1]
     for path, leaf in jax.tree_util.tree_leaves_with_path(data)

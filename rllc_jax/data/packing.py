@@ -1,4 +1,4 @@
-"""Documents packed into rows of one length: the array that stays resident."""
+"""Documents packed into rows of one length, and the files that hold them."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -22,7 +22,7 @@ _REMEDY = (
 
 
 class Corpus(NamedTuple):
-  """All tokens of an experiment, and the data sets among them.
+  """All tokens of an experiment, and the windows of its data sets.
 
   Attributes:
     tokens: [N, T], every data set one after the other; uint16 where the
@@ -41,6 +41,7 @@ class Corpus(NamedTuple):
 
 
 def _is_count(value: Any) -> bool:
+  # Not isinstance: JSON's true is an int to Python.
   return type(value) is int and 0 <= value < 2**31
 
 
@@ -50,7 +51,7 @@ def _are_counts(value: Any) -> bool:
 
 
 def _is_provenance(value: Any) -> bool:
-  """True if the report can read it."""
+  """True if a provenance has the types that the report reads."""
   if not isinstance(value, dict):
     return False
   parts = [value.get(name, {}) for name in ('settings', 'domains', 'skipped')]
@@ -66,6 +67,7 @@ def _is_domain(value: Any) -> bool:
   )
 
 
+# Entry of corpus.json -> a check of its type and range.
 _ENTRIES: Mapping[str, Callable[[Any], bool]] = {
   'shape': lambda x: _are_counts(x) and x[0] >= 1 and x[1] >= 2,
   'vocab_size': _is_count,
@@ -115,7 +117,9 @@ def pack(
       f'and the second is predicted; got {context_length}'
     )
   stream = list(_joined(documents, eos_id))
+  # The empty array makes no documents zero rows instead of an error.
   flat = np.concatenate([np.zeros(0, np.int32), *stream])
+  # Column 0 is the special token, so a row takes one token fewer of the text.
   pieces = len(flat) // (context_length - 1)
   rows = np.full((pieces, context_length), eos_id, np.int32)
   rows[:, 1:] = flat[: rows[:, 1:].size].reshape(rows[:, 1:].shape)
@@ -125,7 +129,7 @@ def pack(
 def _joined(
   documents: Iterable[np.ndarray], eos_id: int
 ) -> Iterator[np.ndarray]:
-  """Puts the special token between documents, not after the last."""
+  """Yields documents with the special token between them."""
   end = np.array([eos_id], np.int32)
   for index, document in enumerate(documents):
     if index:
@@ -141,7 +145,7 @@ def arrange(
   vocab_size: int,
   eos_id: int,
 ) -> Corpus:
-  """Lays packed domains one after the other and says where each lies.
+  """Concatenates packed domains and records the window of each.
 
   Args:
     train: domain -> rows [n, T] of the training mix.
@@ -162,7 +166,7 @@ def arrange(
         windows[f'{split}/{domain}'] = types.Window(stop, len(rows))
         blocks.append(rows)
         stop += len(rows)
-    if domains is not further:
+    if domains is not further:  # 'held_out' has no further domains.
       windows[split] = types.Window(start, stop - start)
       _check_rows(split, domains, stop - start)
   tokens = np.concatenate(blocks).astype(token_dtype(vocab_size))
@@ -186,16 +190,16 @@ def save_corpus(
   provenance: Mapping[str, Any],
   files: Sequence[str] = (),
 ) -> None:
-  """Writes `tokens.npy`, then `corpus.json`, whose presence means complete.
+  """Writes `tokens.npy`, then `corpus.json`, which marks it complete.
 
   Args:
     directory: created where needed.
-    corpus: what `load_corpus` gives back.
+    corpus: as `load_corpus` returns it.
     provenance: where the text came from; values ready for JSON.
-    files: names of others there that belong to it, and are written already.
+    files: names of further files of the corpus that are there already.
 
   Raises:
-    OSError: the disk does not take it.
+    OSError: a file cannot be written.
   """
   with checked_files.replacing(directory / 'tokens.npy') as beside:
     with beside.open('wb') as file:
@@ -215,6 +219,7 @@ def save_corpus(
     },
     'provenance': dict(provenance),
   }
+  # Last, because a killed run must not leave a record without its files.
   checked_files.write_json(directory / 'corpus.json', record)
 
 
@@ -222,7 +227,7 @@ def load_record(directory: pathlib.Path) -> dict[str, Any]:
   """Reads `corpus.json`: windows, sizes, the hash, and the provenance.
 
   Raises:
-    ValueError: it is not there, or not as `save_corpus` writes it.
+    ValueError: the record is absent, or not as `save_corpus` writes it.
   """
   path = directory / 'corpus.json'
   record = checked_files.read_json(path, list(_ENTRIES), _REMEDY)
@@ -234,9 +239,9 @@ def load_record(directory: pathlib.Path) -> dict[str, Any]:
 
 
 def _fault_of_record(record: Mapping[str, Any]) -> str:
-  """Names an entry that no corpus has; '' if there is none.
+  """Describes an entry that no corpus has; '' if all are valid.
 
-  A checksum is no proof: anybody can make one.
+  The checksum does not make this unnecessary, because anybody can write one.
   """
   for name, fits in _ENTRIES.items():
     if not fits(record[name]):
@@ -261,7 +266,7 @@ def load_corpus(directory: pathlib.Path) -> Corpus:
   path = directory / 'tokens.npy'
   try:
     windows, tokens = _windows(record), _load_tokens(path, record)
-  except Exception as error:  # numpy raises whatever its parts raise.
+  except Exception as error:  # numpy's errors share no base class.
     raise ValueError(
       f'{path}: expected the tokens of corpus.json; got '
       f'{visible.short(error)}. {_REMEDY}'
@@ -273,7 +278,7 @@ def _windows(record: Mapping[str, Any]) -> dict[str, types.Window]:
   """The windows of a record.
 
   Raises:
-    ValueError: a split has none.
+    ValueError: a split has no window.
   """
   windows = {
     name: types.Window(*place) for name, place in record['windows'].items()
@@ -285,12 +290,12 @@ def _windows(record: Mapping[str, Any]) -> dict[str, types.Window]:
 
 
 def _load_tokens(path: pathlib.Path, record: Mapping[str, Any]) -> np.ndarray:
-  """Reads the tokens of a record: never a pickle, never more than there are.
+  """Reads the tokens of a record without unpickling anything.
 
   Raises:
-    ValueError: they are others, with what came.
+    ValueError: the tokens differ from the record; the text says how.
   """
-  # Mapped first, or it would be allocated in the size that its head claims.
+  # Mapped first: reading allocates the size that the header claims.
   mapped = np.lib.format.open_memmap(path, mode='r')
   size, shape = record['vocab_size'], tuple(record['shape'])
   if mapped.dtype != token_dtype(size) or mapped.shape != shape:
@@ -315,7 +320,7 @@ def unigram_entropy(tokens: np.ndarray, window: types.Window) -> float:
 
   Args:
     tokens: [N, T] integers.
-    window: which rows.
+    window: the rows to count.
 
   Returns:
     Nats per predicted token.
@@ -338,18 +343,19 @@ def bigram_entropy(tokens: np.ndarray, window: types.Window) -> float:
 
   Args:
     tokens: [N, T] integers.
-    window: which rows.
+    window: the rows to count.
 
   Returns:
     Nats per predicted token.
 
   Examples:
-    >>> rows = np.array([[9, 0, 1], [9, 1, 0]])  # After 9 either, then sure.
+    >>> rows = np.array([[9, 0, 1], [9, 1, 0]])  # Only 9 leaves a choice.
     >>> round(bigram_entropy(rows, types.Window(0, 2)), 4)
     0.3466
   """
   rows = _rows(tokens, window)
   size = int(rows.max()) + 1
+  # A pair of ids as one number, which must not overflow.
   wide = np.uint32 if size <= 2**16 else np.uint64
   current = rows[:, :-1].astype(wide)
   pairs = current * wide(size) + rows[:, 1:].astype(wide)
@@ -362,6 +368,7 @@ def _rows(tokens: np.ndarray, window: types.Window) -> np.ndarray:
 
 def _entropy(symbols: np.ndarray) -> float:
   """The entropy of the empirical distribution, in nats."""
+  # np.unique sorts, so memory grows with the tokens, not the vocabulary.
   _, counts = np.unique(symbols, return_counts=True)
   shares = counts / counts.sum()
   return float(-np.sum(shares * np.log(shares)))

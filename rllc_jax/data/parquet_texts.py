@@ -1,4 +1,4 @@
-"""Texts from a Parquet file, of which not even its sizes can be relied on.
+"""Texts from a Parquet file, whose stated sizes may be wrong or hostile.
 
 A few hundred bytes can hold a text of megabytes that a million rows share.
 """
@@ -32,8 +32,8 @@ def read(
 
   Raises:
     OSError: the file cannot be opened.
-    ValueError: it is no Parquet file, has no such column of strings, has a row
-      without one, or unfolds to more than a thousand times its size.
+    ValueError: it is no Parquet file, lacks the column of strings, has a null
+      row, or unpacks to more than a thousand times its size.
   """
   with unpacking.unpacked_path(path) as unpacked, unpacked.open('rb') as file:
     size = os.fstat(file.fileno()).st_size
@@ -44,13 +44,14 @@ def read(
 def _cells(
   file: BinaryIO, path: pathlib.Path, column: str
 ) -> Iterator[str | None]:
-  """Yields the values of a column, one at a time as a string of its own."""
+  """Yields the values of a column, one Python string at a time."""
   with encodings.as_value_error(path, 'a Parquet file', 'a Parquet table'):
     table = parquet.ParquetFile(file)
     schema = table.schema_arrow
     columns.check_names(schema)
     size, claimed = file.seek(0, os.SEEK_END), _claimed_bytes(table.metadata)
   parts = columns.find(schema, column, path)
+  # A cheap first check; `columns.bounded` counts what is really unpacked.
   if claimed > columns.MOST_EXPANSION * size:
     raise columns.too_much(path, size)
   with encodings.as_value_error(path, 'a Parquet file', 'a Parquet table'):
@@ -58,10 +59,10 @@ def _cells(
 
 
 def _claimed_bytes(metadata: parquet.FileMetaData) -> int:
-  """Bytes of all pages unpacked; what rows share counts once.
+  """Bytes of all unpacked pages, as stated; shared values count once.
 
-  No more is asked of what a file says of itself: of a damaged column it would
-  end the process.
+  Metadata of single columns is not read, because pyarrow aborts the process if
+  it is damaged.
   """
   groups = map(metadata.row_group, range(metadata.num_row_groups))
   return sum(group.total_byte_size for group in groups)
@@ -70,10 +71,10 @@ def _claimed_bytes(metadata: parquet.FileMetaData) -> int:
 def _shared_once(
   file: BinaryIO, metadata: parquet.FileMetaData, parts: Sequence[str]
 ) -> Iterator[str | None]:
-  """Yields values such that what rows share is in memory once.
+  """Yields values while a value that rows share is in memory once.
 
-  A dictionary is read as one. Strings that are told by how they differ from the
-  one before, which is rare, cannot be, and are read one by one.
+  Dictionaries are read as such. pyarrow cannot read delta-encoded strings as a
+  dictionary; these are rare, and are read row by row.
   """
   shared = {'read_dictionary': ['.'.join(parts)]}
   done = 0
@@ -83,8 +84,10 @@ def _shared_once(
       done += 1
     return
   except OSError as error:
+    # pyarrow reports delta encodings by this text alone.
     if 'Not yet implemented' not in str(error):
       raise
+  # Rows that the first attempt yielded are read again and skipped.
   yield from itertools.islice(_read(file, metadata, parts, 1, {}), done, None)
 
 
@@ -95,9 +98,10 @@ def _read(
   rows: int,
   options: Mapping[str, Any],
 ) -> Iterator[str | None]:
+  """Yields the values of the column `parts`, `rows` in memory at a time."""
   table = parquet.ParquetFile(
     file, metadata=metadata, page_checksum_verification=True, **options
   )
-  # The names of a struct and its field may also be those of another column.
+  # Another column may be called 'a.b', too, so `cells` selects by the parts.
   for batch in table.iter_batches(batch_size=rows, columns=['.'.join(parts)]):
     yield from columns.cells(batch, parts)

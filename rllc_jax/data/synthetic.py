@@ -1,19 +1,18 @@
-r"""A language whose structure is planted, and known to the last nat.
+r"""A synthetic language with planted structure and exact entropies.
 
 A text is a sequence of segments. Each is drawn from one of five structures with
-stated shares, and made of symbols that no other structure has, so that the
-current symbol tells which one it belongs to:
+stated shares. No two structures share a symbol, so the current symbol shows the
+structure:
 
-  bigram   a3 a7 a1 a.              each a has four successors, of known odds
-  ngram    b2 b9 b4 b4 b0 ... b.    words of four; two symbols tell the rest
-  skip     s4 f1 f6 f0 ? t4         the source, fillers ago, tells the target
+  bigram   a3 a7 a1 a.              each a has four successors of stated odds
+  ngram    b2 b9 b4 b4 b0 ... b.    words of four; two symbols fix the rest
+  skip     s4 f1 f6 f0 ? t4         the source before the fillers fixes t
   bracket  ( [ ] { } )              closed in the order of a stack
   repeat   << r5 r1 r9 == r5 r1 r9 >>   the second half repeats the first
 
-An optimal reader knows the odds of every next symbol. What it loses, on average
-over the symbols of a kind, is that kind's floor. `synthetic_laws` has floors
-and expected counts in closed form; `segments` gives each symbol's surprisal
-besides.
+An optimal reader knows the odds of every next symbol. Its mean loss over the
+symbols of a kind is that kind's floor. `synthetic_laws` has floors and expected
+counts in closed form; `segments` gives the surprisal of each symbol.
 """
 
 from collections.abc import Callable
@@ -46,7 +45,7 @@ BRACKETS = ('()', '[]', '{}', '<>')
 
 
 class Language(NamedTuple):
-  """What is planted.
+  """Settings of a planted language.
 
   Attributes:
     shares: of the segments, by structure, in the order of `STRUCTURES`; they
@@ -57,7 +56,7 @@ class Language(NamedTuple):
     bigram_stop: odds that a bigram segment ends after a symbol.
     num_ngrams: symbols b.
     num_starts: of these, how many begin a word.
-    num_seconds: how many words a first symbol begins, the second telling which.
+    num_seconds: words that share a first symbol; their second symbols differ.
     ngram_stop: odds that a segment ends after a word.
     num_skips: sources and targets.
     num_fillers: symbols between a source and its target.
@@ -89,16 +88,16 @@ class Language(NamedTuple):
 
 
 class Segment(NamedTuple):
-  """One structure, once.
+  """One instance of a structure.
 
   Attributes:
-    symbols: what is read.
-    kinds: of each, what it depends on: one of `KINDS`.
+    symbols: its text.
+    kinds: of each, what it depends on; one of `KINDS`.
     surprisals: of each, -ln of its odds given all before it, nats.
-    sources: of each, the place of what tells it, besides the symbol before it:
-      of an n-gram the symbol two before, of a skip n-gram its source, of a
-      closing bracket the one that it closes, of the second half of a string the
-      symbol that it repeats; -1 for other kinds.
+    sources: of each, the place of an earlier symbol that determines it, the one
+      just before it excepted. For an n-gram that is the symbol two before, for
+      a skip n-gram its source, for a closing bracket its opening one, for the
+      second half of a string the symbol that it repeats; -1 for other kinds.
   """
 
   symbols: list[str]
@@ -108,7 +107,7 @@ class Segment(NamedTuple):
 
 
 class Tables(NamedTuple):
-  """What the seed decides.
+  """Successors and words, which the seed determines.
 
   Attributes:
     successors: [num_bigrams, 4], of each symbol a.
@@ -130,6 +129,7 @@ def tables(language: Language) -> Tables:
     for first in firsts
     for second in rng.permutation(language.num_ngrams)[: language.num_seconds]
   ]
+  # A separate generator, so that languages can differ in endings alone.
   ending_rng = np.random.default_rng((language.seed, language.ending_seed))
   endings = ending_rng.integers(language.num_ngrams, size=(len(starts), 2))
   words = np.concatenate([np.array(starts), endings], axis=1)
@@ -137,7 +137,7 @@ def tables(language: Language) -> Tables:
 
 
 def symbols(language: Language) -> list[str]:
-  """Every symbol of a language, whatever its shares."""
+  """Lists every symbol of a language, whatever its shares."""
   numbered = {
     'a': language.num_bigrams,
     'b': language.num_ngrams,
@@ -151,20 +151,21 @@ def symbols(language: Language) -> list[str]:
 
 
 def segments(language: Language, rng: np.random.Generator) -> Iterator[Segment]:
-  """Draws segments without end. The generator is used up as they are drawn."""
+  """Draws segments without end, from the generator as they are consumed."""
   check(language)
   draw = _Drawing(language, tables(language), rng)
   while True:
     which = rng.choice(len(STRUCTURES), p=language.shares)
     written = Segment([], [], [], [])
     _SEGMENTS[STRUCTURES[which]](draw, written)
+    # Its first symbol reveals the structure, so it carries that surprisal, too.
     written.kinds[0] = 'start'
     written.surprisals[0] -= math.log(language.shares[which])
     yield written
 
 
 def check(language: Language) -> None:
-  """Raises unless a language makes sense."""
+  """Raises ValueError unless the settings define a language."""
   shares = np.array(language.shares, float)
   if len(shares) != len(STRUCTURES) or (shares < 0).any():
     raise ValueError(
@@ -198,10 +199,10 @@ def check(language: Language) -> None:
 # Texts.
 
 _SEGMENTS_A_DOCUMENT = 64
-_DOCUMENTS = 1_000_000  # More than anybody takes.
+_DOCUMENTS = 1_000_000  # Only a bound: the cap of a corpus ends the reading.
 
-# The language, and three that differ from it in one structure each: brackets
-# are not nested; words end otherwise; more segments are repeated strings.
+# The language, and three that differ from it in one structure each: no nested
+# brackets, other endings of words, more segments that are repeated strings.
 LANGUAGES: Mapping[str, Language] = {
   'planted': Language(),
   'planted_flat': Language(max_depth=1),
@@ -211,7 +212,7 @@ LANGUAGES: Mapping[str, Language] = {
 
 
 def source(name: str) -> documents.Source:
-  """A source of documents in one of `LANGUAGES`, symbols parted by spaces."""
+  """Builds a source of documents in a language, symbols joined by spaces."""
 
   def read() -> Iterator[str]:
     # The name is part of the seed: no two languages share a document.
@@ -225,14 +226,14 @@ def source(name: str) -> documents.Source:
 
 
 class Rows(NamedTuple):
-  """Packed text of which everything is known.
+  """Packed text with kind, surprisal and source of every token.
 
   Attributes:
     tokens: [N, T], the special token first.
     kinds: [N, T], of each token, a place in `KINDS`; -1 for special ones.
     surprisals: [N, T], nats; 0 for special ones.
-    sources: [N, T], the column of what tells each token; -1 where nothing in
-      the row does.
+    sources: [N, T], the column of the token that determines each; -1 where
+      none in the row does.
   """
 
   tokens: np.ndarray
@@ -250,13 +251,13 @@ def rows(
   num_rows: int,
   length: int,
 ) -> Rows:
-  """Rows as a corpus has them, each begun in the middle of somewhere.
+  """Draws rows as a corpus has them, each begun anywhere in a document.
 
-  What a symbol depends on may lie before its row, so losses near the start of a
+  The source of a symbol may lie before its row, so losses near the start of a
   row are above the floor for any reader.
 
   Args:
-    language: what is written.
+    language: of the text.
     ids: of the symbols.
     eos_id: the special token.
     rng: draws the text; used up.
@@ -280,15 +281,15 @@ def rows(
     ],
     axis=1,
   )
-  # From a place in the stream to a column: the first holds the special token.
+  # A place in the stream as a column; column 0 holds the special token.
   begins = np.arange(num_rows)[:, None] * (length - 1)
   columns = fold(sources, -1) - begins + 1
-  known = (columns >= 1) & (fold(sources, -1) >= 0)
+  in_row = (columns >= 1) & (fold(sources, -1) >= 0)
   return Rows(
     fold(tokens, eos_id),
     fold(kinds, -1),
     fold(surprisals, 0.0),
-    np.where(known, columns, -1),
+    np.where(in_row, columns, -1),
   )
 
 
@@ -296,6 +297,8 @@ def rows(
 
 
 class _Drawing(NamedTuple):
+  """A language, its tables, and the generator that draws from them."""
+
   language: Language
   tables: Tables
   rng: np.random.Generator
@@ -304,6 +307,7 @@ class _Drawing(NamedTuple):
 def _write(
   segment: Segment, symbol: str, kind: str, odds: float, source: int = -1
 ) -> None:
+  """Appends one symbol to a segment."""
   segment.symbols.append(symbol)
   segment.kinds.append(kind)
   segment.surprisals.append(-math.log(odds))
@@ -325,13 +329,13 @@ def _bigram(draw: _Drawing, out: Segment) -> None:
 
 def _ngram(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
-  stop, going = language.ngram_stop, 1.0
+  stop, going = language.ngram_stop, 1.0  # The first word is certain to come.
   while True:
     word = draw.tables.words[rng.integers(len(draw.tables.words))]
     first, second, *rest = (f'b{i}' for i in word)
     _write(out, first, 'ngram_choice', going / language.num_starts)
     _write(out, second, 'ngram_choice', 1 / language.num_seconds)
-    for symbol in rest:
+    for symbol in rest:  # Determined, hence of odds 1.
       _write(out, symbol, 'ngram', 1.0, len(out.symbols) - 2)
     going = 1 - stop
     if rng.random() < stop:
@@ -353,7 +357,7 @@ def _skip(draw: _Drawing, out: Segment) -> None:
 def _bracket(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
   opens, count = language.bracket_open, len(BRACKETS)
-  stack = [(BRACKETS[rng.integers(count)], 0)]  # Pairs and their places.
+  stack = [(BRACKETS[rng.integers(count)], 0)]  # Open pairs and their places.
   _write(out, stack[0][0][0], 'start', 1 / count)
   while stack:
     free = opens if len(stack) < language.max_depth else 0.0
@@ -378,11 +382,11 @@ def _repeat(draw: _Drawing, out: Segment) -> None:
     odds = (1 - stop) / (language.num_repeats - i)
     _write(out, f'r{symbol}', 'repeat_new', odds)
     length += 1
-  full = length == language.max_repeat
+  full = length == language.max_repeat  # Then '==' is the only choice.
   _write(out, '==', 'repeat_new', 1.0 if full else language.repeat_stop)
   for place, symbol in enumerate(string[:length], 1):
     _write(out, f'r{symbol}', 'repeat', 1.0, place)
-  _write(out, '>>', 'repeat', 1.0, length + 1)  # It ends as the first did.
+  _write(out, '>>', 'repeat', 1.0, length + 1)  # Ends as the first half did.
 
 
 _SEGMENTS: Mapping[str, Callable[[_Drawing, Segment], None]] = {

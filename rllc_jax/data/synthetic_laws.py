@@ -1,7 +1,7 @@
-"""What is known of a planted language: how often, and how surprising.
+"""Expected counts and surprisals of a planted language, in closed form.
 
-In closed form, symbol by symbol: an entropy where the odds are stated, and 0
-where the text before tells the symbol.
+The floor of a kind of symbol is an entropy where the odds are stated, and 0
+where the text before determines the symbol.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from rllc_jax.data import synthetic
 
 
 class Law(NamedTuple):
-  """What is known of the symbols of a kind.
+  """Expected count and least loss of a kind of symbol.
 
   Attributes:
     count: expected in a segment of the language, over all structures.
@@ -54,17 +54,18 @@ def laws(language: synthetic.Language) -> dict[str, Law]:
 
 def floor(language: synthetic.Language) -> float:
   """The least loss on a long text, nats per symbol."""
-  found = laws(language).values()
-  return sum(x.count * x.floor for x in found) / sum(x.count for x in found)
+  kinds = laws(language).values()
+  return sum(x.count * x.floor for x in kinds) / sum(x.count for x in kinds)
 
 
-# Of one segment of a structure: {kind: (expected count, expected surprisal of
-# all of them)}. What begins a segment is of the kind 'start'.
+# Kind -> (expected count, expected sum of surprisals) in one segment of a
+# structure. The first symbol of a segment has the kind 'start'.
 _Sums = dict[str, tuple[float, float]]
 
 
 def _bigram_law(language: synthetic.Language) -> _Sums:
   stop = language.bigram_stop
+  # Lengths are geometric: 1 / stop symbols follow the first.
   each = _entropy(np.append(stop, (1 - stop) * synthetic.SUCCESSOR_ODDS))
   return {
     'start': (0, math.log(language.num_bigrams)),
@@ -77,6 +78,7 @@ def _ngram_law(language: synthetic.Language) -> _Sums:
   first, second = (
     math.log(n) for n in (language.num_starts, language.num_seconds)
   )
+  # The first word is certain; its first symbol counts as 'start'.
   ends = words * _entropy(np.array([stop, 1 - stop]))
   return {
     'start': (0, first),
@@ -96,15 +98,16 @@ def _skip_law(language: synthetic.Language) -> _Sums:
 
 
 def _bracket_law(language: synthetic.Language) -> _Sums:
-  """From the expected visits of each depth, which solve a linear system."""
+  """Solves a linear system for the expected visits of each depth."""
   depth, opens = language.max_depth, language.bracket_open
   free = np.append(np.full(depth - 1, opens), 0.0)  # At depth 1, 2, ...
   moves = np.diag(free[:-1], 1) + np.diag(1 - free[1:], -1)
   visits = np.linalg.solve(np.eye(depth) - moves.T, np.eye(depth)[0])
   opened, closed = visits * free, visits * (1 - free)
-  lost = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
-  openings = opened @ (lost(free) + math.log(len(synthetic.BRACKETS)))
-  closings = closed * lost(1 - free)
+  # Odds of 0 are never drawn, so their surprisal counts as 0.
+  surprisal = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
+  openings = opened @ (surprisal(free) + math.log(len(synthetic.BRACKETS)))
+  closings = closed * surprisal(1 - free)
   return {
     'start': (0, math.log(len(synthetic.BRACKETS))),
     'bracket_open': (opened.sum(), openings),
@@ -114,11 +117,11 @@ def _bracket_law(language: synthetic.Language) -> _Sums:
 
 
 def _repeat_law(language: synthetic.Language) -> _Sums:
-  stop, longest = language.repeat_stop, language.max_repeat
-  places = np.arange(longest)
+  stop, max_length = language.repeat_stop, language.max_repeat
+  places = np.arange(max_length)
   reached = (1 - stop) ** places  # Odds of a symbol at each place.
   length = reached.sum()
-  # Whether to go on is open before every symbol but the first.
+  # A string may end before every symbol but the first.
   ends = reached[:-1].sum() * _entropy(np.array([stop, 1 - stop]))
   new = reached @ np.log(language.num_repeats - places)
   return {

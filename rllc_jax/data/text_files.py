@@ -1,4 +1,4 @@
-"""Texts from plain text files, in passages."""
+"""Texts from plain text files, cut into passages."""
 
 from collections.abc import Iterator
 import pathlib
@@ -7,9 +7,9 @@ from rllc_jax.data import documents
 from rllc_jax.data import encodings
 from rllc_jax.data import unpacking
 
-_PASSAGE = 10_000  # Characters of a plain text that make one document.
-_LONGEST = 5 * _PASSAGE  # Longer ones, by a long line, are cut inside of it.
-_MARK = b'\xef\xbb\xbf'  # Some editors begin a file with it.
+_PASSAGE = 10_000  # Characters of a document, to the end of the line.
+_LONGEST = 5 * _PASSAGE  # Longer passages have a long line, which is cut.
+_MARK = b'\xef\xbb\xbf'  # Byte order mark, which some editors write.
 
 
 def read(
@@ -30,6 +30,7 @@ def read(
   with unpacking.open_bytes(path) as file:
     content = file.read()
   encodings.check(content, path)
+  # Decoded by line, so that an error names the line.
   lines = content.removeprefix(_MARK).splitlines(keepends=True)
   text = ''.join(
     encodings.decode(line, path, f'{path}:{number}')

@@ -1,13 +1,13 @@
-"""Properties of predicted tokens, and data sets that count some of them alone.
+"""Properties of predicted tokens, and data sets weighted to some of them.
 
-Every token of the corpus has a byte, one bit a property. A data set weights its
-predictions by a table of 256 numbers, one a byte, so that any union of
+Every token of the corpus has a byte, one bit per property. A data set weights
+its predictions by a table of 256 numbers, one per byte, so any union of
 properties is the same program on the same arrays. Weights average 1 over the
-data set: they say on which tokens the loss is measured, not how much of it.
+data set: they select the tokens of the loss, and do not scale it.
 
   train               every prediction
-  train@repeated      those that a repetition tells
-  train@bracket+code  those of either property
+  train@repeated      tokens predictable from an earlier repetition
+  train@bracket+code  tokens of either property
 """
 
 from collections.abc import Mapping
@@ -17,7 +17,7 @@ import numpy as np
 
 from rllc_jax import types
 
-# What each means is said by `classify`.
+# `classify` defines each property.
 BITS: Mapping[str, int] = {
   'code': 1,
   'bracket': 2,
@@ -28,19 +28,19 @@ BITS: Mapping[str, int] = {
   'late': 64,
 }
 _CLOSING = (')', ']', '}', '>')
-_CHUNK = 4096  # Rows that are sorted at once.
+_CHUNK = 4096  # Rows sorted at once, which bounds the memory of the pairs.
 
 
 def classify(
   tokens: np.ndarray, texts: Sequence[str], code: Sequence[types.Window]
 ) -> np.ndarray:
-  """The properties of every token, as bits.
+  """Computes the properties of every token, as bits.
 
-  code: it stands in a data set of code. bracket: it has a closing bracket, one
-  of ) ] } >. repeated: it and the token before it stood together earlier in its
-  row, so that an induction head could tell it. inside_word: it goes on with a
-  word that the token before began. number: digits alone. space: white space
-  alone. late: it stands in the second half of its row.
+  code: the token is in a data set of code. bracket: it has a closing bracket,
+  one of ) ] } >. repeated: it and the token before it are adjacent earlier in
+  its row, so an induction head can predict it. inside_word: it continues a word
+  that the token before began. number: digits alone. space: white space alone.
+  late: it is in the second half of its row.
 
   Args:
     tokens: [N, T], integers.
@@ -48,36 +48,37 @@ def classify(
     code: data sets that are code.
 
   Returns:
-    [N, T], uint8; a token that is not predicted, the first of a row, too.
+    [N, T], uint8; also for the first token of a row, which is not predicted.
   """
-  found = _by_text(texts)[tokens]
+  classes = _by_text(texts)[tokens]
   for start, length in code:
-    found[start : start + length] |= BITS['code']
-  found[:, tokens.shape[1] // 2 :] |= BITS['late']
+    classes[start : start + length] |= BITS['code']
+  classes[:, tokens.shape[1] // 2 :] |= BITS['late']
   for start in range(0, len(tokens), _CHUNK):
     rows = slice(start, start + _CHUNK)
-    again = repeated(tokens[rows])
-    found[rows] |= (again * BITS['repeated']).astype(np.uint8)
-  return found
+    is_repeated = repeated(tokens[rows])
+    classes[rows] |= (is_repeated * BITS['repeated']).astype(np.uint8)
+  return classes
 
 
 def _by_text(texts: Sequence[str]) -> np.ndarray:
-  """The properties that a token has by itself, [V] uint8."""
-  found = np.zeros(len(texts), np.uint8)
+  """Properties that depend on the token alone, [V] uint8."""
+  classes = np.zeros(len(texts), np.uint8)
   for i, text in enumerate(texts):
     if any(mark in text for mark in _CLOSING):
-      found[i] |= BITS['bracket']
+      classes[i] |= BITS['bracket']
+    # Byte-level BPE puts the space before a word into its first token.
     if text and text[0].isalpha():
-      found[i] |= BITS['inside_word']
+      classes[i] |= BITS['inside_word']
     if text.strip().isdigit():
-      found[i] |= BITS['number']
+      classes[i] |= BITS['number']
     if text and not text.strip():
-      found[i] |= BITS['space']
-  return found
+      classes[i] |= BITS['space']
+  return classes
 
 
 def repeated(tokens: np.ndarray) -> np.ndarray:
-  """Where a token and the one before it stood together earlier in the row.
+  """Marks tokens that follow the same token as earlier in their row.
 
   Args:
     tokens: [N, T], integers.
@@ -89,23 +90,24 @@ def repeated(tokens: np.ndarray) -> np.ndarray:
     >>> repeated(np.array([[9, 1, 2, 1, 2, 2, 2]])).astype(int)
     array([[0, 0, 0, 0, 1, 0, 1]])
   """
+  # A pair as one number; int64, because it can exceed 32 bits.
   wide = tokens.astype(np.int64)
   pairs = wide[:, :-1] * (int(tokens.max()) + 1) + wide[:, 1:]
   order = np.argsort(pairs, axis=1, kind='stable')
   ordered = np.take_along_axis(pairs, order, axis=1)
-  again = np.zeros(pairs.shape, bool)
-  # Stable: of equal pairs the earliest comes first, and it alone is new.
+  is_later = np.zeros(pairs.shape, bool)
+  # The sort is stable: of equal pairs the first is the earliest, a new one.
   later = ordered[:, 1:] == ordered[:, :-1]
-  np.put_along_axis(again, order[:, 1:], later, axis=1)
-  found = np.zeros(tokens.shape, bool)
-  found[:, 1:] = again
-  return found
+  np.put_along_axis(is_later, order[:, 1:], later, axis=1)
+  is_repeated = np.zeros(tokens.shape, bool)
+  is_repeated[:, 1:] = is_later
+  return is_repeated
 
 
 def window(
   place: types.Window, classes: np.ndarray, names: Sequence[str] = ()
 ) -> types.WeightedWindow:
-  """A data set that counts tokens of certain properties.
+  """Builds a data set whose loss is over tokens of certain properties.
 
   Args:
     place: its sequences.
@@ -125,6 +127,7 @@ def window(
   if names:
     bits = np.bitwise_or.reduce([BITS[name] for name in names])
     chosen = (np.arange(256) & bits) != 0
+    # Column 0 is never predicted: weights average 1 over the others.
     predicted = classes[place.start : place.start + place.length, 1:]
     share = chosen[predicted].mean()
     if not share:

@@ -1,8 +1,9 @@
-"""Byte-level BPE: text to token ids and back, without loss; or whole words.
+"""Tokenizers: byte-level BPE, which is lossless, or whole words.
 
 Sennrich et al., "Neural Machine Translation of Rare Words with Subword Units",
 ACL 2016, over bytes. The special token is the last id, as in the tokenizer of
-Wang et al. (https://arxiv.org/abs/2410.02984), and begins and ends alike.
+Wang et al. (https://arxiv.org/abs/2410.02984). It begins a row and ends a
+document.
 """
 
 from collections.abc import Iterable
@@ -35,14 +36,14 @@ _PARTS = (
   'decoder',
   'model',
 )
-_BATCH = 1_024  # Documents that are encoded at once, on all cores.
+_BATCH = 1_024  # Documents encoded at once, on all cores.
 
 
 def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-  """Trains a tokenizer. The same texts in the same order give the same one.
+  """Trains a byte-level BPE tokenizer, deterministically.
 
   Args:
-    texts: what merges are learned from; a few MB of each domain suffice.
+    texts: to learn merges from, in order; a few MB of each domain suffice.
     vocab_size: all ids, the special token included. A short text has fewer
       pairs to merge and gives a smaller vocabulary: read
       `tokenizer.get_vocab_size()`.
@@ -65,22 +66,24 @@ def train(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   tokenizer.decoder = decoders.ByteLevel()
   trainer = trainers.BpeTrainer(
     vocab_size=vocab_size - 1,
+    # All 256 bytes, so that every text has tokens.
     initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
-  tokenizer.add_special_tokens([END_OF_TEXT])  # After the merges: the last id.
+  # After training, so that it gets the last id.
+  tokenizer.add_special_tokens([END_OF_TEXT])
   return _read_special_as_text(tokenizer)
 
 
 def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
-  """A tokenizer whose tokens are the words between white space.
+  """Trains a tokenizer whose tokens are the words between white space.
 
-  For languages that are made of symbols. Words beyond the vocabulary, the rarer
-  ones, and words of other texts are one token, <|unknown|>.
+  For languages made of symbols. Words beyond the vocabulary, the rarer ones,
+  and words of other texts all become one token, <|unknown|>.
 
   Args:
-    texts: what the words are counted in.
+    texts: to count words in.
     vocab_size: all ids at most, the two special tokens included.
 
   Raises:
@@ -103,7 +106,7 @@ def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
   trainer = trainers.WordLevelTrainer(
     vocab_size=vocab_size - 1, special_tokens=[UNKNOWN], show_progress=False
   )
-  # As a word, it would have the id that ends documents.
+  # A word of this spelling would get the id that ends documents.
   words = (text.replace(END_OF_TEXT, ' ') for text in texts)
   tokenizer.train_from_iterator(words, trainer)
   tokenizer.add_special_tokens([END_OF_TEXT])
@@ -111,15 +114,15 @@ def train_words(texts: Iterable[str], vocab_size: int) -> tokenizers.Tokenizer:
 
 
 def save(tokenizer: tokenizers.Tokenizer, path: pathlib.Path) -> None:
-  """Writes `tokenizer.json`, in the format that all of Hugging Face reads."""
+  """Writes a tokenizer in the JSON format of Hugging Face."""
   checked_files.write_bytes(path, tokenizer.to_str().encode('utf-8'))
 
 
 def load(path: pathlib.Path) -> tokenizers.Tokenizer:
-  """Reads what `save` wrote.
+  """Reads a tokenizer of `save`, and no other.
 
-  It takes nothing else, because a tokenizer may hold patterns that take for
-  ever, padding without end, or rules that drop text.
+  A foreign tokenizer may hold patterns that take for ever, padding without end,
+  or rules that drop text.
 
   Raises:
     OSError: there is no such file.
@@ -131,10 +134,10 @@ def load(path: pathlib.Path) -> tokenizers.Tokenizer:
     record = json.loads(content.decode('utf-8'))
     frame = _frame_like(record)
     _check_ids(record)
-    # Not the text itself, of which the library may make something else.
+    # The checked record: the library may parse the file's text otherwise.
     tokenizer = tokenizers.Tokenizer.from_str(json.dumps(record))
     _check_frame(_frame(tokenizer), frame)
-  except Exception as error:  # The library raises nothing narrower.
+  except Exception as error:  # The library raises Exception itself.
     raise ValueError(
       f'{path}: expected a saved tokenizer; got {visible.short(error)}'
     ) from None
@@ -142,7 +145,7 @@ def load(path: pathlib.Path) -> tokenizers.Tokenizer:
 
 
 def _frame(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
-  """All of a tokenizer but its words: what two of a kind share."""
+  """All of a tokenizer but its words, equal for tokenizers of a kind."""
   record = json.loads(tokenizer.to_str())
   for token in record['added_tokens']:
     del token['id']
@@ -152,10 +155,10 @@ def _frame(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
 
 
 def _frame_like(record: Any) -> dict[str, Any]:
-  """The frame of the kind of tokenizer that a record says it is.
+  """The frame of the kind of tokenizer that a record states.
 
   Raises:
-    ValueError: it has parts of other kinds; to make these could take for ever.
+    ValueError: it has parts of other kinds; building these could take for ever.
   """
   kinds = lambda x: [x[part] and x[part]['type'] for part in _PARTS]
   for tokenizer in (train([], MIN_VOCABULARY), train_words([], 3)):
@@ -165,7 +168,7 @@ def _frame_like(record: Any) -> dict[str, Any]:
 
 
 def _check_ids(record: dict[str, Any]) -> None:
-  """Checks the vocabulary: to save one with large ids could take for ever."""
+  """Checks the vocabulary, because saving large ids could take for ever."""
   model = record['model']
   ids = {**model['vocab']}
   ids.update(
@@ -182,10 +185,11 @@ def _check_ids(record: dict[str, Any]) -> None:
     raise ValueError('one that has no token for some texts')
 
 
-def _check_frame(found: dict[str, Any], expected: dict[str, Any]) -> None:
+def _check_frame(actual: dict[str, Any], expected: dict[str, Any]) -> None:
+  """Refuses a tokenizer that differs from its kind in a part."""
   for part in expected:
-    if found[part] != expected[part]:
-      raise ValueError(f'one with {part} {found[part]!r}')
+    if actual[part] != expected[part]:
+      raise ValueError(f'one with {part} {actual[part]!r}')
 
 
 def eos_id(tokenizer: tokenizers.Tokenizer) -> int:
@@ -198,24 +202,25 @@ def encode(
 ) -> Iterator[np.ndarray]:
   """Yields the ids of each text, int32 [its tokens].
 
-  Texts carry no special token of their own: where one spells `<|endoftext|>`,
-  that is encoded letter by letter.
+  No special token is added, and `<|endoftext|>` in a text is encoded letter by
+  letter.
   """
-  texts = iter(texts)
+  texts = iter(texts)  # islice would begin a list anew at every batch.
   while batch := list(itertools.islice(texts, _BATCH)):
     for encoding in tokenizer.encode_batch_fast(batch):
       yield np.array(encoding.ids, np.int32)
 
 
 def decode(tokenizer: tokenizers.Tokenizer, ids: Iterable[int]) -> str:
-  """The text of some ids, special tokens spelled out.
+  """Decodes ids to text, special tokens spelled out.
 
-  Ids that begin or end inside a character show it as U+FFFD.
+  A character that the ids cut in two becomes U+FFFD.
   """
   return tokenizer.decode(list(map(int, ids)), skip_special_tokens=False)
 
 
 def _read_special_as_text(tokenizer):
-  """Keeps a text from forging a document boundary. It is not saved with it."""
+  """Makes a special token in a text plain letters, not a document boundary."""
+  # Set after training and loading alike, because `to_str` does not save it.
   tokenizer.encode_special_tokens = True
   return tokenizer

@@ -1,6 +1,6 @@
-"""Files that may be gzip, which their first bytes tell and not their names.
+"""Files that may be gzip, recognized by their first bytes and not their names.
 
-A kilobyte of gzip can hold a megabyte, so what comes out is bounded.
+A kilobyte of gzip can hold a megabyte, so the output is bounded.
 """
 
 from collections.abc import Iterator
@@ -18,11 +18,11 @@ from rllc_jax import visible
 
 _GZIP = b'\x1f\x8b'
 _MOST_EXPANSION = 100  # Bytes a byte of gzip; text has 2 to 30.
-_ALWAYS = 2**20  # Bytes: small files of one repeated word unfold to more.
+_ALWAYS = 2**20  # Bytes allowed to any file: tiny ones can compress better.
 
 
 def most_bytes(size: int) -> int:
-  """Bytes that a compressed file of `size` bytes may unfold to.
+  """Bytes that a compressed file of `size` bytes may unpack to.
 
   Examples:
     >>> most_bytes(200), most_bytes(2_000_000)
@@ -54,17 +54,17 @@ def is_gzip(path: pathlib.Path) -> bool:
 
 
 def open_bytes(path: pathlib.Path) -> BinaryIO:
-  """Opens a file for reading; of gzip, what is in it.
+  """Opens a file for reading, unpacked if it is gzip.
 
   Raises:
     OSError: it cannot be opened.
-    ValueError: while reading: it is damaged, or unfolds to more than
+    ValueError: while reading: it is damaged, or unpacks to more than
       `most_bytes`.
   """
   file = path.open('rb')
   if not is_gzip(path):
     return file
-  # The wrapper has the few methods that a buffered reader calls.
+  # _Unpacked has only the methods that a BufferedReader calls.
   return io.BufferedReader(_Unpacked(file, path), 2**16)
 
 
@@ -76,7 +76,7 @@ class _Unpacked(io.RawIOBase):
     self._file, self._path = file, path
     self._unpacker = gzip.GzipFile(fileobj=file)
     self._size = os.fstat(file.fileno()).st_size
-    self._left = most_bytes(self._size)
+    self._budget = most_bytes(self._size)
 
   def readable(self) -> bool:
     return True
@@ -89,8 +89,8 @@ class _Unpacked(io.RawIOBase):
         f'{self._path}: expected gzip, because of its first bytes; got '
         f'{visible.short(error)}. Put back a complete copy'
       ) from None
-    self._left -= len(data)
-    if self._left < 0:
+    self._budget -= len(data)
+    if self._budget < 0:
       raise ValueError(
         f'{self._path}: expected at most {_MOST_EXPANSION} bytes a byte of '
         f'gzip, because more is rarely text; got {self._size} bytes that '
@@ -106,7 +106,7 @@ class _Unpacked(io.RawIOBase):
 
 @contextlib.contextmanager
 def unpacked_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """A file with the same bytes, not as gzip, for readers that seek.
+  """Yields the path of an unpacked copy, for readers that seek.
 
   Raises:
     OSError: as `open_bytes`, or the folder of temporary files is full.
@@ -118,5 +118,5 @@ def unpacked_path(path: pathlib.Path) -> Iterator[pathlib.Path]:
   with tempfile.NamedTemporaryFile() as unpacked:
     with open_bytes(path) as source:
       shutil.copyfileobj(source, unpacked)
-    unpacked.flush()
+    unpacked.flush()  # The caller opens the file by its name.
     yield pathlib.Path(unpacked.name)

@@ -61,7 +61,7 @@ KINDS = {
 
 @pytest.mark.parametrize('write', WRITERS + COMPRESSED)
 @pytest.mark.parametrize('kind', KINDS.values(), ids=KINDS)
-def test_all_kinds_of_strings(tmp_path, write, kind):
+def test_strings_of_every_type_are_read(tmp_path, write, kind):
   column, n = kind(TEXTS), range(len(TEXTS))
   if write is write_parquet and 'view' in str(column.type):
     column = pa.array(TEXTS, pa.string_view())  # Parquet has no dictionary.
@@ -71,7 +71,9 @@ def test_all_kinds_of_strings(tmp_path, write, kind):
 
 @pytest.mark.parametrize('write', WRITERS)
 @pytest.mark.parametrize('kind', KINDS.values(), ids=KINDS)
-def test_nulls_of_all_kinds_of_strings(tmp_path, write, kind):
+def test_nulls_of_every_string_type_are_skipped_or_refused(
+  tmp_path, write, kind
+):
   if write is write_parquet and kind is KINDS['dictionary of views']:
     kind = KINDS['string_view']
   path = write(tmp_path / 'a', pa.table({'text': kind(['a', None, 'b'])}))
@@ -90,14 +92,14 @@ def nested(kind=lambda x: pa.array(x)):
 
 @pytest.mark.parametrize('write', WRITERS)
 @pytest.mark.parametrize('kind', [KINDS['string'], KINDS['large_string']])
-def test_dots_lead_into_structs(tmp_path, write, kind):
+def test_dots_in_a_name_select_struct_fields(tmp_path, write, kind):
   path = write(tmp_path / 'a', nested(kind))
   assert read(path, 'article.text') == ['a', 'b', 'c']
   assert read(f'{path}#article.text') == ['a', 'b', 'c']
 
 
 @pytest.mark.parametrize('write', WRITERS)
-def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path, write):
+def test_a_column_with_a_dotted_name_precedes_struct_fields(tmp_path, write):
   deep = pa.array([{'b': {'c': 'deep'}}])
   table = pa.table({'a.b.c': ['flat'], 'a': deep, 'a.b': [{'c': 'half'}]})
   assert read(write(tmp_path / 'a', table), 'a.b.c') == ['flat']
@@ -108,7 +110,7 @@ def test_a_column_with_a_dot_in_its_name_comes_first(tmp_path, write):
 
 
 @pytest.mark.parametrize('write', WRITERS)
-def test_a_null_struct_has_null_text(tmp_path, write):
+def test_text_inside_a_null_struct_is_null(tmp_path, write):
   kind = pa.struct({'text': pa.string()})
   column = pa.array([{'text': 'a'}, None, {'text': None}], kind)
   path = write(tmp_path / 'a', pa.table({'article': column}))
@@ -128,7 +130,7 @@ def test_a_null_struct_has_null_text(tmp_path, write):
     (pa.table({'text': [{'raw': 'a'}]}), 'got struct<raw: string>', 'text.raw'),
   ],
 )
-def test_the_setting_that_a_message_proposes_works(
+def test_the_proposed_text_field_reads_the_file(
   tmp_path, write, table, words, field
 ):
   path = write(tmp_path / 'a', table)
@@ -141,17 +143,17 @@ def test_the_setting_that_a_message_proposes_works(
 
 
 @pytest.mark.parametrize('write', WRITERS)
-def test_lists_are_no_structs(tmp_path, write):
+def test_dots_do_not_select_inside_lists(tmp_path, write):
   table = pa.table({'article': [[{'text': 'a'}]]})
   path = write(tmp_path / 'a', table)
   with pytest.raises(ValueError, match=r"a column 'article\.text'"):
     read(path, 'article.text')
 
 
-# Arrow's files, which others may have written.
+# Arrow files, which other programs may have written.
 
 
-def test_arrow_gives_back_the_texts_of_many_batches(tmp_path):
+def test_arrow_texts_of_many_batches_are_read_in_order(tmp_path):
   path, texts = tmp_path / 'a.arrow', TEXTS * 700
   table = pa.table({'n': range(3_500), 'text': texts})
   for make in (pa.ipc.new_file, pa.ipc.new_stream):
@@ -160,7 +162,7 @@ def test_arrow_gives_back_the_texts_of_many_batches(tmp_path):
     assert read(path) == texts
 
 
-def test_dictionaries_that_are_replaced_and_grow(tmp_path):
+def test_replaced_and_delta_dictionaries_are_read(tmp_path):
   path = tmp_path / 'a.arrow'
   batches = [
     pa.record_batch({'text': pa.array(x).dictionary_encode()})
@@ -183,7 +185,7 @@ def test_a_compressed_bomb_is_refused_before_it_is_unpacked(tmp_path, write):
 
 
 @pytest.mark.parametrize('write', COMPRESSED)
-def test_a_bomb_in_a_dictionary(tmp_path, write):
+def test_a_compressed_bomb_in_a_dictionary_is_refused(tmp_path, write):
   column = pa.array(['a' * 10**7]).dictionary_encode()
   path = write(tmp_path / 'a', pa.table({'text': column}))
   with pytest.raises(ValueError, match='unfold to far more than a text'):
@@ -191,7 +193,7 @@ def test_a_bomb_in_a_dictionary(tmp_path, write):
 
 
 @pytest.mark.parametrize('write', [write_arrow, write_stream])
-def test_a_text_that_many_rows_share(tmp_path, write):
+def test_a_long_text_shared_by_many_rows_is_refused(tmp_path, write):
   indices = np.zeros(10_000, np.int32)
   column = pa.DictionaryArray.from_arrays(indices, ['a' * 10_000])
   path = write(tmp_path / 'a', pa.table({'text': column}))
@@ -199,7 +201,7 @@ def test_a_text_that_many_rows_share(tmp_path, write):
     read(path)
 
 
-def test_an_arrow_file_without_its_end(tmp_path):
+def test_a_truncated_arrow_file_is_refused(tmp_path):
   path = write_arrow(tmp_path / 'a', pa.table({'text': TEXTS * 99}))
   content = path.read_bytes()
   for length in range(0, len(content), 97):
@@ -209,7 +211,7 @@ def test_an_arrow_file_without_its_end(tmp_path):
 
 
 @pytest.mark.parametrize('write', [write_arrow, write_stream, *COMPRESSED])
-def test_no_flipped_bit_of_an_arrow_file_does_harm(tmp_path, write):
+def test_a_flipped_bit_gives_valid_text_or_a_short_error(tmp_path, write):
   column = pa.array(['some', 'text']).dictionary_encode()
   table = pa.table({'a': ['b', 'c'], 'text': column})
   path = write(tmp_path / 'a', table)
@@ -226,8 +228,8 @@ def test_no_flipped_bit_of_an_arrow_file_does_harm(tmp_path, write):
 
 
 @pytest.mark.parametrize('write', [write_arrow, write_stream])
-def test_offsets_that_lead_out_of_the_texts_are_refused(tmp_path, write):
-  """Else what lies behind them in memory would be read as text."""
+def test_offsets_beyond_the_text_buffer_are_refused(tmp_path, write):
+  """Otherwise memory beyond the buffer would be read as text."""
   path = write(tmp_path / 'a', pa.table({'text': ['some', 'text']}))
   offsets = np.array([0, 4, 8], np.int32).tobytes()
   content = path.read_bytes()
@@ -239,7 +241,9 @@ def test_offsets_that_lead_out_of_the_texts_are_refused(tmp_path, write):
 
 
 @pytest.mark.parametrize('write', WRITERS)
-def test_a_name_that_is_not_utf_8_is_told_with_the_file(tmp_path, write):
+def test_a_column_name_that_is_not_utf_8_is_refused_with_the_path(
+  tmp_path, write
+):
   path = write(tmp_path / 'a', pa.table({'body': ['a'], 'text': ['b']}))
   path.write_bytes(path.read_bytes().replace(b'body', b'\xf4ody'))
   with pytest.raises(ValueError, match=r"/a\.\w+: expected .*'utf-8' codec"):

@@ -1,4 +1,4 @@
-"""Documents survive the disk, and TensorFlow is never needed for it."""
+"""Documents are written and read back unchanged, without TensorFlow."""
 
 import pathlib
 import shutil
@@ -36,29 +36,31 @@ def copied(prepared, tmp_path):
 
 
 @pytest.mark.parametrize('split', ['train', 'held_out'])
-def test_every_document_comes_back_under_its_domain(prepared, split):
-  found = corpora.load_documents(prepared, split)
+def test_every_document_is_read_back_under_its_domain(prepared, split):
+  texts = corpora.load_documents(prepared, split)
   for domain in 'a', 'b':
     expected = [d.text for d in KEPT if (d.domain, d.split) == (domain, split)]
-    assert sorted(found.pop(domain)) == sorted(expected)
-  assert not found
+    assert sorted(texts.pop(domain)) == sorted(expected)
+  assert not texts
 
 
-def test_the_order_on_disk_forgets_the_given_one(prepared, tmp_path):
+def test_the_order_on_disk_does_not_depend_on_the_given_order(
+  prepared, tmp_path
+):
   path = corpora.prepare(tmp_path, KEPT[::-1], PROVENANCE)
   assert corpora.load_documents(path, 'train') == corpora.load_documents(
     prepared, 'train'
   )
 
 
-def test_a_second_time_changes_nothing(copied):
+def test_preparing_again_rewrites_no_file(copied):
   before = {path: path.stat().st_mtime_ns for path in copied.iterdir()}
   root = copied.parent.parent
   assert corpora.prepare(root, KEPT, PROVENANCE) == copied
   assert {p: p.stat().st_mtime_ns for p in copied.iterdir()} == before
 
 
-def test_other_documents_are_refused(copied):
+def test_a_corpus_of_other_documents_is_refused(copied):
   with pytest.raises(ValueError, match='expected the documents of this run'):
     corpora.prepare(copied.parent.parent, KEPT, {'domains': {}})
 
@@ -76,14 +78,14 @@ class Overtaken(list):
     return super().__iter__()
 
 
-def test_the_loser_of_a_race_finds_the_work_of_the_winner(tmp_path):
+def test_a_process_overtaken_while_writing_uses_the_other_s_files(tmp_path):
   winner = lambda: corpora.prepare(tmp_path, KEPT, PROVENANCE)
   path = corpora.prepare(tmp_path, Overtaken(KEPT, winner), PROVENANCE)
   assert len(corpora.load_documents(path, 'held_out')['a']) == 30
   assert [child.name for child in path.parent.iterdir()] == ['1.0.0']
 
 
-def test_a_full_disk_is_an_error_of_the_system(tmp_path, monkeypatch):
+def test_a_full_disk_raises_oserror_on_one_line(tmp_path, monkeypatch):
   def write(*args, **kwargs):
     raise RuntimeError('write() failed: No space left on device;\nat byte 3')
 
@@ -108,7 +110,7 @@ def test_a_tilde_is_the_home_of_the_user(prepared, monkeypatch):
   assert len(list(source.read())) == 420
 
 
-def test_the_home_of_nobody_is_no_data_set():
+def test_the_home_of_an_unknown_user_is_refused():
   with pytest.raises(ValueError, match='~no-such-user/a: expected a prepared'):
     corpora.tfds_source('~no-such-user/a', 'text', 'train')
 
@@ -121,13 +123,15 @@ def test_the_home_of_nobody_is_no_data_set():
     ('text', 'train[:x]', 'Unrecognized split format'),
   ],
 )
-def test_what_the_data_set_does_not_have(prepared, feature, split, message):
+def test_an_absent_feature_or_split_is_refused(
+  prepared, feature, split, message
+):
   with pytest.raises(ValueError, match=message) as error:
     corpora.tfds_source(str(prepared), feature, split)
   assert '\n' not in str(error.value)
 
 
-def test_a_directory_that_is_no_data_set(tmp_path):
+def test_a_directory_without_a_data_set_is_refused(tmp_path):
   with pytest.raises(ValueError, match='expected a prepared TFDS data set'):
     corpora.tfds_source(str(tmp_path), 'text', 'train')
 
@@ -145,7 +149,7 @@ def damage(path, change):
   ],
   ids=['cut', 'zeroed'],
 )
-def test_damage_is_told(copied, change):
+def test_a_damaged_shard_is_refused(copied, change):
   damage(copied, change)
   with pytest.raises(ValueError, match="expected the examples of 'train'"):
     corpora.load_documents(copied, 'train')

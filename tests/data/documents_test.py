@@ -1,4 +1,4 @@
-"""A text alone decides its side; nothing is kept twice; caps cap."""
+"""Splits depend on texts alone, duplicates are dropped, caps are obeyed."""
 
 import itertools
 
@@ -12,8 +12,8 @@ def texts(name, count):
   return [f'{name} {i:05d} '.ljust(60, 'x') for i in range(count)]
 
 
-def source(name, given):
-  return documents.Source(name, 'none', None, lambda: iter(given))
+def source(name, source_texts):
+  return documents.Source(name, 'none', None, lambda: iter(source_texts))
 
 
 def missing(name):
@@ -35,12 +35,12 @@ def side(collection):
 
 
 class SplitTest(parameterized.TestCase):
-  def test_a_side_does_not_depend_on_what_else_is_there(self):
+  def test_a_split_does_not_depend_on_other_documents(self):
     a, b = source('a', texts('a', 200)), source('b', texts('b', 200))
     alone, together = side(collect([a])), side(collect([b, a]))
     self.assertEqual(alone, {text: together[text] for text in alone})
 
-  def test_a_larger_fraction_holds_out_the_same_and_more(self):
+  def test_a_larger_fraction_holds_out_a_superset(self):
     keys = [documents.content_key(text) for text in texts('a', 10_000)]
     small, large = (
       {key for key in keys if documents.is_held_out(key, fraction)}
@@ -52,73 +52,75 @@ class SplitTest(parameterized.TestCase):
     self.assertAlmostEqual(len(large) / 10_000, 0.2, delta=0.016)
 
   def test_further_domains_are_held_out_whole(self):
-    found = collect(
+    collection = collect(
       [source('a', texts('a', 50))], [source('f', texts('f', 50))]
     )
-    splits = {d.split for d in found.documents if d.domain == 'f'}
+    splits = {d.split for d in collection.documents if d.domain == 'f'}
     self.assertEqual(splits, {'held_out'})
-    self.assertEqual(found.domains['f']['held_out_documents'], 50)
-    self.assertTrue(found.domains['f']['further'])
-    self.assertFalse(found.domains['a']['further'])
+    self.assertEqual(collection.domains['f']['held_out_documents'], 50)
+    self.assertTrue(collection.domains['f']['further'])
+    self.assertFalse(collection.domains['a']['further'])
 
 
 class CollectTest(parameterized.TestCase):
-  def test_a_text_is_kept_once_under_the_first_source_that_has_it(self):
+  def test_a_repeated_text_stays_once_under_its_first_source(self):
     same = texts('same', 30)
-    found = collect(
+    collection = collect(
       [source('a', same), source('b', [f'  {x}\n' for x in same] * 2)],
       [source('f', same[:5] + texts('f', 3))],
     )
-    kept = [document.text for document in found.documents]
-    self.assertCountEqual(kept, same + texts('f', 3))
-    self.assertEqual(found.domains['a']['documents'], 30)
-    self.assertEqual(found.domains['b']['documents'], 0)
-    self.assertEqual(found.domains['b']['duplicates_dropped'], 60)
-    self.assertEqual(found.domains['f']['duplicates_dropped'], 5)
+    remaining = [document.text for document in collection.documents]
+    self.assertCountEqual(remaining, same + texts('f', 3))
+    self.assertEqual(collection.domains['a']['documents'], 30)
+    self.assertEqual(collection.domains['b']['documents'], 0)
+    self.assertEqual(collection.domains['b']['duplicates_dropped'], 60)
+    self.assertEqual(collection.domains['f']['duplicates_dropped'], 5)
 
   def test_documents_below_forty_characters_are_dropped(self):
-    given = ['a' * 39, ' ' * 30 + 'b' * 39, 'c' * 40, *texts('a', 30)]
-    found = collect([source('a', given)])
-    self.assertEqual(found.domains['a']['short_dropped'], 2)
-    self.assertEqual(found.domains['a']['documents'], 31)
+    given_texts = ['a' * 39, ' ' * 30 + 'b' * 39, 'c' * 40, *texts('a', 30)]
+    collection = collect([source('a', given_texts)])
+    self.assertEqual(collection.domains['a']['short_dropped'], 2)
+    self.assertEqual(collection.domains['a']['documents'], 31)
 
   @parameterized.parameters(1, 10, 61)
-  def test_the_least_length_is_a_setting(self, least):
-    given = ['a' * (least - 1), 'b' * least, *texts('a', 30)]
-    given = [text.ljust(least, '.') for text in given[1:]] + given[:1]
-    found = collect([source('a', given)], min_characters=least)
-    self.assertEqual(found.domains['a']['short_dropped'], 1)
-    self.assertEqual(found.domains['a']['documents'], 31)
+  def test_texts_below_min_characters_are_dropped(self, least):
+    rows = ['a' * (least - 1), 'b' * least, *texts('a', 30)]
+    rows = [text.ljust(least, '.') for text in rows[1:]] + rows[:1]
+    collection = collect([source('a', rows)], min_characters=least)
+    self.assertEqual(collection.domains['a']['short_dropped'], 1)
+    self.assertEqual(collection.domains['a']['documents'], 31)
 
-  def test_rows_without_text_are_counted(self):
-    found = collect([source('a', [None, *texts('a', 30), None])])
-    self.assertEqual(found.domains['a']['nulls_dropped'], 2)
-    self.assertEqual(found.domains['a']['documents'], 30)
+  def test_rows_without_text_are_dropped_and_counted(self):
+    collection = collect([source('a', [None, *texts('a', 30), None])])
+    self.assertEqual(collection.domains['a']['nulls_dropped'], 2)
+    self.assertEqual(collection.domains['a']['documents'], 30)
 
-  def test_a_document_of_the_greatest_length_is_kept_whole(self):
+  def test_only_documents_above_max_characters_are_cut(self):
     whole, longer = 'a ' * 250, 'b ' * 250 + 'b.'
-    given = [f'{whole}.', longer, *texts('a', 30)]
-    found = collect([source('a', given)], max_characters=501)
-    kept = [x.text for x in found.documents]
-    self.assertEqual(kept[0], f'{whole}.')
-    self.assertEqual(kept[1:3], [('b ' * 250).strip(), *texts('a', 1)])
-    self.assertEqual(found.domains['a']['oversized_cut'], 1)
-    self.assertEqual(found.domains['a']['short_dropped'], 1)
+    given_texts = [f'{whole}.', longer, *texts('a', 30)]
+    collection = collect([source('a', given_texts)], max_characters=501)
+    remaining = [x.text for x in collection.documents]
+    self.assertEqual(remaining[0], f'{whole}.')
+    self.assertEqual(remaining[1:3], [('b ' * 250).strip(), *texts('a', 1)])
+    self.assertEqual(collection.domains['a']['oversized_cut'], 1)
+    self.assertEqual(collection.domains['a']['short_dropped'], 1)
 
-  def test_one_book_makes_both_splits(self):
+  def test_a_long_book_is_cut_into_both_splits(self):
     book = ' '.join(f'word{i}' for i in range(400_000))
-    found = collect([source('a', [book])], max_characters=10_000, fraction=0.2)
-    self.assertGreater(found.domains['a']['documents'], 300)
-    words = [word for x in found.documents for word in x.text.split()]
+    collection = collect(
+      [source('a', [book])], max_characters=10_000, fraction=0.2
+    )
+    self.assertGreater(collection.domains['a']['documents'], 300)
+    words = [word for x in collection.documents for word in x.text.split()]
     self.assertEqual(words, book.split())
 
-  def test_what_is_cut_may_be_what_another_source_had(self):
+  def test_a_cut_part_that_another_source_has_is_a_duplicate(self):
     part = 'the same words in each of two sources, '
-    found = collect(
+    collection = collect(
       [source('a', [part * 3, *texts('a', 30)]), source('b', [part * 30])],
       max_characters=len(part) * 3,
     )
-    self.assertEqual(found.domains['b']['duplicates_dropped'], 10)
+    self.assertEqual(collection.domains['b']['duplicates_dropped'], 10)
 
   @parameterized.parameters(
     (dict(min_characters=0), 'at least 1, because.*got 0'),
@@ -127,55 +129,57 @@ class CollectTest(parameterized.TestCase):
     (dict(max_characters=79), 'twice min_characters.*max_characters=79'),
     (dict(max_characters='many'), 'max_characters must be a whole number'),
   )
-  def test_senseless_lengths(self, lengths, message):
+  def test_invalid_lengths_are_refused(self, lengths, message):
     with self.assertRaisesRegex(ValueError, message):
       collect([source('a', texts('a', 50))], **lengths)
 
   @parameterized.parameters(600, 601, 659, 660)
   def test_the_cap_is_exceeded_by_less_than_a_document(self, cap):
     endless = (f'{i:060d}' for i in itertools.count())
-    found = collect([source('a', endless)], cap_bytes=cap, fraction=0.5)
-    record = found.domains['a']
+    collection = collect([source('a', endless)], cap_bytes=cap, fraction=0.5)
+    record = collection.domains['a']
     self.assertEqual(record['documents'], -(-cap // 60))  # The ceiling.
     self.assertEqual(record['bytes'], 60 * record['documents'])
     self.assertTrue(record['capped'])
 
-  def test_bytes_are_of_utf8(self):
-    found = collect([source('a', [*texts('a', 30), 'é' * 40])])
-    self.assertEqual(found.domains['a']['bytes'], 30 * 60 + 80)
+  def test_bytes_are_counted_in_utf8(self):
+    collection = collect([source('a', [*texts('a', 30), 'é' * 40])])
+    self.assertEqual(collection.domains['a']['bytes'], 30 * 60 + 80)
 
-  def test_the_hash_is_of_a_set(self):
-    def sha256(given):
-      return collect([source('a', given)]).domains['a']['sha256']
+  def test_the_hash_ignores_the_order_of_documents(self):
+    def sha256(given_texts):
+      return collect([source('a', given_texts)]).domains['a']['sha256']
 
-    given = texts('a', 50)
-    self.assertEqual(sha256(given), sha256(given[::-1]))
-    self.assertNotEqual(sha256(given), sha256(given[1:]))
+    given_texts = texts('a', 50)
+    self.assertEqual(sha256(given_texts), sha256(given_texts[::-1]))
+    self.assertNotEqual(sha256(given_texts), sha256(given_texts[1:]))
 
-  def test_a_missing_source_is_named_and_passed_over(self):
-    found = collect([missing('m'), source('a', texts('a', 50))], [missing('f')])
-    self.assertEqual(set(found.skipped), {'m', 'f'})
-    self.assertIn('nothing==1', found.skipped['m'])
-    self.assertEqual(list(found.domains), ['a'])
+  def test_a_missing_source_is_skipped_with_its_reason(self):
+    collection = collect(
+      [missing('m'), source('a', texts('a', 50))], [missing('f')]
+    )
+    self.assertEqual(set(collection.skipped), {'m', 'f'})
+    self.assertIn('nothing==1', collection.skipped['m'])
+    self.assertEqual(list(collection.domains), ['a'])
 
-  def test_no_text_at_all_is_an_error_that_names_what_was_skipped(self):
+  def test_an_error_without_text_names_skipped_sources(self):
     with self.assertRaisesRegex(ValueError, 'got 0 documents.*m was skipped'):
       collect([missing('m')])
 
   @parameterized.parameters(*itertools.product(range(2, 12), (1e-6, 0.999999)))
-  def test_the_fraction_that_an_empty_split_proposes_works(self, count, wanted):
-    given = [source('a', texts(f'{count}', count))]
+  def test_the_proposed_fraction_gives_two_splits(self, count, fraction):
+    sources = [source('a', texts(f'{count}', count))]
     with self.assertRaisesRegex(ValueError, 'Set held_out_fraction') as error:
-      collect(given, fraction=wanted)
+      collect(sources, fraction=fraction)
     message = str(error.exception)
     proposed = message.split('held_out_fraction) to ')[1].split(',')[0]
-    collection = collect(given, fraction=float(proposed))
+    collection = collect(sources, fraction=float(proposed))
     self.assertLen({x.split for x in collection.documents}, 2)
-    # Nearest: of one document the other split is left, and the digits are few.
-    smaller = 'held_out' if wanted < 0.5 else 'train'
+    # Nearest: a step of 0.01 towards the wanted fraction empties a split.
+    smaller = 'held_out' if fraction < 0.5 else 'train'
     hundredths = round(float(proposed) * 100)
     if hundredths / 100 == float(proposed):
-      nearer = (hundredths - (1 if wanted < 0.5 else -1)) / 100
+      nearer = (hundredths - (1 if fraction < 0.5 else -1)) / 100
       if 0 < nearer < 1:
         splits = {
           'held_out' if documents.is_held_out(x.key, nearer) else 'train'
@@ -184,36 +188,36 @@ class CollectTest(parameterized.TestCase):
         self.assertNotIn(smaller, splits)
 
   @parameterized.parameters(0, 1)
-  def test_no_fraction_splits_fewer_than_two_documents(self, count):
+  def test_fewer_than_two_documents_cannot_be_split(self, count):
     with self.assertRaisesRegex(ValueError, 'Add text, because.*two documents'):
       collect([source('a', texts('a', count))])
 
-  def test_an_empty_split_says_what_was_dropped(self):
-    given = ['short', None, None, *texts('a', 1) * 2]
+  def test_an_empty_split_error_counts_dropped_texts(self):
+    given_texts = ['short', None, None, *texts('a', 1) * 2]
     with self.assertRaisesRegex(
       ValueError, r'\(1 too short, 1 repeated, 2 null\)'
     ):
-      collect([source('a', given)])
+      collect([source('a', given_texts)])
 
   @parameterized.parameters((0.05, 0.08), (0.99, 0.93))
-  def test_a_proposed_fraction_has_two_digits_where_it_can(self, wanted, near):
+  def test_a_proposed_fraction_has_two_digits_if_possible(self, fraction, near):
     keys = ['14' + '0' * 30, 'f0' + '0' * 30]  # At 0.078125 and 0.9375.
-    given = [documents.Document(key, 'a', '', '') for key in keys]
-    self.assertEqual(documents.splitting_fraction(given, wanted), near)
+    pair = [documents.Document(key, 'a', '', '') for key in keys]
+    self.assertEqual(documents.splitting_fraction(pair, fraction), near)
 
-  def test_two_documents_whose_hashes_are_close(self):
+  def test_close_hashes_are_split_by_a_short_fraction_or_not(self):
     keys = ['8' * 32, '8' * 8 + '9' * 24]
-    given = [documents.Document(key, 'a', '', '') for key in keys]
-    fraction = documents.splitting_fraction(given, 0.2)
+    pair = [documents.Document(key, 'a', '', '') for key in keys]
+    fraction = documents.splitting_fraction(pair, 0.2)
     self.assertTrue(documents.is_held_out(keys[0], fraction))
     self.assertFalse(documents.is_held_out(keys[1], fraction))
     self.assertLess(len(str(fraction)), 14)
-    # No number of double precision parts these two, and so none is proposed.
+    # No float64 lies between these two, so none is proposed.
     close = ['8' * 32, '8' * 16 + '9' * 16]
-    given = [documents.Document(key, 'a', '', '') for key in close]
-    self.assertIsNone(documents.splitting_fraction(given, 0.2))
+    pair = [documents.Document(key, 'a', '', '') for key in close]
+    self.assertIsNone(documents.splitting_fraction(pair, 0.2))
 
-  def test_further_domains_cannot_stand_in_for_the_mix(self):
+  def test_further_domains_do_not_fill_an_empty_split(self):
     with self.assertRaisesRegex(ValueError, "documents in 'train'"):
       collect([source('a', [])], [source('f', texts('f', 50))])
     with self.assertRaisesRegex(ValueError, "documents in 'held_out'"):
@@ -229,17 +233,17 @@ class CollectTest(parameterized.TestCase):
     (dict(cap_bytes=0), 'must be positive'),
     (dict(cap_bytes=float('nan')), 'must be positive'),
   )
-  def test_senseless_settings(self, settings, message):
+  def test_invalid_settings_are_refused(self, settings, message):
     with self.assertRaisesRegex(ValueError, message):
       collect([source('a', texts('a', 50))], **settings)
 
-  def test_two_sources_of_one_name(self):
+  def test_two_sources_of_one_name_are_refused(self):
     with self.assertRaisesRegex(ValueError, 'got a more than once'):
       collect([source('a', [])], [source('a', [])])
 
 
 class OrderTest(parameterized.TestCase):
-  def test_scatter_permutes_and_forgets_the_given_order(self):
+  def test_scatter_permutes_independently_of_the_given_order(self):
     names = texts('a', 100)
     scattered = documents.scatter(names, str)
     self.assertCountEqual(scattered, names)

@@ -39,14 +39,14 @@ def test_the_encoding_is_named_and_the_command_converts(
 
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.ndjson', 'a.json', 'a.txt'])
 @pytest.mark.parametrize('kind', KINDS)
-def test_all_kinds_of_text_files(tmp_path, name, kind):
+def test_every_text_format_is_refused_in_another_encoding(tmp_path, name, kind):
   path = tmp_path / name
   path.write_bytes(json.dumps({'text': ENGLISH}).encode(kind))
   with pytest.raises(ValueError, match=f'{kind}. Convert it: iconv -f {kind}'):
     read(path)
 
 
-def test_the_command_for_gzip_unpacks(tmp_path):
+def test_the_proposed_command_unpacks_gzip(tmp_path):
   path = tmp_path / 'a b.txt.gz'
   path.write_bytes(gzip.compress(ENGLISH.encode('utf-16-le')))
   with pytest.raises(ValueError, match='UTF-16LE') as error:
@@ -56,8 +56,8 @@ def test_the_command_for_gzip_unpacks(tmp_path):
   assert (tmp_path / 'utf8_a b.txt.gz').read_text() == ENGLISH
 
 
-def test_another_encoding_after_the_beginning(tmp_path):
-  """As of two files that were joined."""
+def test_another_encoding_after_the_first_block_is_refused(tmp_path):
+  """Two files of different encodings, concatenated."""
   path = tmp_path / 'a.txt'
   text = ENGLISH * 2_000
   assert len(text) > encodings.HEAD
@@ -66,7 +66,7 @@ def test_another_encoding_after_the_beginning(tmp_path):
     read(path)
 
 
-def test_windows_1252_is_told_where_and_how_to_convert(tmp_path):
+def test_windows_1252_is_refused_with_a_place_and_a_command(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_bytes('naïve café\n'.encode('windows-1252'))
   with pytest.raises(ValueError, match='0xef at column 3.*WINDOWS-1252') as e:
@@ -77,7 +77,7 @@ def test_windows_1252_is_told_where_and_how_to_convert(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.parquet', '.arrow'])
-def test_records_of_text_that_was_decoded_wrongly(tmp_path, suffix):
+def test_utf_16_decoded_as_utf_8_is_refused_in_records(tmp_path, suffix):
   path = tmp_path / f'a{suffix}'
   text = ENGLISH.encode('utf-16-le').decode('utf-8')
   table = pa.table({'text': [ENGLISH, text]})
@@ -93,7 +93,7 @@ def test_records_of_text_that_was_decoded_wrongly(tmp_path, suffix):
   assert str(e.value).isprintable() and 'Decode its source as' in str(e.value)
 
 
-def test_zeros_are_no_text(tmp_path):
+def test_a_file_of_zeros_is_refused_as_binary(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_bytes(bytes(4_096))
   with pytest.raises(ValueError, match='looks like binary data'):
@@ -106,7 +106,7 @@ def test_zeros_are_no_text(tmp_path):
     ENGLISH,
     RUSSIAN,
     '三' * 999,
-    'a\0b\0' * 3 + ENGLISH * 9,  # Some programs part records by NUL.
+    'a\0b\0' * 3 + ENGLISH * 9,  # Some programs separate records by NUL.
     'one file\0another file\0' * 99,
     '\x1b[31mred\x1b[0m\n' * 9,
     '\t\n\r\f' * 99,
@@ -114,7 +114,7 @@ def test_zeros_are_no_text(tmp_path):
     '\0',
   ],
 )
-def test_text_that_is_utf_8(tmp_path, text):
+def test_valid_utf_8_is_read_unchanged(tmp_path, text):
   path = tmp_path / 'a.txt'
   path.write_bytes(text.encode())
   assert ''.join(read(path)) == text

@@ -1,4 +1,4 @@
-"""A file is read as its suffix says, or the error says where it is not."""
+"""A file is read by its suffix, or the error names the faulty place."""
 
 import gzip
 import json
@@ -24,37 +24,37 @@ def write_lines(path, texts, field='text'):
   return path
 
 
-def test_json_lines_give_back_the_texts(tmp_path):
+def test_json_lines_are_read(tmp_path):
   path = tmp_path / 'a.jsonl'
   lines = [json.dumps({'id': 1, 'text': text}) for text in TEXTS]
   path.write_text('\n'.join(lines) + '\n\n', encoding='utf-8')
   assert read(path) == TEXTS
 
 
-def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path):
+def test_a_byte_order_mark_is_removed(tmp_path):
   path = tmp_path / 'a.jsonl'
   path.write_bytes(b'\xef\xbb\xbf{"text": "a"}')
   assert read(path) == ['a']
 
 
 @pytest.mark.parametrize('kind', [pa.string(), pa.large_string()])
-def test_parquet_gives_back_the_texts_of_many_blocks(tmp_path, kind):
+def test_parquet_texts_of_many_blocks_are_read_in_order(tmp_path, kind):
   path, texts = tmp_path / 'a.parquet', TEXTS * 700  # More than one block.
   column = pa.array(texts, kind)
   parquet.write_table(pa.table({'body': column, 'n': range(2800)}), path)
   assert read(path, 'body') == texts
 
 
-def test_a_plain_text_is_cut_into_passages_that_join_to_it(tmp_path):
+def test_passages_of_a_plain_text_join_to_it(tmp_path):
   path = tmp_path / 'a.txt'
   text = ''.join(f'line {i}, café\n' for i in range(5_000))
   path.write_text(text, encoding='utf-8')
-  found = read(path)
-  assert ''.join(found) == text
-  assert len(found) == -(-len(text) // 10_000)  # The ceiling.
+  passages = read(path)
+  assert ''.join(passages) == text
+  assert len(passages) == -(-len(text) // 10_000)  # The ceiling.
 
 
-def test_a_plain_text_without_line_ends_is_many_documents(tmp_path):
+def test_a_plain_text_without_line_ends_is_cut_at_spaces(tmp_path):
   path = tmp_path / 'a.txt'
   text = ' '.join(f'word{i}' for i in range(30_000))
   path.write_text(text)
@@ -66,7 +66,7 @@ def test_a_plain_text_without_line_ends_is_many_documents(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('given', 'name'),
+  ('entry', 'name'),
   [
     ('x/web.jsonl', 'web'),
     ('my-1=x/web.jsonl', 'my-1'),
@@ -76,20 +76,20 @@ def test_a_plain_text_without_line_ends_is_many_documents(tmp_path):
     ('x/web.jsonl#article.text', 'web'),
   ],
 )
-def test_the_name_of_the_domain(given, name):
-  assert files.source(given).name == name
+def test_the_domain_is_named_by_prefix_or_file_name(entry, name):
+  assert files.source(entry).name == name
 
 
 # Domains of several files.
 
 
-def test_files_given_one_name_are_one_domain_in_the_order_given(tmp_path):
+def test_files_with_one_name_are_one_domain_in_the_given_order(tmp_path):
   first, second = (
     write_lines(tmp_path / f'{x}.jsonl', [x]) for x in ('b', 'a')
   )
   other = write_lines(tmp_path / 'c.jsonl', ['c'])
-  given = [f'web={first}', str(other), f'web={second}']
-  domains = files.sources(given)
+  entries = [f'web={first}', str(other), f'web={second}']
+  domains = files.sources(entries)
   assert [x.name for x in domains] == ['web', 'c']
   assert list(domains[0].read()) == ['b', 'a']
   assert [x.num_files for x in domains] == [2, 1]
@@ -118,7 +118,7 @@ def test_a_glob_is_one_domain_of_sorted_files(tmp_path, place, texts):
   assert (web.name, list(web.read())) == ('web', texts)
 
 
-def test_a_folder_is_one_domain_of_all_known_files_below_it(tmp_path):
+def test_a_folder_is_one_domain_of_its_readable_files(tmp_path):
   folder = tmp_path / 'prose'
   write_lines(folder / 'b' / '1.ndjson', ['1'])
   write_lines(folder / 'a.JSONL', ['0'])
@@ -131,7 +131,7 @@ def test_a_folder_is_one_domain_of_all_known_files_below_it(tmp_path):
   assert named.name == 'mine'
 
 
-def test_a_file_of_two_globs_is_read_once(tmp_path):
+def test_a_file_in_two_globs_is_read_once(tmp_path):
   path = write_lines(tmp_path / 'a.jsonl', ['a'])
   (tmp_path / 'link.jsonl').symlink_to(path)
   [web] = files.sources([f'web={tmp_path}/*.jsonl', f'web={path}'])
@@ -143,8 +143,8 @@ def test_each_file_may_name_its_field(tmp_path):
   second = tmp_path / 'b.jsonl'
   second.write_text('{"article": {"text": "b"}}')
   third = write_lines(tmp_path / 'c.jsonl', ['c'])
-  given = [f'x={first}#body', f'x={second}#article.text', f'x={third}']
-  [x] = files.sources(given)
+  entries = [f'x={first}#body', f'x={second}#article.text', f'x={third}']
+  [x] = files.sources(entries)
   assert list(x.read()) == ['a', 'b', 'c']
 
 
@@ -152,7 +152,9 @@ def test_each_file_may_name_its_field(tmp_path):
   'place',
   ['lang=de/part-0.jsonl', 'a#b.jsonl', 'a[1].jsonl', 'web=a#b/c.jsonl'],
 )
-def test_a_path_that_exists_as_given_is_the_path(tmp_path, monkeypatch, place):
+def test_an_existing_path_is_not_split_at_its_marks(
+  tmp_path, monkeypatch, place
+):
   monkeypatch.chdir(tmp_path)
   write_lines(tmp_path / place, ['a'], 'text')
   assert files.parse(place)[1:] == (None, place, None)
@@ -161,7 +163,7 @@ def test_a_path_that_exists_as_given_is_the_path(tmp_path, monkeypatch, place):
   assert read(f'x={place}#text', 'no field') == ['a']
 
 
-def test_a_name_is_taken_off_where_the_whole_is_no_path(tmp_path, monkeypatch):
+def test_a_name_is_removed_if_the_whole_is_no_path(tmp_path, monkeypatch):
   monkeypatch.chdir(tmp_path)
   write_lines(tmp_path / 'de' / 'part-0.jsonl', ['a'])
   assert files.source('lang=de/part-0.jsonl').name == 'lang'
@@ -179,14 +181,14 @@ def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch, place):
   assert read(f'x=~/{place}') == ['a']
 
 
-def test_a_tilde_without_a_name(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_without_a_name_too(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   write_lines(tmp_path / 'texts' / 'a.jsonl', ['a'])
   assert read('~/texts/a.jsonl') == read('~/texts') == ['a']
   assert files.source('~/texts').name == 'texts'
 
 
-def test_a_glob_without_a_name_is_told_one_that_works(tmp_path):
+def test_the_name_proposed_for_a_glob_works(tmp_path):
   write_lines(tmp_path / 'a.jsonl', ['a'])
   with pytest.raises(
     ValueError, match='expected NAME=.*example mine='
@@ -196,7 +198,7 @@ def test_a_glob_without_a_name_is_told_one_that_works(tmp_path):
   assert read(remedy) == ['a']
 
 
-def test_a_name_that_a_message_proposes_works(tmp_path):
+def test_the_name_proposed_for_a_file_works(tmp_path):
   path = write_lines(tmp_path / 'my file.jsonl', ['a'])
   with pytest.raises(ValueError, match='write for example ') as error:
     files.source(str(path))
@@ -205,7 +207,7 @@ def test_a_name_that_a_message_proposes_works(tmp_path):
   assert read(remedy) == ['a']
 
 
-def test_two_files_without_a_name_are_not_joined_unasked(tmp_path):
+def test_files_of_one_stem_are_joined_only_by_a_name(tmp_path):
   paths = [write_lines(tmp_path / x / 'train.jsonl', [x]) for x in ('a', 'b')]
   with pytest.raises(ValueError, match='Write train= before each'):
     files.sources(list(map(str, paths)))
@@ -214,20 +216,20 @@ def test_two_files_without_a_name_are_not_joined_unasked(tmp_path):
 
 
 @pytest.mark.parametrize(
-  ('given', 'words'),
+  ('entry', 'words'),
   [
     ('absent.jsonl', r'absent.jsonl: .*got none\. Check the path.*begins at /'),
     ('x=absent/*.jsonl', r'absent/\*.jsonl: .*got none; x= was taken as its'),
     ('x=empty', r'empty: expected files that end in .*got 1 files of .csv'),
   ],
 )
-def test_absent_files_are_told_before_any_is_read(
-  tmp_path, monkeypatch, given, words
+def test_absent_files_are_refused_before_any_is_read(
+  tmp_path, monkeypatch, entry, words
 ):
   monkeypatch.chdir(tmp_path)
   write_lines(tmp_path / 'empty' / 'a.csv', ['a'])
   with pytest.raises(FileNotFoundError, match=words):
-    files.sources([given])
+    files.sources([entry])
 
 
 # Bad files.
@@ -245,7 +247,9 @@ BAD_LINES = [
 
 
 @pytest.mark.parametrize(('content', 'message'), BAD_LINES)
-def test_bad_json_lines(tmp_path, content, message):
+def test_an_invalid_json_line_is_refused_with_its_number(
+  tmp_path, content, message
+):
   path = tmp_path / 'bad.jsonl'
   path.write_bytes(content)
   with pytest.raises(ValueError, match=message) as error:
@@ -253,7 +257,7 @@ def test_bad_json_lines(tmp_path, content, message):
   assert '\n' not in str(error.value)
 
 
-def test_bad_plain_text(tmp_path):
+def test_plain_text_that_is_not_utf_8_is_refused_with_its_line(tmp_path):
   (tmp_path / 'a.txt').write_bytes(b'fine\nna\xefve\n')
   with pytest.raises(ValueError, match='a.txt:2: .*0xef at column 3'):
     read(tmp_path / 'a.txt')
@@ -267,7 +271,9 @@ def test_bad_plain_text(tmp_path):
     ({'text': ['a'] * 1500 + [None]}, 'a string in row 1500.*got null'),
   ],
 )
-def test_bad_tables(tmp_path, table, message):
+def test_a_table_without_a_full_text_column_is_refused(
+  tmp_path, table, message
+):
   path = tmp_path / 'bad.parquet'
   parquet.write_table(pa.table(table), path)
   with pytest.raises(ValueError, match=message):
@@ -275,7 +281,7 @@ def test_bad_tables(tmp_path, table, message):
 
 
 @pytest.mark.parametrize('content', [b'', b'PAR1 and then not', b'{"text": 1}'])
-def test_what_is_no_table(tmp_path, content):
+def test_a_file_that_is_no_parquet_is_refused_on_one_line(tmp_path, content):
   path = tmp_path / 'bad.parquet'
   path.write_bytes(content)
   with pytest.raises(ValueError, match='expected a Parquet file') as error:
@@ -284,7 +290,7 @@ def test_what_is_no_table(tmp_path, content):
 
 
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.parquet', 'a.txt', 'a.arrow'])
-def test_an_absent_file(tmp_path, name):
+def test_an_absent_file_raises_file_not_found(tmp_path, name):
   with pytest.raises(FileNotFoundError):
     read(tmp_path / name)
 
@@ -296,7 +302,7 @@ def table_bytes(write):
 
 
 @pytest.mark.parametrize('suffix', ['.jsonl', '.json', '.txt', '.arrow'])
-def test_a_parquet_table_of_another_suffix_is_told_its_own(tmp_path, suffix):
+def test_the_suffix_proposed_for_a_parquet_table_works(tmp_path, suffix):
   path = tmp_path / f'a{suffix}'
   path.write_bytes(table_bytes(parquet.write_table))
   with pytest.raises(
@@ -315,36 +321,38 @@ def test_a_parquet_table_of_another_suffix_is_told_its_own(tmp_path, suffix):
     (b'PK\x03\x04', 'Unpack it with unzip'),
   ],
 )
-def test_no_table_with_the_suffix_of_one(tmp_path, suffix, content, words):
+def test_another_format_with_a_table_suffix_is_refused(
+  tmp_path, suffix, content, words
+):
   path = tmp_path / f'a{suffix}'
   path.write_bytes(content)
   with pytest.raises(ValueError, match=f'because of its suffix; got .*{words}'):
     read(path)
 
 
-def test_an_unknown_suffix():
+def test_an_unknown_suffix_is_refused():
   with pytest.raises(
     ValueError, match=r"\.jsonl, \.ndjson.*got '\.csv'.*JSON lines"
   ):
     files.source('a.csv')
 
 
-@pytest.mark.parametrize('given', ['a/b=x.txt', '=x.txt', 'my file.txt'])
-def test_a_name_that_is_no_part_of_a_path(given):
+@pytest.mark.parametrize('entry', ['a/b=x.txt', '=x.txt', 'my file.txt'])
+def test_a_name_unfit_for_a_path_is_refused(entry):
   with pytest.raises(ValueError, match='expected a domain name'):
-    files.source(given)
+    files.source(entry)
 
 
-def test_nulls_are_refused_or_skipped():
+def test_an_unknown_nulls_setting_is_refused():
   with pytest.raises(ValueError, match="one of refuse, skip, .*got 'drop'"):
     files.source('a.txt', nulls='drop')
 
 
-# What stays as it was.
+# Stability across versions.
 
 
-def test_corpora_hash_as_before_there_were_globs_and_cuts(tmp_path):
-  """The numbers are of commit f35cd80."""
+def test_corpora_keep_the_hashes_of_commit_f35cd80(tmp_path):
+  """From before globs and cuts existed."""
   texts = [
     f'{i}: ' + 'the sea is wide, ' * (i % 50 + 1) + '\nénd' for i in range(200)
   ]
@@ -372,7 +380,7 @@ def test_corpora_hash_as_before_there_were_globs_and_cuts(tmp_path):
 
 
 @pytest.mark.parametrize('name', ['a.jsonl.gz', 'a.jsonl', 'a.JSONL.GZ'])
-def test_gzip_is_seen_from_its_first_bytes(tmp_path, name):
+def test_gzip_is_recognized_by_its_first_bytes(tmp_path, name):
   path = tmp_path / name
   lines = '\n'.join(json.dumps({'text': text}) for text in TEXTS)
   path.write_bytes(gzip.compress(lines.encode()))
@@ -381,7 +389,7 @@ def test_gzip_is_seen_from_its_first_bytes(tmp_path, name):
 
 
 @pytest.mark.parametrize('name', ['a.txt.gz', 'a.ndjson.gz', 'a.json.gz'])
-def test_a_name_with_gz_may_hold_plain_text(tmp_path, name):
+def test_a_gz_file_that_is_not_gzip_is_read_as_text(tmp_path, name):
   path = tmp_path / name
   path.write_text('"a"')
   assert read(path) == ['"a"' if '.txt' in name else 'a']

@@ -36,7 +36,7 @@ DOCUMENTS = {
 
 
 @pytest.mark.parametrize('content', DOCUMENTS.values(), ids=DOCUMENTS)
-def test_the_content_of_json_decides_how_it_is_read(tmp_path, content):
+def test_json_lines_and_arrays_are_recognized_by_content(tmp_path, content):
   path = write(tmp_path / 'a.json', content)
   assert read(path) == ['first', 'zweite\nZeile', '三']
 
@@ -48,11 +48,11 @@ def test_one_object_is_one_document(tmp_path, indent):
 
 
 @pytest.mark.parametrize('content', ['', '\n', '[]', '\ufeff'])
-def test_json_without_records(tmp_path, content):
+def test_json_without_records_has_no_texts(tmp_path, content):
   assert read(write(tmp_path / 'a.json', content)) == []
 
 
-def test_lines_named_json_are_in_memory_one_at_a_time(tmp_path):
+def test_json_lines_are_read_one_at_a_time(tmp_path):
   line = json.dumps({'text': 'a' * 10_000})
   path = write(tmp_path / 'a.json', '\n'.join([line] * 2_000))
   tracemalloc.start()
@@ -78,7 +78,7 @@ def test_lines_named_json_are_in_memory_one_at_a_time(tmp_path):
     ('{"a":\n' * 100_000, 'a.json: expected a JSON array .*nested too deeply'),
   ],
 )
-def test_bad_documents(tmp_path, content, words):
+def test_invalid_json_documents_are_refused(tmp_path, content, words):
   path = write(tmp_path / 'a.json', content)
   with pytest.raises(ValueError, match=words) as error:
     read(path)
@@ -86,7 +86,7 @@ def test_bad_documents(tmp_path, content, words):
   assert message.isprintable() and len(message) < 1000
 
 
-def test_lines_that_are_one_document_are_told_its_suffix(tmp_path):
+def test_the_suffix_proposed_for_one_document_works(tmp_path):
   path = write(tmp_path / 'a.jsonl', json.dumps(RECORDS, indent=2))
   with pytest.raises(ValueError, match='a.jsonl:1: .*to end in .json$'):
     read(path)
@@ -107,13 +107,13 @@ def test_lines_that_are_one_document_are_told_its_suffix(tmp_path):
     ({'.': 'a'}, '.', 'a'),
   ],
 )
-def test_dots_lead_into_objects(tmp_path, record, field, text):
+def test_dots_in_a_name_select_inner_fields(tmp_path, record, field, text):
   path = write(tmp_path / 'a.jsonl', json.dumps(record))
   assert read(path, field) == read(f'{path}#{field}') == [text]
 
 
 @pytest.mark.parametrize('record', [{'a': 'x'}, {'a': ['x']}, {'a': {'c': 1}}])
-def test_dots_lead_nowhere_else(record):
+def test_dots_do_not_select_inside_other_values(record):
   assert fields.get(record, 'a.b') is fields.MISSING
 
 
@@ -128,7 +128,7 @@ def test_dots_lead_nowhere_else(record):
     ({'text': 3, 'body': 'here'}, 'body'),
   ],
 )
-def test_the_setting_that_a_message_proposes_works(tmp_path, record, field):
+def test_the_proposed_text_field_reads_the_file(tmp_path, record, field):
   path = write(tmp_path / 'a.jsonl', json.dumps(record))
   with pytest.raises(ValueError, match=r'config\.corpus\.text_field') as error:
     read(path)
@@ -138,7 +138,7 @@ def test_the_setting_that_a_message_proposes_works(tmp_path, record, field):
   assert read(remedy) == ['here']
 
 
-def test_a_message_lists_the_fields_that_there_are(tmp_path):
+def test_a_missing_field_error_lists_the_fields(tmp_path):
   record = {'id': 'x', 'meta': {'by': 'y', 'at': {'page': 3}}, 'n': []}
   path = write(tmp_path / 'a.jsonl', json.dumps(record))
   with pytest.raises(
@@ -147,7 +147,7 @@ def test_a_message_lists_the_fields_that_there_are(tmp_path):
     read(path)
 
 
-def test_an_object_with_more_fields_than_can_be_listed(tmp_path):
+def test_at_most_100_field_names_are_listed(tmp_path):
   record = {}
   for depth in range(300):
     record = {f'{depth}{i}': record for i in range(2)}
@@ -160,7 +160,7 @@ NULLS = [{'text': 'a'}, {'text': None}, {'other': 'x'}, {'text': 'b'}, {}]
 
 
 @pytest.mark.parametrize('name', ['a.jsonl', 'a.json'])
-def test_nulls_and_missing_fields_are_skipped_if_asked_for(tmp_path, name):
+def test_nulls_and_missing_fields_are_skipped_or_refused(tmp_path, name):
   lines = '\n'.join(map(json.dumps, NULLS))
   path = write(tmp_path / name, lines)
   assert read(path, nulls='skip') == ['a', None, None, 'b', None]
@@ -168,25 +168,25 @@ def test_nulls_and_missing_fields_are_skipped_if_asked_for(tmp_path, name):
     read(path)
 
 
-def test_a_null_on_the_way_is_null(tmp_path):
+def test_a_null_outer_value_gives_null_text(tmp_path):
   path = write(tmp_path / 'a.jsonl', '{"a": null}\n{"a": {"b": null}}\nnull')
   assert read(path, 'a.b', 'skip') == [None] * 3
 
 
-def test_a_field_that_other_records_have_is_not_renamed(tmp_path):
+def test_no_other_field_is_proposed_if_some_records_have_it(tmp_path):
   path = write(tmp_path / 'a.jsonl', '{"text": "a"}\n{"body": "b"}')
   with pytest.raises(ValueError, match=r":2: .*fields body\. Set nulls='skip'"):
     read(path)
 
 
-def test_skipping_does_not_hide_a_name_that_is_wrong(tmp_path):
+def test_skip_refuses_a_field_that_no_record_has(tmp_path):
   path = write(tmp_path / 'a.jsonl', '{"body": "a"}\n' * 3)
   with pytest.raises(ValueError, match=r':1: .*fields body.*to body, or write'):
     read(path, nulls='skip')
 
 
 @pytest.mark.parametrize('value', [3, ['a'], {'a': 'b'}, True])
-def test_skipping_is_for_nulls_alone(tmp_path, value):
+def test_skip_refuses_values_other_than_null(tmp_path, value):
   path = write(tmp_path / 'a.jsonl', json.dumps({'text': value}))
   with pytest.raises(ValueError, match='expected a string in the field'):
     read(path, nulls='skip')

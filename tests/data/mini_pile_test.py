@@ -76,7 +76,7 @@ EXPECTED = {
 
 
 def install(root, requirement, files, version=None):
-  """Lays out a distribution the way pip does."""
+  """Writes the files of a distribution as pip lays them out."""
   name, pinned = requirement.split('==')
   info = f'{name.replace("-", "_")}-{pinned}.dist-info'
   files = {
@@ -98,22 +98,22 @@ def packages(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize('name', EXPECTED)
-def test_what_a_source_makes_of_its_package(packages, name):
+def test_each_source_extracts_the_text_of_its_package(packages, name):
   assert list(mini_pile.source(name).read()) == EXPECTED[name]
 
 
 def test_kjv_is_cut_into_passages_and_never_imported(packages):
-  found = list(mini_pile.source('kjv').read())
+  passages = list(mini_pile.source('kjv').read())
   text = LONG.replace('[', '').replace(']', '')
-  assert len(found) == 1 + len(text) // 4_000
-  assert sorted(''.join(found)) == sorted(text)
+  assert len(passages) == 1 + len(text) // 4_000
+  assert sorted(''.join(passages)) == sorted(text)
   assert 'k' not in sys.modules
 
 
 @pytest.mark.parametrize(
   'name', sorted(set(mini_pile.SOURCES) - {'stdlib_code'})
 )
-def test_another_version_is_as_good_as_missing(tmp_path, monkeypatch, name):
+def test_another_version_counts_as_missing(tmp_path, monkeypatch, name):
   pin = mini_pile.source(name).requires
   install(tmp_path, pin, FILES[pin], version='9.9')
   monkeypatch.syspath_prepend(str(tmp_path))
@@ -123,37 +123,39 @@ def test_another_version_is_as_good_as_missing(tmp_path, monkeypatch, name):
     list(mini_pile.source(name).read())
 
 
-def test_a_package_that_is_not_installed():
+def test_an_absent_package_is_a_missing_source():
   with pytest.raises(documents.MissingSource, match='not installed'):
     mini_pile.installed_files('no-such-package-here==1.0', '.json')
 
 
-def test_a_package_without_the_file(packages):
+def test_a_package_without_the_file_is_a_missing_source(packages):
   with pytest.raises(documents.MissingSource, match='lists no file'):
     mini_pile.installed_files(mini_pile.WIKI, 'summaries_xx.json')
 
 
-def test_an_unknown_source_is_told_which_there_are():
+def test_an_unknown_source_error_lists_the_sources():
   with pytest.raises(ValueError, match="botocore_docs, gcide.*got 'wiki_de'"):
     mini_pile.source('wiki_de')
 
 
-def test_the_standard_library_is_always_there():
-  found = list(mini_pile.source('stdlib_code').read())
-  assert any('class JSONDecoder' in text for text in found)
-  assert not any('def test_main' in text for text in found)
-  assert max(map(len, found)) <= 40_000
-  assert found == list(mini_pile.source('stdlib_code').read())
+def test_the_standard_library_is_read_without_its_tests():
+  texts = list(mini_pile.source('stdlib_code').read())
+  assert any('class JSONDecoder' in text for text in texts)
+  assert not any('def test_main' in text for text in texts)
+  assert max(map(len, texts)) <= 40_000
+  assert texts == list(mini_pile.source('stdlib_code').read())
 
 
-def test_the_default_length_cuts_no_document_of_the_built_in_sources():
-  """Corpora of before there was a greatest length hash as they did."""
+def test_max_characters_cuts_no_document_of_kjv():
+  """The hash is of a corpus from before `max_characters` existed."""
   try:
     texts = list(mini_pile.source('kjv').read())
   except documents.MissingSource as missing:
     pytest.skip(str(missing))
   assert 200_000 < max(map(len, texts)) < documents.MAX_CHARACTERS
   source = mini_pile.source('kjv')
-  found = documents.collect([source], cap_bytes=5e6, held_out_fraction=0.05)
-  assert found.domains['kjv']['oversized_cut'] == 0
-  assert found.domains['kjv']['sha256'].startswith('dcb9cad3a8a1604d')
+  collection = documents.collect(
+    [source], cap_bytes=5e6, held_out_fraction=0.05
+  )
+  assert collection.domains['kjv']['oversized_cut'] == 0
+  assert collection.domains['kjv']['sha256'].startswith('dcb9cad3a8a1604d')

@@ -1,4 +1,4 @@
-"""Which sequences a step sees."""
+"""Minibatches hold the sequences that their rule prescribes."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,7 +16,7 @@ ORDER = np.array([[4, 0], [5, 1], [2, 3]])
 
 
 def sequences(count=6):
-  """Two leaves that say which sequence they are of."""
+  """Two leaves whose entries identify their sequence."""
   numbers = np.arange(count)
   return {'x': np.stack([numbers, -numbers], axis=1), 'y': 10 * numbers}
 
@@ -29,23 +29,23 @@ def draws(batches, steps, window=None):
 
 
 class UniformTest(absltest.TestCase):
-  def test_every_sequence_of_the_window_equally_often_and_no_other(self):
+  def test_draws_are_uniform_over_the_window(self):
     batches = minibatches.uniform(np.arange(9), 4)
-    found = draws(batches, range(5_000), types.Window(2, 5)).ravel()
-    counts = np.bincount(found, minlength=9)
+    rows = draws(batches, range(5_000), types.Window(2, 5)).ravel()
+    counts = np.bincount(rows, minlength=9)
     self.assertEqual(counts[[0, 1, 7, 8]].sum(), 0)
     # Binomial: 20,000 draws at 1/5 have a deviation of 57.
     np.testing.assert_allclose(counts[2:7], 4_000, atol=5 * 57)
 
-  def test_a_sequence_may_come_twice(self):
-    """Or else a minibatch would depend on the rest of it."""
+  def test_a_minibatch_can_hold_a_sequence_twice(self):
+    """Without replacement its sequences would depend on each other."""
     batches = minibatches.uniform(np.arange(4), 4)
-    found = np.sort(draws(batches, range(100)), axis=1)
-    self.assertTrue((np.diff(found, axis=1) == 0).any(axis=1).mean() > 0.8)
+    rows = np.sort(draws(batches, range(100)), axis=1)
+    self.assertTrue((np.diff(rows, axis=1) == 0).any(axis=1).mean() > 0.8)
 
-  def test_leaves_stay_together(self):
-    found = draws(minibatches.uniform(sequences(), 3), range(20))
-    np.testing.assert_array_equal(10 * found['x'][..., 0], found['y'])
+  def test_leaves_are_drawn_from_the_same_sequences(self):
+    drawn = draws(minibatches.uniform(sequences(), 3), range(20))
+    np.testing.assert_array_equal(10 * drawn['x'][..., 0], drawn['y'])
 
   def test_an_empty_minibatch_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'batch_size must be at least 1'):
@@ -55,16 +55,16 @@ class UniformTest(absltest.TestCase):
 class OneWindowTest(parameterized.TestCase):
   """Minibatches that ignore the key."""
 
-  def test_full_is_all_of_the_data_at_every_step(self):
-    found = draws(minibatches.full(sequences()), [0, 1, 7])
+  def test_full_minibatches_are_all_of_the_data(self):
+    drawn = draws(minibatches.full(sequences()), [0, 1, 7])
     for name, leaf in sequences().items():
-      np.testing.assert_array_equal(found[name], np.stack([leaf] * 3))
+      np.testing.assert_array_equal(drawn[name], np.stack([leaf] * 3))
 
   def test_epochs_replay_the_order(self):
-    found = draws(minibatches.epochs(sequences(), ORDER), range(8))
+    drawn = draws(minibatches.epochs(sequences(), ORDER), range(8))
     expected = ORDER[[0, 1, 2, 0, 1, 2, 0, 1]]
-    np.testing.assert_array_equal(found['x'][..., 0], expected)
-    np.testing.assert_array_equal(found['y'], 10 * expected)
+    np.testing.assert_array_equal(drawn['x'][..., 0], expected)
+    np.testing.assert_array_equal(drawn['y'], 10 * expected)
 
   def test_orders_of_one_shape_share_a_program(self):
     a = minibatches.epochs(sequences(), ORDER)
@@ -77,7 +77,7 @@ class OneWindowTest(parameterized.TestCase):
   @parameterized.parameters(
     (types.Window(0, 6),), (types.Window(1, 1),), (types.Window(0, 3),)
   )
-  def test_a_window_that_is_not_the_whole_is_refused(self, window):
+  def test_full_and_epochs_refuse_a_partial_window(self, window):
     every = np.arange(64).reshape(16, 4)
     for batches in (
       minibatches.full(toy.data()),
@@ -86,7 +86,7 @@ class OneWindowTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, "window of data set 'text'"):
         toy.run(minibatches=batches, datasets={'text': window})
 
-  def test_the_whole_is_the_window_by_default(self):
+  def test_the_default_window_is_the_whole(self):
     """The estimate of a bowl over data whose mean is 2: loss* is their spread.
 
     At n beta 0 the chains sample the localization alone, whatever the data, but
@@ -98,7 +98,7 @@ class OneWindowTest(parameterized.TestCase):
     family = types.Refinements(
       ('all',), lens, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, lens)
     )
-    found = toy.estimate(
+    estimate = toy.estimate(
       jax.random.key(0),
       family,
       jnp.float32(2),
@@ -110,27 +110,29 @@ class OneWindowTest(parameterized.TestCase):
       burn_in=0,
       estimator_nbeta=1.0,
     )
-    np.testing.assert_allclose(found.traces['center_loss'], 14 / 3, rtol=1e-6)
-    excess = found.traces['loss'] - found.traces['center_loss']
-    distance = found.traces['squared_distance']
+    np.testing.assert_allclose(
+      estimate.traces['center_loss'], 14 / 3, rtol=1e-6
+    )
+    excess = estimate.traces['loss'] - estimate.traces['center_loss']
+    distance = estimate.traces['squared_distance']
     np.testing.assert_allclose(excess, distance, atol=1e-5)
 
-  def test_baseline_minibatches_are_the_first_of_the_order(self):
-    """As in devinterp, whose initial loss is over them."""
+  def test_baseline_minibatches_follow_the_order_from_its_start(self):
+    """As in devinterp, whose initial loss is over these."""
     rng = np.random.default_rng(1)
     order = rng.permutation(64).reshape(16, 4)
-    found = toy.run(
+    store = toy.run(
       minibatches=minibatches.epochs(toy.data(), order),
       datasets={'text': types.Window(0, 1)},
       refinements=toy.family(0),
       trajectory=toy.trajectory((0,)),
       num_baseline_batches=20,
     )
-    cell = found.isel(checkpoint=0, dataset=0, refinement=0)
-    again = cell.center_loss.isel(chain=0, draw=slice(20))
-    np.testing.assert_allclose(cell.baseline_loss, again, rtol=1e-6)
-    np.testing.assert_array_equal(again[:4], again[16:20])
-    self.assertLen(np.unique(again), 16)
+    cell = store.isel(checkpoint=0, dataset=0, refinement=0)
+    center_losses = cell.center_loss.isel(chain=0, draw=slice(20))
+    np.testing.assert_allclose(cell.baseline_loss, center_losses, rtol=1e-6)
+    np.testing.assert_array_equal(center_losses[:4], center_losses[16:20])
+    self.assertLen(np.unique(center_losses), 16)
 
   @parameterized.parameters(
     (np.array([0, 1]), r'\[num_batches, B\].*shape \[2\]'),
@@ -139,7 +141,7 @@ class OneWindowTest(parameterized.TestCase):
     (np.array([[0, 6]]), 'within the 6 sequences.*0 to 6'),
     (np.array([[-1, 2]]), 'within the 6 sequences.*-1 to 2'),
   )
-  def test_an_order_that_is_none_is_refused(self, order, message):
+  def test_an_invalid_order_is_refused(self, order, message):
     with self.assertRaisesRegex(ValueError, message):
       minibatches.epochs(sequences(), order)
 
@@ -150,7 +152,7 @@ class OneWindowTest(parameterized.TestCase):
 
 
 class ReplayBiasTest(absltest.TestCase):
-  def test_a_replayed_minibatch_records_too_high_a_loss(self):
+  def test_replayed_minibatches_record_too_high_a_loss(self):
     """Noise off, on data -1 and 1 in turn, loss (u - y)^2 / 2.
 
     Before it sees 1 the chain ends up at -a, and at a before -1: a step of
@@ -166,7 +168,7 @@ class ReplayBiasTest(absltest.TestCase):
     )
     nbeta, step_size = 40.0, 1e-2
     with self.assertWarnsRegex(UserWarning, 'noise_scale=0.0'):
-      found = toy.estimate(
+      estimate = toy.estimate(
         jax.random.key(0),
         family,
         jnp.float32(0),
@@ -182,14 +184,14 @@ class ReplayBiasTest(absltest.TestCase):
     r = step_size * nbeta / 2
     a = r / (2 - r)
     late = slice(100, None)
-    # By then (1 - r)^100, 2e-10, is left of the start.
+    # By then (1 - r)^100, 2e-10, remains of the start.
     np.testing.assert_allclose(
-      found.traces['loss'][0, late], (1 + a) ** 2 / 2, rtol=1e-5
+      estimate.traces['loss'][0, late], (1 + a) ** 2 / 2, rtol=1e-5
     )
     np.testing.assert_allclose(
-      found.traces['squared_distance'][0, late], a**2, rtol=1e-5
+      estimate.traces['squared_distance'][0, late], a**2, rtol=1e-5
     )
-    np.testing.assert_allclose(found.llc, nbeta * (a + a**2 / 2), rtol=1e-5)
+    np.testing.assert_allclose(estimate.llc, nbeta * (a + a**2 / 2), rtol=1e-5)
 
 
 if __name__ == '__main__':

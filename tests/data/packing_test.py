@@ -1,4 +1,4 @@
-"""Packing loses only a remainder; windows tile; entropies are exact."""
+"""Packing drops only a remainder; windows tile; entropies are exact."""
 
 import json
 import pathlib
@@ -40,7 +40,7 @@ class PackTest(parameterized.TestCase):
     rows = packing.pack(documents(), length, EOS)
     stream = [t for d in documents() for t in (*d, EOS)][
       :-1
-    ]  # None at the end.
+    ]  # No token after the last document.
     np.testing.assert_array_equal(
       rows[:, 1:].ravel(), stream[: rows[:, 1:].size]
     )
@@ -51,7 +51,7 @@ class PackTest(parameterized.TestCase):
   def test_no_documents_give_no_rows(self):
     self.assertEqual(packing.pack([], 8, EOS).shape, (0, 8))
 
-  def test_a_row_has_something_to_predict(self):
+  def test_a_row_of_one_token_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'at least 2.*got 1'):
       packing.pack(documents(), 1, EOS)
 
@@ -101,12 +101,12 @@ class ArrangeTest(parameterized.TestCase):
   @parameterized.parameters(
     (100, np.uint16), (65_536, np.uint16), (65_537, np.int32)
   )
-  def test_the_smallest_type_that_holds_all_ids(self, vocab_size, dtype):
+  def test_tokens_have_the_smallest_type_for_all_ids(self, vocab_size, dtype):
     self.assertEqual(corpus(vocab_size).tokens.dtype, dtype)
     self.assertGreaterEqual(np.iinfo(dtype).max, vocab_size - 1)
 
   @parameterized.parameters(('train', 'smaller'), ('held_out', 'larger'))
-  def test_a_context_longer_than_the_data(self, short, than):
+  def test_a_context_longer_than_the_data_is_refused(self, short, than):
     rows = {'a': packing.pack(documents(), 8, EOS)}
     none = {'a': packing.pack(documents()[:1], 64, EOS)}
     with self.assertRaisesRegex(
@@ -134,7 +134,7 @@ class SaveTest(parameterized.TestCase):
     self.path = pathlib.Path(directory) / 'corpus'
     packing.save_corpus(self.path, corpus(), {'source': 'here'})
 
-  def test_what_was_saved_is_what_is_loaded(self):
+  def test_a_saved_corpus_loads_unchanged(self):
     loaded = packing.load_corpus(self.path)
     np.testing.assert_array_equal(loaded.tokens, corpus().tokens)
     self.assertEqual(loaded.tokens.dtype, np.uint16)
@@ -151,13 +151,13 @@ class SaveTest(parameterized.TestCase):
     ('empty', lambda raw: b''),
     ('type', lambda raw: raw.replace(b'<u2', b'<i2')),
   )
-  def test_damaged_tokens(self, change):
+  def test_damaged_tokens_are_refused(self, change):
     path = self.path / 'tokens.npy'
     path.write_bytes(change(path.read_bytes()))
     with self.assertRaisesRegex(ValueError, 'tokens.npy: expected the CRC'):
       packing.load_corpus(self.path)
 
-  def test_absent_tokens(self):
+  def test_absent_tokens_are_refused(self):
     (self.path / 'tokens.npy').unlink()
     with self.assertRaisesRegex(ValueError, 'tokens.npy: expected'):
       packing.load_corpus(self.path)
@@ -168,14 +168,14 @@ class SaveTest(parameterized.TestCase):
     (json.dumps({'windows': {}}), 'not as it was written'),
     (sealed({'windows': {}}), 'without shape, vocab_size, eos_id'),
   )
-  def test_a_damaged_record(self, text, message):
+  def test_a_damaged_record_is_refused(self, text, message):
     (self.path / 'corpus.json').write_text(text)
     with self.assertRaisesRegex(
       ValueError, f'corpus.json: expected.*{message}'
     ):
       packing.load_corpus(self.path)
 
-  def test_an_absent_record(self):
+  def test_an_absent_record_is_refused(self):
     (self.path / 'corpus.json').unlink()
     with self.assertRaisesRegex(ValueError, 'got no such file'):
       packing.load_corpus(self.path)
@@ -202,7 +202,7 @@ class EntropyTest(parameterized.TestCase):
       packing.bigram_entropy(rows, window),
     )
 
-  def test_by_hand(self):
+  def test_entropies_of_three_rows_by_hand(self):
     """After 9: 0, 0, 1. After 0: 0, 1. After 1: 0. Targets: four 0, two 1."""
     rows = np.array([[9, 0, 0], [9, 0, 1], [9, 1, 0]], np.uint16)
     thirds = np.log(3) - 2 / 3 * np.log(2)  # Entropy of (2/3, 1/3).
@@ -210,7 +210,7 @@ class EntropyTest(parameterized.TestCase):
       self.both(rows), (thirds, 3 / 6 * thirds + 2 / 6 * np.log(2)), rtol=1e-12
     )
 
-  def test_a_cycle_is_uniform_and_sure(self):
+  def test_a_cycle_has_uniform_unigrams_and_no_bigram_entropy(self):
     rows = np.stack([(np.arange(8 * 5 + 1) + i) % 8 for i in range(8)])
     unigram, bigram = self.both(rows.astype(np.uint16))
     self.assertAlmostEqual(unigram, np.log(8), places=12)
@@ -219,7 +219,7 @@ class EntropyTest(parameterized.TestCase):
   @parameterized.parameters(
     (1, 0), (257, 0), (32_767, 0), (70_001, 0), (2**29, 0), (1, 2**30)
   )
-  def test_renaming_tokens_changes_nothing(self, stride, offset):
+  def test_renaming_tokens_keeps_the_entropies(self, stride, offset):
     rows = np.random.default_rng(0).integers(0, 2, (50, 9)) ** 2
     rows[:, 1:] += rows[:, :-1]  # Ids 0 to 2, and not independent.
     renamed = rows * stride + offset
@@ -228,7 +228,7 @@ class EntropyTest(parameterized.TestCase):
       self.both(renamed.astype(dtype)), table_entropies(rows, 3), rtol=1e-12
     )
 
-  def test_random_rows_against_a_table(self):
+  def test_entropies_of_random_rows_agree_with_a_dense_table(self):
     rows = np.random.default_rng(1).zipf(1.5, (40, 30)).clip(max=200)
     rows = rows.astype(np.uint16)
     np.testing.assert_allclose(

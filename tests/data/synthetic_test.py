@@ -1,4 +1,4 @@
-"""The planted language obeys its closed forms."""
+"""The planted language follows its closed forms."""
 
 import collections
 import functools
@@ -40,61 +40,64 @@ def drawn(language, count=NUM_SEGMENTS, seed=1):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('name', LANGUAGES)
-def test_counts_and_floors(name):
+def test_counts_and_floors_agree_with_the_closed_forms(name):
   """Means over segments, within 5 standard errors of the closed forms."""
-  found, laws = drawn(LANGUAGES[name]), synthetic_laws.laws(LANGUAGES[name])
-  sums = {kind: np.zeros((2, len(found))) for kind in laws}
-  for i, segment in enumerate(found):
+  drawn_segments, laws = (
+    drawn(LANGUAGES[name]),
+    synthetic_laws.laws(LANGUAGES[name]),
+  )
+  sums = {kind: np.zeros((2, len(drawn_segments))) for kind in laws}
+  for i, segment in enumerate(drawn_segments):
     for kind, nats in zip(segment.kinds, segment.surprisals, strict=True):
       sums[kind][:, i] += 1, nats
   for kind, law in laws.items():
     assert sums[kind][0].any(), kind
     expected = law.count, law.count * law.floor
-    error = sums[kind].std(axis=1) / math.sqrt(len(found)) + 1e-12
+    error = sums[kind].std(axis=1) / math.sqrt(len(drawn_segments)) + 1e-12
     away = abs(sums[kind].mean(axis=1) - expected)
     assert (away < 5 * error).all(), kind
 
 
 class LawTest(absltest.TestCase):
-  def test_the_floor_of_a_text(self):
-    found = drawn(LANGUAGES['default'])
-    nats = [sum(segment.surprisals) for segment in found]
-    lengths = [len(segment.symbols) for segment in found]
+  def test_the_mean_surprisal_of_a_text_is_the_floor(self):
+    drawn_segments = drawn(LANGUAGES['default'])
+    nats = [sum(segment.surprisals) for segment in drawn_segments]
+    lengths = [len(segment.symbols) for segment in drawn_segments]
     mean = sum(nats) / sum(lengths)
     self.assertLess(
       abs(mean - synthetic_laws.floor(LANGUAGES['default'])), 0.01
     )
 
-  def test_certain_kinds_have_no_floor(self):
+  def test_determined_kinds_have_floor_0(self):
     laws = synthetic_laws.laws(LANGUAGES['default'])
     for kind in ('ngram', 'skip', 'repeat'):
       self.assertEqual(laws[kind].floor, 0)
 
 
 class SurprisalTest(absltest.TestCase):
-  """Surprisals are those of the text, by counting what really follows."""
+  """Surprisals agree with frequencies counted in drawn text."""
 
-  def test_pairs_of_a_bigram(self):
+  def test_surprisals_are_the_frequencies_of_bigrams(self):
     language = synthetic.Language(shares=(1, 0, 0, 0, 0))
-    follows, said = collections.Counter(), {}
+    follows, stated = collections.Counter(), {}
     for segment in drawn(language, 4_000):
       for i, symbol in enumerate(segment.symbols[1:], 1):
         pair = segment.symbols[i - 1], symbol
         follows[pair] += 1
-        said[pair] = segment.surprisals[i]
+        stated[pair] = segment.surprisals[i]
     totals = collections.Counter()
     for (first, _), count in follows.items():
       totals[first] += count
-    for pair, surprisal in said.items():
+    for pair, surprisal in stated.items():
       odds, total = math.exp(-surprisal), totals[pair[0]]
       error = math.sqrt(odds * (1 - odds) / total)
       self.assertLess(abs(follows[pair] / total - odds), 5 * error)
 
-  def test_openings_by_depth(self):
-    """Of a bracket segment: what follows a stack of each depth."""
+  def test_surprisals_are_the_frequencies_of_brackets_by_depth(self):
+    """Counts what follows a stack of each depth in bracket segments."""
     language = synthetic.Language(shares=(0, 0, 0, 1, 0), bracket_open=0.3)
     outcomes = collections.defaultdict(collections.Counter)
-    said = {}
+    stated = {}
     for segment in drawn(language):
       depth = 1
       for symbol, surprisal in zip(
@@ -102,14 +105,14 @@ class SurprisalTest(absltest.TestCase):
       ):
         opens = symbol in '([{<'
         outcomes[depth][symbol if opens else 'close'] += 1
-        said[depth, symbol if opens else 'close'] = surprisal
+        stated[depth, symbol if opens else 'close'] = surprisal
         depth += 1 if opens else -1
     self.assertEqual(max(outcomes), language.max_depth)
-    for (depth, symbol), surprisal in said.items():
+    for (depth, symbol), surprisal in stated.items():
       odds, total = math.exp(-surprisal), outcomes[depth].total()
       error = math.sqrt(odds * (1 - odds) / total) + 1e-12
-      found = outcomes[depth][symbol] / total
-      self.assertLess(abs(found - odds), 5 * error)
+      frequency = outcomes[depth][symbol] / total
+      self.assertLess(abs(frequency - odds), 5 * error)
 
 
 class StructureTest(absltest.TestCase):
@@ -135,7 +138,7 @@ class StructureTest(absltest.TestCase):
       self.assertEqual(first, second)
       self.assertLen(set(first.split()), len(first.split()))
 
-  def test_two_symbols_tell_a_word(self):
+  def test_two_symbols_determine_a_word(self):
     words = synthetic.tables(synthetic.Language()).words
     self.assertLen({(a, b) for a, b, *_ in words.tolist()}, len(words))
     ended = {}
@@ -144,7 +147,7 @@ class StructureTest(absltest.TestCase):
         start, end = segment.symbols[i : i + 2], segment.symbols[i + 2 : i + 4]
         self.assertEqual(ended.setdefault(tuple(start), end), end)
 
-  def test_sources_are_what_tells_a_symbol(self):
+  def test_sources_point_to_the_determining_symbol(self):
     """The same symbol, its opening bracket, its source, or two before."""
     opening = dict(zip(')]}>', '([{<', strict=True))
     for name in ('ngram', 'skip', 'bracket', 'repeat'):
@@ -152,24 +155,24 @@ class StructureTest(absltest.TestCase):
         for place, (symbol, source) in enumerate(
           zip(segment.symbols, segment.sources, strict=True)
         ):
-          told = segment.symbols[source] if source >= 0 else None
+          origin = segment.symbols[source] if source >= 0 else None
           kind = segment.kinds[place]
           if kind == 'repeat' and symbol != '>>':
-            self.assertEqual(told, symbol)
+            self.assertEqual(origin, symbol)
           elif kind == 'repeat':
-            self.assertEqual(told, '==')
+            self.assertEqual(origin, '==')
           elif kind == 'skip':
-            self.assertEqual(told, 's' + symbol[1:])
+            self.assertEqual(origin, 's' + symbol[1:])
           elif kind == 'ngram':
             self.assertEqual(source, place - 2)
           elif symbol in opening:
-            self.assertEqual(told, opening[symbol])
+            self.assertEqual(origin, opening[symbol])
             between = segment.symbols[source + 1 : place]
             self.assertEqual(len(between) % 2, 0)  # All of it closed.
           else:
-            self.assertIsNone(told)
+            self.assertIsNone(origin)
 
-  def test_a_source_tells_the_target(self):
+  def test_the_target_of_a_skip_matches_its_source(self):
     for segment in self.segments_of('skip'):
       self.assertEqual(segment.symbols[-1], 't' + segment.symbols[0][1:])
 
@@ -183,23 +186,23 @@ class StructureTest(absltest.TestCase):
       set().union(*used), synthetic.symbols(synthetic.Language())
     )
 
-  def test_the_same_seed_writes_the_same_text(self):
+  def test_the_seed_determines_the_text(self):
     language = synthetic.Language()
     self.assertEqual(drawn(language, 50), drawn(language, 50))
     self.assertNotEqual(drawn(language, 50), drawn(language, 50, seed=2))
 
 
 class TextTest(absltest.TestCase):
-  def test_documents_are_the_language_s(self):
-    """Every word a symbol; the same text each time, other text by name."""
-    known = set(synthetic.symbols(synthetic.Language()))
+  def test_documents_are_reproducible_and_differ_by_language(self):
+    """Every word is a symbol; a language's text depends on its name alone."""
+    alphabet = set(synthetic.symbols(synthetic.Language()))
     texts = {}
     for name in synthetic.LANGUAGES:
       read = synthetic.source(name).read
       texts[name] = list(itertools.islice(read(), 5))
       self.assertEqual(texts[name], list(itertools.islice(read(), 5)))
-      self.assertContainsSubset(' '.join(texts[name]).split(), known)
-    self.assertLen({text for found in texts.values() for text in found}, 20)
+      self.assertContainsSubset(' '.join(texts[name]).split(), alphabet)
+    self.assertLen({text for group in texts.values() for text in group}, 20)
 
   def test_variants_differ_in_one_structure(self):
     languages = list(synthetic.LANGUAGES.values())
@@ -218,32 +221,32 @@ class TextTest(absltest.TestCase):
     np.testing.assert_array_equal(words[0][:, :2], words[2][:, :2])
     self.assertGreater((words[0][:, 2:] != words[2][:, 2:]).mean(), 0.8)
 
-  def test_rows_hold_the_text_with_its_kinds(self):
+  def test_rows_hold_the_drawn_text_kinds_and_sources(self):
     language = synthetic.Language()
     ids = {x: i for i, x in enumerate(synthetic.symbols(language))}
-    found = synthetic.rows(
+    rows = synthetic.rows(
       language, ids, 99, np.random.default_rng(0), num_rows=50, length=33
     )
-    (special,) = set(found.tokens[:, 0])
-    self.assertEqual((special, set(found.kinds[:, 0])), (99, {-1}))
-    stream = found.tokens[:, 1:].ravel()
+    (special,) = set(rows.tokens[:, 0])
+    self.assertEqual((special, set(rows.kinds[:, 0])), (99, {-1}))
+    stream = rows.tokens[:, 1:].ravel()
     text = drawn(language, 400, seed=0)
     expected = [ids[x] for segment in text for x in segment.symbols]
     np.testing.assert_array_equal(stream, expected[: stream.size])
-    kinds = [synthetic.KINDS[i] for i in found.kinds[:, 1:].ravel()]
+    kinds = [synthetic.KINDS[i] for i in rows.kinds[:, 1:].ravel()]
     names = [kind for segment in text for kind in segment.kinds]
     self.assertEqual(kinds, names[: stream.size])
-    known = np.argwhere(found.sources >= 0)
-    self.assertGreater(len(known), 200)
+    places = np.argwhere(rows.sources >= 0)
+    self.assertGreater(len(places), 200)
     repeats = synthetic.KINDS.index('repeat')
-    for row, place in known:
-      source = found.sources[row, place]
+    for row, place in places:
+      source = rows.sources[row, place]
       self.assertTrue(1 <= source < place)
-      token, told = found.tokens[row, place], found.tokens[row, source]
-      if found.kinds[row, place] == repeats and token != ids['>>']:
-        self.assertEqual(token, told)
+      token, origin = rows.tokens[row, place], rows.tokens[row, source]
+      if rows.kinds[row, place] == repeats and token != ids['>>']:
+        self.assertEqual(token, origin)
     self.assertAlmostEqual(
-      found.surprisals[:, 1:].mean(), synthetic_laws.floor(language), delta=0.1
+      rows.surprisals[:, 1:].mean(), synthetic_laws.floor(language), delta=0.1
     )
 
   def test_kinds_are_those_of_the_laws(self):
@@ -259,7 +262,7 @@ class RefusalTest(parameterized.TestCase):
     (dict(max_repeat=25), 'max_repeat must be 1 to 24'),
     (dict(num_starts=17), 'num_starts must be 1 to 16'),
   )
-  def test_what_makes_no_sense(self, changes, message):
+  def test_invalid_languages_are_refused(self, changes, message):
     with self.assertRaisesRegex(ValueError, message):
       synthetic_laws.laws(synthetic.Language(**changes))
 

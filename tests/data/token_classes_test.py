@@ -1,4 +1,4 @@
-"""Properties of tokens, and the weights that single them out."""
+"""Properties of tokens, and the weights that select them."""
 
 import itertools
 
@@ -15,25 +15,25 @@ TEXTS = ('the', ' cat', ')', '\n', ' 12', 's', ' {', '<eos>')
 BITS = token_classes.BITS
 
 
-def has(found, name):
-  return (found & BITS[name]) != 0
+def has(classes, name):
+  return (classes & BITS[name]) != 0
 
 
 def by_loops(tokens):
-  """Where a pair of neighbours comes again: the definition."""
-  found = np.zeros(tokens.shape, bool)
+  """Marks repeated pairs of neighbours by the definition."""
+  is_repeated = np.zeros(tokens.shape, bool)
   N, T = tokens.shape
   for row, i in itertools.product(range(N), range(1, T)):
     pair = tuple(tokens[row, i - 1 : i + 1])
     before = [tuple(tokens[row, j - 1 : j + 1]) for j in range(1, i)]
-    found[row, i] = pair in before
-  return found
+    is_repeated[row, i] = pair in before
+  return is_repeated
 
 
 class ClassifyTest(parameterized.TestCase):
-  def test_what_a_text_tells(self):
+  def test_properties_of_a_token_s_text_and_place(self):
     tokens = np.arange(8)[None]
-    found = token_classes.classify(tokens, TEXTS, [])[0]
+    classes = token_classes.classify(tokens, TEXTS, [])[0]
     expected = {
       'bracket': [2, 7],
       'inside_word': [0, 5],
@@ -44,18 +44,18 @@ class ClassifyTest(parameterized.TestCase):
       'code': [],
     }
     for name, places in expected.items():
-      np.testing.assert_array_equal(np.flatnonzero(has(found, name)), places)
+      np.testing.assert_array_equal(np.flatnonzero(has(classes, name)), places)
 
-  def test_what_a_data_set_tells(self):
+  def test_tokens_in_code_windows_are_code(self):
     tokens = np.zeros((5, 4), int)
     windows = [types.Window(0, 1), types.Window(3, 2)]
-    found = token_classes.classify(tokens, TEXTS, windows)
+    classes = token_classes.classify(tokens, TEXTS, windows)
     np.testing.assert_array_equal(
-      has(found, 'code').all(axis=1), [True, False, False, True, True]
+      has(classes, 'code').all(axis=1), [True, False, False, True, True]
     )
 
   @parameterized.parameters(2, 3, 20)
-  def test_pairs_that_come_again(self, vocab_size):
+  def test_repeated_agrees_with_the_definition(self, vocab_size):
     rng = np.random.default_rng(vocab_size)
     tokens = rng.integers(vocab_size, size=(50, 17)).astype(np.uint16)
     np.testing.assert_array_equal(
@@ -63,11 +63,11 @@ class ClassifyTest(parameterized.TestCase):
     )
 
   def test_rows_are_classified_in_any_chunk(self):
-    """More rows than are sorted at once."""
+    """There are more rows than are sorted at once."""
     tokens = np.random.default_rng(0).integers(3, size=(5_000, 4))
-    found = token_classes.classify(tokens, TEXTS, [])
+    classes = token_classes.classify(tokens, TEXTS, [])
     np.testing.assert_array_equal(
-      has(found, 'repeated'), token_classes.repeated(tokens)
+      has(classes, 'repeated'), token_classes.repeated(tokens)
     )
 
 
@@ -83,7 +83,7 @@ class WindowTest(parameterized.TestCase):
   @parameterized.parameters(
     ((),), (('repeated',),), (('late', 'number'),), (('code',),), (tuple(BITS),)
   )
-  def test_weights_average_one_over_what_is_predicted(self, names):
+  def test_weights_average_one_over_predicted_tokens(self, names):
     place = types.Window(10, 20)
     window = token_classes.window(place, self.classes, names)
     weights = window.table[self.classes[10:30, 1:]]
@@ -93,7 +93,7 @@ class WindowTest(parameterized.TestCase):
       chosen |= has(self.classes[10:30, 1:], name)
     np.testing.assert_array_equal(weights > 0, chosen)
 
-  def test_minibatches_carry_the_weights(self):
+  def test_weighted_minibatches_average_to_the_chosen_tokens(self):
     """On average over minibatches, the loss over the chosen tokens alone."""
     data = types.ClassedTokens(self.tokens, self.classes)
     batches = minibatches.weighted(data, 4)
@@ -105,17 +105,17 @@ class WindowTest(parameterized.TestCase):
     @jax.vmap
     def mean(key):
       batch = batches.draw(key, 0, batches.data, window)
-      own = jax.numpy.asarray(losses)[batch.tokens[:, 1:]]
-      return jax.numpy.mean(batch.weights[:, 1:] * own)
+      token_losses = jax.numpy.asarray(losses)[batch.tokens[:, 1:]]
+      return jax.numpy.mean(batch.weights[:, 1:] * token_losses)
 
-    found = np.asarray(mean(jax.random.split(jax.random.key(0), 4_000)))
+    means = np.asarray(mean(jax.random.split(jax.random.key(0), 4_000)))
     chosen = has(self.classes[10:30, 1:], 'repeated')
     expected = losses[self.tokens[10:30, 1:]][chosen].mean()
-    error = found.std() / np.sqrt(len(found))
-    self.assertLess(abs(found.mean() - expected), 5 * error)
+    error = means.std() / np.sqrt(len(means))
+    self.assertLess(abs(means.mean() - expected), 5 * error)
     self.assertGreater(abs(losses[self.tokens].mean() - expected), 10 * error)
 
-  def test_what_is_not_there_is_refused(self):
+  def test_unknown_and_absent_properties_are_refused(self):
     place = types.Window(0, 5)
     with self.assertRaisesRegex(ValueError, "be one of code, .*got 'verb'"):
       token_classes.window(place, self.classes, ['verb'])

@@ -1,4 +1,4 @@
-"""Encoding loses nothing, whatever the text; the special token is the last."""
+"""Encoding is lossless for every text; the special token is the last id."""
 
 import subprocess
 import sys
@@ -42,7 +42,7 @@ def random_text(seed):
     *map(random_text, range(3)),
   ],
 )
-def test_decoding_gives_back_every_text(tokenizer, text):
+def test_decoding_inverts_encoding(tokenizer, text):
   ids = encode(tokenizer, text)
   assert tokenizers.decode(tokenizer, ids) == text
   assert ids.dtype == np.int32
@@ -69,8 +69,8 @@ def test_the_first_merge_is_the_commonest_pair():
 
 
 def test_training_and_saving_are_reproducible(tokenizer, tmp_path):
-  again = tokenizers.train(iter(TEXTS), 300)
-  assert again.to_str() == tokenizer.to_str()
+  retrained = tokenizers.train(iter(TEXTS), 300)
+  assert retrained.to_str() == tokenizer.to_str()
   tokenizers.save(tokenizer, tmp_path / 'tokenizer.json')
   loaded = tokenizers.load(tmp_path / 'tokenizer.json')
   for text in [*TEXTS, 'a<|endoftext|>b']:
@@ -78,21 +78,21 @@ def test_training_and_saving_are_reproducible(tokenizer, tmp_path):
   assert [path.name for path in tmp_path.iterdir()] == ['tokenizer.json']
 
 
-def test_batches_keep_the_order_of_texts(tokenizer):
+def test_texts_of_many_batches_keep_their_order(tokenizer):
   texts = [str(i) for i in range(2_500)]  # More than two batches.
-  found = [
+  decoded = [
     tokenizers.decode(tokenizer, ids)
     for ids in tokenizers.encode(tokenizer, iter(texts))
   ]
-  assert found == texts
+  assert decoded == texts
 
 
-def test_too_small_a_vocabulary():
+def test_a_vocabulary_below_257_is_refused():
   with pytest.raises(ValueError, match='at least 257.*got 256'):
     tokenizers.train(TEXTS, 256)
 
 
-def test_what_is_no_tokenizer(tmp_path):
+def test_files_that_are_no_tokenizer_are_refused(tmp_path):
   path = tmp_path / 'tokenizer.json'
   with pytest.raises(FileNotFoundError):
     tokenizers.load(path)
@@ -105,7 +105,7 @@ def test_what_is_no_tokenizer(tmp_path):
     tokenizers.load(path)
 
 
-def test_a_fork_after_encoding_says_nothing_and_can_encode():
+def test_a_fork_after_encoding_can_encode_without_warnings():
   program = """
 import os
 from rllc_jax.data import tokenizers

@@ -1,4 +1,4 @@
-"""Gzip is unpacked up to a bound, and damage to it is told."""
+"""Gzip is unpacked up to a bound, and damaged gzip is refused."""
 
 import gzip
 import json
@@ -36,7 +36,7 @@ def test_a_bomb_is_refused_before_it_fills_the_memory(tmp_path, name):
   assert peak < 5e7  # Of 1e8 bytes.
 
 
-def test_a_small_file_of_one_repeated_word_is_no_bomb(tmp_path):
+def test_a_small_file_of_one_repeated_word_is_read(tmp_path):
   path = tmp_path / 'a.txt.gz'
   path.write_bytes(gzip.compress(b'word ' * 2_000))
   assert ''.join(read(path)) == 'word ' * 2_000
@@ -44,7 +44,7 @@ def test_a_small_file_of_one_repeated_word_is_no_bomb(tmp_path):
 
 @pytest.mark.parametrize('damage', ['cut', 'flipped', 'another after it'])
 @pytest.mark.parametrize('name', NAMES)
-def test_damaged_gzip_is_told(tmp_path, name, damage):
+def test_damaged_gzip_is_refused_with_the_path(tmp_path, name, damage):
   path = tmp_path / name
   noise = np.random.default_rng(0).bytes(3_000).hex()
   content = bytearray(gzip.compress(json.dumps({'text': noise}).encode()))
@@ -67,7 +67,9 @@ def test_gzip_of_several_members_is_one_text(tmp_path):
 
 
 @pytest.mark.parametrize('suffix', ['.parquet', '.arrow'])
-def test_tables_inside_gzip_leave_no_file_behind(tmp_path, monkeypatch, suffix):
+def test_tables_inside_gzip_leave_no_temporary_file(
+  tmp_path, monkeypatch, suffix
+):
   monkeypatch.setattr('tempfile.tempdir', str(tmp_path / 'temporary'))
   (tmp_path / 'temporary').mkdir()
   sink, table = pa.BufferOutputStream(), pa.table({'text': ['a', 'b']})
