@@ -1,7 +1,7 @@
-"""Files and directories that are there whole or not at all, and checked JSON.
+"""Atomic writes of files and directories, and JSON with checksums.
 
-What is read is what was written, or an error of one line that names the file
-and says what to do.
+Reading returns exactly the written content, or raises an error of one line with
+the path and the remedy.
 """
 
 from collections.abc import Iterator
@@ -32,18 +32,18 @@ class DiskError(OSError):
 def replacing(
   path: pathlib.Path, beside: pathlib.Path | None = None
 ) -> Iterator[pathlib.Path]:
-  """Gives a path to write to; at the end the file there takes its place.
+  """Yields a temporary path; at the end its file replaces `path`.
 
   Args:
     path: of the file; its directory is made if need be.
-    beside: where it is written first; by default a name of this process's own.
-      A name that is always the same is replaced after a kill.
+    beside: the temporary path; by default unique to this process. A fixed one
+      is overwritten after a kill.
 
   Raises:
-    DiskError: if the disk does not take it. What was at `path` is still there.
+    DiskError: if it cannot be written. `path` is then unchanged.
   """
-  own = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
-  beside = beside or own
+  default = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
+  beside = beside or default
   with told(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -56,21 +56,22 @@ def replacing(
 
 @contextlib.contextmanager
 def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
-  """Gives a directory to make; at the end it takes the place of `path`.
-
-  Its name is new each time: when one of Zarr's threads fails, the others go on
-  writing for a moment, and a second attempt must not meet them. It is absolute,
-  since xarray takes a relative one that begins with '~' for another place.
+  """Yields a temporary directory path; at the end it replaces `path`.
 
   Args:
-    path: of the directory; what is there is removed once the new one is whole.
+    path: of the directory; an old one is removed once the new one is whole.
 
   Raises:
     DiskError: if the disk does not take it.
   """
-  for left in path.parent.glob(f'{glob.escape(path.name)}.*{UNFINISHED[1:]}'):
-    shutil.rmtree(left, ignore_errors=True)
+  for unfinished in path.parent.glob(
+    f'{glob.escape(path.name)}.*{UNFINISHED[1:]}'
+  ):
+    shutil.rmtree(unfinished, ignore_errors=True)
+  # New each time: after one of Zarr's threads fails, the others still write for
+  # a moment, and a second attempt must not meet them.
   name = f'{path.name}.{secrets.token_hex(4)}{UNFINISHED}'
+  # Absolute: xarray expands a relative path that begins with '~'.
   beside = path.absolute().with_name(name)
   try:
     with told(path):
@@ -83,14 +84,14 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 @contextlib.contextmanager
 def told(path: pathlib.Path) -> Iterator[None]:
-  """Says of a path what the disk refuses inside: a full one names none.
+  """Re-raises OSError with the path, because ENOSPC carries none.
 
   Raises:
-    DiskError: if it refuses.
+    DiskError: for any OSError inside.
   """
   try:
     yield
-  except DiskError:  # Of a file within.
+  except DiskError:  # It already names an inner file.
     raise
   except OSError as error:
     raise DiskError(
@@ -115,79 +116,80 @@ def write_json(path: pathlib.Path, content: Mapping[str, Any]) -> None:
   Raises:
     DiskError: if the disk does not take it.
   """
-  whole = {**content, 'checksum': checksum(content)}
-  text = json.dumps(whole, indent=1) + '\n'
+  checked = {**content, 'checksum': checksum(content)}
+  text = json.dumps(checked, indent=1) + '\n'
   write_bytes(path, text.encode('utf-8'))
 
 
 def read_json(
   path: pathlib.Path, names: Sequence[str], remedy: str
 ) -> dict[str, Any]:
-  """Reads what `write_json` wrote.
+  """Reads a JSON object and verifies its checksum; see `write_json`.
 
   Args:
     path: of the file.
-    names: of entries that it must have, or it is a file of another kind.
-    remedy: what to do if it is not as it was written, as a sentence.
+    names: of required entries, which tell this kind of file from others.
+    remedy: what to do about a damaged file, as a sentence.
 
   Raises:
-    ValueError: if it is not.
+    ValueError: if it is missing, damaged or of another kind.
   """
   try:
     content = json.loads(path.read_bytes())
-    came = _fault(content, names)
+    fault = _fault(content, names)
   except FileNotFoundError:
-    content, came = {}, 'no such file'
+    content, fault = {}, 'no such file'
   except (OSError, ValueError, RecursionError) as error:
-    content, came = {}, visible.short(f'{type(error).__name__}: {error}')
-  if came:
+    content, fault = {}, visible.short(f'{type(error).__name__}: {error}')
+  if fault:
     raise ValueError(
-      f'{path}: expected a JSON object with its checksum; got {came}. {remedy}'
+      f'{path}: expected a JSON object with its checksum; got {fault}. {remedy}'
     )
   return {name: x for name, x in content.items() if name != 'checksum'}
 
 
 def _fault(content: Any, names: Sequence[str]) -> str:
-  """What is wrong with a JSON value that was read; '' if nothing is."""
+  """Describes the fault of a JSON value that was read; '' if there is none."""
   if not isinstance(content, dict):
     return f'a {type(content).__name__}'
-  rest = {name: x for name, x in content.items() if name != 'checksum'}
-  if content.get('checksum') != checksum(rest):
+  entries = {name: x for name, x in content.items() if name != 'checksum'}
+  if content.get('checksum') != checksum(entries):
     return 'one that is not as it was written'
-  missing = [name for name in names if name not in rest]
+  missing = [name for name in names if name not in entries]
   return f'one without {", ".join(missing)}' if missing else ''
 
 
 def checksum(content: Any) -> str:
-  """The CRC-32 of a JSON value, however it is laid out, as hexadecimal digits.
+  """The CRC-32 of a JSON value, whatever its layout, as hexadecimal digits.
 
   Examples:
     >>> checksum({'a': 1, 'b': [2.0]}) == checksum({'b': [2.0], 'a': 1})
     True
   """
-  read = json.loads(json.dumps(content))  # JSON has no tuples and no int keys.
-  text = json.dumps(read, sort_keys=True)
+  # JSON has no tuples and no int keys.
+  normalized = json.loads(json.dumps(content))
+  text = json.dumps(normalized, sort_keys=True)
   return f'{zlib.crc32(text.encode()):08x}'
 
 
 def file_checksum(path: pathlib.Path) -> str:
   """The CRC-32 of a file, as hexadecimal digits."""
-  found = 0
+  crc = 0
   with path.open('rb') as file:
     while block := file.read(_BLOCK):
-      found = zlib.crc32(block, found)
-  return f'{found:08x}'
+      crc = zlib.crc32(block, crc)
+  return f'{crc:08x}'
 
 
 def check_files(
   directory: pathlib.Path, checksums: Mapping[str, str], remedy: str
 ) -> None:
-  """Checks that files are as they were written.
+  """Checks files against their checksums.
 
   Args:
     directory: where they lie.
-    checksums: name -> `file_checksum` of when it was written. They come from a
-      file, too, and may be anything.
+    checksums: name -> `file_checksum` at the time of writing. They come from a
+      file, so they may be of any type.
     remedy: what to do if one is not, as a sentence.
 
   Raises:
@@ -206,18 +208,18 @@ def check_files(
       )
     path = directory / name
     try:
-      found = file_checksum(path)
+      actual = file_checksum(path)
     except OSError as error:
-      found = error.strerror
-    if found != expected:
+      actual = error.strerror
+    if actual != expected:
       raise ValueError(
         f'{path}: expected the CRC-32 {visible.short(expected, 40)}, as it was '
-        f'written; got {found}. {remedy}'
+        f'written; got {actual}. {remedy}'
       )
 
 
 def lies_in(directory: pathlib.Path, name: str) -> bool:
-  """Whether a name is that of something in a directory, links followed.
+  """True if a name leads to a path inside a directory, links followed.
 
   Examples:
     >>> [lies_in(pathlib.Path('runs'), name) for name in ('a/b', '../b')]

@@ -1,11 +1,12 @@
 """Losses of a language model, in nats per predicted token.
 
-What a model says is compared with the tokens that follow, or with what another
-model says of the same text. Either way it is a mean over predictions of
+A model's predictions are compared with the tokens that follow, or with another
+model's predictions on the same text. Either way the loss is a mean over
+predictions of
 
-  weight (logsumexp(logits) - sum_v q_v logits_v) - what does not depend on them
+  weight (logsumexp(logits) - sum_v q_v logits_v) - a constant in the logits
 
-where q puts all on the token that follows, or is the other model's softmax.
+where q is one-hot at the token that follows, or the other model's softmax.
 """
 
 from collections.abc import Callable
@@ -87,6 +88,7 @@ def _with_check(loss_fn: Any, apply: Apply) -> types.LossFn:
   """Gives a loss its attribute `check(params, data)`."""
 
   def check(params, data):
+    # Shapes alone tell the vocabulary: no logits are computed.
     length = _tokens_of(data).shape[-1] - 1
     row = jax.ShapeDtypeStruct((1, length), jnp.int32)
     check_tokens(data, jax.eval_shape(apply, params, row).shape[-1])
@@ -112,20 +114,20 @@ def check_tokens(data: types.PyTree, vocab_size: int) -> None:
     ValueError: naming the first id and where it stands.
   """
   tokens = np.asarray(_tokens_of(data))
-  strange = (tokens >= vocab_size) | ((tokens < 0) & (tokens != IGNORED))
-  if strange.any():
-    place = tuple(int(i) for i in np.argwhere(strange)[0])
+  invalid = (tokens >= vocab_size) | ((tokens < 0) & (tokens != IGNORED))
+  if invalid.any():
+    index = tuple(int(i) for i in np.argwhere(invalid)[0])
     raise ValueError(
       f'Tokens must be ids from 0 to {vocab_size - 1}, the vocabulary of the '
       f'model, or {IGNORED} where nothing is predicted, because JAX reads '
-      f'another row for any other; got {tokens[place]} at {list(place)}.'
+      f'another row for any other; got {tokens[index]} at {list(index)}.'
     )
 
 
 def reference_loss(
   apply: Apply, reference_apply: Apply, divergence: Divergence = kl_divergence
 ) -> types.LossFn:
-  """How far a model is from another one, on the same contexts.
+  """The divergence of a model from a reference model, on the same contexts.
 
   The paper's second loss (Wang et al., 2410.02984, l = L1), with a one-layer
   transformer as the reference. It leaves open in which direction it takes the
@@ -155,7 +157,7 @@ def reference_loss(
 
 
 class Predictions(NamedTuple):
-  """What a batch asks of a model.
+  """Inputs, targets and weights of the predictions in a batch.
 
   Attributes:
     inputs: [B, T - 1], int32; 0 in the place of -100.
@@ -188,11 +190,12 @@ def predictions(batch: types.Batch) -> Predictions:
       'tokens into rows.'
     )
   tokens = jnp.asarray(batch).astype(jnp.int32)
-  if jnp.issubdtype(batch.dtype, jnp.unsignedinteger):  # No place for -100.
+  if jnp.issubdtype(batch.dtype, jnp.unsignedinteger):  # Cannot hold -100.
     return Predictions(tokens[:, :-1], tokens[:, 1:], weights)
   predicted = tokens[:, 1:] != IGNORED
   if not weights.shape:
     weights = predicted.size / jnp.maximum(1, predicted.sum())
   weights = jnp.where(predicted, weights, 0.0)
+  # JAX wraps -100 to another row; any valid id does, since its weight is 0.
   tokens = jnp.where(tokens == IGNORED, 0, tokens)
   return Predictions(tokens[:, :-1], tokens[:, 1:], weights)

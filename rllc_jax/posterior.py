@@ -153,7 +153,7 @@ def nbeta_from_effective_size(effective_size: float) -> float:
 def effective_size(
   num_sequences: int, length: int, correlation: float
 ) -> float:
-  r"""How many independent tokens sequences of dependent ones are worth.
+  r"""The number of independent tokens that dependent ones are worth.
 
   .. math:: \frac{N T}{1 + (T - 1)\,\rho}
 

@@ -1,4 +1,4 @@
-"""Arithmetic on pytrees of weights: one home, so that none grows elsewhere."""
+"""Arithmetic on pytrees of weights."""
 
 import functools
 import hashlib
@@ -29,7 +29,7 @@ def dot(a: types.PyTree, b: types.PyTree) -> types.Array:
     6.0
   """
   products = jax.tree.leaves(jax.tree.map(lambda x, y: jnp.sum(x * y), a, b))
-  # From the first on: a zero to start from has a precision of its own.
+  # No zero to start from: its dtype could change that of the sum.
   return functools.reduce(jnp.add, products) if products else jnp.zeros([])
 
 
@@ -75,7 +75,7 @@ def copied(tree: types.PyTree) -> types.PyTree:
   def copy(path, leaf):
     try:
       array = np.array(leaf, copy=True)
-    except Exception as error:  # Libraries of tensors have no common one.
+    except Exception as error:  # Tensor libraries raise no common type.
       array, reason = None, str(error)
     else:
       reason = f'{type(leaf).__module__}.{type(leaf).__name__}'

@@ -1,7 +1,7 @@
-"""Text from elsewhere, made safe to show: every character of it is seen.
+"""Untrusted text made safe to show: invisible characters are spelled out.
 
-What data hold may be read on a terminal, in a figure or on a page, where
-controls could move the cursor and marks of direction the words around them.
+Text from data is shown on terminals, in figures and on pages, where control
+characters could move the cursor and marks of direction the words around them.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import unicodedata
 
 
 def text(value: Any) -> str:
-  r"""Spells out each character that is not seen.
+  r"""Spells out each invisible character.
 
   Spaces and all letters stay; controls, line ends, marks of direction and
   halves of surrogate pairs do not.
@@ -18,7 +18,10 @@ def text(value: Any) -> str:
     >>> print(text('caf\u00e9 \x1b[2J\u202e\n'))
     café \x1b[2J\u202e\n
   """
-  return ''.join(x if _is_seen(x) else ascii(x)[1:-1] for x in str(value))
+  return ''.join(
+    character if _is_seen(character) else ascii(character)[1:-1]
+    for character in str(value)
+  )
 
 
 def _is_seen(character: str) -> bool:
@@ -36,5 +39,6 @@ def short(value: Any, most: int = 200) -> str:
     >>> short('three  words,\nmore to come', 14)
     'three words, …'
   """
+  # Cut before it is split: the value may be long.
   line = text(' '.join(str(value)[: 8 * most].split()))
   return line if len(line) <= most else f'{line[: most - 1]}…'

@@ -1,4 +1,4 @@
-"""Counts that callers give: 200, 200.0 and np.int64(200) are the same."""
+"""Checks of whole numbers: 200, 200.0 and np.int64(200) are the same."""
 
 import operator
 from typing import Any

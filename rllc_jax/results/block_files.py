@@ -1,8 +1,8 @@
-"""Files of blocks: the chains of a block as they are, and their last draws.
+"""Files of blocks: the current chains of a block, and its latest draws.
 
-A block's draws lie here, in one file that every segment replaces, until the
-block is done and they go to the table. The chains may stay, for a run that is
-asked for more draws.
+Every segment replaces the file of its block. When the block is done, its draws
+move to the table. The chains may stay, for a later run that asks for more
+draws.
 """
 
 from collections import Counter
@@ -18,7 +18,7 @@ import numpy as np
 
 from rllc_jax.results import damages
 from rllc_jax.results import files
-from rllc_jax.results import store as stores
+from rllc_jax.results import store
 
 _TRACE, _STATE = 'trace/', 'state/'
 
@@ -36,8 +36,8 @@ class BlockFile(NamedTuple):
     made_with: software and devices.
   """
 
-  rows: list[stores.Row]
-  columns: list[stores.Column]
+  rows: list[store.Row]
+  columns: list[store.Column]
   first: int
   traces: Mapping[str, np.ndarray]
   states: Sequence[np.ndarray]
@@ -51,22 +51,22 @@ class BlockFile(NamedTuple):
     return self.first + (lengths[0] if lengths else 0)
 
   @property
-  def cells(self) -> list[tuple[stores.Row, stores.Column]]:
+  def cells(self) -> list[tuple[store.Row, store.Column]]:
     """Rows by columns, row by row."""
     return [(row, column) for row in self.rows for column in self.columns]
 
-  def goes_on_with(self, other: 'BlockFile') -> bool:
-    """Whether another is the next segment of this one."""
-    mine = self.rows, self.columns, self.stop
-    return mine == (other.rows, other.columns, other.first)
+  def goes_on_with(self, later: 'BlockFile') -> bool:
+    """True if a later file is the next segment of this one."""
+    end = self.rows, self.columns, self.stop
+    return end == (later.rows, later.columns, later.first)
 
-  def followed_by(self, other: 'BlockFile') -> 'BlockFile':
-    """The same block after another segment."""
+  def followed_by(self, later: 'BlockFile') -> 'BlockFile':
+    """The block with the draws of a later segment appended."""
     traces = {
-      name: np.concatenate([trace, other.traces[name]], axis=2)
+      name: np.concatenate([trace, later.traces[name]], axis=2)
       for name, trace in self.traces.items()
     }
-    return self._replace(traces=traces, states=other.states)
+    return self._replace(traces=traces, states=later.states)
 
   def without_draws(self) -> 'BlockFile':
     """The chains alone."""
@@ -75,7 +75,7 @@ class BlockFile(NamedTuple):
 
 
 def name_of(
-  rows: Sequence[stores.Row], columns: Sequence[stores.Column], first: int
+  rows: Sequence[store.Row], columns: Sequence[store.Column], first: int
 ) -> str:
   """The name of a block's file, by what is in it."""
   text = repr((list(rows), list(columns), first))
@@ -120,7 +120,7 @@ def read(path: pathlib.Path, owner: str) -> BlockFile:
 
 
 def _is_as_written(block: BlockFile) -> bool:
-  """Whether all of it is of the same rows and columns, and of some."""
+  """True if every array has shape [K, N, ...] with K, N > 0."""
   cells = len(block.rows), len(block.columns)
   parts = [*block.traces.values(), *block.states]
   lengths = {trace.shape[2] for trace in block.traces.values()}
@@ -154,11 +154,11 @@ def _block_of(arrays: Mapping[str, np.ndarray]) -> BlockFile:
   )
 
 
-Cell = tuple[stores.Row, stores.Column]
+Cell = tuple[store.Row, store.Column]
 
 
 class Directory:
-  """The files of blocks of a store, and which of them has a chain."""
+  """The block files of a store, with an index of the newest file per chain."""
 
   def __init__(
     self,
@@ -170,71 +170,75 @@ class Directory:
     self._chains: dict[Cell, tuple[str, int]] = {}  # File, draws taken.
 
   def load(self) -> list[tuple[str, BlockFile]]:
-    """Reads all, by their first draw; what is damaged is said and removed."""
+    """Reads all, by first draw; removes damaged ones with a warning."""
     self._chains = {}
-    found = []
+    blocks = []
     for path in self._paths():
       try:
         block = read(path, self._owner)
         if not all(map(self._knows, block.cells)):
           raise files.DamagedFileError('cells that the store has not')
-        found.append((path.name, block))
+        blocks.append((path.name, block))
       except files.DamagedFileError as error:
         if path.exists():  # Else another process was done with it.
-          damages.say_again(path, error)
+          damages.warn_recomputing(path, error)
           files.remove(path)
-    found.sort(key=lambda item: item[1].first)
-    for name, block in found:
+    blocks.sort(key=lambda item: item[1].first)
+    for name, block in blocks:
       for cell in block.cells:
+        # A kill may leave both the old and the new file of a block.
         if block.stop > self.taken(cell):
           self._chains[cell] = name, block.stop
-    return found
+    return blocks
 
   def with_draws(self) -> list[BlockFile]:
-    """Reads those with draws, by the first one, and changes nothing.
+    """Reads the files that hold draws, sorted by first draw; changes nothing.
 
     Chains alone are not read: they may be a thousand times as much.
 
     Raises:
       StoreError: if one is damaged.
     """
-    found = []
+    blocks = []
     for path in self._paths():
       try:
         names = files.array_names(path)
         if any(name.startswith(_TRACE) for name in names):
-          found.append(read(path, self._owner))
+          blocks.append(read(path, self._owner))
       except files.DamagedFileError as error:
         if path.exists():  # Else it was done in the meantime.
           raise damages.error(path, str(error)) from error
-    return sorted((x for x in found if x.traces), key=lambda x: x.first)
+    return sorted((x for x in blocks if x.traces), key=lambda x: x.first)
 
   def taken(self, cell: Cell) -> int:
-    """Draws after which the chain of a cell is here; 0 if it is not."""
+    """Number of draws after which a cell's chain is saved here, or 0."""
     return self._chains.get(cell, ('', 0))[1]
 
   def states(
-    self, rows: Sequence[stores.Row], columns: Sequence[stores.Column]
+    self, rows: Sequence[store.Row], columns: Sequence[store.Column]
   ) -> list[np.ndarray]:
-    """Chains as they are, leaves [K, N, ...]."""
+    """The saved chains of rows by columns, leaves [K, N, ...]."""
     cells = [(row, column) for row in rows for column in columns]
-    found: dict[Cell, list[np.ndarray]] = {}
+    by_cell: dict[Cell, list[np.ndarray]] = {}
     for name in {self._chains[cell][0] for cell in cells}:
       block = read(self._path / name, self._owner)
       flat = [leaf.reshape(-1, *leaf.shape[2:]) for leaf in block.states]
       for i, cell in enumerate(block.cells):
         if self._chains[cell][0] == name:
-          found[cell] = [leaf[i] for leaf in flat]
-    leaves = [np.array(x) for x in zip(*(found[c] for c in cells), strict=True)]
+          by_cell[cell] = [leaf[i] for leaf in flat]
+    leaves = [
+      np.array(x) for x in zip(*(by_cell[c] for c in cells), strict=True)
+    ]
     shape = len(rows), len(columns)
     return [leaf.reshape(*shape, *leaf.shape[1:]) for leaf in leaves]
 
   def save(self, name: str, block: BlockFile) -> None:
-    """Writes a block's file, and removes those that it makes useless."""
+    """Writes a block's file, then removes the files that it replaces."""
+    # Written before the old files go: a kill in between leaves both.
     write(self._path / name, block, self._owner)
-    old = {self._chains.get(cell, (name, 0))[0] for cell in block.cells}
+    replaced = {self._chains.get(cell, (name, 0))[0] for cell in block.cells}
     self._chains |= dict.fromkeys(block.cells, (name, block.stop))
-    self._remove_unused(old)
+    self._remove_unused(replaced)
 
   def remove(self, name: str, block: BlockFile) -> None:
     """Removes a block's file."""
@@ -243,7 +247,7 @@ class Directory:
     self._remove_unused({name})
 
   def clear_unused(self, names: Iterable[str]) -> None:
-    """Removes those files whose chains all are further in others."""
+    """Removes the named files whose chains all have newer files."""
     self._remove_unused({*names})
 
   def _remove_unused(self, names: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""What is said of files that are not as they were written."""
+"""Errors and warnings about damaged files of a store."""
 
 import pathlib
 import warnings
@@ -6,19 +6,19 @@ import warnings
 from rllc_jax.results import traces
 
 
-def error(path: pathlib.Path, came: str) -> traces.StoreError:
-  """For those who want to read it."""
+def error(path: pathlib.Path, problem: str) -> traces.StoreError:
+  """The error that a reader of a damaged file raises."""
   return traces.StoreError(
     f'{path} must be as it was written, or its numbers would be wrong; got '
-    f'{came}. Run the estimation again, with process 0 if there are several: '
-    'it does what is damaged anew.'
+    f'{problem}. Run the estimation again, with process 0 if there are '
+    'several: it does what is damaged anew.'
   )
 
 
-def say_again(path: pathlib.Path, came: object) -> None:
-  """For those who can do it again: a warning, and nothing is lost but time."""
+def warn_recomputing(path: pathlib.Path, problem: object) -> None:
+  """Warns that a damaged file is dropped and its draws sampled again."""
   warnings.warn(
-    f'{path} was expected to be as it was written; got {came}. What is '
+    f'{path} was expected to be as it was written; got {problem}. What is '
     'damaged is done again.',
     stacklevel=3,
   )

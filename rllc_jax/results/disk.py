@@ -6,10 +6,10 @@
   blocks/       a file a block: chains, and draws not in the table yet
   owners/       a file a process that writes
 
-A block's draws lie in its file until it is done; then they go to the table,
-then the mark says so, then they leave the file. A kill between any two of these
-leaves what the next run does again. Values that are not what was written are
-never read: a run does them anew, and a reader is told.
+A block's draws stay in its file until the block is done. Then they are written
+to the table, then the mark counts them, then they are removed from the file.
+After a kill between any two of these the next run repeats the rest. Damaged
+values are never read: a run samples them again, and a reader gets an error.
 """
 
 import functools
@@ -27,12 +27,12 @@ from rllc_jax.results import files
 from rllc_jax.results import owners
 from rllc_jax.results import pieces
 from rllc_jax.results import reading
-from rllc_jax.results import store as stores
+from rllc_jax.results import store
 from rllc_jax.results import table
-from rllc_jax.results import traces as tables
+from rllc_jax.results import traces as xr_traces
 
 _FORMAT, _COPY = 2, 'run_copy.json'
-_PREPARED = ('ready', 'ended')  # What process 0 says when it has prepared.
+_PREPARED = ('ready', 'ended')  # States of process 0 after preparing.
 
 
 def open_store(
@@ -55,15 +55,15 @@ def open_store(
   """
   path = pathlib.Path(path)
   if path.is_symlink() and not path.exists():
-    raise tables.StoreError(
+    raise xr_traces.StoreError(
       f'{path} must be a directory or not exist; got a link to nothing.'
     )
   if path.exists() and not (path / 'run.json').exists():
-    if not path.is_dir() or not all(map(_is_ours, path.iterdir())):
+    if not path.is_dir() or not all(map(_is_of_new_store, path.iterdir())):
       if (path / _COPY).exists():
-        _load_run(path / 'run.json')  # Says that it is gone, if it is.
-      elif not (path / 'run.json').exists():  # Else it has come just now.
-        raise tables.StoreError(
+        _load_run(path / 'run.json')  # Raises: only the copy is there.
+      elif not (path / 'run.json').exists():  # Else it was written just now.
+        raise xr_traces.StoreError(
           f'{path} must be a store of rllc_jax or not exist, so that nothing '
           'else is overwritten; got something without run.json.'
         )
@@ -77,7 +77,7 @@ def open_store(
 
 
 class DiskStore:
-  """A `stores.Store` in a directory; see `open_store`."""
+  """A `store.Store` in a directory; see `open_store`."""
 
   def __init__(
     self, path: pathlib.Path, process: owners.Process, keep_chains: bool
@@ -86,7 +86,7 @@ class DiskStore:
     self._process = process
     self._keep_chains = keep_chains
     self._identity: dict[str, Any] = {}
-    self._held: pieces.Pieces | None = None
+    self._pieces_or_none: pieces.Pieces | None = None
     self._made_with, self._num_draws = '', 0
     self._owner: owners.Owner | None = None
     self._blocks = block_files.Directory(path / 'blocks', '')
@@ -94,8 +94,8 @@ class DiskStore:
     self._load()
 
   @property
-  def extent(self) -> stores.Extent:
-    """What the store holds, or will."""
+  def extent(self) -> store.Extent:
+    """The coordinates that the store holds, or will hold when it is done."""
     return self._pieces.extent
 
   def begin(self, identity, extent, made_with):
@@ -104,7 +104,7 @@ class DiskStore:
       with checked_files.told(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._owner = owners.Owner(self.path / 'owners', self._process)
-        self._take_up(self._owner, identity, extent)
+        self._prepare_or_wait(self._owner, identity, extent)
     except BaseException:
       self.end()
       raise
@@ -116,44 +116,50 @@ class DiskStore:
       self._owner = None
 
   def own(self, rows):
-    own = {*self._pieces.share(*self._process)}
-    return [row for row in rows if self._pieces.of(row) in own]
+    owned = {*self._pieces.share(*self._process)}
+    return [row for row in rows if self._pieces.of(row) in owned]
 
   def recorded(self, rows, columns):
-    held = self._pieces
-    asked = {held.of(row) for row in rows}
-    known = {piece: held.mark(piece).recorded for piece in asked}
+    layout = self._pieces
+    touched = {layout.of(row) for row in rows}
+    counts = {piece: layout.mark(piece).recorded for piece in touched}
 
     def count(row, column):
-      found = known[held.of(row)][(held.place(row), *held.at(column))]
-      # Short of draws, and the chain is gone: from the beginning.
-      goes_on = found == self._blocks.taken((row, column))
-      return int(found) if goes_on or found >= self._num_draws else 0
+      num_draws = counts[layout.of(row)][
+        (layout.place(row), *layout.at(column))
+      ]
+      # Without its saved chain, a cell short of draws starts from draw 0.
+      goes_on = num_draws == self._blocks.taken((row, column))
+      return int(num_draws) if goes_on or num_draws >= self._num_draws else 0
 
     return np.array(
       [[count(row, column) for column in columns] for row in rows]
     )
 
-  def missing(self, extent: stores.Extent) -> list[tuple[int, str, str]]:
+  def missing(self, extent: store.Extent) -> list[tuple[int, str, str]]:
     """Cells (step, data set, refinement) of an extent that lack draws.
 
     Draws of blocks that are not done do not count.
     """
-    self._look()
-    held, names = self._pieces, extent.refinements
-    steps, datasets, known = map(frozenset, held.extent[:3])
-    there = np.array([name in known for name in names])
-    places = [held.at((name, 0))[0] for name in names if name in known]
-    marked = functools.cache(lambda piece: held.sound_mark(piece).recorded)
-    found = []
+    self._refresh_extent_if_reader()
+    layout, names = self._pieces, extent.refinements
+    steps, datasets, refinements = map(frozenset, layout.extent[:3])
+    is_stored = np.array([name in refinements for name in names])
+    places = [layout.at((name, 0))[0] for name in names if name in refinements]
+    recorded = functools.cache(lambda piece: layout.sound_mark(piece).recorded)
+    cells = []
     for row in itertools.product(extent.checkpoints, extent.datasets):
       short = np.ones(len(names), bool)
       if row[0] in steps and row[1] in datasets:
-        counts = marked(held.of(row))[held.place(row)][places]
-        few = (counts[:, : extent.num_chains] < extent.num_draws).any(axis=1)
-        short[there] = few | (extent.num_chains > held.extent.num_chains)
-      found += [(*row, names[i]) for i in np.flatnonzero(short)]
-    return found
+        counts = recorded(layout.of(row))[layout.place(row)][places]
+        too_few = (counts[:, : extent.num_chains] < extent.num_draws).any(
+          axis=1
+        )
+        short[is_stored] = too_few | (
+          extent.num_chains > layout.extent.num_chains
+        )
+      cells += [(*row, names[i]) for i in np.flatnonzero(short)]
+    return cells
 
   def states(self, rows, columns):
     return self._blocks.states(rows, columns)
@@ -174,180 +180,201 @@ class DiskStore:
   def complete(self, rows, columns):
     if self._current is not None:
       with checked_files.told(self.path):
-        self._put_away(*self._current)
+        self._move_to_table(*self._current)
       self._current = None
 
   def longest(self) -> int:
-    """Draws of the longest chain; the extent may say more, of a run to come."""
-    self._look()
-    return self._longest(self._blocks.with_draws())
+    """The draws of the longest chain; the extent may plan for more."""
+    self._refresh_extent_if_reader()
+    return self._max_recorded(self._blocks.with_draws())
 
   def read(self, extent=None):
-    self._look()
-    held = self.extent
+    self._refresh_extent_if_reader()
+    full_extent = self.extent
     if extent is not None:
-      tables.check_within(extent, held)
+      xr_traces.check_within(extent, full_extent)
+    # Blocks before marks: a block folded in between is then read twice, not
+    # missed.
     blocks = self._blocks.with_draws()
-    asked = extent or held._replace(num_draws=self._longest(blocks))
-    within = asked._replace(
-      refinements=held.refinements, num_chains=held.num_chains
+    wanted = extent or full_extent._replace(
+      num_draws=self._max_recorded(blocks)
+    )
+    within = wanted._replace(
+      refinements=full_extent.refinements, num_chains=full_extent.num_chains
     )
     arrays = reading.read(self._pieces, blocks, within)
-    found = tables.dataset_of(arrays, self._identity, within)
+    dataset = xr_traces.dataset_of(arrays, self._identity, within)
     if extent is not None:
-      return tables.select(found, extent)
-    longest = int(found.recorded.max())
-    return found.sortby('checkpoint').isel(draw=slice(longest))
+      return xr_traces.select(dataset, extent)
+    max_recorded = int(dataset.recorded.max())
+    return dataset.sortby('checkpoint').isel(draw=slice(max_recorded))
 
-  def _longest(self, blocks):
+  def _max_recorded(self, blocks):
     marked = map(self._pieces.sound_mark, self._pieces.all())
     return max(
-      *(mark.longest for mark in marked), *(block.stop for block in blocks), 0
+      *(mark.max_recorded for mark in marked),
+      *(block.stop for block in blocks),
+      0,
     )
 
   @property
   def _pieces(self) -> pieces.Pieces:
-    if self._held is None:
-      raise tables.EmptyStoreError(
+    if self._pieces_or_none is None:
+      raise xr_traces.EmptyStoreError(
         f'{self.path} must hold results to read; got nothing there.'
       )
-    return self._held
+    return self._pieces_or_none
 
   def _load(self):
     path = self.path / 'run.json'
     if path.exists():
       self._identity, extent, length, owner = _load_run(path)
-      self._hold(pieces.Pieces(self.path, extent, length, owner))
+      self._set_pieces(pieces.Pieces(self.path, extent, length, owner))
 
-  def _look(self):
-    """Reads how large the store is, unless this process has it so itself."""
+  def _refresh_extent_if_reader(self):
+    """Rereads run.json, unless this process writes the store."""
     if self._owner is None:
       self._load()
 
-  def _hold(self, held):
-    self._held = held
+  def _set_pieces(self, layout):
+    self._pieces_or_none = layout
     directory = self.path / 'blocks'
-    self._blocks = block_files.Directory(directory, held.owner, held.has)
+    self._blocks = block_files.Directory(directory, layout.owner, layout.has)
 
-  def _take_up(self, owner, identity, extent):
-    """Makes the store ready for this process, or waits for who does."""
+  def _prepare_or_wait(self, owner, identity, extent):
+    """Prepares the store in process 0; waits for that in the others."""
     index, _ = self._process
     if index:
-      begins = lambda: self._begins(owner, extent)
+      begins = lambda: self._announce_if_prepared(owner, extent)
       owners.wait_until(begins, self.path / 'owners', self._process)
-      self._merged(identity)
+      self._merge_identity(identity)
       self._pieces.check_layouts(self._pieces.share(*self._process))
     else:
-      self._load()  # Somebody else may have added to it since.
+      self._load()  # Another handle may have grown the store since.
       self._prepare(identity, extent)
       owner.say('ready')
     self._pieces.repair(self._pieces.share(*self._process))
-    self._fold_what_was_left({*self._pieces.share(*self._process)})
+    self._fold_unfinished_blocks({*self._pieces.share(*self._process)})
 
-  def _begins(self, owner, extent):
-    """Says that this process is at work, if process 0 has prepared that."""
+  def _announce_if_prepared(self, owner, extent):
+    """Publishes "ready" if process 0 has prepared the store for this run."""
     if not self._is_prepared(extent):
       return False
+    # Published before the second look, so that process 0 or this one sees a
+    # conflict.
     owner.say('ready')
     if self._is_prepared(extent):
       return True
-    owner.say('preparing')  # Another process 0 has come meanwhile.
+    owner.say('preparing')  # Process 0 was restarted meanwhile.
     return False
 
   def _prepare(self, identity, extent):
-    """What process 0 does before the others begin."""
-    self._identity = self._merged(identity)
-    known, length = extent, table.piece_length(extent)
+    """Grows the store to an extent and repairs it, before the others begin."""
+    self._identity = self._merge_identity(identity)
+    current, length = extent, table.piece_length(extent)
     owner = checked_files.checksum(self._identity)
-    if self._held is not None:
-      held = self._held
-      known, length, owner = held.extent, held.length, held.owner
-    at_work = lambda: owners.others_at_work(self.path / 'owners', self._process)
-    grown = tables.grown(known, extent)
-    if self._held is not None and grown != known:
-      self._refuse_growth(owners.lasting(at_work))
-    self._hold(pieces.Pieces(self.path, grown, length, owner))
+    if self._pieces_or_none is not None:
+      stored = self._pieces_or_none
+      current, length, owner = stored.extent, stored.length, stored.owner
+    peers = lambda: owners.peers_at_work(self.path / 'owners', self._process)
+    grown = xr_traces.grown(current, extent)
+    if self._pieces_or_none is not None and grown != current:
+      self._refuse_growth(owners.stable_for_one_second(peers))
+    self._set_pieces(pieces.Pieces(self.path, grown, length, owner))
     self._pieces.repair_layouts()
     self._pieces.table.fit(self._identity)
     self._save_run()
-    count, everything = self._process.count, {*self._pieces.all()}
-    theirs = [self._pieces.share(p, count) for p in owners.lasting(at_work)]
-    self._fold_what_was_left(everything.difference(*theirs))
+    count, all_pieces = self._process.count, {*self._pieces.all()}
+    live_shares = [
+      self._pieces.share(p, count) for p in owners.stable_for_one_second(peers)
+    ]
+    self._fold_unfinished_blocks(all_pieces.difference(*live_shares))
 
-  def _refuse_growth(self, at_work):
-    """Pieces would be dealt anew while others write to them."""
-    if at_work:
-      raise tables.StoreError(
+  def _refuse_growth(self, peers):
+    """Raises if others are at work: growth would assign their pieces anew."""
+    if peers:
+      raise xr_traces.StoreError(
         f'{self.path} must stay as large as it is while others write to it; '
-        f'got more to do, and process {at_work[0]} of {self._process.count} of '
+        f'got more to do, and process {peers[0]} of {self._process.count} of '
         'the last run is at work. Wait for it, or end it.'
       )
 
   def _save_run(self):
-    held = self._pieces
+    layout = self._pieces
     run = {
       'format': _FORMAT,
-      'owner': held.owner,
-      'checkpoints_of_a_piece': held.length,
+      'owner': layout.owner,
+      'checkpoints_of_a_piece': layout.length,
       'identity': self._identity,
-      'extent': held.extent._asdict(),
+      'extent': layout.extent._asdict(),
     }
-    for left in self.path.glob(f'run*{checked_files.UNFINISHED}'):
-      files.remove(left)  # Of a run that was killed.
+    for unfinished in self.path.glob(f'run*{checked_files.UNFINISHED}'):
+      files.remove(unfinished)  # Of a killed run.
+    # The copy is second: at any moment one of the two is whole.
     for name in ('run.json', _COPY):
       checked_files.write_json(self.path / name, run)
 
   def _is_prepared(self, extent):
-    """Whether process 0 is ready for this run, or was and left nothing."""
+    """True if process 0 is ready for this run, or ended with it prepared."""
     state = owners.state_of_first(self.path / 'owners', self._process)
     if state not in _PREPARED:
       return False
     self._load()
-    if not self._held or tables.grown(self.extent, extent) != self.extent:
+    if (
+      not self._pieces_or_none
+      or xr_traces.grown(self.extent, extent) != self.extent
+    ):
       return False
-    own = {*self._pieces.share(*self._process)}
-    # Of a run that dealt the work in another way: process 0 takes it apart.
-    mixed = lambda pieces: pieces & own and not pieces <= own
+    owned = {*self._pieces.share(*self._process)}
+    # Blocks of another number of processes: process 0 folds them first.
+    mixed = lambda touched: touched & owned and not touched <= owned
     return not any(
       block.traces and mixed(self._pieces.of_block(block))
       for _, block in self._blocks.load()
     )
 
   def others_live(self) -> list[int]:
-    """Which other processes of the same run are at work on the store."""
-    return owners.others_live(self.path / 'owners', self._process)
+    """Indices of the other live processes of the same run."""
+    return owners.live_peers(self.path / 'owners', self._process)
 
-  def _fold_what_was_left(self, own):
-    """Takes draws of blocks that were not done into the table.
+  def _fold_unfinished_blocks(self, owned):
+    """Moves draws of unfinished blocks to the table.
 
     Args:
-      own: pieces that nobody else writes to; blocks of others are left alone.
+      owned: pieces that no other process writes to; blocks with other pieces
+        stay.
     """
-    found = [
+    blocks = [
       (name, block)
       for name, block in self._blocks.load()
-      if self._pieces.of_block(block) <= own
+      if self._pieces.of_block(block) <= owned
     ]
-    left = [item for item in found if item[1].traces]
+    unfinished = [item for item in blocks if item[1].traces]
+    # Folding appends to draws in the table, so these must be sound first.
     self._pieces.repair(
-      {piece for _, block in left for piece in self._pieces.of_block(block)}
+      {
+        piece
+        for _, block in unfinished
+        for piece in self._pieces.of_block(block)
+      }
     )
-    for name, block in left:
-      self._put_away(name, block)
-    self._blocks.clear_unused(name for name, _ in found)
+    for name, block in unfinished:
+      self._move_to_table(name, block)
+    self._blocks.clear_unused(name for name, _ in blocks)
 
-  def _put_away(self, name, block):
-    """Takes a block's draws into the table, and its chains to their place."""
+  def _move_to_table(self, name, block):
+    """Moves a block's draws to the table; its file keeps the chains, if any."""
+    # Draws leave the block file last: a kill repeats the move.
     self._pieces.fold(block)
     if self._keep_chains or block.stop < self._num_draws:
       self._blocks.save(name, block.without_draws())
     else:
       self._blocks.remove(name, block)
 
-  def _merged(self, identity):
-    merged, difference = tables.merge_identity(self._identity, identity)
+  def _merge_identity(self, identity):
+    merged, difference = xr_traces.merge_identity(self._identity, identity)
     if difference:
-      raise tables.StoreError(
+      raise xr_traces.StoreError(
         f'The store {self.path} must be of the same run, because its numbers '
         f'would not belong together; it was made with {difference}. Use '
         'another directory, or the same settings.'
@@ -355,22 +382,22 @@ class DiskStore:
     return merged
 
 
-def _is_ours(path: pathlib.Path) -> bool:
-  """Whether it is something that a store has before it has run.json."""
-  begun = path.match(f'run.json.*{checked_files.UNFINISHED}')
-  return path.name in ('owners', 'traces.zarr') or begun
+def _is_of_new_store(path: pathlib.Path) -> bool:
+  """True for entries that a store writes before run.json."""
+  unfinished = path.match(f'run.json.*{checked_files.UNFINISHED}')
+  return path.name in ('owners', 'traces.zarr') or unfinished
 
 
 def _load_run(
   path: pathlib.Path,
-) -> tuple[dict[str, Any], stores.Extent, int, str]:
+) -> tuple[dict[str, Any], store.Extent, int, str]:
   remedy = f'Put back its copy, {_COPY} in the same directory.'
   try:
     run = checked_files.read_json(path, ('format',), remedy)
   except ValueError as error:
-    raise tables.StoreError(str(error)) from error
+    raise xr_traces.StoreError(str(error)) from error
   if run['format'] != _FORMAT:
-    raise tables.StoreError(
+    raise xr_traces.StoreError(
       f'{path} must be of format {_FORMAT}, which this version reads; got '
       f'{run["format"]}. Use another directory.'
     )
@@ -382,20 +409,20 @@ def _load_run(
     if not (isinstance(length, int) and length > 0):
       raise TypeError(f'{length!r:.40} checkpoints of a piece')
   except (AttributeError, KeyError, TypeError, ValueError) as error:
-    raise tables.StoreError(
+    raise xr_traces.StoreError(
       f'{path} must be that of a store; got {type(error).__name__}: '
       f'{visible.short(error)}. {remedy}'
     ) from None
   return run['identity'], extent, length, owner
 
 
-def _extent(entries: dict[str, Any]) -> stores.Extent:
-  extent = stores.Extent(
+def _extent(entries: dict[str, Any]) -> store.Extent:
+  extent = store.Extent(
     tuple(entries['checkpoints']),
     tuple(entries['datasets']),
     tuple(entries['refinements']),
     int(entries['num_chains']),
     int(entries['num_draws']),
   )
-  stores.check_extent(extent)
+  store.check_extent(extent)
   return extent

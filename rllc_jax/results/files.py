@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all, whenever a run is killed.
+"""Atomic writes: a file is whole or absent, whenever a run is killed.
 
-What a store writes goes through here, or through Zarr, which replaces files in
-the same way.
+A store writes through this module, or through Zarr, which replaces files in the
+same way.
 """
 
 from collections.abc import Mapping
@@ -24,7 +24,8 @@ class DamagedFileError(ValueError):
 def replace(path: pathlib.Path, content: bytes) -> None:
   """Writes a file in one move: whole, or not at all.
 
-  Only one process writes it; what a kill leaves is what the next one replaces.
+  Only one process writes it. A temporary file that a kill leaves is replaced by
+  the next call.
 
   Raises:
     checked_files.DiskError: if the disk does not take it.
@@ -51,12 +52,12 @@ def read_arrays(path: pathlib.Path, owner: str) -> dict[str, np.ndarray]:
   try:
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as saved:
       arrays = dict(saved)
-    found = str(arrays.pop('owner'))
+    file_owner = str(arrays.pop('owner'))
   except FileNotFoundError:
     return {}
   except Exception as error:  # NumPy and zipfile raise what comes.
     raise DamagedFileError(f'{type(error).__name__}: {error}') from error
-  if found != owner:
+  if file_owner != owner:
     raise DamagedFileError('a file of another store')
   if strange := [name for name in arrays if not _is_plain(name)]:
     raise DamagedFileError(f'an array named {visible.short(strange[0], 40)}')
@@ -64,10 +65,10 @@ def read_arrays(path: pathlib.Path, owner: str) -> dict[str, np.ndarray]:
 
 
 def array_names(path: pathlib.Path) -> list[str]:
-  """Names of arrays in a file, which are not read; none if there is no file.
+  """Names of a file's arrays, without reading these; none if it is missing.
 
   Raises:
-    DamagedFileError: if it cannot be seen.
+    DamagedFileError: if the file cannot be parsed.
   """
   try:
     with open(path, 'rb') as file, np.load(file, allow_pickle=False) as saved:
@@ -79,7 +80,8 @@ def array_names(path: pathlib.Path) -> list[str]:
 
 
 def _is_plain(name: str) -> bool:
-  """Whether it is NAME or KIND/NAME, and a NAME can be that of a directory."""
+  """True for NAME or KIND/NAME, each usable as the name of a directory."""
+  # A hostile store could lead out of the directory: names become paths.
   parts = name.split('/')
   return len(parts) <= 2 and not {'', '.', '..'} & {*parts}
 
@@ -93,11 +95,12 @@ def remove(path: pathlib.Path) -> None:
 
 
 def name_of(name: str) -> str:
-  """A name of a file that no other name has, whatever its length and letters.
+  """A unique file name for any name, whatever its length and letters.
 
   Examples:
     >>> name_of('0:3')
     '0%3A3-b13634a2'
   """
+  # Cut names may agree in 80 letters; the hash still differs.
   digest = hashlib.blake2b(name.encode(), digest_size=4).hexdigest()
   return f'{parse.quote(name, safe="")[:80]}-{digest}'

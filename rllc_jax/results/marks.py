@@ -1,8 +1,9 @@
 """Marks: how many draws of each chain are in the table, and their checksums.
 
 A piece of the table is some checkpoints on one data set, all refinements, all
-chains. Its mark is written after the draws that it speaks of, and replaced in
-one move: it never promises more than is there, and tells when that is damaged.
+chains. Its mark is written after its draws, and replaced in one move: it never
+counts draws that are missing, and its checksums reveal damage. Bytes outside
+checksummed ranges are untrusted and may be overwritten.
 """
 
 import pathlib
@@ -18,7 +19,7 @@ _CHECK, _LAYOUT = 'check/', 'layout/'
 
 
 class Mark(NamedTuple):
-  """What is known of a piece of G checkpoints, R refinements, C chains.
+  """Draw counts and checksums of G checkpoints, R refinements, C chains.
 
   Attributes:
     recorded: [G, R, C], draws in the table.
@@ -34,24 +35,24 @@ class Mark(NamedTuple):
   layouts: dict[str, str]
 
   @property
-  def longest(self) -> int:
-    """Draws of the longest chain."""
+  def max_recorded(self) -> int:
+    """The number of draws of the longest chain."""
     return int(self.recorded.max(initial=0))
 
   def check(self, name: str) -> np.ndarray:
-    """The checksums of an array, to be changed."""
+    """The checksums of an array, writable in place."""
     count = 2 if name == BASELINE else 3
-    nothing = np.zeros(self.recorded.shape[:count], np.uint32)
-    return self.checks.setdefault(name, nothing)
+    zeros = np.zeros(self.recorded.shape[:count], np.uint32)
+    return self.checks.setdefault(name, zeros)
 
 
 def read(path: pathlib.Path, shape: tuple[int, int, int], owner: str) -> Mark:
-  """The mark of a piece of the given shape (G, R, C), grown to it if need be.
+  """Reads the mark of a piece, padded or cut to the shape (G, R, C).
 
   Args:
     path: of the file.
     shape: of the piece.
-    owner: what the store is known by.
+    owner: the identifier of the store, which all of its files hold.
 
   Raises:
     DamagedFileError: if it is not what was written.
@@ -61,8 +62,9 @@ def read(path: pathlib.Path, shape: tuple[int, int, int], owner: str) -> Mark:
     if not _is_as_written(name, array):
       raise files.DamagedFileError(f'{name} of {array.dtype}{[*array.shape]}')
   recorded = _grown(saved.get('recorded', np.zeros((0, 0, 0), np.int32)), shape)
-  known = saved.get('made_with', np.zeros((0, 0), str))
-  made_with = _grown(known, shape[:2]).astype(object)
+  devices = saved.get('made_with', np.zeros((0, 0), str))
+  # Of objects: assigning a longer string must not cut it.
+  made_with = _grown(devices, shape[:2]).astype(object)
   checks = {
     name.removeprefix(_CHECK): _grown(array, shape[: array.ndim])
     for name, array in saved.items()
@@ -96,18 +98,18 @@ def checksums(
   Args:
     values: [cells, draws, ...].
     counts: [cells], how many draws count.
-    begun: [cells], checksums of what came before; nothing by default.
+    begun: [cells], checksums of the draws before; zeros by default.
   """
   begun = np.zeros(len(values), np.uint32) if begun is None else begun
-  own = [
+  checks = [
     zlib.crc32(np.ascontiguousarray(cell[:count]).tobytes(), int(start))
     for cell, count, start in zip(values, counts, begun, strict=True)
   ]
-  return np.array(own, np.uint32)
+  return np.array(checks, np.uint32)
 
 
 def _is_as_written(name: str, array: np.ndarray) -> bool:
-  """Whether it is of the kind that `write` writes."""
+  """True if name, dtype and number of axes are what `write` writes."""
   if name.startswith(_CHECK):
     axes = 2 if name == f'{_CHECK}{BASELINE}' else 3
     return array.dtype == np.uint32 and array.ndim == axes
@@ -118,8 +120,8 @@ def _is_as_written(name: str, array: np.ndarray) -> bool:
 
 
 def _grown(array: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-  """In another shape: the rest is 0, and what is beyond is left out."""
+  """Pads an array with zeros, or cuts it, to a shape."""
   out = np.zeros(shape, array.dtype)
-  part = array[tuple(map(slice, shape))]
-  out[tuple(map(slice, part.shape))] = part
+  overlap = array[tuple(map(slice, shape))]
+  out[tuple(map(slice, overlap.shape))] = overlap
   return out

@@ -4,24 +4,24 @@ from typing import Any
 
 import numpy as np
 
-from rllc_jax.results import store as stores
-from rllc_jax.results import traces as tables
+from rllc_jax.results import store
+from rllc_jax.results import traces as xr_traces
 
 
 class MemoryStore:
-  """A `stores.Store` that is gone with its process."""
+  """A `store.Store` that ends with its process."""
 
   def begin(self, identity, extent, made_with):
-    self._identity: dict[str, Any] = tables.merge_identity({}, identity)[0]
+    self._identity: dict[str, Any] = xr_traces.merge_identity({}, identity)[0]
     self._extent = extent
-    recorded = np.zeros(tables.sizes(extent)[:4], np.int32)
+    recorded = np.zeros(xr_traces.sizes(extent)[:4], np.int32)
     self._arrays: dict[str, np.ndarray] = {
       'recorded': recorded,
       'made_with': np.full(recorded.shape[:3], made_with),
     }
 
   def end(self):
-    pass  # Nobody else can have it.
+    pass  # No lock to release: no other process sees it.
 
   def recorded(self, rows, columns):
     recorded = self._arrays['recorded']
@@ -30,7 +30,7 @@ class MemoryStore:
     )
 
   def states(self, rows, columns):
-    raise tables.StoreError('Chains go on from a store on disk alone.')
+    raise xr_traces.StoreError('Chains go on from a store on disk alone.')
 
   def own(self, rows):
     return list(rows)
@@ -54,22 +54,26 @@ class MemoryStore:
           array[self._cell(row, column)[:3]] = values
 
   def complete(self, rows, columns):
-    pass  # Every draw has its place at once.
+    pass  # `write` has put every draw in its place.
 
   def read(self, extent=None):
     if extent is not None:
-      tables.check_within(extent, self._extent)
-    whole = tables.dataset_of(self._arrays, self._identity, self._extent)
-    return whole if extent is None else tables.select(whole, extent)
+      xr_traces.check_within(extent, self._extent)
+    everything = xr_traces.dataset_of(
+      self._arrays, self._identity, self._extent
+    )
+    return (
+      everything if extent is None else xr_traces.select(everything, extent)
+    )
 
   def _array(self, name, num_dims, extra, dtype):
-    shape = (*tables.sizes(self._extent)[:num_dims], *extra)
+    shape = (*xr_traces.sizes(self._extent)[:num_dims], *extra)
     if name not in self._arrays:
       self._arrays[name] = np.full(shape, np.nan, dtype)
     return self._arrays[name]
 
-  def _cell(self, row: stores.Row, column: stores.Column):
-    """Where a row and a column meet: indices of the first four dims."""
+  def _cell(self, row: store.Row, column: store.Column):
+    """Indices of the first four dims, of a row and a column."""
     (checkpoint, dataset), (refinement, chain) = row, column
     return (
       self._extent.checkpoints.index(checkpoint),

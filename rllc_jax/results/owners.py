@@ -1,10 +1,10 @@
-"""Who writes to a store: the processes of one run, and no other.
+"""Locks of a store: only the processes of one run may write to it.
 
-Every process locks a file of its own and says there who it is. The system lets
-go of the lock when the process ends, however it ends. Process 0 prepares the
-store; the others wait until it says that it has. It may come again while others
-are at work: they say that before they look at it, and it says that it prepares
-before it looks at them, so that one of both always knows.
+Every process locks its own file and writes its state there. The system releases
+the lock when the process ends, however it ends. Process 0 prepares the store;
+the others wait for its state "ready". It may be restarted while others are at
+work. Each side publishes its state before reading the other's, so at least one
+sees the conflict.
 """
 
 from collections.abc import Callable
@@ -24,16 +24,16 @@ from rllc_jax.results import traces
 
 _PATIENCE = 600.0  # Seconds to wait for process 0.
 _PAUSE = 0.05
-_TRIES = 20  # Others look at a lock by holding it for a moment.
-_Found = TypeVar('_Found')
+_TRIES = 20  # A reader of the state holds a shared lock for a moment.
+_Entry = TypeVar('_Entry')
 
 
 class Process(NamedTuple):
-  """Which of the processes of a run this one is.
+  """The place of a process among those of its run.
 
   Attributes:
     index: from 0.
-    count: of all.
+    count: the number of processes.
   """
 
   index: int = 0
@@ -48,6 +48,7 @@ class Owner:
     directory.mkdir(parents=True, exist_ok=True)
     self._file = _open_locked(directory / str(process.index))
     try:
+      # Before it reads the others' states: see the module's docstring.
       self.say('preparing')
       self._refuse_others()
     except BaseException:
@@ -55,8 +56,8 @@ class Owner:
       raise
 
   def say(self, state: str) -> None:
-    """Writes who holds the lock and how far it is."""
-    said = {
+    """Writes the holder of the lock and its state to the locked file."""
+    content = {
       'host': socket.gethostname(),
       'process': os.getpid(),
       'index': self._process.index,
@@ -66,35 +67,35 @@ class Owner:
     }
     self._file.seek(0)
     self._file.truncate()
-    self._file.write(json.dumps(said).encode())
+    self._file.write(json.dumps(content).encode())
 
   def end(self) -> None:
-    """Lets others write."""
-    with contextlib.suppress(OSError):  # What is told is for people.
+    """Releases the lock."""
+    with contextlib.suppress(OSError):  # A full disk: the state is for people.
       self.say('ended')
     self._file.close()
 
   def _refuse_others(self) -> None:
-    strangers = lambda: [
+    other_runs = lambda: [
       path
-      for path, said in _living(self._directory, self._process)
-      if not _same_run(said, self._process)
+      for path, state in _live_files(self._directory, self._process)
+      if not _is_same_run(state, self._process)
     ]
-    for path in lasting(strangers):
-      raise _taken(path, _read(path))
+    for path in stable_for_one_second(other_runs):
+      raise _locked_error(path, _read(path))
 
 
 def state_of_first(directory: pathlib.Path, process: Process) -> str:
-  """What process 0 of the same run says of itself, while it lives.
+  """The state of process 0 of the same run, while it is alive.
 
   Returns:
-    'preparing', 'ready', or '' if it is dead or of another run; 'ended' is what
-    it said last.
+    'preparing', 'ready', or '' if it is dead or of another run; 'ended' if it
+    ended normally.
   """
   path = directory / '0'
-  said = _read(path)
-  state = said.get('state', '') if _same_run(said, process) else ''
-  return state if state == 'ended' or (state and _held(path)) else ''
+  content = _read(path)
+  state = content.get('state', '') if _is_same_run(content, process) else ''
+  return state if state == 'ended' or (state and _is_locked(path)) else ''
 
 
 def wait_until(
@@ -103,10 +104,10 @@ def wait_until(
   process: Process,
   patience: float | None = None,
 ) -> None:
-  """Waits for what process 0 does, as long as it lives.
+  """Waits until process 0 has prepared the store, as long as it is alive.
 
   Args:
-    done: whether it has.
+    done: returns True once it has.
     directory: where it locks its file.
     process: the one that waits.
     patience: seconds without a process 0 that lives; ten minutes by default.
@@ -115,11 +116,11 @@ def wait_until(
     StoreError: if there is none for so long.
   """
   patience = _PATIENCE if patience is None else patience
-  seen = time.monotonic()
+  last_alive = time.monotonic()
   while not done():
     if state_of_first(directory, process) in ('preparing', 'ready'):
-      seen = time.monotonic()
-    if time.monotonic() > seen + patience:
+      last_alive = time.monotonic()
+    if time.monotonic() > last_alive + patience:
       raise traces.StoreError(
         f'{directory.parent} must be prepared by process 0 of {process.count}, '
         f'which shares the work with this one; got none within {patience:.0f} '
@@ -128,52 +129,52 @@ def wait_until(
     time.sleep(_PAUSE)
 
 
-def others_live(directory: pathlib.Path, process: Process) -> list[int]:
-  """Which other processes of the same run live."""
+def live_peers(directory: pathlib.Path, process: Process) -> list[int]:
+  """Indices of the other live processes of the same run."""
   return [
     int(path.name)
-    for path, said in _living(directory, process)
-    if not said or _same_run(said, process)
+    for path, state in _live_files(directory, process)
+    if not state or _is_same_run(state, process)
   ]
 
 
-def others_at_work(directory: pathlib.Path, process: Process) -> list[int]:
-  """Which of the others do not wait for process 0 any more."""
+def peers_at_work(directory: pathlib.Path, process: Process) -> list[int]:
+  """Indices of the other live processes that no longer wait for process 0."""
   return [
     int(path.name)
-    for path, said in _living(directory, process)
-    if said.get('state') != 'preparing'
+    for path, state in _live_files(directory, process)
+    if state.get('state') != 'preparing'
   ]
 
 
-def lasting(look: Callable[[], list[_Found]]) -> list[_Found]:
-  """What is found again and again for a second.
+def stable_for_one_second(poll: Callable[[], list[_Entry]]) -> list[_Entry]:
+  """Entries present in every poll for one second.
 
-  A process that begins holds its lock before it says what it is.
+  A process that starts holds its lock a moment before its state is written.
   """
-  found = look()
+  entries = poll()
   for _ in range(_TRIES):
-    if not found:
+    if not entries:
       break
     time.sleep(_PAUSE)
-    now = look()
-    found = [x for x in found if x in now]
-  return found
+    current = poll()
+    entries = [x for x in entries if x in current]
+  return entries
 
 
-def _living(
+def _live_files(
   directory: pathlib.Path, process: Process
 ) -> Iterator[tuple[pathlib.Path, dict[str, Any]]]:
-  """Files of other processes that live, and what they say."""
+  """Files of other live processes, with their content."""
   for path in sorted(directory.iterdir()):
-    if path.name != str(process.index) and _held(path):
+    if path.name != str(process.index) and _is_locked(path):
       yield path, _read(path)
 
 
 def _open_locked(path: pathlib.Path) -> Any:
-  if path.is_dir():  # Nobody's lock.
+  if path.is_dir():  # A damaged store: no process locks a directory.
     files.remove(path)
-  # What no disk takes must not be left to be written at the end.
+  # Unbuffered: on a full disk a buffer would fail again when it is closed.
   file = open(path, 'ab', buffering=0)
   for _ in range(_TRIES):
     try:
@@ -189,11 +190,11 @@ def _open_locked(path: pathlib.Path) -> Any:
       )
       return file
   file.close()
-  raise _taken(path, _read(path))
+  raise _locked_error(path, _read(path))
 
 
-def _held(path: pathlib.Path) -> bool:
-  """Whether a process that lives holds the lock."""
+def _is_locked(path: pathlib.Path) -> bool:
+  """True if a live process holds the lock."""
   try:
     with open(path, 'rb') as file:
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
@@ -205,21 +206,23 @@ def _held(path: pathlib.Path) -> bool:
 
 
 def _read(path: pathlib.Path) -> dict[str, Any]:
-  """What an owner says; nothing while it writes it."""
+  """The content of a lock file; {} while it is being written."""
   try:
-    said = json.loads(path.read_bytes())
+    content = json.loads(path.read_bytes())
   except (OSError, ValueError):
     return {}
-  return said if isinstance(said, dict) else {}
+  return content if isinstance(content, dict) else {}
 
 
-def _same_run(said: dict[str, Any], process: Process) -> bool:
-  return said.get('count') == process.count
+def _is_same_run(content: dict[str, Any], process: Process) -> bool:
+  return content.get('count') == process.count
 
 
-def _taken(path: pathlib.Path, said: dict[str, Any]) -> traces.StoreError:
-  known = ('process', 'host', 'since')
-  process, host, since = (said.get(name, 'unknown') for name in known)
+def _locked_error(
+  path: pathlib.Path, content: dict[str, Any]
+) -> traces.StoreError:
+  names = ('process', 'host', 'since')
+  process, host, since = (content.get(name, 'unknown') for name in names)
   return traces.StoreError(
     f'{path.parent.parent} must be written by one run at a time; got another '
     f'that is still going on: process {process} on {host}, since {since}. Wait '

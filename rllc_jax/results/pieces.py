@@ -1,7 +1,7 @@
-"""Pieces of a store: their marks, their places in the table, what is damaged.
+"""Pieces of a store: their marks, places in the table, and repair.
 
 A piece is a data set and some of its checkpoints. A process owns whole pieces,
-and nobody else writes to them.
+and no other process writes to them.
 """
 
 from collections.abc import Iterable
@@ -19,9 +19,9 @@ from rllc_jax.results import block_files
 from rllc_jax.results import damages
 from rllc_jax.results import files
 from rllc_jax.results import marks
-from rllc_jax.results import store as stores
-from rllc_jax.results import table as arrays
-from rllc_jax.results import traces as tables
+from rllc_jax.results import store
+from rllc_jax.results import table as zarr_table
+from rllc_jax.results import traces
 
 Piece = tuple[int, int]  # Places of a data set, and of its checkpoints.
 
@@ -34,24 +34,25 @@ class Pieces:
     path: of the store.
     extent: coordinates.
     length: checkpoints of a piece.
-    owner: what the store is known by: it is in all of its files.
+    owner: the identifier of the store, which all of its files hold.
   """
 
   path: pathlib.Path
-  extent: stores.Extent
+  extent: store.Extent
   length: int
   owner: str
 
   @functools.cached_property
   def _places(self) -> tuple[dict[Any, int], ...]:
-    """Of checkpoints, data sets, refinements: there may be thousands."""
+    """Index by name of checkpoints, data sets and refinements."""
+    # A dictionary: a tuple's `index` is slow with thousands of checkpoints.
     dims = self.extent[:3]
     return tuple({name: i for i, name in enumerate(names)} for names in dims)
 
   @property
-  def table(self) -> arrays.Table:
+  def table(self) -> zarr_table.Table:
     """The values."""
-    return arrays.Table(self.path / 'traces.zarr', self.extent, self.length)
+    return zarr_table.Table(self.path / 'traces.zarr', self.extent, self.length)
 
   def all(self) -> list[Piece]:
     """All pieces, in an order that all processes agree on."""
@@ -60,30 +61,32 @@ class Pieces:
     return [(s, i) for i in range(count) for s in datasets]
 
   def share(self, index: int, count: int) -> list[Piece]:
-    """Those that process `index` of `count` writes to, and nobody else."""
+    """The pieces that only process `index` of `count` writes to."""
     return self.all()[index::count]
 
-  def of(self, row: stores.Row) -> Piece:
+  def of(self, row: store.Row) -> Piece:
     """The piece that a row is in."""
     checkpoints, datasets, _ = self._places
     return datasets[row[1]], checkpoints[row[0]] // self.length
 
   def of_block(self, block: block_files.BlockFile) -> set[Piece]:
-    """Those that a block's rows are in."""
+    """The pieces that a block's rows are in."""
     return {self.of(row) for row in block.rows}
 
-  def place(self, row: stores.Row) -> int:
-    """Of a checkpoint in its piece."""
+  def place(self, row: store.Row) -> int:
+    """The index of a row's checkpoint within its piece."""
     return self._places[0][row[0]] % self.length
 
   def has(self, cell: block_files.Cell) -> bool:
-    """Whether the extent has a row and a column."""
+    """True if the extent has the row and the column."""
     (step, dataset), (refinement, chain) = cell
     steps, datasets, refinements = self._places
-    there = step in steps and dataset in datasets and refinement in refinements
-    return there and 0 <= chain < self.extent.num_chains
+    is_named = (
+      step in steps and dataset in datasets and refinement in refinements
+    )
+    return is_named and 0 <= chain < self.extent.num_chains
 
-  def at(self, column: stores.Column) -> tuple[int, int]:
+  def at(self, column: store.Column) -> tuple[int, int]:
     """Places of a refinement and a chain."""
     return self._places[2][column[0]], column[1]
 
@@ -93,17 +96,17 @@ class Pieces:
     return self.path / 'marks' / dataset / f'{piece[1]}.npz'
 
   def mark(self, piece: Piece) -> marks.Mark:
-    """A piece's mark.
+    """Reads a piece's mark.
 
     Raises:
       DamagedFileError: if it is not what was written.
     """
-    _, _, refinements, chains, _ = tables.sizes(self.extent)
+    _, _, refinements, chains, _ = traces.sizes(self.extent)
     shape = self.length, refinements, chains
     return marks.read(self.mark_path(piece), shape, self.owner)
 
   def sound_mark(self, piece: Piece) -> marks.Mark:
-    """A piece's mark, for a reader.
+    """Reads a piece's mark; damage is an error of the store.
 
     Raises:
       StoreError: if it is not what was written.
@@ -114,27 +117,27 @@ class Pieces:
       raise damages.error(self.mark_path(piece), str(error)) from error
 
   def sound(self, piece: Piece) -> tuple[marks.Mark, dict[str, np.ndarray]]:
-    """A piece's mark and its values, as they were written.
+    """Reads a piece's mark and values, and verifies their checksums.
 
     Raises:
       StoreError: if they are not.
     """
     mark = self.sound_mark(piece)
-    values = self.table.get(piece, mark.longest)
+    values = self.table.get(piece, mark.max_recorded)
     _check_layouts(mark, self.table.layouts(), self.table.path)
     for name, bad in _damaged(mark, values):
       if bad.any():
-        came = 'other draws than were written'
-        raise damages.error(self.table.place(piece, name), came)
-    read = {
+        problem = 'other draws than were written'
+        raise damages.error(self.table.place(piece, name), problem)
+    readable = {
       name: array
       for name, array in values.items()
       if not isinstance(array, Exception)
     }
-    return mark, read
+    return mark, readable
 
   def check_layouts(self, pieces: Iterable[Piece]) -> None:
-    """Raises unless arrays can be opened, and are laid out as they were made.
+    """Raises unless all arrays open and have the layout of the marks.
 
     Raises:
       StoreError: naming one that is not.
@@ -146,7 +149,7 @@ class Pieces:
         _check_layouts(self.mark(piece), layouts, self.table.path)
 
   def repair_layouts(self) -> None:
-    """Forgets arrays that are not cut and coded as they were made."""
+    """Removes arrays whose layout differs from the marks."""
     layouts = self.table.layouts()
     for piece in self.all():
       with contextlib.suppress(files.DamagedFileError):
@@ -156,12 +159,12 @@ class Pieces:
             del layouts[name]
 
   def repair(self, pieces: Iterable[Piece]) -> None:
-    """Forgets what is not as it was written: it will be done again."""
+    """Removes damaged marks and values, to be sampled again."""
     for piece in pieces:
       try:
         mark = self.mark(piece)
       except files.DamagedFileError as error:
-        damages.say_again(self.mark_path(piece), error)
+        damages.warn_recomputing(self.mark_path(piece), error)
         files.remove(self.mark_path(piece))
       else:
         self._repair_values(piece, mark)
@@ -169,13 +172,14 @@ class Pieces:
   def _repair_values(self, piece, mark) -> None:
     if not mark.recorded.any():
       return
-    values = self.table.get(piece, mark.longest)
+    values = self.table.get(piece, mark.max_recorded)
     damaged = [item for item in _damaged(mark, values) if item[1].any()]
     for name, bad in damaged:
-      came = f'{bad.sum()} chains with other draws'
-      damages.say_again(self.table.place(piece, name), came)
+      problem = f'{bad.sum()} chains with other draws'
+      damages.warn_recomputing(self.table.place(piece, name), problem)
       mark.recorded[bad] = 0
       unreadable = isinstance(values.get(name), Exception)
+      # Readable files stay: they hold sound chains, too.
       for path in self.table.files(piece, name):
         if unreadable or path.is_dir():
           files.remove(path)
@@ -183,44 +187,47 @@ class Pieces:
       marks.write(self.mark_path(piece), mark, self.owner)
 
   def fold(self, block: block_files.BlockFile) -> None:
-    """Takes a block's draws into the table."""
+    """Writes a block's draws to the table, then the marks of its pieces."""
     by_piece: dict[Piece, list[int]] = {}
     for k, row in enumerate(block.rows):
       by_piece.setdefault(self.of(row), []).append(k)
-    for piece, own in by_piece.items():
-      self._fold_rows(piece, block, np.array(own))
+    for piece, rows in by_piece.items():
+      self._fold_rows(piece, block, np.array(rows))
 
-  def _fold_rows(self, piece, block, own) -> None:
+  def _fold_rows(self, piece, block, rows) -> None:
     mark = self.mark(piece)
-    g = np.array([self.place(block.rows[k]) for k in own])
+    g = np.array([self.place(block.rows[k]) for k in rows])
     r, c = np.array([self.at(column) for column in block.columns]).T
-    known = mark.recorded[g[:, None], r, c]
-    # Some or all of it may be there, if it was taken before.
-    wanted = (block.first <= known) & (known < block.stop)
-    if not wanted.any():
+    recorded = mark.recorded[g[:, None], r, c]
+    # After a kill some or all draws may already be in the table.
+    is_new = (block.first <= recorded) & (recorded < block.stop)
+    if not is_new.any():
       return
-    # A chain from the beginning takes the place of all that was there.
-    begun = known if block.first else np.zeros_like(known)
-    before = {*mark.checks} - {marks.BASELINE} if mark.recorded.any() else None
-    for first in np.unique(begun[wanted]):
-      k, n = np.nonzero(wanted & (begun == first))
+    # A chain from draw 0 replaces all draws of its cell.
+    first_draws = recorded if block.first else np.zeros_like(recorded)
+    names_before = (
+      {*mark.checks} - {marks.BASELINE} if mark.recorded.any() else None
+    )
+    for first in np.unique(first_draws[is_new]):
+      k, n = np.nonzero(is_new & (first_draws == first))
       cells = g[k], r[n], c[n]
-      self._fold_cells(piece, mark, cells, int(first), block, (own[k], n))
-    if before is not None:
-      # Runs that do not record the same leave gaps, and these are checked, too.
-      self._check_gaps(piece, mark, before ^ block.traces.keys())
+      self._fold_cells(piece, mark, cells, int(first), block, (rows[k], n))
+    if names_before is not None:
+      # Runs that record other arrays leave gaps, which need checksums, too.
+      self._check_gaps(piece, mark, names_before ^ block.traces.keys())
     mark.layouts.update(self.table.layouts())
+    # After the values: a mark never counts draws that are not written.
     marks.write(self.mark_path(piece), mark, self.owner)
 
   def _fold_cells(self, piece, mark, cells, first, block, places) -> None:
-    """Takes a block's draws from `first` on, at places in it, into cells."""
+    """Writes a block's draws from `first` on to cells, with their checksums."""
     for name, trace in block.traces.items():
       values = trace[places][:, first - block.first :]
       self.table.put(piece, name, cells, first, values)
       checks = mark.check(name)
       counts = np.full(len(values), values.shape[1])
-      begun = checks[cells] if first else None
-      checks[cells] = marks.checksums(values, counts, begun)
+      checks_before = checks[cells] if first else None
+      checks[cells] = marks.checksums(values, counts, checks_before)
     if block.baseline.shape[1]:
       self._fold_baseline(piece, mark, cells[:2], block.baseline[places[0]])
     mark.recorded[cells] = block.stop
@@ -229,11 +236,11 @@ class Pieces:
   def _check_gaps(self, piece, mark, names) -> None:
     cells = np.nonzero(mark.recorded)
     for name in names:
-      found = self.table.get(piece, mark.longest)[name]
-      if isinstance(found, Exception):
-        raise found
+      values = self.table.get(piece, mark.max_recorded)[name]
+      if isinstance(values, Exception):
+        raise values
       counts = mark.recorded[cells]
-      mark.check(name)[cells] = marks.checksums(found[cells], counts)
+      mark.check(name)[cells] = marks.checksums(values[cells], counts)
 
   def _fold_baseline(self, piece, mark, cells, values) -> None:
     self.table.put(piece, marks.BASELINE, cells, 0, values)
@@ -244,30 +251,30 @@ class Pieces:
 def _check_layouts(mark, layouts, path) -> None:
   for name, layout in layouts.items():
     if mark.layouts.get(name, layout) != layout:
-      came = 'another layout than was made'
-      raise damages.error(path / name / '.zarray', came)
+      problem = 'another layout than was made'
+      raise damages.error(path / name / '.zarray', problem)
 
 
 def _damaged(
   mark: marks.Mark, values: dict[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
-  """By array, which chains [G, R, C] are not what the mark says."""
+  """Yields each array's name, and [G, R, C], True where a checksum differs."""
   recorded = mark.recorded.copy()
-  there = recorded > 0
+  is_recorded = recorded > 0
   for name, checks in mark.checks.items():
-    found = values.get(name, KeyError(name))
-    if isinstance(found, Exception):
-      yield name, there
+    array = values.get(name, KeyError(name))
+    if isinstance(array, Exception):
+      yield name, is_recorded
     elif name == marks.BASELINE:
-      counts = np.full(there.shape[:2], found.shape[2])
-      bad = _differ(found, there.any(axis=2), counts, checks)
-      yield name, bad[:, :, None] & there
+      counts = np.full(is_recorded.shape[:2], array.shape[2])
+      bad = _differ(array, is_recorded.any(axis=2), counts, checks)
+      yield name, bad[:, :, None] & is_recorded
     else:
-      yield name, _differ(found, there, recorded, checks)
+      yield name, _differ(array, is_recorded, recorded, checks)
 
 
-def _differ(values, there, counts, checks) -> np.ndarray:
-  """Which cells are there, but of another checksum."""
-  cells, bad = np.nonzero(there), np.zeros(there.shape, bool)
+def _differ(values, is_present, counts, checks) -> np.ndarray:
+  """True for cells that are present with another checksum."""
+  cells, bad = np.nonzero(is_present), np.zeros(is_present.shape, bool)
   bad[cells] = marks.checksums(values[cells], counts[cells]) != checks[cells]
   return bad

@@ -6,21 +6,22 @@ import numpy as np
 
 from rllc_jax.results import block_files
 from rllc_jax.results import marks
-from rllc_jax.results import pieces as all_pieces
-from rllc_jax.results import store as stores
-from rllc_jax.results import traces as tables
+from rllc_jax.results import pieces
+from rllc_jax.results import store
+from rllc_jax.results import traces
 
 
 def read(
-  pieces: all_pieces.Pieces,
+  store_pieces: pieces.Pieces,
   blocks: Iterable[block_files.BlockFile],
-  extent: stores.Extent,
+  extent: store.Extent,
 ) -> dict[str, np.ndarray]:
   """Arrays over an extent, for `traces.dataset_of`.
 
   Args:
-    pieces: the table.
-    blocks: with draws that may not be in the table yet, by their first draw.
+    store_pieces: the table.
+    blocks: block files with draws that may not be in the table yet, sorted by
+      first draw.
     extent: that of the table, with some of its checkpoints, data sets and
       draws.
 
@@ -28,19 +29,20 @@ def read(
     StoreError: if something is not as it was written.
   """
   out = _Arrays(extent)
-  by_piece: dict[all_pieces.Piece, list[stores.Row]] = {}
+  by_piece: dict[pieces.Piece, list[store.Row]] = {}
   for row in out.places:
-    by_piece.setdefault(pieces.of(row), []).append(row)
+    by_piece.setdefault(store_pieces.of(row), []).append(row)
   for piece, rows in by_piece.items():
-    mark, values = pieces.sound(piece)
+    mark, values = store_pieces.sound(piece)
     for row in rows:
-      out.take_row(row, pieces.place(row), mark, values)
+      out.take_row(row, store_pieces.place(row), mark, values)
+  # After the table: draws of a block may already have moved there.
   for block in blocks:
     for k, row in enumerate(block.rows):
       if row in out.places:
         for n, column in enumerate(block.columns):
-          if pieces.has((row, column)):  # Else of a run that makes it larger.
-            place = (*out.places[row], *pieces.at(column))
+          if store_pieces.has((row, column)):  # Else of a run that grows it.
+            place = (*out.places[row], *store_pieces.at(column))
             out.take_draws(place, block, k, n)
   return out.arrays | {'made_with': out.arrays['made_with'].astype(str)}
 
@@ -48,8 +50,8 @@ def read(
 class _Arrays:
   """Arrays that are filled row by row, then cell by cell."""
 
-  def __init__(self, extent: stores.Extent):
-    self._sizes = tables.sizes(extent)
+  def __init__(self, extent: store.Extent):
+    self._sizes = traces.sizes(extent)
     self.places = {
       (step, dataset): (i, j)
       for i, step in enumerate(extent.checkpoints)
@@ -61,25 +63,27 @@ class _Arrays:
     }
 
   def take_row(self, row, place, mark, values) -> None:
-    """What the table has of a row; it may lack chains that are asked for."""
+    """Copies a row from the table; chains may be missing there."""
     i, j = self.places[row]
     self.arrays['recorded'][i, j] = mark.recorded[place]
     self.arrays['made_with'][i, j] = mark.made_with[place]
     for name, array in values.items():
-      own = array[place]
+      stored = array[place]
       if name == marks.BASELINE:
-        out = self._baseline(own.shape[1], own.dtype)[i, j]
-        there = mark.recorded[place].any(axis=1)
+        out = self._baseline(stored.shape[1], stored.dtype)[i, j]
+        is_recorded = mark.recorded[place].any(axis=1)
       else:
-        own = own[:, :, : self._sizes[4]]
-        out = self._draws(name, own.shape[3:], own.dtype)[i, j]
-        out = out[:, :, : own.shape[2]]
-        # Others may be of a kill.
-        there = np.arange(own.shape[2]) < mark.recorded[place][:, :, None]
-      out[there] = own[there]
+        stored = stored[:, :, : self._sizes[4]]
+        out = self._draws(name, stored.shape[3:], stored.dtype)[i, j]
+        out = out[:, :, : stored.shape[2]]
+        # Draws beyond the count may stem from a killed run.
+        is_recorded = (
+          np.arange(stored.shape[2]) < mark.recorded[place][:, :, None]
+        )
+      out[is_recorded] = stored[is_recorded]
 
   def take_draws(self, cell, block, k, n) -> None:
-    """A chain's draws that the table has not got, unless some are missing."""
+    """Copies a chain's draws that continue those of the table."""
     if not block.first <= self.arrays['recorded'][cell] < block.stop:
       return
     for name, trace in block.traces.items():

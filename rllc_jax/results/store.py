@@ -1,4 +1,4 @@
-"""What a store is: the coordinates of a run, and where its traces are kept."""
+"""The interface of stores, and the coordinates of a run."""
 
 import collections
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ import xarray as xr
 
 
 class Extent(NamedTuple):
-  """The coordinates of a run: what may grow while its identity stays.
+  """The coordinates of a run, which may grow while its identity stays.
 
   Attributes:
     checkpoints: training steps.
@@ -36,7 +36,7 @@ def check_extent(extent: Extent) -> None:
         f'address random numbers; got {step}.'
       )
   for name in (*extent.datasets, *extent.refinements):
-    if not isinstance(name, str) or not name or _is_lost(name):
+    if not isinstance(name, str) or not name or _is_unstorable(name):
       raise ValueError(
         'Data sets and refinements must have names without NUL and surrogates, '
         'because they address random numbers and are coordinates of results; '
@@ -48,16 +48,19 @@ def check_extent(extent: Extent) -> None:
         f'{name} must hold at least one entry, or there is nothing to '
         'estimate; got none.'
       )
-    twice = sorted(x for x, n in collections.Counter(values).items() if n > 1)
-    if twice:
+    repeated = sorted(
+      x for x, n in collections.Counter(values).items() if n > 1
+    )
+    if repeated:
       raise ValueError(
         f'{name} must differ, because they are coordinates of the results; got '
-        f'{twice[0]!r} more than once.'
+        f'{repeated[0]!r} more than once.'
       )
 
 
-def _is_lost(name: str) -> bool:
-  """Whether files and arrays do not keep a name as it is."""
+def _is_unstorable(name: str) -> bool:
+  """True if a file or an array would change the name."""
+  # NumPy drops a trailing NUL; UTF-8 has no lone surrogates.
   return any(x == '\0' or '\ud800' <= x <= '\udfff' for x in name)
 
 
@@ -66,7 +69,7 @@ Column = tuple[str, int]  # A refinement's name, a chain's number.
 
 
 class Store(Protocol):
-  """Where the traces of a run are kept, block by block.
+  """Storage of the traces of a run, block by block.
 
   Rows and columns are given by their coordinates. Traces are
   {name: [K, N, draws, ...]}, states lists of leaves [K, N, ...].
@@ -75,18 +78,18 @@ class Store(Protocol):
   def begin(
     self, identity: Mapping[str, Any], extent: Extent, made_with: str
   ) -> None:
-    """Says what is to be stored, and by what; raises if it does not fit."""
+    """Opens the store for writing; raises if the run does not match it."""
 
   def end(self) -> None:
-    """Says that nothing more is stored: others may."""
+    """Ends writing, and lets other runs write."""
 
   def own(self, rows: Sequence[Row]) -> list[Row]:
-    """Those that this process shall do: all, unless it is one of several."""
+    """The rows that this process samples: all, unless it is one of several."""
 
   def recorded(
     self, rows: Sequence[Row], columns: Sequence[Column]
   ) -> np.ndarray:
-    """How many draws each cell has, [K, N]."""
+    """The number of draws of each cell, [K, N]."""
 
   def states(
     self, rows: Sequence[Row], columns: Sequence[Column]
@@ -102,14 +105,14 @@ class Store(Protocol):
     states: Sequence[np.ndarray],
     baseline: np.ndarray,
   ) -> None:
-    """Keeps draws from `first` on, and the chains after them.
+    """Stores draws from `first` on, and the chains after them.
 
     The losses at the checkpoints, [K, M], come with the draws from 0 on; later
     ones have M = 0.
     """
 
   def complete(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    """Says that no more draws of a block are on their way."""
+    """Marks a block as done: no more of its draws will come."""
 
   def read(self, extent: Extent | None = None) -> xr.Dataset:
     """The traces of an extent (everything by default), NaN where missing."""

@@ -1,7 +1,7 @@
-"""The table of a store: its arrays in Zarr, and how they are cut into files.
+"""The table of a store: its arrays in Zarr, and their division into files.
 
-A file holds a piece, some checkpoints on one data set, or a stretch of its
-draws. Pieces are made longer as runs grow, or there were millions of files.
+A file holds a piece (some checkpoints on one data set) or a stretch of its
+draws. The piece length grows with the run to keep the file count below 60,000.
 """
 
 from collections.abc import Mapping
@@ -15,24 +15,24 @@ import numpy as np
 from rllc_jax.results import damages
 from rllc_jax.results import files
 from rllc_jax.results import marks
-from rllc_jax.results import store as stores
-from rllc_jax.results import traces as tables
+from rllc_jax.results import store
+from rllc_jax.results import traces
 
 _CHUNK_BYTES = 2**26
 _LEAST_CHUNK_DRAWS = 256
 _MOST_FILES = 60_000
-_ARRAYS = 8  # As many as a run has, about.
+_ARRAYS = 8  # A run has about as many.
 
 
-def piece_length(extent: stores.Extent) -> int:
-  """Checkpoints of a piece: as few as leave a store fewer than 60,000 files.
+def piece_length(extent: store.Extent) -> int:
+  """Checkpoints of a piece: as few as keep a store below 60,000 files.
 
   Examples:
     >>> heads = tuple(map(str, range(400)))
     >>> texts = tuple(map(str, range(20)))
-    >>> piece_length(stores.Extent(tuple(range(107)), texts, heads, 4, 250))
+    >>> piece_length(store.Extent(tuple(range(107)), texts, heads, 4, 250))
     1
-    >>> piece_length(stores.Extent(tuple(range(10_000)), texts, heads, 4, 250))
+    >>> piece_length(store.Extent(tuple(range(10_000)), texts, heads, 4, 250))
     32
   """
   length = 1
@@ -41,17 +41,17 @@ def piece_length(extent: stores.Extent) -> int:
   return length
 
 
-def num_files(extent: stores.Extent, length: int) -> int:
-  """Files of the table, about: samplers differ in what they record."""
+def num_files(extent: store.Extent, length: int) -> int:
+  """Approximate number of files: samplers differ in what they record."""
   pieces = -(-len(extent.checkpoints) // length) * len(extent.datasets)
   draws = -(-extent.num_draws // chunk_draws(extent, length))
   if length >= len(extent.checkpoints):
-    draws = 1  # No further cut helps.
+    draws = 1  # A longer piece would not reduce the files any more.
   return pieces * draws * _ARRAYS
 
 
-def chunk_draws(extent: stores.Extent, length: int) -> int:
-  """Draws of a file: all, unless that were more than 64 MB."""
+def chunk_draws(extent: store.Extent, length: int) -> int:
+  """Draws of a file: all, or as many as fit into 64 MB of float32."""
   cells = length * len(extent.refinements) * extent.num_chains
   most = max(_LEAST_CHUNK_DRAWS, _CHUNK_BYTES // (4 * cells))
   return min(extent.num_draws, most)
@@ -70,31 +70,31 @@ class Table(NamedTuple):
   """
 
   path: pathlib.Path
-  extent: stores.Extent
+  extent: store.Extent
   length: int
 
   def fit(self, identity: Mapping[str, Any]) -> None:
     """Grows all arrays, and the copy of the coordinates, to the extent."""
-    self._mend()
+    self._remove_unreadable_metadata()
     group = self._group('a')
-    sizes = dict(zip(tables.DIMS, tables.sizes(self.extent), strict=True))
+    sizes = dict(zip(traces.DIMS, traces.sizes(self.extent), strict=True))
     for name, array in self.arrays('a').items():
       if isinstance(array, Exception):
         self.remove(name, array)
         continue
       dims = _dims(name, array.ndim)
-      if array.attrs.get('_ARRAY_DIMENSIONS') != dims:  # Lost in a kill.
+      if array.attrs.get('_ARRAY_DIMENSIONS') != dims:  # Lost by a kill.
         array.attrs['_ARRAY_DIMENSIONS'] = dims
       lengths = zip(dims, array.shape, strict=True)
-      shape = tuple(max(sizes.get(dim, 0), old) for dim, old in lengths)
+      shape = tuple(max(sizes.get(dim, 0), current) for dim, current in lengths)
       if shape != array.shape:
         array.resize(shape)
-    coordinates = tables.dataset_of({}, identity, self.extent).coords
-    for name in tables.DIMS:
+    coordinates = traces.dataset_of({}, identity, self.extent).coords
+    for name in traces.DIMS:
       values = coordinates[name].values
-      if self._has(group, name, values):
+      if self._has_coordinate(group, name, values):
         continue
-      # Without fill value: xarray takes values equal to it as missing.
+      # No fill value: xarray reads values equal to it as missing.
       array = group.create_array(
         name,
         shape=values.shape,
@@ -106,14 +106,14 @@ class Table(NamedTuple):
       array[:] = values
 
   def check(self) -> None:
-    """Raises unless all can be opened, for those who do not mend it.
+    """Raises unless all arrays open, for processes that do not repair them.
 
     Raises:
-      StoreError: naming what cannot.
+      StoreError: naming one that does not.
     """
     try:
       self._group('r')
-    except Exception as error:  # JSON and Zarr raise what comes.
+    except Exception as error:  # JSON and Zarr raise anything.
       raise damages.error(self.path / '.zgroup', str(error)) from error
     for name, array in self.arrays().items():
       if isinstance(array, Exception):
@@ -137,7 +137,7 @@ class Table(NamedTuple):
       first: the first draw, if there are draws.
       values: [n, draws, ...] or [n, M].
     """
-    with_draws = len(_own_dims(name)) == len(tables.DIMS)
+    with_draws = len(_shared_dims(name)) == len(traces.DIMS)
     extra = values.shape[2 if with_draws else 1 :]
     array = self._array(name, extra, values.dtype)
     low, high = int(cells[0].min()), int(cells[0].max()) + 1
@@ -147,15 +147,15 @@ class Table(NamedTuple):
       at = (*at, slice(None), slice(None), slice(first, stop))
     try:
       self._put(array, at, (cells[0] - low, *cells[1:]), values)
-    except Exception:  # Codecs raise what comes; no mark vouches for it.
-      if not self._forget_unreadable(array, piece, name):
+    except Exception:  # Codecs raise anything; these bytes have no checksum.
+      if not self._remove_unreadable(array, piece, name):
         raise
       self._put(array, at, (cells[0] - low, *cells[1:]), values)
 
   def get(
     self, piece: tuple[int, int], num_draws: int
   ) -> dict[str, np.ndarray | Exception]:
-    """All that is in a piece, by array; what went wrong if it cannot be read.
+    """Reads a piece, by array; an unreadable array is its exception.
 
     Args:
       piece: the piece.
@@ -174,53 +174,53 @@ class Table(NamedTuple):
     slab[cells] = values
     array[at] = slab
 
-  def _forget_unreadable(self, array, piece, name) -> int:
-    """Removes files of a piece that are no chunks, and counts them.
+  def _remove_unreadable(self, array, piece, name) -> int:
+    """Removes files of a piece that are not readable chunks, and counts them.
 
     Raises:
-      OSError, MemoryError: if one may be good, but could not be read just now.
+      OSError, MemoryError: if one may be sound, but could not be read just now.
     """
     count = 0
     for path in self.files(piece, name):
       try:
         chunk = zip(map(int, path.name.split('.')), array.chunks, strict=True)
         array[tuple(slice(k * length, (k + 1) * length) for k, length in chunk)]
-        came: object = 'a directory' if path.is_dir() else ''
+        problem: object = 'a directory' if path.is_dir() else ''
       except (OSError, MemoryError):
         if not path.is_dir():
           raise
-        came = 'a directory'
-      except Exception as error:  # Codecs raise what comes.
-        came = error
-      if came:
-        damages.say_again(path, came)
+        problem = 'a directory'
+      except Exception as error:  # Codecs raise anything.
+        problem = error
+      if problem:
+        damages.warn_recomputing(path, problem)
         files.remove(path)
         count += 1
     return count
 
   def arrays(self, mode: str = 'r') -> dict[str, Any]:
-    """Arrays by name, without the coordinates; what went wrong instead of one.
+    """Arrays by name, without coordinates; an unreadable one is its exception.
 
-    An array that is not as it was made, by `layouts`, is not to be read.
+    An array whose `layouts` differ from the marks must not be read.
     """
-    # Zarr's own list has a warning for what was killed while it was made.
+    # Zarr's own list warns about arrays that a kill left half created.
     names = {path.parent.name for path in self.path.glob('*/.zarray')}
-    names -= {*tables.DIMS}
+    names -= {*traces.DIMS}
     if not names:
       return {}
-    return {name: self._opened(name, mode) for name in sorted(names)}
+    return {name: self._open(name, mode) for name in sorted(names)}
 
   def layouts(self) -> dict[str, str]:
-    """How each array is cut and coded."""
+    """Chunks, dtype, codecs, order and fill value of each array."""
     return {
       name: _layout(array)
       for name, array in self.arrays().items()
       if not isinstance(array, Exception)
     }
 
-  def remove(self, name: str, came: object) -> None:
-    """Forgets an array: its draws will be taken again."""
-    damages.say_again(self.path / name / '.zarray', came)
+  def remove(self, name: str, reason: object) -> None:
+    """Removes an array, to be sampled again, with a warning."""
+    damages.warn_recomputing(self.path / name / '.zarray', reason)
     files.remove(self.path / name)
 
   def files(self, piece: tuple[int, int], name: str) -> list[pathlib.Path]:
@@ -229,30 +229,30 @@ class Table(NamedTuple):
     return sorted((self.path / name).glob(f'{number}.{dataset}.*'))
 
   def place(self, piece: tuple[int, int], name: str) -> pathlib.Path:
-    """Where a piece of an array lies: its file, or 'A.B.*' for several."""
-    found = self.files(piece, name)
-    if len(found) == 1:
-      return found[0]
+    """Path of a piece of an array: its file, or 'A.B.*' for several."""
+    paths = self.files(piece, name)
+    if len(paths) == 1:
+      return paths[0]
     dataset, number = piece
-    return self.path / name / (f'{number}.{dataset}.*' if found else '')
+    return self.path / name / (f'{number}.{dataset}.*' if paths else '')
 
-  def _has(self, group, name, values) -> bool:
-    """Whether a coordinate is there as it should be."""
+  def _has_coordinate(self, group, name, values) -> bool:
+    """True if a coordinate is stored with the given values."""
     try:
       return np.array_equal(group[name][:], values) and group[name].attrs
-    except Exception:  # Codecs raise what comes.
+    except Exception:  # Codecs raise anything.
       return False
 
   def _read(self, name, array, piece, num_draws) -> np.ndarray | Exception:
     if isinstance(array, Exception):
       return array
     try:
-      # More may be there, of a run that makes it larger.
-      refinements, chains = tables.sizes(self.extent)[2:4]
-      cut = (slice(refinements), slice(chains), slice(num_draws))
-      cut = cut[: len(_own_dims(name)) - 2]
-      slab = array[(*self._slices(piece, 0, self.length), *cut)]
-    except Exception as error:  # Codecs raise what comes.
+      # A run that grows the store may have enlarged the array.
+      refinements, chains = traces.sizes(self.extent)[2:4]
+      window = (slice(refinements), slice(chains), slice(num_draws))
+      window = window[: len(_shared_dims(name)) - 2]
+      slab = array[(*self._slices(piece, 0, self.length), *window)]
+    except Exception as error:  # Codecs raise anything.
       return error
     short = self.length - slab.shape[0]
     if short < 0:
@@ -264,8 +264,8 @@ class Table(NamedTuple):
     start = number * self.length
     return slice(start + low, start + high), dataset
 
-  def _mend(self) -> None:
-    """Removes what Zarr can neither read nor replace; it makes it again."""
+  def _remove_unreadable_metadata(self) -> None:
+    """Removes metadata that Zarr can neither read nor replace."""
     group = self.path / '.zgroup'
     with contextlib.suppress(OSError, ValueError):
       if json.loads(group.read_bytes()) == {'zarr_format': 2}:
@@ -275,13 +275,13 @@ class Table(NamedTuple):
       if path.is_dir():
         files.remove(path)
 
-  def _opened(self, name, mode) -> Any:
-    # Not at the top: estimating in memory does not need Zarr.
+  def _open(self, name, mode) -> Any:
+    # Imported here: estimates in memory do not need Zarr.
     import zarr
 
     try:
       return zarr.open_array(self.path / name, mode=mode, zarr_format=2)
-    except Exception as error:  # JSON and codecs raise what comes.
+    except Exception as error:  # JSON and codecs raise anything.
       return error
 
   def _group(self, mode) -> Any:
@@ -296,11 +296,11 @@ class Table(NamedTuple):
     group = self._group('a')
     if name not in group:
       with contextlib.suppress(zarr.errors.ContainsArrayError):
-        self._create(group, name, extra, dtype)  # Or another process has.
+        self._create(group, name, extra, dtype)  # If no other process has.
     return group[name]
 
   def _create(self, group, name, extra, dtype) -> None:
-    extent, dims = self.extent, _own_dims(name)
+    extent, dims = self.extent, _shared_dims(name)
     chunks = (
       self.length,
       1,
@@ -310,7 +310,7 @@ class Table(NamedTuple):
     )
     group.create_array(
       name,
-      shape=(*tables.sizes(extent)[: len(dims)], *extra),
+      shape=(*traces.sizes(extent)[: len(dims)], *extra),
       chunks=(*chunks[: len(dims)], *extra),
       dtype=dtype,
       fill_value=float('nan'),
@@ -323,12 +323,12 @@ def _layout(array: Any) -> str:
   return repr((*parts, array.order, array.fill_value))
 
 
-def _own_dims(name: str) -> tuple[str, ...]:
-  """Those of `traces.DIMS` that an array has."""
-  return tables.DIMS[:3] if name == marks.BASELINE else tables.DIMS
+def _shared_dims(name: str) -> tuple[str, ...]:
+  """The dims of `traces.DIMS` that an array has."""
+  return traces.DIMS[:3] if name == marks.BASELINE else traces.DIMS
 
 
 def _dims(name: str, count: int) -> list[str]:
-  """All axes of an array that has so many."""
-  shared = _own_dims(name)
-  return [*shared, *tables.own_dims(name, count - len(shared))]
+  """Names of all `count` axes of an array."""
+  shared = _shared_dims(name)
+  return [*shared, *traces.own_dims(name, count - len(shared))]

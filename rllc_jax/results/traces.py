@@ -1,7 +1,7 @@
 """Traces as an xarray data set: names, coordinates, identity and extent.
 
-The identity says what the numbers are; a store never mixes two. The extent says
-how many there are; it may grow in every direction, in any order.
+The identity fixes the meaning of the numbers; a store never mixes two. The
+extent is their coordinates; it may grow along every dim, in any order.
 """
 
 from collections.abc import Mapping
@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from rllc_jax.results import store as stores
+from rllc_jax.results import store
 
 DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
-# Parts of an identity that have an entry a coordinate, and grow with them.
+# Parts of an identity with one entry per coordinate, which grow with these.
 _GROWING = (
   'params',
   'windows',
@@ -23,22 +23,23 @@ _GROWING = (
   'losses',
   'observed',
 )
-# Those that were computed: equal up to what devices and versions differ by.
+# Computed parts: equal up to the arithmetic of devices and versions.
 _COMPUTED = ('losses', 'observed')
+# Relative. At 1e-3 on one device, a loss times 1.0005 passed as the same.
 _SAME_DEVICE, _OTHER_DEVICE = 5e-5, 1e-3
-# What a reader takes by default and may change: the last run says.
+# A reader's defaults, not compared: the last run's are stored.
 _LATEST = ('burn_in',)
 
 
 class StoreError(ValueError):
-  """A store that cannot be used as asked; nothing in it was changed."""
+  """A store that cannot be used this way; nothing in it was changed."""
 
 
 class EmptyStoreError(StoreError):
   """A store without results."""
 
 
-def sizes(extent: stores.Extent) -> tuple[int, ...]:
+def sizes(extent: store.Extent) -> tuple[int, ...]:
   """The lengths of `DIMS`."""
   return (*map(len, extent[:3]), *extent[3:])
 
@@ -53,7 +54,7 @@ def own_dims(name: str, count: int) -> list[str]:
 def dataset_of(
   arrays: Mapping[str, np.ndarray],
   identity: Mapping[str, Any],
-  extent: stores.Extent,
+  extent: store.Extent,
 ) -> xr.Dataset:
   """Arrays over an extent as a data set with coordinates and attributes.
 
@@ -61,7 +62,7 @@ def dataset_of(
     arrays: `recorded` [checkpoint, dataset, refinement, chain], `made_with`
       without [chain], `baseline_loss` with [M] instead, the others with all of
       `DIMS` first.
-    identity: what the numbers are; its settings become attributes.
+    identity: the settings and hashes of the run; settings become attributes.
     extent: the coordinates.
   """
   shared_dims = {
@@ -72,10 +73,10 @@ def dataset_of(
   variables = {}
   for name, array in arrays.items():
     dims = shared_dims.get(name, DIMS)
-    own = (
+    own_axes = (
       own_dims(name, array.ndim - len(dims)) if array.ndim > len(dims) else []
     )
-    variables[name] = ((*dims, *own), array)
+    variables[name] = ((*dims, *own_axes), array)
   spacing = identity['num_steps_between_draws']
   moving = [identity['num_coordinates'][name] for name in extent.refinements]
   coordinates = {
@@ -95,49 +96,52 @@ def dataset_of(
   return xr.Dataset(variables, coordinates, attributes)
 
 
-def check_within(asked: stores.Extent, held: stores.Extent) -> None:
+def check_within(extent: store.Extent, stored_extent: store.Extent) -> None:
   """Raises unless an extent is part of that of a store.
 
   Raises:
     StoreError: naming the first coordinate that is not.
     ValueError: if it is none.
   """
-  stores.check_extent(asked)
-  for name in stores.Extent._fields:
-    some, known = getattr(asked, name), getattr(held, name)
+  store.check_extent(extent)
+  for name in store.Extent._fields:
+    values, stored = getattr(extent, name), getattr(stored_extent, name)
     if name.startswith('num_'):
-      strange, had = [] if 0 < some <= known else [some], known
+      missing, available = [] if 0 < values <= stored else [values], stored
     else:
-      among = {*known}
-      strange, had = [x for x in some if x not in among], f'{len(known)} others'
-    if strange:
+      stored_set = {*stored}
+      missing, available = (
+        [x for x in values if x not in stored_set],
+        f'{len(stored)} others',
+      )
+    if missing:
       raise StoreError(
-        f'{name} to be read must be in the store; got {strange[0]!r}, and it '
-        f'has {had}. See store.extent.'
+        f'{name} to be read must be in the store; got {missing[0]!r}, and it '
+        f'has {available}. See store.extent.'
       )
 
 
-def select(traces: xr.Dataset, extent: stores.Extent) -> xr.Dataset:
-  """The part of traces that an extent asks for, in its order."""
-  found = traces.sel(
+def select(traces: xr.Dataset, extent: store.Extent) -> xr.Dataset:
+  """The part of traces within an extent, in its order."""
+  selected = traces.sel(
     checkpoint=list(extent.checkpoints),
     dataset=list(extent.datasets),
     refinement=list(extent.refinements),
   ).isel(chain=slice(extent.num_chains), draw=slice(extent.num_draws))
-  return found.assign(recorded=found.recorded.clip(max=extent.num_draws))
+  return selected.assign(recorded=selected.recorded.clip(max=extent.num_draws))
 
 
-def grown(old: stores.Extent, new: stores.Extent) -> stores.Extent:
-  """The smallest extent that holds both; what is new comes after.
+def grown(old: store.Extent, new: store.Extent) -> store.Extent:
+  """The smallest extent that holds both; new coordinates come last.
 
   Examples:
-    >>> old = stores.Extent((0, 8), ('train',), ('0:0',), 4, 100)
-    >>> new = stores.Extent((0, 4), ('train',), ('0:1',), 2, 200)
+    >>> old = store.Extent((0, 8), ('train',), ('0:0',), 4, 100)
+    >>> new = store.Extent((0, 4), ('train',), ('0:1',), 2, 200)
     >>> grown(old, new).checkpoints, grown(old, new).num_draws
     ((0, 8, 4), 200)
   """
   union = lambda a, b: tuple(dict.fromkeys([*a, *b]))
-  return stores.Extent(
+  return store.Extent(
     checkpoints=union(old.checkpoints, new.checkpoints),
     datasets=union(old.datasets, new.datasets),
     refinements=union(old.refinements, new.refinements),
@@ -149,7 +153,7 @@ def grown(old: stores.Extent, new: stores.Extent) -> stores.Extent:
 def merge_identity(
   old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> tuple[dict[str, Any], str]:
-  """Both identities together, and their first difference in words, or ''.
+  """Merges two identities; also returns their first difference, or ''.
 
   Examples:
     >>> merge_identity({'nbeta': 30}, {'nbeta': 10})[1]
@@ -158,29 +162,30 @@ def merge_identity(
     ({'params': {'0': 'a', '8': 'b'}}, '')
   """
   merged, difference = dict(old), ''
+  # Through JSON, as the stored one went: no tuples, no int keys.
   for name, value in json.loads(json.dumps(new)).items():
     if name in _LATEST:
       merged[name] = value
-    known = merged.setdefault(name, value)
+    stored = merged.setdefault(name, value)
     if name in _GROWING:
-      added = {key: x for key, x in value.items() if key not in known}
-      merged[name] = {**known, **added}
-      known = {key: known.get(key, value[key]) for key in value}
+      new_entries = {key: x for key, x in value.items() if key not in stored}
+      merged[name] = {**stored, **new_entries}
+      stored = {key: stored.get(key, value[key]) for key in value}
     if name in _COMPUTED:
-      known = {
-        key: value[key] if _close(known[key], value[key]) else known[key]
+      stored = {
+        key: value[key] if _close(stored[key], value[key]) else stored[key]
         for key in value
       }
-    if known != value:
-      difference = difference or _first_difference(name, known, value)
+    if stored != value:
+      difference = difference or _first_difference(name, stored, value)
   return merged, difference
 
 
 def _close(old: Any, new: Mapping[str, Any]) -> bool:
-  """True if two probes differ by no more than arithmetic does.
+  """True if two probes agree up to rounding.
 
-  Relative to the largest of each number over the points that were probed: at a
-  perfect fit the loss itself is rounding alone.
+  Relative to the largest of each number over the probed points: at a perfect
+  fit the loss itself is only rounding.
   """
   if not isinstance(old, dict) or old.get('kind') != new.get('kind'):
     return False

@@ -188,7 +188,7 @@ def test_process_0_comes_again_while_process_1_is_at_work(
   """
   path = tmp_path / 'store'
   if not seen:
-    monkeypatch.setattr(owners, 'others_at_work', lambda *_: [])
+    monkeypatch.setattr(owners, 'peers_at_work', lambda *_: [])
   if known:  # There are draws to go on from.
     for index in range(2):
       run(path, index, 2)

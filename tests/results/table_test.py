@@ -25,7 +25,7 @@ def test_what_cannot_be_read_just_now_stays(tmp_path, error):
   path.parent.mkdir()
   path.write_bytes(b'1')
   with pytest.raises(type(error)):
-    table._forget_unreadable(Array(), (0, 0), 'loss')
+    table._remove_unreadable(Array(), (0, 0), 'loss')
   assert path.exists()
 
 
