@@ -1,4 +1,4 @@
-"""What the loss of a chain is compared with: three readings of one cell.
+"""Baselines of an estimate: three readings of one cell.
 
 Each is `reduction(cell, nbeta) -> Mean`, by its name in `REDUCTIONS`.
 """

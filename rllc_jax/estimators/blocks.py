@@ -31,7 +31,7 @@ _FIRST_SEGMENT = 4  # Draws, to learn how long one takes.
 
 
 class Job(NamedTuple):
-  """What all blocks of a run have in common.
+  """The part of a run that all of its blocks share.
 
   Attributes:
     rng_key: of the run.
@@ -59,12 +59,12 @@ class Job(NamedTuple):
 
   @property
   def num_draws(self) -> int:
-    """How many draws every cell shall have."""
+    """Draws that every cell shall have, the burn-in included."""
     return self.sampling.num_recorded
 
   @property
   def swept(self) -> programs.Settings:
-    """What programs take as arguments."""
+    """Arguments of the compiled programs: settings that are swept."""
     return programs.make_settings(
       self.sampling.posterior, self.sampling.step_size
     )
@@ -103,7 +103,7 @@ class Block(NamedTuple):
 
 
 class Segment(NamedTuple):
-  """What a call gives, on the host and without its padding.
+  """Results of one call on the host, without padding.
 
   Attributes:
     count: draws.
@@ -161,7 +161,7 @@ def plan(
   rows: Sequence[stores.Row],
   rows_per_block: int,
 ) -> list[Work]:
-  """What is missing of rows of an extent, family by family."""
+  """Plans blocks of the cells that lack draws, family by family."""
   works = []
   for family in refinements:
     chains = range(extent.num_chains)
@@ -276,17 +276,18 @@ def segments(
     count = _next_length(job, job.num_draws - first, segment.seconds / count)
 
 
-def segment_lengths(job: Job, left: int, seconds: float) -> list[int]:
-  """The segments of a block with so many draws left, of so many seconds."""
-  lengths = [min(job.segment or _FIRST_SEGMENT, left)]
-  while left := left - lengths[-1]:
-    lengths.append(_next_length(job, left, seconds))
+def segment_lengths(job: Job, num_draws: int, draw_seconds: float) -> list[int]:
+  """Lengths of the segments that so many draws are taken in."""
+  lengths = [min(job.segment or _FIRST_SEGMENT, num_draws)]
+  while num_draws := num_draws - lengths[-1]:
+    lengths.append(_next_length(job, num_draws, draw_seconds))
   return lengths
 
 
-def _next_length(job, left, seconds):
-  """Draws of the next segment, if one takes so many seconds; 0 at the end."""
-  return min(job.segment or max(1, int(_SEGMENT_SECONDS / seconds)), left)
+def _next_length(job, num_draws, draw_seconds):
+  """Draws of the next segment out of so many; 0 at the end."""
+  length = job.segment or max(1, int(_SEGMENT_SECONDS / draw_seconds))
+  return min(length, num_draws)
 
 
 def take(
@@ -298,9 +299,10 @@ def take(
   states, reports = run(*_arguments(job, block, states, first, count))
   K, N = len(block.work.rows), len(block.work.columns)
   traces = programs.traces_by_column(reports, N, count)
-  kept = {name: trace[:K] for name, trace in traces.items()}
+  without_padding = {name: trace[:K] for name, trace in traces.items()}
   leaves = [np.asarray(leaf)[:K, :N] for leaf in jax.tree.leaves(states)]
-  return states, Segment(count, kept, leaves, time.perf_counter() - began)
+  seconds = time.perf_counter() - began
+  return states, Segment(count, without_padding, leaves, seconds)
 
 
 def compiled(job: Job, block: Block, states: types.PyTree) -> Any:
@@ -347,7 +349,7 @@ def write(
 def footprint_of(
   job: Job, work: Work, rows: programs.Rows
 ) -> footprint.Footprint:
-  """What a block takes on a device; it compiles."""
+  """Memory of a block on a device; it compiles."""
   return footprint.measured(
     work.family,
     rows,

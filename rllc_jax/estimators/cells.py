@@ -26,7 +26,7 @@ _TRACES = (
 
 
 class Cell(NamedTuple):
-  """What is known of one refinement at one checkpoint on one data set.
+  """One refinement at one checkpoint on one data set.
 
   Attributes:
     kept: {name: [C, D]}, draws after the burn-in of the chains that lived.
@@ -49,7 +49,7 @@ class Cell(NamedTuple):
   baseline: np.ndarray
 
   def has_enough(self) -> bool:
-    """Whether there are draws for an error bar, of chains that lived."""
+    """True if chains that lived have draws enough for an error bar."""
     chains, draws = self.kept['loss'].shape
     return chains > 0 and draws >= errors.MIN_DRAWS
 
@@ -61,7 +61,7 @@ class Cell(NamedTuple):
 def cells(
   traces: xr.Dataset, burn_in: int | None
 ) -> Iterator[tuple[tuple[int, ...], Cell]]:
-  """Every cell of the traces: its place in `DIMS`, and what is known of it.
+  """Yields every cell with its place in `DIMS`.
 
   Args:
     traces: with all of `TRACE_DIMS`, see `with_all_dims`.
@@ -71,7 +71,41 @@ def cells(
     ValueError: if traces are missing, or no cell can have enough draws for an
       error bar.
   """
-  settings = traces.attrs
+  if burn_in is None:
+    burn_in = default_burn_in(traces.attrs)
+  arrays = _arrays(traces)
+  steps = traces.draw.values
+  errors.check_num_draws(int((steps >= burn_in).sum()), burn_in, len(steps))
+  recorded = traces.recorded.transpose(*TRACE_DIMS[:4]).values
+  # In steps and not in draws, so that traces may be a selection of draws.
+  recorded = recorded * traces.attrs['num_steps_between_draws']
+  baseline = np.zeros((*recorded.shape[:3], 0))
+  if 'baseline_loss' in traces:
+    baseline = traces.baseline_loss.transpose(*DIMS, ...).values
+  sizes = np.atleast_1d(traces.num_coordinates.values)
+  for where in np.ndindex(recorded.shape[:3]):
+    chains = {name: array[where] for name, array in arrays.items()}
+    extent = _Extent(steps, recorded[where], burn_in)
+    size = int(sizes[where[2]])
+    yield where, _cell(chains, extent, traces.attrs, size, baseline[where])
+
+
+class _Extent(NamedTuple):
+  """Steps of a cell's draws.
+
+  Attributes:
+    steps: [D], of every draw of the traces.
+    recorded: [C], steps that each chain has.
+    burn_in: steps left out.
+  """
+
+  steps: np.ndarray
+  recorded: np.ndarray
+  burn_in: int
+
+
+def _arrays(traces: xr.Dataset) -> dict[str, np.ndarray]:
+  """Required and optional traces as arrays over `TRACE_DIMS`."""
   missing = [name for name in _TRACES if name not in traces]
   if missing:
     raise ValueError(
@@ -79,46 +113,49 @@ def cells(
       f'from them; got none of {", ".join(missing)}. A store of an earlier '
       'version must be sampled again.'
     )
-  if burn_in is None:
-    burn_in = default_burn_in(settings)
-  steps = traces.draw.values
-  errors.check_num_draws(int((steps >= burn_in).sum()), burn_in, len(steps))
   optional = (*diagnostics.OPTIONAL_TRACES, diagnostics.LOSS_CORRECTION)
-  optional = [name for name in optional if name in traces]
-  arrays = {
+  return {
     name: traces[name].transpose(*TRACE_DIMS).values
     for name in (*_TRACES, *optional)
+    if name in traces
   }
-  recorded = traces.recorded.transpose(*TRACE_DIMS[:4]).values
-  # Of step numbers, so that traces may be a selection of draws.
-  recorded = recorded * settings['num_steps_between_draws']
-  baseline = np.zeros((*recorded.shape[:3], 0))
-  if 'baseline_loss' in traces:
-    baseline = traces.baseline_loss.transpose(*DIMS, ...).values
-  sizes = np.atleast_1d(traces.num_coordinates.values)
-  for where in np.ndindex(recorded.shape[:3]):
-    longest = recorded[where].max()
-    read = (recorded[where] == longest) & (longest > 0)
-    there = steps < longest
-    own = {name: x[where][read][:, there] for name, x in arrays.items()}
-    size = int(sizes[where[2]])
-    lost = diagnostics.failed_chains(
-      own, size, settings['localization'], settings['step_size']
-    )
-    failed = np.zeros(len(read), bool)
-    failed[read] = lost
-    late = steps[there] >= burn_in
-    kept = {name: x[~lost][:, late] for name, x in own.items()}
-    kept['last_place'] = np.spacing(abs(kept['center_loss']))
-    kept = {name: x.astype(np.float64) for name, x in kept.items()}
-    draws = np.flatnonzero(there & (steps >= burn_in))
-    count = int(there.sum())
-    kinds = np.zeros(len(read), int)
-    kinds[read] = diagnostics.failure_kinds(own, lost)
-    yield (
-      where,
-      Cell(kept, read, failed, kinds, draws, count, size, baseline[where]),
-    )
+
+
+def _cell(
+  chains: Mapping[str, np.ndarray],
+  extent: _Extent,
+  settings: Mapping[str, Any],
+  num_coordinates: int,
+  baseline: np.ndarray,
+) -> Cell:
+  """Splits the chains of a cell, [C, D] each, into failed ones and the rest."""
+  num_steps = extent.recorded.max()
+  is_read = (extent.recorded == num_steps) & (num_steps > 0)
+  is_recorded = extent.steps < num_steps
+  is_late = extent.steps >= extent.burn_in
+  whole = {name: x[is_read][:, is_recorded] for name, x in chains.items()}
+  diverged = diagnostics.failed_chains(
+    whole, num_coordinates, settings['localization'], settings['step_size']
+  )
+  draws = {
+    name: x[~diverged][:, is_late[is_recorded]] for name, x in whole.items()
+  }
+  # Before the cast: the last place is that of the recorded precision.
+  draws['last_place'] = np.spacing(abs(draws['center_loss']))
+  failed = np.zeros(len(is_read), bool)
+  failed[is_read] = diverged
+  failure_kinds = np.zeros(len(is_read), int)
+  failure_kinds[is_read] = diagnostics.failure_kinds(whole, diverged)
+  return Cell(
+    kept={name: x.astype(np.float64) for name, x in draws.items()},
+    read=is_read,
+    failed=failed,
+    failure_kinds=failure_kinds,
+    draws=np.flatnonzero(is_recorded & is_late),
+    num_draws=int(is_recorded.sum()),
+    num_coordinates=num_coordinates,
+    baseline=baseline,
+  )
 
 
 def default_burn_in(settings: Mapping[str, Any]) -> int:

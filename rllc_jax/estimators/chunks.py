@@ -1,4 +1,4 @@
-"""How many columns run in parallel: chosen from memory, less if that runs out.
+"""Chunk sizes: columns that run in parallel, fewer if memory runs out.
 
 A column is a refinement and a chain. The size of a chunk changes no number.
 """

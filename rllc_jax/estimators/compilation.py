@@ -116,7 +116,7 @@ def sharded(
   )
   jitted = jax.jit(mapped, donate_argnums=donate)
   shardings = [NamedSharding(mesh, spec) for spec in in_specs]
-  known: dict[Any, Any] = {}
+  compiled_by_shape: dict[Any, Any] = {}
 
   def place(*args):
     return tuple(map(jax.device_put, args, shardings))
@@ -124,10 +124,10 @@ def sharded(
   def compiled(*args):
     leaves, structure = jax.tree.flatten(args)
     shapes = structure, *map(jax.typeof, leaves)
-    if shapes not in known:
+    if shapes not in compiled_by_shape:
       with matmul_precision_scope(matmul_precision):
-        known[shapes] = jitted.lower(*args).compile()
-    return known[shapes]
+        compiled_by_shape[shapes] = jitted.lower(*args).compile()
+    return compiled_by_shape[shapes]
 
   return ShardedFunction(place, compiled)
 

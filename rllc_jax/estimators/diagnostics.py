@@ -1,7 +1,7 @@
-"""Is a chain believable: failure and equilibrium, from its traces. No JAX.
+"""Diagnostics of chains from their traces: failure, equilibrium, mixing.
 
 A trace is an array [..., C, D]; traces are a dictionary of them, by the names
-that the block program reports.
+that the block program reports. Needs NumPy alone.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ import numpy as np
 from rllc_jax.estimators import errors
 
 Traces = Mapping[str, np.ndarray]
-# What `of_cell` finds in every cell.
+# Diagnostics of every cell, from `of_cell`.
 NAMES = (
   'equilibrium_ratio',
   'equilibrium_ratio_error',
@@ -30,9 +30,9 @@ NAMES = (
   'step_bias_share',
   'loss_rounding',
 )
-# Means that it takes besides, where a run recorded them.
+# Traces whose means are diagnostics, where a run recorded them.
 OPTIONAL_TRACES = ('mala_acceptance',)
-# What it reads where it is: stores of earlier versions are without.
+# Stores of earlier versions do not have this trace.
 LOSS_CORRECTION = 'loss_correction'
 
 # Why a chain failed, worst last: places in this list are kept as numbers.
@@ -56,7 +56,7 @@ def failed_chains(
   localization: float,
   step_size: float,
 ) -> np.ndarray:
-  r"""Which chains diverged, [..., C].
+  r"""Marks the chains that diverged, [..., C].
 
   A chain has failed if anything it recorded is not finite, or if its
   :math:`\lVert u - u^*\rVert^2` ever exceeds :func:`squared_distance_limit`.
@@ -162,16 +162,16 @@ def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
 
   NaN where all failed.
   """
-  kept = ~failed[..., None]
-  total = np.where(kept, trace, 0.0).sum(axis=-2)
-  count = kept.sum(axis=-2)
+  alive = ~failed[..., None]
+  total = np.where(alive, trace, 0.0).sum(axis=-2)
+  count = alive.sum(axis=-2)
   return np.where(count > 0, total, np.nan) / np.maximum(count, 1)
 
 
 def of_cell(
   traces: Traces, num_coordinates: int, step_size: float, nbeta: float
 ) -> dict[str, Any]:
-  r"""What the draws of one cell say about themselves.
+  r"""Diagnoses one cell by its draws alone.
 
   Args:
     traces: [C, D] each: draws after the burn-in, of chains that lived.
@@ -211,7 +211,7 @@ def of_cell(
   ratio = errors.mean_with_error(
     traces['virial'].mean(axis=0) / num_coordinates
   )
-  found = {
+  values = {
     'equilibrium_ratio': ratio.value,
     'equilibrium_ratio_error': ratio.standard_error,
     **mixing(paired),
@@ -229,11 +229,11 @@ def of_cell(
     'loss_rounding': nbeta * traces['last_place'].mean(),
   }
   for name in OPTIONAL_TRACES:
-    values = traces.get(name, np.zeros(0))
-    values = values[np.isfinite(values)]  # A run may have begun without.
-    if len(values):
-      found[name] = values.mean()
-  return found
+    trace = traces.get(name, np.zeros(0))
+    trace = trace[np.isfinite(trace)]  # A run may have begun without.
+    if len(trace):
+      values[name] = trace.mean()
+  return values
 
 
 def step_bias(traces: Traces, nbeta: float) -> np.ndarray | float:

@@ -1,4 +1,4 @@
-"""What a series of draws says about its mean, and how well: NumPy alone.
+"""Means of draws with their standard errors; NumPy alone.
 
 Shared minibatches move all chains together, so the spread between chains is not
 the error of their mean. The error used here is that of the *cross-chain mean*
@@ -129,8 +129,9 @@ def long_run_variance(series: np.ndarray) -> np.ndarray:
 
 def _batch_variance(series, size):
   count = series.shape[-1] // size
-  kept = series[..., series.shape[-1] - count * size :]
-  means = kept.reshape(*kept.shape[:-1], count, size).mean(axis=-1)
+  # The first draws are left out where batches do not divide the series.
+  whole = series[..., series.shape[-1] - count * size :]
+  means = whole.reshape(*whole.shape[:-1], count, size).mean(axis=-1)
   return size * means.var(axis=-1, ddof=1)
 
 

@@ -1,4 +1,4 @@
-"""What can be wrong with an estimate: rules, each with its number and its knob.
+"""Rules that an estimate must pass, each with its number and its remedy.
 
 A cell is healthy if no chain failed; R-hat is under 1.05 and the effective
 sample size (ESS) at least 50, of the paired differences and of the squared
@@ -32,7 +32,7 @@ STEP_BIAS_LIMIT = 0.05  # Of the estimate, or of its interval where that is 0.
 
 # The variables of `llc_from_traces` at one cell, and its attribute `baseline`.
 Cell = Mapping[str, Any]
-# What R-hat and ESS are taken of, by the suffix of their names.
+# The series of R-hat and ESS, by the suffix of their names.
 _SERIES = {'': 'paired differences', '_distance': 'squared distance'}
 _LATER = 'raise burn_in or num_draws'
 _LONGER = 'raise num_draws'
@@ -61,7 +61,7 @@ class Fault(NamedTuple):
 
 
 def faults(cell: Cell) -> list[Fault]:
-  """What is wrong with a cell; [] if it is healthy."""
+  """Lists the faults of a cell; [] if it is healthy."""
   if (absence := _absence(cell)) is not None:
     return [absence]
   rules = (_failed, _balance, _mixing, _halves, _step_bias, _rounding)
@@ -95,7 +95,7 @@ def ratio_with_error(cell: Cell) -> str:
 
 
 def _absence(cell: Cell) -> Fault | None:
-  """Why there is no estimate, if there is none."""
+  """The reason that there is no estimate, or None."""
   if not cell['num_draws']:
     words = 'no estimate: not sampled yet'
     return Fault('not sampled', 0.0, words, '', 'let the run go on')
@@ -166,7 +166,7 @@ def _mixing(cell: Cell) -> Iterator[Fault]:
 
 
 def _halves(cell: Cell) -> Iterator[Fault]:
-  """Whether the first half of the run says what its second half says."""
+  """The difference between the two halves of the run."""
   kept, needed = int(cell['num_kept']), 2 * errors.MIN_DRAWS
   if kept < needed:
     words = f'{_draws(kept)}, {needed} needed to compare halves'

@@ -1,4 +1,4 @@
-"""What a step of a block takes: bytes on a device, and multiply-adds."""
+"""Memory of a step of a block on a device."""
 
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ def step_of(
   rows: types.PyTree,
   minibatches: types.Minibatches,
 ) -> Step:
-  """What a family does at a step.
+  """The functions of a step of a family, and their arguments.
 
   Args:
     refinements: the family.
@@ -96,8 +96,10 @@ def footprint(
   column += num_bytes(position)  # Its gradient.
   if share_batches:
     return Footprint(shared + num_bytes(context), column)
-  own = temporary_bytes(step.context, (step.row, step.data), matmul_precision)
-  return Footprint(shared, num_bytes(context) + max(column, own))
+  context_bytes = temporary_bytes(
+    step.context, (step.row, step.data), matmul_precision
+  )
+  return Footprint(shared, num_bytes(context) + max(column, context_bytes))
 
 
 def temporary_bytes(

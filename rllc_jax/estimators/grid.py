@@ -1,4 +1,4 @@
-"""How the grid of rows and columns is laid out: mesh, chunks, blocks.
+"""Layout of the grid of rows and columns: mesh, chunks, blocks.
 
 Nothing here changes a number that is estimated: only when and where it is
 computed, and how much memory that takes.
@@ -63,7 +63,7 @@ def check_rows_per_block(rows_per_block: int, mesh: jax.sharding.Mesh) -> None:
 def default_chunk_size(
   num_columns: int, measure: Callable[[], Any], device: jax.Device
 ) -> int:
-  """How many columns to run in parallel on one device.
+  """Chooses how many columns run in parallel on one device.
 
   One on a CPU, where a single chain fills the cores and a map was faster than a
   vmap. Elsewhere as many as fit, in equal chunks.
@@ -82,7 +82,7 @@ def default_chunk_size(
 def fitting_chunk_size(
   num_columns: int, measure: Callable[[], Any], device: jax.Device
 ) -> int | None:
-  """How many columns fit in three quarters of what a device has.
+  """Columns that fit in three quarters of the memory of a device.
 
   The rest is for what is not counted: reports, padding, fragments.
 
@@ -145,7 +145,7 @@ class Block(NamedTuple):
 def plan_blocks(
   recorded: np.ndarray, num_draws: int, rows_per_block: int
 ) -> list[Block]:
-  """What is left to do, as blocks in the order of their rows.
+  """Cells that lack draws, as blocks in the order of their rows.
 
   A run that was killed leaves some rows done, one half done and the rest
   untouched; one that is asked for more chains leaves some columns done. Cells

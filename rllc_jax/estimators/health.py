@@ -1,4 +1,4 @@
-"""Is an estimate to be believed: verdicts on cells, and lines that sum them up.
+"""Verdicts on estimates, and lines that sum them up.
 
 The rules are in `estimators.faults`. Nothing here needs JAX, so that saved
 results can be judged anywhere.
@@ -18,7 +18,7 @@ _MOST_STEPS_NAMED = 6
 
 
 class NotHealthyWarning(UserWarning):
-  """An estimate that is not to be believed as it is; its verdict says why."""
+  """Warns of an estimate that is not healthy; its verdict gives the reason."""
 
 
 def check(estimates: xr.Dataset) -> xr.Dataset:
@@ -35,10 +35,10 @@ def check(estimates: xr.Dataset) -> xr.Dataset:
   healthy = np.zeros(estimates.llc.shape, bool)
   verdict = np.full(estimates.llc.shape, '', object)
   for where, cell in _cells(estimates, dims):
-    found = faults.faults(cell)
-    healthy[where] = not found
-    verdict[where] = '; '.join(map(str, found)) or 'healthy'
-    if not found:
+    wrong = faults.faults(cell)
+    healthy[where] = not wrong
+    verdict[where] = '; '.join(map(str, wrong)) or 'healthy'
+    if not wrong:
       verdict[where] += _reservations(cell)
   return estimates.assign(
     healthy=(dims, healthy), verdict=(dims, verdict.astype(str))
@@ -71,12 +71,12 @@ def summary(estimates: xr.Dataset) -> dict[str, str]:
   """
   estimates = cells.with_all_dims(estimates)
   steps, datasets, names = (estimates[name].values for name in cells.DIMS)
-  found: dict[str, list[_Place]] = {str(name): [] for name in names}
+  by_name: dict[str, list[_Place]] = {str(name): [] for name in names}
   for (k, s, r), cell in _cells(estimates, cells.DIMS):
     dataset = str(datasets[s]) if len(datasets) > 1 else ''
     place = _Place(int(steps[k]), dataset, cell, faults.faults(cell))
-    found[str(names[r])].append(place)
-  return {name: _line(places) for name, places in found.items()}
+    by_name[str(names[r])].append(place)
+  return {name: _line(places) for name, places in by_name.items()}
 
 
 def failures(estimates: xr.Dataset) -> list[str]:
@@ -111,7 +111,7 @@ class _Place(NamedTuple):
 def _cells(
   estimates: xr.Dataset, dims: tuple[Any, ...]
 ) -> Iterator[tuple[tuple[int, ...], faults.Cell]]:
-  """Every cell: its place, and what is known of it."""
+  """Yields every cell with its place."""
   arrays = {
     str(name): array.transpose(*dims).values
     for name, array in estimates.data_vars.items()
@@ -130,12 +130,12 @@ def _line(places: list[_Place]) -> str:
   if not sick:
     everywhere = f'healthy at all {len(places)} {noun}'
     return (everywhere if len(places) > 1 else 'healthy') + _doubt(places)
-  found: dict[str, list[tuple[faults.Fault, _Place]]] = {}
+  by_kind: dict[str, list[tuple[faults.Fault, _Place]]] = {}
   for place in sick:
     for fault in place.faults:
-      found.setdefault(fault.kind, []).append((fault, place))
+      by_kind.setdefault(fault.kind, []).append((fault, place))
   advice: dict[str, list[str]] = {}
-  for same in found.values():
+  for same in by_kind.values():
     advice.setdefault(same[0][0].remedy, []).append(_worst(same))
   parts = (f'{", ".join(what)}: {remedy}' for remedy, what in advice.items())
   where = f' at {len(sick)} of {len(places)} {noun}' if len(places) > 1 else ''
@@ -171,11 +171,11 @@ def _doubt_of_ratio(places: list[_Place]) -> str:
   )
 
 
-def _worst(found: list[tuple[faults.Fault, _Place]]) -> str:
-  """One kind of fault: its worst, and where it is found."""
-  fault, _ = max(found, key=lambda pair: pair[0].severity)
-  where = _where([place for _, place in found])
-  return f'{fault.finding} ({"worst of " if len(found) > 1 else ""}{where})'
+def _worst(same: list[tuple[faults.Fault, _Place]]) -> str:
+  """One kind of fault: its worst, and all places that have it."""
+  fault, _ = max(same, key=lambda pair: pair[0].severity)
+  where = _where([place for _, place in same])
+  return f'{fault.finding} ({"worst of " if len(same) > 1 else ""}{where})'
 
 
 def _where(places: list[_Place]) -> str:

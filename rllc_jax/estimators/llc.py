@@ -78,35 +78,65 @@ def llc_from_traces(
     burn_in = 0
   reduction = baselines.REDUCTIONS[baseline]
   shape = tuple(traces.sizes[name] for name in cells.TRACE_DIMS[:4])
-  optional = [x for x in diagnostics.OPTIONAL_TRACES if x in traces]
-  names = (*errors.Mean._fields, *diagnostics.NAMES, *optional)
-  values = {name: np.full(shape[:3], np.nan) for name in names}
-  names = ('num_chains', 'num_draws', 'num_kept', 'num_failed', 'failure_kind')
-  counts = {name: np.zeros(shape[:3], int) for name in names}
+  variables = _empty(traces, shape[:3])
   failed = np.zeros(shape, bool)
   for where, cell in cells.cells(traces, burn_in):
     failed[where] = cell.failed
-    own = (cell.read.sum(), cell.num_draws, len(cell.draws), cell.failed.sum())
-    own = (*own, cell.failure_kinds.max())
-    for name, count in zip(counts, own, strict=True):
-      counts[name][where] = count
+    values = _counts(cell)
     if cell.has_enough():
       mean = reduction(cell, nbeta)
-      found = diagnostics.of_cell(
-        cell.kept, cell.num_coordinates, traces.attrs['step_size'], nbeta
-      )
-      share = diagnostics.step_bias_share(mean, found['step_bias'])
-      found = mean._asdict() | found | {'step_bias_share': share}
-      for name, value in found.items():
-        values[name][where] = value
-  values = {'llc': values.pop('value'), **values}
-  found = xr.Dataset(
-    {name: (cells.DIMS, value) for name, value in (values | counts).items()},
+      values |= _estimate(cell, mean, traces.attrs['step_size'], nbeta)
+    for name, value in values.items():
+      variables[name][where] = value
+  estimates = xr.Dataset(
+    {name: (cells.DIMS, array) for name, array in variables.items()},
     {name: traces[name] for name in cells.DIMS},
     {**traces.attrs, 'baseline': baseline},
   )
-  found['failed'] = (cells.TRACE_DIMS[:4], failed)
-  return health.check(found)
+  estimates['failed'] = (cells.TRACE_DIMS[:4], failed)
+  return health.check(estimates)
+
+
+_COUNTS = ('num_chains', 'num_draws', 'num_kept', 'num_failed', 'failure_kind')
+
+
+def _empty(traces: xr.Dataset, shape: tuple[int, ...]) -> dict[str, np.ndarray]:
+  """Variables over cells: NaN for values, 0 for counts."""
+  optional = [x for x in diagnostics.OPTIONAL_TRACES if x in traces]
+  values = ('llc', *errors.Mean._fields[1:], *diagnostics.NAMES, *optional)
+  return {
+    **{name: np.full(shape, np.nan) for name in values},
+    **{name: np.zeros(shape, int) for name in _COUNTS},
+  }
+
+
+def _counts(cell: cells.Cell) -> dict[str, int]:
+  """The numbers of chains and draws of a cell, by `_COUNTS`."""
+  counts = (
+    cell.read.sum(),
+    cell.num_draws,
+    len(cell.draws),
+    cell.failed.sum(),
+    cell.failure_kinds.max(),
+  )
+  return dict(zip(_COUNTS, map(int, counts), strict=True))
+
+
+def _estimate(
+  cell: cells.Cell, mean: errors.Mean, step_size: float, nbeta: float
+) -> dict[str, Any]:
+  """The estimate of a cell with its error and its diagnostics."""
+  values = diagnostics.of_cell(
+    cell.kept, cell.num_coordinates, step_size, nbeta
+  )
+  share = diagnostics.step_bias_share(mean, values['step_bias'])
+  named = mean._asdict()
+  return {
+    'llc': named.pop('value'),
+    **named,
+    **values,
+    'step_bias_share': share,
+  }
 
 
 def contrast(
@@ -153,7 +183,7 @@ def by_draw(
   burn_in: int | None = None,
   estimator_nbeta: float | None = None,
 ) -> xr.DataArray:
-  """What every draw says of every estimate, the mean over its chains.
+  """Estimates by single draws, as the mean over chains.
 
   Any linear combination of these - a mean over heads, a difference of
   differences - has its error from `of_draws`, shared minibatches and all.
@@ -187,18 +217,18 @@ def of_draws(draws: xr.DataArray) -> xr.Dataset:
     under 24 draws.
   """
   draws = draws.transpose(..., 'draw')
-  left = draws.isel(draw=0, drop=True)
-  found = {
-    name: left.copy(data=np.full(left.shape, np.nan))
+  like = draws.isel(draw=0, drop=True)
+  means = {
+    name: like.copy(data=np.full(like.shape, np.nan))
     for name in errors.Mean._fields
   }
-  for where in np.ndindex(left.shape):
+  for where in np.ndindex(like.shape):
     values = draws.values[where]
     values = values[np.isfinite(values)]
     if len(values) >= errors.MIN_DRAWS:
       for name, value in errors.mean_with_error(values)._asdict().items():
-        found[name][where] = value
-  return xr.Dataset({'llc': found.pop('value'), **found})
+        means[name][where] = value
+  return xr.Dataset({'llc': means.pop('value'), **means})
 
 
 def factor(nbeta: float, estimator_nbeta: float | None = None) -> float:

@@ -15,7 +15,7 @@ from rllc_jax import types
 
 
 def multiply_adds(function: Callable, *args: types.PyTree) -> int:
-  """How many multiply-adds the matrix products of a call take.
+  """Counts the multiply-adds in the matrix products of a call.
 
   A loop whose length is not known when it is traced counts once, of branches
   the dearest counts, and calls of foreign kernels count nothing.

@@ -1,4 +1,4 @@
-"""What a run would take, before it is run: steps, memory, time.
+"""Plans of runs: steps, memory and time before anything is sampled.
 
 Counted where it can be counted, and timed where it cannot: of each family of
 refinements a block is compiled and a segment of it run and thrown away. What a
@@ -33,7 +33,7 @@ _TIMED_SECONDS = 3.0
 
 
 class Counts(NamedTuple):
-  """What is left to do, exactly.
+  """Exact counts of the work that is missing.
 
   Attributes:
     cells: (checkpoint, data set, refinement) of which draws are missing.
@@ -52,7 +52,7 @@ class Counts(NamedTuple):
 
 
 class Costs(NamedTuple):
-  """What one block takes on this machine.
+  """Measured costs of one block on this machine.
 
   Attributes:
     bytes_per_device: at its peak, by XLA's account: data, weights, chains and
@@ -96,7 +96,7 @@ class FamilyPlan(NamedTuple):
 
 
 class Plan(NamedTuple):
-  """What a run would take.
+  """Steps, memory and time of a run.
 
   Attributes:
     families: those of which something is left to do.
@@ -110,7 +110,7 @@ class Plan(NamedTuple):
 
   @property
   def counts(self) -> Counts:
-    """Of all families."""
+    """Counts of all families together."""
     if not self.families:
       return Counts(0, 0, 0, 0, 0)
     columns = zip(*(family.counts for family in self.families), strict=True)
@@ -214,21 +214,21 @@ def check(
 def _recorded(
   store: stores.Store | None, identity: dict[str, Any]
 ) -> blocks.Recorded:
-  """What a store holds, without telling it that a run begins."""
+  """Counts of draws in a store, read without beginning a run."""
   counts: dict[Any, int] = {}
   try:
-    held = None if store is None else store.read()
+    stored = None if store is None else store.read()
   except traces.EmptyStoreError:
-    held = None
-  if held is not None:
-    known = json.loads(held.attrs['identity'])
-    _, difference = traces.merge_identity(known, identity)
+    stored = None
+  if stored is not None:
+    stored_identity = json.loads(stored.attrs['identity'])
+    _, difference = traces.merge_identity(stored_identity, identity)
     if difference:
       raise traces.StoreError(
         'The store must be of the same run, because its numbers would not '
         f'belong together; it was made with {difference}.'
       )
-    counts = held.recorded.to_series().to_dict()
+    counts = stored.recorded.to_series().to_dict()
   count = lambda row, column: counts.get((*row, *column), 0)
   return lambda rows, columns: np.array(
     [[count(row, column) for column in columns] for row in rows]
@@ -264,13 +264,13 @@ def _plan_family(
 
 
 def _counts(job, works, rows) -> Counts:
-  """What blocks of one family have to do, padding left out."""
+  """Counts of the blocks of one family, without padding."""
   step = footprint.step_of(works[0].family, rows, job.minibatches)
   batch = jax.eval_shape(step.batch, step.row, step.data)
   spacing = job.sampling.num_steps_between_draws
-  left = lambda work: (job.num_draws - work.first) * spacing
-  chain_steps = sum(work.num_chains * left(work) for work in works)
-  row_steps = sum(len(work.rows) * left(work) for work in works)
+  num_steps = lambda work: (job.num_draws - work.first) * spacing
+  chain_steps = sum(work.num_chains * num_steps(work) for work in works)
+  row_steps = sum(len(work.rows) * num_steps(work) for work in works)
   if not job.sampling.share_batches:
     row_steps = chain_steps
   fresh = sum(len(work.rows) for work in works if not work.first)
@@ -291,11 +291,11 @@ def _counts(job, works, rows) -> Counts:
 def _block_seconds(job, work, costs: Costs, size: float) -> float:
   """Seconds for a block whose columns are `size` times those measured."""
   draw_seconds = costs.draw_seconds * size
-  left = job.num_draws - work.first
-  lengths = blocks.segment_lengths(job, left, draw_seconds)
+  num_draws = job.num_draws - work.first
+  lengths = blocks.segment_lengths(job, num_draws, draw_seconds)
   return (
     costs.start_seconds
-    + left * draw_seconds
+    + num_draws * draw_seconds
     + len(lengths) * costs.segment_seconds * size
   )
 
@@ -364,10 +364,11 @@ def _start(job, work, params, chunk):
 
 
 def _peak_bytes(compiled: Any) -> int:
-  """What a program takes on a device; states are given back in their place."""
-  found = compiled.memory_analysis()
-  taken = found.argument_size_in_bytes + found.temp_size_in_bytes
-  return taken + found.output_size_in_bytes - found.alias_size_in_bytes
+  """Memory of a program on a device at its peak."""
+  sizes = compiled.memory_analysis()
+  inputs = sizes.argument_size_in_bytes + sizes.temp_size_in_bytes
+  # Aliased outputs, the donated states, lie where inputs were.
+  return inputs + sizes.output_size_in_bytes - sizes.alias_size_in_bytes
 
 
 @contextlib.contextmanager

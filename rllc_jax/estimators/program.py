@@ -1,10 +1,9 @@
 """The block program: a grid of rows and columns, sampled at once.
 
-A row is a checkpoint on a data
-set; it owns a minibatch and the loss's context at every step. A column is a
-refinement and a chain; it shares them. The program maps over rows, steps the
-chains, computes the context once a step and maps over columns, sharded over a
-mesh of devices without any communication.
+A row is a checkpoint on a data set, with a minibatch and the loss's context at
+every step. A column is a refinement and a chain; all columns of a row share its
+context. The program maps over rows, steps the chains, computes the context once
+a step and maps over columns, sharded over a mesh without any communication.
 """
 
 from collections.abc import Sequence
@@ -65,7 +64,7 @@ class Columns(NamedTuple):
 
 
 class Settings(NamedTuple):
-  """What is swept, hence traced; leaves []."""
+  """Swept settings, hence traced; leaves []."""
 
   posterior: types.Posterior
   step_size: types.Array
@@ -300,7 +299,7 @@ def _check_names(observed, report):
 
 
 def _report(position, center, info):
-  """What is kept of a step, [] each, at the position before it."""
+  """Numbers recorded of a step, [] each, at the position before it."""
   displacement = trees.subtract(position, center)
   return {
     'loss': info.loss,
@@ -343,11 +342,11 @@ def traces_by_column(
   Padding is dropped and the loss at the checkpoint, which columns may share,
   stands beside each column's own. Observations keep their names.
   """
-  shared, own = jax.device_get(reports)
-  observed = own.pop('observed', {})
+  shared, by_column = jax.device_get(reports)
+  observed = by_column.pop('observed', {})
   traces = {
     name: np.moveaxis(trace[:, :count, :num_columns], 1, 2)
-    for name, trace in (own | observed).items()
+    for name, trace in (by_column | observed).items()
   }
   for name, trace in shared.items():
     shape = traces['loss'].shape

@@ -1,4 +1,4 @@
-"""What is asked of a run: checked at the door, and with an identity.
+"""The specification of a run, its checks and its identity.
 
 The identity says what the numbers are; a store goes on with no other. It holds
 hashes of weights and data, what moves, and everything else that changes a
@@ -25,7 +25,7 @@ from rllc_jax.results import store as stores
 
 
 class Spec(NamedTuple):
-  """What a run is: all that is asked of it.
+  """The specification of a run.
 
   Attributes:
     rng_key: typed threefry key.
@@ -197,7 +197,7 @@ def _checkpoint(trajectory: types.Trajectory, step: int) -> types.Params:
 
 
 def _identity(spec: Spec, params: types.Params) -> dict[str, Any]:
-  """What the numbers are, apart from weights and losses."""
+  """The identity of a run, apart from weights and losses."""
   return {
     'provenance': dict(spec.provenance or {}),
     **spec.sampling.identity(),

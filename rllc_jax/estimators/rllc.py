@@ -148,10 +148,10 @@ def _judged(table: xr.Dataset, nbeta: float | None) -> Estimate:
   """The estimate of one checkpoint with its verdict, of which it warns."""
   cells = llc.llc_from_traces(table, estimator_nbeta=nbeta)
   cells = cells.isel(checkpoint=0, dataset=0, drop=True)
-  kept = table.isel(checkpoint=0, dataset=0, drop=True)
+  of_checkpoint = table.isel(checkpoint=0, dataset=0, drop=True)
   traces = {
     str(name): array.values
-    for name, array in kept.items()
+    for name, array in of_checkpoint.items()
     if 'draw' in array.dims
   }
   names = cells.refinement.values.tolist()

@@ -1,4 +1,4 @@
-"""What a run of any size takes on any number of devices, by arithmetic alone.
+"""Costs of a run of any size on any number of devices, by arithmetic alone.
 
 Nothing is compiled or timed: the rate is given. `plan` measures what a run of
 now takes here.
@@ -26,7 +26,7 @@ class Machines(NamedTuple):
 
   @property
   def num_processes(self) -> int:
-    """How many share the work."""
+    """Processes that share the work."""
     return math.ceil(self.num_devices / self.devices_per_process)
 
 
@@ -49,7 +49,7 @@ class Sizes(NamedTuple):
 
 
 class Scale(NamedTuple):
-  """What a run takes.
+  """Costs of a run.
 
   Attributes:
     chain_steps: SGLD steps of all chains.
@@ -77,7 +77,7 @@ class Scale(NamedTuple):
 def scale(
   extent: stores.Extent, sizes: Sizes, machines: Machines, rate: float
 ) -> Scale:
-  """What a run takes.
+  """Computes the costs of a run.
 
   Args:
     extent: its coordinates.
@@ -108,5 +108,5 @@ def scale(
 
 def _most_rows(rows, pieces, length, machines) -> int:
   """Rows of the device that has most; a block is a row on every device."""
-  own = min(rows, math.ceil(pieces / machines.num_processes) * length)
-  return math.ceil(own / machines.devices_per_process)
+  of_process = min(rows, math.ceil(pieces / machines.num_processes) * length)
+  return math.ceil(of_process / machines.devices_per_process)

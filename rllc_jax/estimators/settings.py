@@ -1,4 +1,4 @@
-"""What a run is asked for: the settings of its chains, and its layout.
+"""Settings of a run: those of its chains, and its layout.
 
 Each is checked once, when it is made, and then travels whole.
 """
@@ -30,7 +30,7 @@ _LIMITS = (
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling:
-  """How the chains of a run are sampled, and from which posterior.
+  """Settings of the chains of a run: posterior, kernel and lengths.
 
   All of it makes the numbers what they are; see `Layout` for what does not.
 
@@ -137,7 +137,7 @@ class Sampling:
     return self.burn_in_draws + self.num_draws
 
   def identity(self) -> dict[str, Any]:
-    """What makes numbers what they are, by name, JSON; not how many."""
+    """Settings that change numbers, JSON; not how many there are."""
     values = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)

@@ -131,9 +131,11 @@ def _run(
   works = blocks.plan(
     store.recorded, request.spec.refinements, extent, rows, job.rows_per_block
   )
-  left = sum(work.num_chains * (job.num_draws - work.first) for work in works)
+  missing = sum(
+    work.num_chains * (job.num_draws - work.first) for work in works
+  )
   total = len(rows) * math.prod(traces.sizes(extent)[2:])
-  done = total - left
+  done = total - missing
   progress(done, total)
   hashes = None if trajectory.fingerprint else request.identity['params']
   loaded = _loaded_ahead(trajectory, works, job.rows_per_block, hashes)
