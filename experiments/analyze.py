@@ -1,14 +1,14 @@
-"""What heads attend to and do, at every checkpoint of a training run.
+"""Analyzes every head at every checkpoint: attention, ablations, measures.
 
   python -m experiments.analyze --config=FILE --workdir=DIR
 
 reads `DIR/corpus`, `DIR/train/checkpoints` and the section `analysis` of the
-config, and writes `DIR/analysis.zarr`: scores of attention, the effects of
-ablations and of cut paths, the patterns that each head serves, composition,
-scores of the whole model, other measures of complexity, and, where the corpus
-is a planted language, the loss on each kind of its symbols beside the least
-that is possible (`rllc_jax.data.synthetic`). No logits are kept: they exist a
-tile at a time. experiments.report draws it.
+config, and writes `DIR/analysis.zarr`. It has attention scores, effects of
+ablations and of cut paths, the token patterns of each head, composition, scores
+of the whole model and other measures of complexity. For a planted language
+(`rllc_jax.data.synthetic`) it also has the loss on each kind of symbol beside
+its lower bound. Logits are computed a tile at a time and not stored.
+experiments.report draws the figures.
 """
 
 import dataclasses
@@ -43,20 +43,20 @@ from rllc_jax.training import records
 from rllc_jax.training import runs
 
 _PLANTED_ROWS = 1_024
-_NGRAMS = (2, 3, 4)  # Tokens of the words whose losses are looked at.
+_NGRAMS = (2, 3, 4)  # Lengths in tokens of the words whose losses are scored.
 _NUM_NGRAMS = 1_000
-_CURVATURE_TOKENS = 1_024  # Of a minibatch for traces.
+_CURVATURE_TOKENS = 1_024  # Tokens of a minibatch for Hessian, Fisher traces.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
-  """Analyzes, or reads what was analyzed.
+  """Analyzes a run, or loads a finished analysis.
 
   Args:
     config: `analysis` has fields of `sections.Analysis`.
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    What `analysis.zarr` holds: see `readings.read_heads`,
+    The content of `analysis.zarr`: see `readings.read_heads`,
     `stage_scores.read_stages`, `complexity.read_complexity`, of the last
     checkpoint `affected_tokens.affected_tokens` and `head_class` over (layer,
     head), see `head_types`; of a planted language,
@@ -70,37 +70,39 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   path = workdir / 'analysis.zarr'
   settings = sections.read(config).analysis
   corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(kept, corpus)
+  directory = workdir / 'train' / 'checkpoints'
+  model = choices.trained_model(directory, corpus)
   trajectory = choices.whole_trajectory(workdir / 'train')
   identity = runs.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
     model=choices.model_sizes(model),
     checkpoints=trajectory.steps,
+    # One checkpoint: hashing all would load the whole trajectory.
     last_weights=trees.content_hash(trajectory.load(trajectory.steps[-1:])),
     tokens=trees.content_hash(corpus.tokens),
   )
   if path.exists():
-    found = records.load_record(path)
-    runs.check_same(json.loads(found.attrs['identity']), identity, path)
+    results = records.load_record(path)
+    runs.check_same(json.loads(results.attrs['identity']), identity, path)
     logging.info('%s: already complete', path)
-    return found
+    return results
   if settings.dataset not in corpus.windows:
     raise ValueError(
       'config.analysis.dataset must be a window of the corpus, '
       f'{", ".join(corpus.windows)}; got {settings.dataset!r}.'
     )
-  found = _read(config, corpus, workdir, model, trajectory)
-  found.attrs['identity'] = json.dumps(identity)
-  records.save_record(found, path)
-  logging.info('%s: complete\n%s', path, table(found))
-  return found
+  results = _analyze(config, corpus, workdir, model, trajectory)
+  results.attrs['identity'] = json.dumps(identity)
+  records.save_record(results, path)
+  logging.info('%s: complete\n%s', path, table(results))
+  return results
 
 
-def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
+def _analyze(config, corpus, workdir, model, trajectory) -> xr.Dataset:
   settings = sections.read(config).analysis
   window = corpus.windows[settings.dataset]
+  # With long rows the token budget alone could leave too few for a mean.
   count = max(8, settings.num_tokens // corpus.tokens.shape[1])
   rows = corpus.tokens[runs.evenly_spaced(window, count)]
   trained_on = _rows_of(corpus, 'train')
@@ -131,17 +133,18 @@ def _read(config, corpus, workdir, model, trajectory) -> xr.Dataset:
   parts.append(affected_tokens.affected_tokens(keys[3], model, last, text))
   for name in synthetic.LANGUAGES:
     if f'train/{name}' in corpus.windows:
-      known = planted_rows(name, corpus, workdir / 'corpus', config.seed)
+      planted_text = planted_rows(name, corpus, workdir / 'corpus', config.seed)
+      # New text, because the loss on training rows can fall below the floor.
       parts += [
-        planted.kind_losses(model, trajectory, known),
+        planted.kind_losses(model, trajectory, planted_text),
         planted.floors(name),
-        planted.source_attention(model, last, known),
+        planted.source_attention(model, last, planted_text),
       ]
       break
-  found = xr.merge(parts)
-  classes = list(head_types.of_readings(found).values())
+  results = xr.merge(parts)
+  classes = list(head_types.of_readings(results).values())
   shape = model.num_layers, model.num_heads
-  return found.assign(
+  return results.assign(
     head_class=(('layer', 'head'), np.reshape(classes, shape))
   )
 
@@ -152,17 +155,17 @@ def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:
 
 
 def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
-  """Frequent words of several tokens, by length; {} if words are tokens."""
+  """Frequent words of 2 to 4 tokens, by length; {} if each word is a token."""
   starts = np.array([not x[:1].strip() for x in spellings])
-  found = {}
+  ngrams = {}
   for length in _NGRAMS:
     try:
-      found[length] = ngram_scores.frequent_ngrams(
+      ngrams[length] = ngram_scores.frequent_ngrams(
         tokens, length, starts, _NUM_NGRAMS
       )
     except ValueError as error:
       logging.info('no scores of %s-grams: %s', length, error)
-  return found
+  return ngrams
 
 
 def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
@@ -193,9 +196,9 @@ def planted_rows(
   )
 
 
-def table(found: xr.Dataset) -> str:
-  """The last checkpoint: a line a head, and a line a kind of symbol."""
-  last = found.isel(checkpoint=-1)
+def table(results: xr.Dataset) -> str:
+  """Text table of the last checkpoint: a line a head or a kind of symbol."""
+  last = results.isel(checkpoint=-1)
   names = [*head_scores.SCORES, 'ablation_resample']
   lines = [f'{"head":>6}' + ''.join(f'{name:>18}' for name in names)]
   for layer in range(last.sizes['layer']):

@@ -52,13 +52,13 @@ def run(
   if record.exists():
     logging.info('%s: already complete', directory)
   else:
-    processes.first_does(record, lambda: _make(settings, directory))
+    processes.first_does(record, lambda: _build_and_save(settings, directory))
   check_same(settings, directory)
   return packing.load_corpus(directory)
 
 
-def _make(settings: sections.Corpus, directory: pathlib.Path) -> None:
-  # Nothing is made of nothing, but senseless sizes are told before the work.
+def _build_and_save(settings: sections.Corpus, directory: pathlib.Path) -> None:
+  # Empty calls raise on invalid sizes before minutes of reading.
   packing.pack([], settings.context_length, eos_id=0)
   choices.tokenizer_trainer(settings)([], settings.vocab_size)
   collection = collect(settings)
@@ -74,33 +74,34 @@ def _warn_none_held_out(
   name: str, settings: sections.Corpus, collection: documents.Collection
 ) -> None:
   texts = [x for x in collection.documents if x.domain == name]
-  wanted = settings.held_out_fraction
-  fraction = documents.splitting_fraction(texts, wanted)
+  target = settings.held_out_fraction
+  fraction = documents.splitting_fraction(texts, target)
   remedy = 'raise cap_mb or held_out_fraction'
-  if fraction and fraction > wanted:
+  if fraction and fraction > target:
     remedy = f'held_out_fraction={fraction} holds out one document of it'
   logging.warning('nothing of %s is held out: %s', name, remedy)
 
 
 def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
-  """Refuses a corpus made from other settings, and names the first that is.
+  """Raises if a corpus was made from other settings; names the first one.
 
-  One that was made before a setting existed has its default.
+  A setting missing from an old corpus's record counts as its default.
   """
   record = packing.load_record(directory)['provenance'].get('settings', {})
+  # Through JSON, as the record was: tuples compare unequal to lists.
   built = json.loads(json.dumps(sections.defaults('corpus'))) | record
-  for name, wanted in json.loads(
+  for name, expected in json.loads(
     json.dumps(dataclasses.asdict(settings))
   ).items():
-    if built.get(name) != wanted:
+    if built.get(name) != expected:
       raise ValueError(
-        f'{directory}: expected a corpus with {name}={wanted!r}; got one with '
-        f'{name}={built.get(name)!r} (use another --workdir)'
+        f'{directory}: expected a corpus with {name}={expected!r}; got one '
+        f'with {name}={built.get(name)!r} (use another --workdir)'
       )
 
 
 def collect(settings: sections.Corpus) -> documents.Collection:
-  """Reads all documents; a source that is missing is named and passed over."""
+  """Reads all documents; logs and skips a missing source."""
   mix = [choices.source(name) for name in settings.sources]
   mix += files.sources(settings.files, settings.text_field, settings.nulls)
   if settings.tfds_directory:
@@ -112,20 +113,22 @@ def collect(settings: sections.Corpus) -> documents.Collection:
   further = [choices.source(name) for name in settings.further]
   with progress.bar('reading', 'source', len(mix) + len(further)) as bar:
     collection = documents.collect(
-      [_counted(source, bar) for source in mix],
-      [_counted(source, bar) for source in further],
+      [_with_progress(source, bar) for source in mix],
+      [_with_progress(source, bar) for source in further],
       cap_bytes=settings.cap_mb * 1e6,
       held_out_fraction=settings.held_out_fraction,
       min_characters=settings.min_characters,
       max_characters=settings.max_characters,
     )
-  for name, why in collection.skipped.items():
-    logging.warning('skipped %s: it %s', name, why)
+  for name, reason in collection.skipped.items():
+    logging.warning('skipped %s: it %s', name, reason)
   return collection
 
 
-def _counted(source: documents.Source, bar: progress.Bar) -> documents.Source:
-  """The same source; one that is opened moves the bar."""
+def _with_progress(
+  source: documents.Source, bar: progress.Bar
+) -> documents.Source:
+  """Wraps a source so that opening it advances the progress bar."""
 
   def read():
     bar.tick(source.name)
@@ -155,7 +158,7 @@ def build(
   train, held_out = (
     corpora.load_documents(path, split) for split in ('train', 'held_out')
   )
-  # Training documents only, or the held-out loss would not be one.
+  # Training documents only, or held-out text would shape the tokenizer.
   learn = choices.tokenizer_trainer(settings)
   tokenizer = learn(_sample(train), settings.vocab_size)
   tokenizers.save(tokenizer, directory / 'tokenizer.json')
@@ -175,6 +178,7 @@ def build(
 
 def _sample(texts: Mapping[str, list[str]]) -> Iterator[str]:
   """The first megabytes of each domain, in the hashed order on disk."""
+  # Sorted, so that the sample does not depend on the order of the domains.
   for _, domain in sorted(texts.items()):
     characters = 0
     for text in domain:
@@ -207,7 +211,7 @@ def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
 def _with_tokens(
   domains: Mapping[str, dict[str, Any]], corpus: packing.Corpus
 ) -> dict[str, dict[str, Any]]:
-  """Adds how many tokens of each domain were packed, a row's first included."""
+  """Adds each domain's number of packed tokens, special tokens included."""
   length = corpus.tokens.shape[1]
 
   def packed(window: str) -> int:
@@ -225,22 +229,22 @@ def _with_tokens(
 
 
 def table(domains: Mapping[str, dict[str, Any]]) -> str:
-  """A line a domain: files, documents, what is dropped, tokens, license.
+  """Text table: files, documents, dropped ones, tokens and license by domain.
 
-  "Too short", "repeated" and "null" count documents that were dropped, "cut"
-  those that were parted, each before the cap was reached.
+  "Too short", "repeated" and "null" count dropped documents, "cut" those that
+  were split, each before the cap was reached.
   """
   width = max(16, *(len(name) + 2 for name in domains))
   dropped = documents.DROPPED.values()
   lines = [
     f'{"domain":<{width}}{"files":>7}{"documents":>11}{"MB":>11}'
-    + ''.join(f'{what:>{len(what) + 3}}' for what in dropped)
+    + ''.join(f'{label:>{len(label) + 3}}' for label in dropped)
     + f'{"train":>12}{"held out":>12}  license'
   ]
   for name, record in domains.items():
     counts = ''.join(
-      f'{record[key]:>{len(what) + 3}}'
-      for key, what in documents.DROPPED.items()
+      f'{record[key]:>{len(label) + 3}}'
+      for key, label in documents.DROPPED.items()
     )
     lines.append(
       f'{name:<{width}}{record["files"] or "":>7}{record["documents"]:>11}'

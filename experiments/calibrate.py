@@ -1,14 +1,14 @@
-"""Which step size to take: a sweep on some heads of a trained model.
+"""Recommends a step size from a sweep on some heads of a trained model.
 
   python -m experiments.calibrate --config=FILE --workdir=DIR
 
 reads `DIR/corpus` and `DIR/train/checkpoints`, and the sections `calibration`
 and `estimation` and the number `seed` of the config. It writes
-`DIR/calibration.zarr` and `DIR/figures/calibration_*.png` and prints what it
-recommends. Each setting is kept in `DIR/calibration` once it is done: a run
-that was stopped goes on with the setting it was at, and a wider grid costs what
-is new in it. Chains that fail are part of what is found out: they are counted
-and change no exit status, but if all do, that is an error.
+`DIR/calibration.zarr` and `DIR/figures/calibration_*.png` and prints the
+recommendation. Each finished setting is saved in `DIR/calibration`: a stopped
+run resumes at the setting it was at, and a wider grid only samples the new
+settings. Failed chains are a result of the sweep: they are counted and don't
+change the exit status, unless all chains fail, which is an error.
 """
 
 import collections
@@ -46,7 +46,8 @@ from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
 from rllc_jax.training import checkpoints
 
-# What is in the identity of a sweep besides its grid.
+# Settings of `sampling` in a sweep's identity. The grid is not in it, so that a
+# wider grid reuses the settings that are done.
 _SHARED = (
   'burn_in',
   'num_chains',
@@ -60,15 +61,15 @@ _SHARED = (
 def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> recommendation.Recommendation:
-  """Sweeps, or reads what is complete; draws and recommends.
+  """Sweeps the grid, draws heat maps and recommends a setting.
 
   Args:
     config: `calibration` has fields of `sections.Calibration`; the batch size
-      and what else is not there are those of `estimation`.
+      and other missing settings are those of `estimation`.
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    What is recommended for all cells that were swept.
+    The recommendation for all swept cells.
 
   Raises:
     ValueError: a setting makes no sense, or a name does not exist.
@@ -76,18 +77,18 @@ def run(
   settings = sections.read(config)
   sweep = _sweep(settings, _build(settings, workdir), workdir / 'calibration')
   _save(sweep, workdir / 'calibration.zarr')
-  found = recommendation.recommend(sweep)
-  for name, drawn in _figures(sweep, found):
+  recommended = recommendation.recommend(sweep)
+  for name, plot in _figures(sweep, recommended):
     path = workdir / 'figures' / f'calibration_{name}.png'
-    checked_files.write_bytes(path, style.image(drawn, 'png'))
+    checked_files.write_bytes(path, style.image(plot, 'png'))
     logging.info('%s', path)
-  print(text(sweep, found), flush=True)
-  return found
+  print(text(sweep, recommended), flush=True)
+  return recommended
 
 
-def text(sweep: xr.Dataset, found: recommendation.Recommendation) -> str:
-  """A line a cell with the step sizes that qualify, then the recommendation."""
-  settings = found.each.stack(setting=('nbeta', 'localization'))
+def text(sweep: xr.Dataset, recommended: recommendation.Recommendation) -> str:
+  """Text table of qualifying step sizes by cell, and the recommendation."""
+  settings = recommended.each.stack(setting=('nbeta', 'localization'))
   cells = settings.stack(cell=('checkpoint', 'dataset', 'refinement'))
   labels = [f'nβ {b:g}, γ {g:g}' for b, g in settings.setting.values]
   lines = ['largest step size that qualifies:']
@@ -99,11 +100,11 @@ def text(sweep: xr.Dataset, found: recommendation.Recommendation) -> str:
     lines.append(f'{f"{name}, {dataset}, step {step}":<32}{"".join(values)}')
   if failed := int(sweep.num_failed.sum()):
     lines.append(f'failed chains: {failed} of {sweep.failed.size}')
-  return '\n'.join([*lines, found.why, *found.warnings])
+  return '\n'.join([*lines, recommended.why, *recommended.warnings])
 
 
 class _Source(NamedTuple):
-  """What is swept over, and what the numbers hang on besides the grid.
+  """Model, data and settings of a sweep, other than its grid.
 
   Attributes:
     steps: of the checkpoints.
@@ -112,9 +113,9 @@ class _Source(NamedTuple):
     minibatches: of the corpus.
     plain_loss: for second derivatives.
     checkpoints: the directory.
-    sampling: of `calibrate`, whatever the cell.
+    sampling: of `calibrate`, the same in every cell.
     layout: of `calibrate`.
-    identity: what else makes the numbers what they are, JSON.
+    identity: further inputs that the numbers depend on, JSON.
   """
 
   steps: Sequence[int]
@@ -134,19 +135,19 @@ def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
     settings.sampling, num_chains=swept.num_chains, num_draws=swept.num_draws
   )
   corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  steps = swept.checkpoints or checkpoints.steps(kept)[-1:]
-  model = choices.trained_model(kept, corpus)
+  directory = workdir / 'train' / 'checkpoints'
+  steps = swept.checkpoints or checkpoints.steps(directory)[-1:]
+  model = choices.trained_model(directory, corpus)
   apply = functools.partial(attention_only.apply, model)
   return _Source(
-    checkpoints.trajectory(kept, steps).steps,
+    checkpoints.trajectory(directory, steps).steps,
     _windows(swept.datasets, corpus),
     choices.families(
       swept.refinements, model, share_logits=estimation.share_logits
     ),
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     losses.next_token_loss(apply),
-    kept,
+    directory,
     sampling,
     settings.layout,
     {
@@ -174,9 +175,9 @@ def _windows(
 
 
 def _sweep(
-  settings: sections.Settings, source: _Source, kept: pathlib.Path
+  settings: sections.Settings, source: _Source, directory: pathlib.Path
 ) -> xr.Dataset:
-  """All cells: over the grid and (checkpoint, dataset, refinement)."""
+  """Sweeps the grid over all cells (checkpoint, dataset, refinement)."""
   swept = settings.calibration
   parts: list[xr.Dataset] = []
   total = len(source.steps) * len(source.windows) * len(source.families)
@@ -204,10 +205,11 @@ def _sweep(
             layout=source.layout,
             plain_loss=source.plain_loss,
             num_curvature_batches=swept.num_curvature_batches,
-            kept=_Kept(kept, identity),
+            kept=_SavedSettings(directory, identity),
             progress=functools.partial(_show, bar, len(parts), total),
           )
           parts.append(part.expand_dims(checkpoint=[step], dataset=[dataset]))
+  # It sorts coordinates, variables and dimensions: the order is restored below.
   sweep: Any = xr.combine_by_coords(parts, combine_attrs='override')
   dims = (*calibration.GRID_DIMS, 'checkpoint', 'dataset', 'refinement')
   sweep = sweep[list(parts[0])].transpose(*dims, ...)
@@ -215,14 +217,15 @@ def _sweep(
   return sweep.sel(dataset=list(source.windows), refinement=names)
 
 
-class _Kept(collections.UserDict):
-  """Settings that are done, in a directory of their own for each identity."""
+class _SavedSettings(collections.UserDict):
+  """Finished settings of a sweep, as files in a directory by its identity."""
 
   def __init__(self, directory: pathlib.Path, identity: Mapping[str, Any]):
     super().__init__()
     content = json.dumps(identity, indent=1, sort_keys=True).encode()
     name = hashlib.blake2b(content, digest_size=8).hexdigest()
     self.directory = directory / name
+    # For readers; the directory's name is what tells identities apart.
     checked_files.write_bytes(self.directory / 'identity.json', content)
     for path in self.directory.glob('setting_*.json'):
       saved = json.loads(path.read_text())
@@ -238,16 +241,19 @@ class _Kept(collections.UserDict):
 
 
 def _save(sweep: xr.Dataset, path: pathlib.Path) -> None:
-  """Replaces what an earlier sweep left, once the new one is whole."""
+  """Writes the sweep beside an earlier one, then replaces that."""
   with checked_files.replacing_directory(path) as beside:
     sweep.to_zarr(beside, mode='w', consolidated=False, zarr_format=2)
   logging.info('%s: complete', path)
 
 
 def _figures(
-  sweep: xr.Dataset, found: recommendation.Recommendation
+  sweep: xr.Dataset, recommended: recommendation.Recommendation
 ) -> Iterator[tuple[str, figure.Figure]]:
-  """A figure a checkpoint and data set; several if both others are swept."""
+  """Yields a heat map a checkpoint and data set.
+
+  If both nβ and γ are swept, there is one for each γ.
+  """
   y = 'nbeta' if sweep.sizes['nbeta'] > 1 else 'localization'
   fixed = 'localization' if y == 'nbeta' else 'nbeta'
   for step in sweep.checkpoint.values:
@@ -257,7 +263,7 @@ def _figures(
         name = f'{step}_{str(dataset).replace("/", "-")}'
         if sweep.sizes[fixed] > 1:
           name += f'_{fixed}_{value:g}'
-        chosen = found.setting
+        chosen = recommended.setting
         if chosen is not None and getattr(chosen, fixed) != value:
           chosen = None
         yield (
@@ -265,7 +271,7 @@ def _figures(
           plots.heat_maps(
             sweep.sel(place),
             y=y,
-            step_sizes=found.each.sel(place),
+            step_sizes=recommended.each.sel(place),
             setting=None if chosen is None else chosen._asdict(),
           ),
         )

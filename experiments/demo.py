@@ -1,12 +1,12 @@
-"""From text to report: corpus, training, estimates, heads, known answers.
+"""Runs everything from text to report: corpus, training, estimates, heads.
 
   python -m experiments.demo --config=experiments/configs/demo.py --workdir=DIR
 
-Each step goes on with what is there, so the same command continues a run that
-was stopped and says quickly what is complete.
+Known answers are sampled for a few seconds, too. Each step continues from the
+files in DIR, so the same command resumes a stopped run.
 
-Exit status: 0; 1 if there is an error; 3 if chains failed: the report is made
-of the others.
+Exit status: 0; 1 if there is an error; 3 if chains failed: the report uses the
+remaining ones.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ from experiments.runtime import workdirs
 def check_known_answers(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> None:
-  """A few seconds of `known_answers`, unless its results are there."""
+  """Runs a few seconds of `known_answers`, unless its results exist."""
   del config
   if not (workdir / 'known_answers.json').exists():
     known_answers.run(workdir, quick=True)
@@ -48,7 +48,7 @@ STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Runs every step; what the last one returns is the report's path.
+  """Runs every step and prints the path of the report.
 
   Raises:
     ChainsFailed: at the end, if chains failed.
@@ -61,10 +61,10 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     try:
       path = step(config, workdir)
     except commands.ChainsFailed as error:
-      failure = error
+      failure = error  # Raised at the end: the report is worth having.
     seconds[name] = time.perf_counter() - start
     if name == 'estimates' and not processes.is_first():
-      return  # The rest is done once.
+      return  # The later steps run in process 0 alone.
   times = ', '.join(f'{name} {value:.0f} s' for name, value in seconds.items())
   logging.info('%.0f s in all: %s', time.perf_counter() - began, times)
   print(f'The report is at {workdirs.shown(path)}', flush=True)

@@ -1,28 +1,27 @@
-"""The main job: the refined LLC of every head at every checkpoint.
+"""Estimates the refined LLC of every head at every checkpoint.
 
   python -m experiments.estimate_rllc --config=FILE --workdir=DIR
 
 reads `DIR/corpus` and `DIR/train/checkpoints`, which experiments.build_corpus
 and experiments.train wrote, and the sections `estimation`, `sampling` and
-`layout` and the number `seed` of the config. It writes the store `DIR/rllc`; a
-run that was stopped goes on, and one that is done can be asked for more of
-anything. Then it writes all that the store says to `DIR/estimates.csv`, a line
-a cell: estimate, error,
-diagnostics, verdict. A run with another loss (`estimation.reference`) or other
-settings gets a store of its own, `DIR/NAME` by `estimation.name`, and the table
-`DIR/NAME.csv`.
+`layout` and the number `seed` of the config. It writes the store `DIR/rllc`. A
+stopped run resumes; a finished one can be extended by draws, chains,
+checkpoints, data sets or refinements. Then it writes `DIR/estimates.csv`, a
+line a cell: estimate, error, diagnostics, verdict. A run with another loss
+(`estimation.reference`) or other settings gets another store, `DIR/NAME` by
+`estimation.name`, and the table `DIR/NAME.csv`.
 
-With --dry_run it only prints a plan of what is left to do: steps, tokens,
-FLOPs, memory of a device, time to compile and to run.
+With --dry_run it only prints a plan of the missing work: steps, tokens, FLOPs,
+memory of a device, time to compile and to run.
 
 Exit status: 0; 1 if there is an error, such as that every chain failed; 3 if
 some chains failed, which are named and left out: the rest is as complete as
-with 0, but biased where they are missing; 4 if something is left to do, which
-the same command does.
+with 0, but biased where they are missing; 4 if work is missing, which the same
+command does.
 
 Several processes share the work if each gets its number, --process=0/2 and
---process=1/2: nothing but the directory connects them. Process 0 writes the
-table when the others have ended.
+--process=1/2: they share only the directory. Process 0 writes the table when
+the other processes have ended.
 """
 
 import math
@@ -53,23 +52,23 @@ from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 
-_MOST_FAILURES_SHOWN = 20
-_MOST_BYTES = 2**30  # Of traces in memory, about.
-_TRACES = 6  # As many as a run has, about.
+_MAX_FAILURES_SHOWN = 20
+_MAX_BYTES = 2**30  # Approximate limit of traces in memory.
+_TRACES = 6  # Approximate number of float32 arrays that a run records.
 
 
 def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> xr.Dataset | None:
-  """Estimates, goes on with what was begun, or reads what is complete.
+  """Estimates all requested cells, or resumes or loads an earlier run.
 
   Args:
     config: `seed`, `estimation`, `sampling` and `layout` are read.
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    Estimates of what was asked for, judged by `health.check`; None if that is
-    left to another process.
+    Estimates of the requested cells, judged by `health.check`; None if another
+    process makes them.
 
   Raises:
     ValueError: a setting makes no sense, a name does not exist, the store there
@@ -77,6 +76,7 @@ def run(
     Incomplete: draws of other processes are missing, and none is at work.
     ChainsFailed: some chains failed; everything is written all the same.
   """
+  # After training: JAX ends all connected processes when one of them dies.
   processes.disconnect()
   settings = sections.read(config)
   spec, store = specs.build(settings, workdir)
@@ -85,12 +85,12 @@ def run(
   with progress.bar('estimating', 'draw') as bar:
 
     def show(done, total):
-      record.keep(ended=False)
+      record.save(ended=False)
       bar.show(done, total)
 
     request = requests.check(spec, with_losses=True)
     trajectories.fill(request, store, show)
-  record.keep(ended=True)
+  record.save(ended=True)
   if not (shares.are_done(store, request.extent) and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
@@ -100,7 +100,7 @@ def run(
 def plan(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> plans.Plan:
-  """Prints what `run` would take, in steps, memory and time, and stops.
+  """Prints a plan of `run` with its steps, memory and time.
 
   It runs a few seconds of every family and writes nothing to the store.
 
@@ -109,7 +109,7 @@ def plan(
     workdir: as of `run`.
 
   Raises:
-    ValueError: as `run`, as far as it can be told before.
+    ValueError: as `run`, where it fails before sampling.
   """
   steps = plans.plan_of(*specs.build(sections.read(config), workdir))
   print(dry_run.text(steps), flush=True)
@@ -119,43 +119,46 @@ def plan(
 def _write_and_log_estimates(
   workdir: pathlib.Path, name: str, store: disk.DiskStore, extent: stores.Extent
 ) -> xr.Dataset:
-  """Writes all estimates of a store, and logs those that were asked for."""
-  found = _estimates(store)
+  """Writes all estimates of a store, and logs the requested ones."""
+  estimates = _estimates(store)
   table_name = 'estimates' if name == 'rllc' else name
-  write_csv(workdir / f'{table_name}.csv', found)
-  asked = found.sel(
+  write_csv(workdir / f'{table_name}.csv', estimates)
+  requested = estimates.sel(
     checkpoint=list(extent.checkpoints),
     dataset=list(extent.datasets),
     refinement=list(extent.refinements),
   )
-  logging.info('%s: complete\n%s', workdir / name, table(asked))
-  lines = [f'  {part}: {line}' for part, line in health.summary(asked).items()]
+  logging.info('%s: complete\n%s', workdir / name, table(requested))
+  lines = [
+    f'  {part}: {line}' for part, line in health.summary(requested).items()
+  ]
   logging.info('health\n%s', '\n'.join(lines))
-  check_chains(asked)
-  return asked
+  check_chains(requested)
+  return requested
 
 
 def _estimates(store: disk.DiskStore) -> xr.Dataset:
-  """What a store says, judged; so many checkpoints at a time as fit memory."""
+  """All estimates of a store, from as many checkpoints at a time as fit."""
   extent = store.extent._replace(num_draws=store.longest())
   row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
-  count, steps = max(1, _MOST_BYTES // row), sorted(extent.checkpoints)
-  found = []
+  # A store of traces can be larger than memory: 1.9 TB at 10,000 checkpoints.
+  count, steps = max(1, _MAX_BYTES // row), sorted(extent.checkpoints)
+  parts = []
   for i in range(0, len(steps), count):
-    some = tuple(steps[i : i + count])
-    traces = store.read(extent._replace(checkpoints=some))
-    found.append(llc.llc_from_traces(traces))
-  return xr.concat(found, 'checkpoint')
+    chunk = tuple(steps[i : i + count])
+    traces = store.read(extent._replace(checkpoints=chunk))
+    parts.append(llc.llc_from_traces(traces))
+  return xr.concat(parts, 'checkpoint')
 
 
-def table(found: xr.Dataset) -> str:
-  """Lines of refinements: estimates, errors, step bias, first and last step."""
+def table(estimates: xr.Dataset) -> str:
+  """Text table of estimates and errors at the first and last checkpoint."""
   lines = []
-  for dataset in found.dataset.values:
-    ends = found.sel(dataset=dataset).isel(checkpoint=[0, -1])
+  for dataset in estimates.dataset.values:
+    ends = estimates.sel(dataset=dataset).isel(checkpoint=[0, -1])
     first, last = ends.checkpoint.values
     lines.append(f'{dataset:>16}{f"step {first}":>32}{f"step {last}":>32}')
-    for name in found.refinement.values:
+    for name in estimates.refinement.values:
       cell = ends.sel(refinement=name)
       names = ('llc', 'standard_error', 'step_bias')
       values = zip(*(cell[x].values for x in names), strict=True)
@@ -169,33 +172,36 @@ def table(found: xr.Dataset) -> str:
   return '\n'.join(lines)
 
 
-def write_csv(path: pathlib.Path, found: xr.Dataset) -> None:
-  """Writes estimates as a table: a line a cell, failed chains by number.
+def write_csv(path: pathlib.Path, estimates: xr.Dataset) -> None:
+  """Writes estimates as CSV: a line a cell, failed chains by number.
 
   Args:
     path: of the file, which is replaced.
-    found: from `llc_from_traces`.
+    estimates: from `llc_from_traces`.
   """
-  failed = found.failed.transpose(*cells.DIMS, 'chain')
+  failed = estimates.failed.transpose(*cells.DIMS, 'chain')
   chains = failed.values.reshape(-1, failed.sizes['chain'])
   named = [' '.join(map(str, failed.chain.values[row])) for row in chains]
-  frame = found.drop_vars('failed').to_dataframe(list(cells.DIMS))
+  frame = estimates.drop_vars('failed').to_dataframe(list(cells.DIMS))
   frame = frame.assign(failed_chains=named).reset_index()
   text = frame.to_csv(index=False, float_format='%.8g')
   checked_files.write_bytes(path, text.encode())
 
 
-def check_chains(found: xr.Dataset) -> None:
-  """Names the chains that failed in the log.
+def check_chains(estimates: xr.Dataset) -> None:
+  """Logs which chains failed.
 
   Raises:
     ChainsFailed: if there are any.
-    ValueError: if there are no others.
+    ValueError: if all failed.
   """
-  failed, count = int(found.num_failed.sum()), int(found.num_chains.sum())
+  failed, count = (
+    int(estimates.num_failed.sum()),
+    int(estimates.num_chains.sum()),
+  )
   if not failed:
     return
-  remedy = diagnostics.remedy_of_failure(int(found.failure_kind.max()))
+  remedy = diagnostics.remedy_of_failure(int(estimates.failure_kind.max()))
   remedy = f'In config.sampling: {remedy}.'
   if failed == count:
     raise ValueError(
@@ -203,8 +209,8 @@ def check_chains(found: xr.Dataset) -> None:
       f'is nothing to estimate from; got {failed} of {count} that did not. '
       f'{remedy}'
     )
-  lines = health.failures(found)
-  shown = lines[:_MOST_FAILURES_SHOWN]
+  lines = health.failures(estimates)
+  shown = lines[:_MAX_FAILURES_SHOWN]
   if len(lines) > len(shown):
     shown.append(f'and so on in {len(lines) - len(shown)} more cells')
   logging.warning('chains that failed, left out\n  %s', '\n  '.join(shown))
@@ -215,6 +221,7 @@ def check_chains(found: xr.Dataset) -> None:
 
 
 if __name__ == '__main__':
+  # Defined here, so that importing this module adds no flag to other commands.
   ONLY_PLAN = flags.DEFINE_bool(
     'dry_run', False, 'Print steps, memory and time of the run, and stop.'
   )

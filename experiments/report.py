@@ -1,15 +1,15 @@
-"""Draws the figures and writes the report, from saved results alone.
+"""Draws the figures and writes the report from saved results.
 
   python -m experiments.report --config=FILE --workdir=DIR
 
 reads `DIR/corpus/corpus.json`, `DIR/train/training.zarr` and the traces in
 `DIR/rllc`, which experiments.build_corpus, experiments.train and
 experiments.estimate_rllc wrote, and the burn-in of the section `sampling` of
-the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. Results of
-an unfinished run are reported too, and what is missing is named. Where
-experiments.known_answers and experiments.coverage left `DIR/known_answers.json`
-and `DIR/coverage.json`, what they found is reported as well, and so is
-`DIR/analysis.zarr` of experiments.analyze.
+the config. It writes `DIR/figures/NAME.png` and `DIR/report.html`. An
+unfinished run is reported, too, with a list of missing cells. The report also
+shows `DIR/known_answers.json` and `DIR/coverage.json` of
+experiments.known_answers and experiments.coverage, and `DIR/analysis.zarr` of
+experiments.analyze, where they exist.
 """
 
 from collections.abc import Mapping
@@ -43,7 +43,7 @@ _PACKAGES = ('rllc_jax', 'jax', 'numpy', 'scipy', 'xarray', 'arviz-stats')
 
 
 class _Saved(NamedTuple):
-  """What the other binaries left."""
+  """Results of the other commands in a workdir."""
 
   corpus: dict[str, Any]
   training: xr.Dataset
@@ -65,26 +65,26 @@ def run(
     workdir: of the run.
 
   Returns:
-    Where the report is.
+    The path of the report.
 
   Raises:
-    ValueError: something to be read is not there (the binary that makes it is
-      named), or the burn-in leaves too few draws.
+    ValueError: a result is missing (the error names the command that makes
+      it), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
   settings = sections.read(config).sampling
-  saved = _read(workdir)
+  saved = _read_results(workdir)
   burn_in = settings.burn_in
   if burn_in is None:
     burn_in = cells.default_burn_in(saved.traces.attrs)
-  found = _inputs(saved, workdir, burn_in)
-  drawn = figures.draw(found)
-  for name, image in drawn.items():
+  contents = _inputs(saved, workdir, burn_in)
+  drawings = figures.draw(contents)
+  for name, image in drawings.items():
     path = workdir / 'figures' / f'{name}.png'
     checked_files.write_bytes(path, style.image(image, 'png'))
     logging.info('%s', path)
-  svgs = {name: style.image(image, 'svg') for name, image in drawn.items()}
-  path = page.write_report(workdir / 'report.html', found, svgs)
+  svgs = {name: style.image(image, 'svg') for name, image in drawings.items()}
+  path = page.write_report(workdir / 'report.html', contents, svgs)
   logging.info('%s: complete', path)
   return path
 
@@ -104,12 +104,12 @@ def _inputs(
     known_answers=saved.known_answers,
     coverage=saved.coverage,
     readings=saved.readings,
-    findings=[*map(_marked, saved.claims.get('findings', []))],
+    findings=[*map(_mark_if_withdrawn, saved.claims.get('findings', []))],
     runs=saved.runs,
   )
 
 
-def _read(workdir: pathlib.Path) -> _Saved:
+def _read_results(workdir: pathlib.Path) -> _Saved:
   for part, binary in (
     ('corpus/corpus.json', 'build_corpus'),
     ('train/training.zarr', 'train'),
@@ -126,30 +126,30 @@ def _read(workdir: pathlib.Path) -> _Saved:
     corpus,
     training,
     disk.open_store(workdir / 'rllc').read().load(),
-    _json(workdir / 'known_answers.json', 'records').get('records', []),
-    _json(workdir / 'coverage.json', 'records').get('records', []),
-    _readings(workdir / 'analysis.zarr'),
-    _json(workdir / 'claims.json', 'findings'),
+    _load_json(workdir / 'known_answers.json', 'records').get('records', []),
+    _load_json(workdir / 'coverage.json', 'records').get('records', []),
+    _load_readings(workdir / 'analysis.zarr'),
+    _load_json(workdir / 'claims.json', 'findings'),
     provenance.load(workdir / 'rllc'),
   )
   _check_one_run(saved, workdir)
   return saved
 
 
-def _marked(item: Mapping[str, Any]) -> dict[str, Any]:
-  """A finding with its reasons if its claim is withdrawn, however old."""
+def _mark_if_withdrawn(item: Mapping[str, Any]) -> dict[str, Any]:
+  """Adds the reasons to a finding whose claim has been withdrawn since."""
   reasons = claims.withdrawn(item['claim'])
   if not reasons:
     return dict(item)
   return {**item, 'holds': None, 'withdrawn': True, 'note': reasons}
 
 
-def _readings(path: pathlib.Path) -> xr.Dataset | None:
+def _load_readings(path: pathlib.Path) -> xr.Dataset | None:
   return records.load_record(path) if path.exists() else None
 
 
-def _json(path: pathlib.Path, name: str) -> dict[str, Any]:
-  """What another command measured; {} if it has not been run."""
+def _load_json(path: pathlib.Path, name: str) -> dict[str, Any]:
+  """Results of another command; {} if it has not been run."""
   if not path.exists():
     return {}
   remedy = f'Run experiments.{path.stem} again, or remove the file.'
@@ -157,29 +157,29 @@ def _json(path: pathlib.Path, name: str) -> dict[str, Any]:
 
 
 def _check_one_run(saved: _Saved, workdir: pathlib.Path) -> None:
-  """Refuses what was put here from another run, by its tokens and seed."""
+  """Raises if a result is of another run, by its tokens and seed."""
   record = workdir / 'train' / 'training.zarr'
   trained = json.loads(saved.training.attrs['identity'])
-  same = {
+  identities = {
     'corpus/corpus.json': trained | {'tokens': saved.corpus['tokens_hash']}
   }
   if saved.readings is not None:
-    same['analysis.zarr'] = json.loads(saved.readings.attrs['identity'])
+    identities['analysis.zarr'] = json.loads(saved.readings.attrs['identity'])
   if saved.claims:
-    same['claims.json'] = saved.claims
-  for name, found in same.items():
+    identities['claims.json'] = saved.claims
+  for name, identity in identities.items():
     for entry in ('tokens', 'seed'):
-      if found.get(entry) != trained[entry]:
+      if identity.get(entry) != trained[entry]:
         raise ValueError(
           f'{workdir / name} must be of the same run as {record}, because one '
-          f'run is reported; got {entry} {found.get(entry)} and '
+          f'run is reported; got {entry} {identity.get(entry)} and '
           f'{trained[entry]}. Put back the right one, or remove what is not of '
           'this run and run what wrote it again.'
         )
 
 
 def _provenance(saved: _Saved, workdir: pathlib.Path) -> dict[str, Any]:
-  """What the numbers were made with, as it was saved beside them."""
+  """Settings and versions that the numbers were made with, as saved."""
   trained = json.loads(saved.training.attrs['identity'])
   sampled = json.loads(saved.traces.attrs['identity'])
   made_with = sorted(set(saved.traces.made_with.values.ravel()) - {''})

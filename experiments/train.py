@@ -1,19 +1,18 @@
-"""Trains the transformer on a corpus and keeps its trajectory.
+"""Trains the transformer on a corpus and saves its checkpoints.
 
   python -m experiments.train --config=FILE --workdir=DIR
 
 reads `DIR/corpus`, which experiments.build_corpus wrote, and the sections
 `model` and `training` and the number `seed` of the config. Below `DIR/train` it
-writes `checkpoints/STEP`, weights at log-spaced steps; `resume`, the state that
-the same command goes on from after a kill; and, last, `training.zarr`. Another
-model on the same corpus, such as one of one layer to compare with, gets a
-directory of its own:
+writes `checkpoints/STEP`, weights at log-spaced steps; `resume`, the state from
+which the same command continues after a kill; and, last, `training.zarr`.
+Another model on the same corpus, such as a one-layer one for comparison, gets
+another directory:
 
   ... --config.model.num_layers=1 --config.training.name=one_layer
 
-Processes that are connected (--process=auto, or --coordinator) divide every
-batch among all their devices; if they are not, process 0 trains and the others
-wait.
+Connected processes (--process=auto, or --coordinator) divide every batch among
+all their devices. Otherwise process 0 trains and the other processes wait.
 """
 
 import dataclasses
@@ -45,7 +44,7 @@ _EVALUATION_ROWS = 256
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
-  """Trains, goes on with what was begun, or reads what is complete.
+  """Trains a model, resumes a stopped run, or loads a finished one.
 
   Args:
     config: `model` has fields of `sections.Model`, `training` of
@@ -69,6 +68,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   path = directory / 'training.zarr'
 
   def make():
+    # Before training, which is cheap if complete and verifies the checkpoints.
     complete = path.exists()
     record = _train(model, settings, config.seed, corpus, directory)
     if complete:
@@ -84,9 +84,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
 
 
 def _check_saved(path: pathlib.Path, record: xr.Dataset) -> None:
-  """Raises unless the record that is there is that of the run beside it."""
-  found = records.load_record(path)
-  if not found.equals(record):
+  """Raises unless the saved record equals that of the run beside it."""
+  saved = records.load_record(path)
+  if not saved.equals(record):
     raise ValueError(
       f'{path}: expected the record of the run beside it; got that of another. '
       'Remove it and run the same command again.'
@@ -115,7 +115,7 @@ def build_model(
 
 
 def table(record: xr.Dataset) -> str:
-  """A line a checkpoint: step, and the losses on fixed sequences."""
+  """Text table of the losses on fixed sequences, a line a checkpoint."""
   lines = [f'{"step":>8}{"train":>9}{"held out":>10}']
   for i, step in enumerate(record.checkpoint.values):
     train, held_out = (
@@ -170,7 +170,7 @@ def _train(
 
 
 def _baselines(corpus: packing.Corpus) -> dict[str, float]:
-  """What a predictor of one token or of pairs would reach, in nats."""
+  """Losses of ideal unigram and bigram predictors, in nats."""
   window = corpus.windows['train']
   return {
     'unigram_entropy': packing.unigram_entropy(corpus.tokens, window),

@@ -1,16 +1,16 @@
-"""Checks a finished run: hashes of all files, and one block done again.
+"""Checks a finished run: checksums of all files, and one block resampled.
 
   python -m experiments.verify --config=FILE --workdir=DIR
 
-reads what experiments.build_corpus, experiments.train and
-experiments.estimate_rllc wrote, with the config of the run. Every checkpoint is
-read and its bytes are compared with their checksums, and so are the corpus and
-every draw in the store; weights, data and settings must be those that the store
-was made with, and nothing that the config asks for may be missing. Then a
-family of refinements at a checkpoint on a data set, by --seed, is sampled again
-from the beginning. Nothing is written.
+reads the results of experiments.build_corpus, experiments.train and
+experiments.estimate_rllc, with the config of the run. The bytes of every
+checkpoint, of the corpus and of every draw in the store are compared with their
+checksums. Weights, data and settings must be those of the store, and every cell
+of the config must be complete. Then a random block (a family of refinements at
+a checkpoint on a data set, by --seed) is sampled again from the beginning.
+Nothing is written.
 
-Exit status: 0 if all is as it was written and the block comes out the same.
+Exit status: 0 if every checksum holds and the block comes out the same.
 """
 
 from collections.abc import Iterator
@@ -38,13 +38,15 @@ from rllc_jax.training import checkpoints
 
 flags.adopt_module_key_flags(seed_flag)
 _TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
-_MOST_DIFFERENCE = 1e-3  # Of a trace's spread; 0 on the same device.
+# In units of a trace's standard deviation. On the same kind of device the
+# difference is 0; another rounds differently.
+_MAX_DIFFERENCE = 1e-3
 
 
 def run(
   config: ml_collections.ConfigDict, workdir: pathlib.Path
 ) -> list[targets.Row]:
-  """Checks a run; what is damaged is an error that names the file.
+  """Checks a run and raises at the first damaged file, naming it.
 
   Args:
     config: of the run.
@@ -68,17 +70,19 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')
   _check_complete(store, request.extent)
-  held = store.read()
-  yield _row('draws in the store', int(held.recorded.sum()), 'as written')
-  place, found = _again(spec)
-  again = held.sel(place).isel(draw=slice(found.sizes['draw']))
-  worst = max(_difference(found[name], again[name]) for name in _TRACES)
+  draws = store.read()
+  yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
+  place, resampled = _resample_block(spec)
+  stored = draws.sel(place).isel(draw=slice(resampled.sizes['draw']))
+  worst = max(
+    _largest_difference(resampled[name], stored[name]) for name in _TRACES
+  )
   yield targets.Row(
     'difference of the block done again',
     worst,
     'of its spread',
-    f'<= {_MOST_DIFFERENCE}',
-    worst <= _MOST_DIFFERENCE,
+    f'<= {_MAX_DIFFERENCE}',
+    worst <= _MAX_DIFFERENCE,
     f'step {place["checkpoint"][0]}, {place["dataset"][0]}, '
     f'{place["refinement"][0]} and {len(place["refinement"]) - 1} more',
   )
@@ -95,12 +99,12 @@ def _check_complete(store: disk.DiskStore, extent: stores.Extent) -> None:
 
 
 def _row(name: str, value: float, target: str) -> targets.Row:
-  """What was checked: if it did not hold, there was an error."""
+  """A row for a passed check: a failed one has raised an error before."""
   return targets.Row(name, value, '', target, True)
 
 
-def _again(spec: requests.Spec) -> tuple[dict[str, Any], xr.Dataset]:
-  """A block at random, sampled in memory: where it is, and its traces."""
+def _resample_block(spec: requests.Spec) -> tuple[dict[str, Any], xr.Dataset]:
+  """Samples a random block in memory; returns its place and its traces."""
   rng = np.random.default_rng(
     seed_flag.SEED.value if flags.FLAGS.is_parsed() else 0
   )
@@ -113,20 +117,20 @@ def _again(spec: requests.Spec) -> tuple[dict[str, Any], xr.Dataset]:
     datasets={name: spec.datasets[name]},
   )
   request = requests.check(block, with_losses=False)
-  found = trajectories.run(request, memory.MemoryStore())
+  traces = trajectories.run(request, memory.MemoryStore())
   place = {
     'checkpoint': [step],
     'dataset': [name],
     'refinement': [*family.names],
-    'chain': found.chain.values,
+    'chain': traces.chain.values,
   }
-  return place, found
+  return place, traces
 
 
-def _difference(found: xr.DataArray, expected: xr.DataArray) -> float:
-  """The largest difference over the standard deviation; inf if draws lack."""
-  spread = float(expected.std()) or 1.0
-  largest = float(np.abs(found.values - expected.values).max())
+def _largest_difference(actual: xr.DataArray, expected: xr.DataArray) -> float:
+  """Largest difference in standard deviations; inf if draws are missing."""
+  spread = float(expected.std()) or 1.0  # A constant trace has 0.
+  largest = float(np.abs(actual.values - expected.values).max())
   return largest / spread if np.isfinite(largest) else np.inf
 
 

@@ -1,4 +1,4 @@
-"""From settings to what the library takes: model, losses, data."""
+"""Builds models, losses and data of the library from settings."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -30,13 +30,13 @@ from rllc_jax.training import records
 
 
 class Comparison(NamedTuple):
-  """What a model is compared with.
+  """A loss of a model: against the next tokens, or against another model.
 
   Attributes:
     loss_fn: the plain loss.
     objective: the same for the fast losses of heads.
-    path: where the model's weights lie in those that the loss sees.
-    provenance: what it is, for the store.
+    path: keys of the model's weights within the weights of the loss.
+    provenance: description for the store.
   """
 
   loss_fn: types.LossFn
@@ -46,7 +46,7 @@ class Comparison(NamedTuple):
 
 
 def next_tokens(model: attention_only.AttentionOnly) -> Comparison:
-  """The tokens that follow."""
+  """The loss of the next token."""
   apply = functools.partial(attention_only.apply, model)
   return Comparison(
     losses.next_token_loss(apply),
@@ -61,11 +61,11 @@ def another_model(
   reference: attention_only.AttentionOnly,
   step: int,
 ) -> Comparison:
-  """What a reference says of the same text; the loss sees both's weights.
+  """KL divergence from a reference model on the same text.
 
   Args:
-    model: that is measured, params['model'].
-    reference: params['reference'].
+    model: the measured one, with weights params['model'].
+    reference: with weights params['reference'].
     step: of the reference's training.
   """
   apply, reference_apply = (
@@ -84,12 +84,12 @@ def another_model(
 
 
 class Subject(NamedTuple):
-  """What is measured.
+  """A measured model with its checkpoints and its loss.
 
   Attributes:
     model: its sizes.
-    trajectory: the weights that the loss sees.
-    comparison: what the model is compared with.
+    trajectory: the weights, including those of a reference model.
+    comparison: the loss.
   """
 
   model: attention_only.AttentionOnly
@@ -100,12 +100,12 @@ class Subject(NamedTuple):
 def subject(
   workdir: pathlib.Path, settings: sections.Estimation, corpus: packing.Corpus
 ) -> Subject:
-  """The model that was trained in a directory, and what it is compared with.
+  """Loads the trained model of a workdir, and its reference if it has one.
 
   Args:
     workdir: with the training run `train`, and that of the reference.
     settings: `checkpoints` and `reference`.
-    corpus: what both must be able to read.
+    corpus: must fit the vocabulary and the context of both models.
 
   Raises:
     ValueError: if there is no such run or it cannot read the corpus.
@@ -115,11 +115,14 @@ def subject(
   if not settings.reference:
     return Subject(model, trajectory, next_tokens(model))
   name = directory_name('estimation.reference', settings.reference)
-  kept = workdir / name / 'checkpoints'
-  reference, step = trained_model(kept, corpus), checkpoints.steps(kept)[-1]
+  directory = workdir / name / 'checkpoints'
+  reference, step = (
+    trained_model(directory, corpus),
+    checkpoints.steps(directory)[-1],
+  )
   return Subject(
     model,
-    beside(trajectory, checkpoints.load(kept, step)),
+    beside(trajectory, checkpoints.load(directory, step)),
     another_model(model, reference, step),
   )
 
@@ -131,28 +134,29 @@ def whole_trajectory(
 
   Args:
     run: its directory.
-    steps: the training steps to keep; by default every one that is there.
+    steps: the training steps to use; by default all on disk.
 
   Raises:
     ValueError: if one is missing that the record of the finished run names.
   """
-  record, kept = run / 'training.zarr', run / 'checkpoints'
+  record, directory = run / 'training.zarr', run / 'checkpoints'
+  # Without this check a missing checkpoint would shorten the trajectory.
   if not steps and record.exists():
-    found = checkpoints.steps(kept)
+    saved_steps = checkpoints.steps(directory)
     for step in records.load_record(record).checkpoint.values.tolist():
-      if step not in found:
+      if step not in saved_steps:
         raise ValueError(
-          f'Checkpoint of step {step} was expected at {kept / str(step)}, '
+          f'Checkpoint of step {step} was expected at {directory / str(step)}, '
           f'because {record} names it; got none. Put back a copy, or remove '
           f'{run} and train again: it gives the same.'
         )
-  return checkpoints.trajectory(kept, steps)
+  return checkpoints.trajectory(directory, steps)
 
 
 def beside(
   trajectory: types.Trajectory, reference: types.Params
 ) -> types.Trajectory:
-  """{'model': each checkpoint, 'reference': always the same weights}."""
+  """Trajectory of {'model': each checkpoint, 'reference': fixed weights}."""
 
   def load(steps):
     repeat = lambda leaf: np.broadcast_to(leaf, (len(steps), *np.shape(leaf)))
@@ -161,33 +165,39 @@ def beside(
       'reference': jax.tree.map(repeat, reference),
     }
 
-  known, own = trajectory.fingerprint, trees.content_hash(reference)
-  both = known and (lambda step: f'{known(step)}+{own}')
-  return types.Trajectory(trajectory.steps, load, both)
+  model_hash, reference_hash = (
+    trajectory.fingerprint,
+    trees.content_hash(reference),
+  )
+  fingerprint = model_hash and (
+    lambda step: f'{model_hash(step)}+{reference_hash}'
+  )
+  return types.Trajectory(trajectory.steps, load, fingerprint)
 
 
 def trained_model(
-  kept: pathlib.Path, corpus: packing.Corpus
+  directory: pathlib.Path, corpus: packing.Corpus
 ) -> attention_only.AttentionOnly:
-  """The model whose checkpoints lie somewhere.
+  """The sizes of the model that was trained in a directory of checkpoints.
 
   Raises:
-    ValueError: if it cannot read the corpus: JAX would clamp indices.
+    ValueError: if the corpus does not fit it.
   """
-  known = checkpoints.metadata(kept).get('settings', {}).get('model')
-  if known is None:
+  sizes = checkpoints.metadata(directory).get('settings', {}).get('model')
+  if sizes is None:
     raise ValueError(
-      f'{kept} must hold checkpoints of experiments.train, whose model this '
-      'command knows; got others. From Python any loss and weights can be '
+      f'{directory} must hold checkpoints of experiments.train, whose model '
+      'this command knows; got others. From Python any loss and weights can be '
       'measured: rllc_jax.estimate_trajectory, with checkpoints.trajectory.'
     )
-  model = attention_only.AttentionOnly(**known)
+  model = attention_only.AttentionOnly(**sizes)
+  # JAX clamps indices out of range instead of raising.
   largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
   if largest >= model.vocab_size or length > model.context_length + 1:
     raise ValueError(
       f'The corpus must have tokens below {model.vocab_size} in sequences of '
-      f'at most {model.context_length + 1}, because the model in {kept} was '
-      f'trained so; got token {largest} in sequences of {length}.'
+      f'at most {model.context_length + 1}, because the model in {directory} '
+      f'was trained so; got token {largest} in sequences of {length}.'
     )
   return model
 
@@ -214,17 +224,17 @@ def families(
     comparison: what it is compared with; by default the tokens that follow.
     share_logits: see `factored.head_losses`.
   """
-  found = comparison or next_tokens(model)
+  target = comparison or next_tokens(model)
   shapes = attention_only.params_shapes(model)
   heads = parts.head_names(shapes)
   expanded = [
     part for name in names for part in (heads if name == 'heads' else [name])
   ]
   fast = factored.head_losses(
-    model, objective=found.objective, share_logits=share_logits
+    model, objective=target.objective, share_logits=share_logits
   )
   return weights.families(
-    expanded, shapes, found.loss_fn, fast, path=found.path
+    expanded, shapes, target.loss_fn, fast, path=target.path
   )
 
 
@@ -232,14 +242,14 @@ def families(
 
 
 def source(name: str) -> documents.Source:
-  """Text by name: of the mini-Pile, or of a planted language."""
+  """The text source of a name: of the mini-Pile, or a planted language."""
   if name in synthetic.LANGUAGES:
     return synthetic.source(name)
   return mini_pile.source(name)
 
 
 def tokenizer_trainer(settings: sections.Corpus) -> Callable[..., Any]:
-  """`train(texts, vocab_size)` of the tokenizer of the settings.
+  """The function `train(texts, vocab_size)` of the configured tokenizer.
 
   Raises:
     ValueError: if there is none of that name.
@@ -261,20 +271,20 @@ def classed_tokens(
   Args:
     corpus: the tokens.
     directory: with `tokenizer.json`.
-    code: domains that are code; those that are not there are passed over.
+    code: domains that are code; absent ones are skipped.
   """
-  found = texts(corpus, directory)
+  spellings = texts(corpus, directory)
   places = [
     window
     for name, window in corpus.windows.items()
     if name.split('/')[-1] in code
   ]
-  classes = token_classes.classify(corpus.tokens, found, places)
+  classes = token_classes.classify(corpus.tokens, spellings, places)
   return types.ClassedTokens(corpus.tokens, classes)
 
 
 def texts(corpus: packing.Corpus, directory: pathlib.Path) -> list[str]:
-  """What each token id spells, by the `tokenizer.json` of a corpus."""
+  """The text of each token id, by the `tokenizer.json` of a corpus."""
   tokenizer = tokenizers.load(directory / 'tokenizer.json')
   return [tokenizers.decode(tokenizer, [i]) for i in range(corpus.vocab_size)]
 
@@ -283,7 +293,7 @@ def weighted_windows(
   names: Sequence[str], corpus: packing.Corpus, classed: types.ClassedTokens
 ) -> dict[str, types.WeightedWindow]:
   """Data sets by name: WINDOW, or WINDOW@PROPERTY+PROPERTY."""
-  found, classes = {}, np.asarray(classed.classes)
+  windows, classes = {}, np.asarray(classed.classes)
   for name in names:
     place, *properties = re.split('[@+]', name)
     if place not in corpus.windows:
@@ -292,21 +302,19 @@ def weighted_windows(
         f'{", ".join(corpus.windows)}, or properties of their tokens as in '
         f'{place}@repeated; got {name!r}.'
       )
-    found[name] = token_classes.window(
+    windows[name] = token_classes.window(
       corpus.windows[place], classes, properties
     )
-  return found
-
-
-# The rest.
+  return windows
 
 
 def directory_name(field: str, name: str) -> str:
-  """The name of a directory below the workdir.
+  """Checks the name of a directory below the workdir, and returns it.
 
   Raises:
-    ValueError: if it would be another one's, or lie elsewhere.
+    ValueError: if it is not a plain name.
   """
+  # No '/' and no leading '.', so that the directory lies in the workdir.
   if not re.fullmatch(r'[A-Za-z0-9][\w.-]*', name):
     raise ValueError(
       f'config.{field} must be letters, digits, _, - and ., because it names '

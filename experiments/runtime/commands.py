@@ -1,12 +1,12 @@
-"""What every binary does the same way: two flags, and one line when it fails.
+"""Common start of all commands: --config, --workdir, one-line errors.
 
 if __name__ == '__main__':
   commands.start(run)
 
 Exit status: 0; 1 if there is an error that a user can mend, or a target that
-does not hold; 3 if all was done, but chains failed and were left out; 4 if it
-is incomplete, because it was told to stop or other processes did not do their
-share: the same command goes on.
+does not hold; 3 if everything was done, but chains failed and were left out; 4
+if it is incomplete, because it was stopped by a signal or other processes did
+not do their share: the same command goes on.
 """
 
 from collections.abc import Callable
@@ -34,10 +34,10 @@ from experiments.runtime import workdirs
 from rllc_jax.results import owners
 
 STATUS_OF_ERROR = 1
-STATUS_OF_FAILED_CHAINS = 3  # 2 is what a shell says of its own errors.
-_MOST_CPU_DEVICES = 8
+STATUS_OF_FAILED_CHAINS = 3  # Shells use 2 for their own errors.
+_MAX_CPU_DEVICES = 8
 _REMOTE_LIBRARIES = ('aiobotocore', 'botocore', 's3fs', 'gcsfs', 'adlfs')
-_OURS = pathlib.Path(__file__).parents[1]
+_PACKAGE_DIRECTORY = pathlib.Path(__file__).parents[1]
 
 CONFIG = config_flags.DEFINE_config_file(
   'config',
@@ -56,18 +56,18 @@ WORKDIR = flags.DEFINE_string(
 
 
 class ChainsFailed(Exception):
-  """Some chains failed. What was asked for is done and stored without them."""
+  """Some chains failed. The results are complete and stored without them."""
 
 
 class Incomplete(Exception):
-  """Something is left to do, which the same command does."""
+  """Work is missing, which the same command does."""
 
 
 def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
   """Turns the errors that a user can mend into a line and an exit status.
 
-  These are `ValueError`, `OSError` and `MemoryError`, and `ChainsFailed` with a
-  status of its own; every other one is a mistake of ours and keeps its
+  These are `ValueError`, `OSError` and `MemoryError`, and `ChainsFailed` and
+  `Incomplete` with a separate status. Any other error is a bug and keeps its
   traceback, and an interrupt stays an interrupt.
   """
 
@@ -88,7 +88,7 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
 
 
 def _is_ours_or_serious(record: Any) -> bool:
-  ours = pathlib.Path(record.pathname).is_relative_to(_OURS)
+  ours = pathlib.Path(record.pathname).is_relative_to(_PACKAGE_DIRECTORY)
   return ours or record.levelname in ('WARNING', 'ERROR', 'CRITICAL')
 
 
@@ -99,9 +99,9 @@ def start(
   """Parses flags and calls `run(config, workdir)`.
 
   Args:
-    run: what the binary does.
-    connect: what must be done before JAX is first used; says which of the
-      processes that share the work this one is.
+    run: the command.
+    connect: called before JAX is first used; returns the index of this process
+      among those that share the work, and their number.
   """
 
   def main(argv):
@@ -112,6 +112,7 @@ def start(
   _quiet_logs()
   flags.mark_flags_as_required(['config', 'workdir'])
   _describe(run, 'config', 'workdir')
+  # absl prints the docstring of __main__ for --help.
   main_module: Any = sys.modules['__main__']
   main_module.__doc__ = f'{main_module.__doc__}\n{sections.description()}'
   app.run(fail_with_one_line(main), flags_parser=_parse_flags)
@@ -121,32 +122,32 @@ def _work_in(
   act: Callable[[pathlib.Path], None],
   connect: Callable[[], owners.Process] = owners.Process,
 ) -> None:
-  """Acts in the workdir, or in the mirror of one that is elsewhere."""
+  """Acts in the workdir, or in a local mirror of a remote one."""
   workdir = str(WORKDIR.value)
   place = workdirs.place(workdir)
   set_up_jax(place)
   process = connect()
-  with workdirs.kept(workdir, place, process) as finish:
-    stopping.exit_when_told(finish)
+  with workdirs.mirrored(workdir, place, process) as finish:
+    stopping.exit_on_signals(finish)
     act(place)
 
 
 def set_up_jax(workdir: pathlib.Path) -> None:
-  """Settings of JAX that every binary has; before JAX is first used."""
-  # Compiled programs are found again by the next run of the same command.
+  """Sets the JAX options of all commands; call it before JAX is first used."""
+  # The next run of the same command reuses compiled programs.
   if not os.environ.get('JAX_COMPILATION_CACHE_DIR'):
     cache = workdir / 'compilation_cache'
     jax.config.update('jax_compilation_cache_dir', str(cache))
   # On a CPU two devices of one core each beat one of two cores.
-  cores = min(os.cpu_count() or 1, _MOST_CPU_DEVICES)
+  cores = min(os.cpu_count() or 1, _MAX_CPU_DEVICES)
   jax.config.update('jax_num_cpu_devices', cores)
-  # JAX's default on a GPU is TF32. Training and all that does not ask for a
-  # precision of its own is in float32.
+  # JAX's default on a GPU is TF32. Training, and everything without a setting
+  # of its precision, is in float32.
   jax.config.update('jax_default_matmul_precision', 'float32')
 
 
 def _quiet_logs() -> None:
-  # Data libraries log every file they touch; what matters is said here.
+  # Data libraries log every file that they open.
   logging.get_absl_logger().addFilter(_is_ours_or_serious)
   for name in ('jax', *_REMOTE_LIBRARIES):
     logging_of_python.getLogger(name).setLevel('WARNING')
@@ -160,8 +161,7 @@ def start_targets(
   For commands that need no config.
 
   Args:
-    run: measures, and returns rows; what it keeps it writes below the
-      directory.
+    run: measures, returns rows and writes its files below the directory.
     workdir: the directory if the command line names none.
   """
 
@@ -177,7 +177,7 @@ def start_targets(
 
 
 def _describe(run: Callable[..., Any], *names: str) -> None:
-  """Makes --help say what `run` does, by its module, and which flags it has."""
+  """Makes --help print the docstring and the flags of the module of `run`."""
   module = sys.modules[run.__module__]
   for flag in flags.FLAGS.get_key_flags_for_module(module.__name__):
     flags.FLAGS.register_key_flag_for_module(sys.argv[0], flag)
@@ -187,12 +187,13 @@ def _describe(run: Callable[..., Any], *names: str) -> None:
 
 
 def _parse_flags(argv: list[str]) -> list[str]:
-  """Parses flags; a setting that does not exist is one line, too."""
+  """Parses flags; exits with one line if a flag or a setting is wrong."""
   try:
-    with _told_of_config():
-      rest = flags.FLAGS(argv)
-      getattr(CONFIG.value, 'lock', None)  # Raises what kept it from opening.
-    return rest
+    with _config_errors_as_one_line():
+      arguments = flags.FLAGS(argv)
+      # A config that could not be opened raises only when it is used.
+      getattr(CONFIG.value, 'lock', None)
+    return arguments
   except (AttributeError, KeyError) as error:
     reason = str(error.args[0]).replace('\\n', ' ').replace('\\', '')
     reason = ' '.join(reason.replace("'", '').split()).strip('"')
@@ -203,10 +204,10 @@ def _parse_flags(argv: list[str]) -> list[str]:
 
 
 @contextlib.contextmanager
-def _told_of_config() -> Iterator[None]:
-  """Makes one line of whatever a config raises: it may be a program.
+def _config_errors_as_one_line() -> Iterator[None]:
+  """Turns any error of the config file into one line.
 
-  Its file may also be damaged, or another one.
+  A config may be a program, so it can raise anything.
   """
   try:
     yield
@@ -214,16 +215,16 @@ def _told_of_config() -> Iterator[None]:
     path = _config_that_raised(error)
     if path is None:
       raise
-    # Some come with their traceback as text.
-    came = f'{type(error).__name__}: {error}'.strip().splitlines()[-1]
+    # Some messages contain a traceback; its last line is the message.
+    reason = f'{type(error).__name__}: {error}'.strip().splitlines()[-1]
     raise OSError(
       f'{path}: expected settings, as JSON or as what get_config() of a Python '
-      f'file returns; got {came}. Mend it, or put back a copy'
+      f'file returns; got {reason}. Mend it, or put back a copy'
     ) from None
 
 
 def _config_that_raised(error: BaseException | None) -> str | None:
-  """The file of --config, if an error was raised while it was read."""
+  """The path of --config, if an error was raised while parsing it."""
   parsers = (json_config.Parser, *json_config.Parser.__bases__)
   reading = [parser.parse.__code__ for parser in parsers]
   while error is not None:

@@ -1,12 +1,12 @@
-"""The plan of a run of `experiments.estimate_rllc`, as --dry_run prints it."""
+"""Formats the plan of `experiments.estimate_rllc` that --dry_run prints."""
 
 from rllc_jax.estimators import plan as plans
 
 
 def text(plan: plans.Plan) -> str:
-  """A column a family and one for all: what is left, what it takes, how long.
+  """Text table of missing work, memory and time, a column a family.
 
-  Times are of this machine as it is; memory is by the account of XLA.
+  Times are measured on this machine; memory is computed by XLA.
   """
   if not plan.families:
     return 'already complete: nothing is left to do'
@@ -46,8 +46,8 @@ def text(plan: plans.Plan) -> str:
 
 
 def _name(family: plans.FamilyPlan) -> str:
-  first, *others = family.names
-  return f'{first} and {len(others)} more' if others else first
+  first, *further = family.names
+  return f'{first} and {len(further)} more' if further else first
 
 
 def _megabytes(size: int) -> str:
@@ -69,7 +69,7 @@ def _duration(seconds: float) -> str:
   """
   if seconds < 60:
     return f'{seconds:.1f} s'
-  minutes, rest = divmod(round(seconds), 60)
+  minutes, remainder = divmod(round(seconds), 60)
   if minutes < 60:
-    return f'{minutes} min {rest} s'
+    return f'{minutes} min {remainder} s'
   return f'{minutes // 60} h {minutes % 60} min'

@@ -1,8 +1,8 @@
-"""One process of several that share a workdir, and nothing else.
+"""Several processes that share the work of a command through its workdir.
 
-Process 0 prepares data; the others wait for it. Estimates are shared out by
-the store (`rllc_jax.results.disk`), and so need no connection. Training is
-shared out only if the processes are connected, by --process=auto.
+Process 0 prepares data; the other processes wait for it. Estimates are divided
+through the store (`rllc_jax.results.disk`), without a connection. Training is
+divided only if the processes are connected, by --process=auto or --coordinator.
 """
 
 from collections.abc import Callable
@@ -30,7 +30,7 @@ _ADDRESS = flags.DEFINE_string(
   'HOST:PORT of process 0, if INDEX/COUNT are to be connected, too; with '
   '"auto" it takes the place of the address that was found out.',
 )
-# Those by which JAX knows a SLURM job; without one of them it sees none.
+# Variables by which JAX detects a SLURM job; it needs all of them.
 _SLURM = (
   'SLURM_JOB_ID',
   'SLURM_STEP_NODELIST',
@@ -41,13 +41,13 @@ _SLURM = (
 
 
 def connect() -> owners.Process:
-  """Connects the processes if that was asked for; before JAX is first used.
+  """Connects the processes if a flag requests it, before JAX is first used.
 
   Returns:
-    Which of them this one is.
+    The index of this process and their number.
 
   Raises:
-    ValueError: if a flag is not of its form, or nothing is found out by auto.
+    ValueError: if a flag is malformed, or auto detects no processes.
   """
   _check_address(_ADDRESS.value)
   if _PROCESS.value == 'auto':
@@ -71,7 +71,7 @@ def _check_address(address: str | None) -> None:
 
 
 def _nothing_found(error: Exception) -> str:
-  """Why --process=auto failed: which variables are there, and which are not."""
+  """The error of --process=auto, with the SLURM variables that are missing."""
   there = [name for name in _SLURM if name in os.environ]
   missing = [name for name in _SLURM if name not in os.environ]
   if not there:
@@ -90,21 +90,22 @@ def _nothing_found(error: Exception) -> str:
 
 
 def disconnect() -> None:
-  """Lets go of the others: from here on, none depends on whether they live.
+  """Leaves jax.distributed, so that a crash of one process aborts no other.
 
-  JAX ends all connected processes when one of them dies, or has ended some
-  minutes before the others.
+  JAX ends all connected processes when one of them dies, or ends some minutes
+  before the rest.
   """
   if jax.distributed.is_initialized():
-    jax.local_devices()  # These must have been found before.
+    # Devices are detected on first use, which needs the connection.
+    jax.local_devices()
     jax.distributed.shutdown()
 
 
 def current() -> owners.Process:
-  """Which process this is.
+  """The index of this process and the number of processes.
 
   Raises:
-    ValueError: if the flag is not of its form.
+    ValueError: if the flag is malformed.
   """
   if not flags.FLAGS.is_parsed():  # Not a binary.
     return owners.Process()
@@ -120,19 +121,19 @@ def current() -> owners.Process:
 
 
 def is_first() -> bool:
-  """Whether this is process 0, which writes what is written once."""
+  """True in process 0, which writes the files that all processes share."""
   return not current().index
 
 
 def first_does(path: pathlib.Path, make: Callable[[], None]) -> None:
-  """Process 0 makes a file, in one run at a time; the others wait for it.
+  """Makes a file in process 0, under a lock; other processes wait for it.
 
   Args:
     path: of the file, which is written last.
     make: makes it.
 
   Raises:
-    StoreError: if another run is at it, or there is no process 0.
+    StoreError: if another run is making it, or there is no process 0.
   """
   directory = path.parent / 'owners'
   if not is_first():
@@ -144,8 +145,8 @@ def first_does(path: pathlib.Path, make: Callable[[], None]) -> None:
 
 
 def share(path: pathlib.Path, make: Callable[[], None]) -> None:
-  """Connected processes all make a file; else the first, see `first_does`."""
-  if jax.process_count() == 1:
+  """Makes a file in all connected processes, or in process 0 alone."""
+  if jax.process_count() == 1:  # Not connected.
     first_does(path, make)
   elif is_first():
     with _owned(path.parent / 'owners'):

@@ -1,4 +1,4 @@
-"""The progress bar of all commands; without a terminal there is none."""
+"""The progress bar of all commands, shown only in a terminal."""
 
 from collections.abc import Iterable
 from collections.abc import Iterator
@@ -11,21 +11,22 @@ _Item = TypeVar('_Item')
 
 
 class Bar:
-  """A bar that is told how much is done of how much."""
+  """A progress bar with a total that may change."""
 
   def __init__(self, bar: tqdm.tqdm):
     self._bar = bar
     self._begun = False
 
   def show(self, done: int, total: int, message: str = '') -> None:
-    """Moves the bar; the rate is that of what came after the first call.
+    """Moves the bar; the rate counts progress after the first call only.
 
-    A call with the same `done` as before says that something else was done,
-    such as compiling: a clock for the time that is left starts anew.
+    A call with the same `done` as before marks the end of other work, such as
+    compiling: the clock for the remaining time restarts.
     """
     bar = self._bar
     if not self._begun:
       self._begun = True
+      # Draws of an earlier run took no time in this one.
       bar.initial = bar.n = bar.last_print_n = done
     bar.total = total
     if message:
@@ -41,22 +42,22 @@ class Bar:
     self._bar.update()
 
   def each(self, items: Iterable[_Item]) -> Iterator[_Item]:
-    """The same items; each moves the bar by one."""
+    """Yields the items, moving the bar by one for each."""
     for item in items:
       self.tick()
       yield item
 
 
 @contextlib.contextmanager
-def bar(what: str, unit: str, total: int | None = None) -> Iterator[Bar]:
-  """A bar for as long as the context lasts.
+def bar(label: str, unit: str, total: int | None = None) -> Iterator[Bar]:
+  """Shows a progress bar within the context.
 
   Args:
-    what: is done, such as 'training'.
-    unit: of what is counted.
-    total: how many, if that is known.
+    label: the activity, such as 'training'.
+    unit: name of a counted item.
+    total: number of items, if it is known in advance.
   """
   with tqdm.tqdm(
-    desc=what, unit=unit, total=total, unit_scale=True, disable=None
+    desc=label, unit=unit, total=total, unit_scale=True, disable=None
   ) as shown:
     yield Bar(shown)

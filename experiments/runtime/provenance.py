@@ -1,8 +1,8 @@
-"""Who made what: a file a run, kept beside the numbers, printed by the report.
+"""Records when, where and by which code a run was made, for the report.
 
-The identity of a store (`rllc_jax.results.traces`) says what its numbers are.
-This says how they came to be: it changes no number, and any number of runs may
-have had a share in a store.
+There is a file for each run, beside the store. The identity of a store
+(`rllc_jax.results.traces`) holds the inputs that its numbers depend on; the
+facts here change no number, and several runs may have filled a store.
 """
 
 from importlib import metadata
@@ -35,7 +35,7 @@ _HERE = pathlib.Path(__file__).parents[1]
 
 
 class Run:
-  """Keeps what is known of a run in a file of `DIRECTORY/runs`."""
+  """The facts of a run, saved in a file of `DIRECTORY/runs`."""
 
   def __init__(
     self, directory: pathlib.Path, config: ml_collections.ConfigDict
@@ -44,10 +44,10 @@ class Run:
 
     Args:
       directory: of the store.
-      config: of the run, whole.
+      config: all settings of the run.
     """
     self._began = time.time()
-    self._kept = 0.0  # When the file was last written.
+    self._last_write = 0.0  # When the file was last written.
     started = time.gmtime(self._began)
     process = processes.current()
     name = time.strftime('%Y%m%dT%H%M%SZ', started)
@@ -62,28 +62,28 @@ class Run:
       'versions': {name: metadata.version(name) for name in _PACKAGES},
       'config': config.to_dict(),
     }
-    # A config may hold what JSON does not have.
+    # A config may hold values that JSON does not have.
     self._facts = json.loads(json.dumps(facts, default=str))
 
-  def keep(self, ended: bool) -> None:
-    """Writes the file: of a run that goes on, once a minute.
+  def save(self, ended: bool) -> None:
+    """Writes the file: once a minute during a run, and at its end.
 
     Args:
-      ended: whether the run has; of one that is killed, this stays false and
-        its seconds are of the last time.
+      ended: True at the end; in the file of a killed run it stays false, with
+        the seconds of the last write.
 
     Raises:
-      OSError: if the disk does not take it.
+      OSError: if the disk is full.
     """
     now = time.time()
-    if ended or now - self._kept >= 60:
+    if ended or now - self._last_write >= 60:
       times = {'seconds': round(now - self._began, 1), 'ended': ended}
       checked_files.write_json(self._path, self._facts | times)
-      self._kept = now
+      self._last_write = now
 
 
 def load(directory: pathlib.Path) -> list[dict[str, Any]]:
-  """All that is kept of the runs of a store, in the order of time.
+  """Loads the records of all runs of a store, in the order of time.
 
   Raises:
     ValueError: a file is not as it was written.
@@ -97,14 +97,14 @@ def load(directory: pathlib.Path) -> list[dict[str, Any]]:
 
 def git_commit() -> str:
   """The commit of this code, with + if files differ from it; '' if unknown."""
-  ask = lambda *words: subprocess.run(
+  git = lambda *words: subprocess.run(
     ['git', '-C', str(_HERE), *words],
     capture_output=True,
     text=True,
     check=True,
   ).stdout.strip()
   try:
-    changed = ask('status', '--porcelain', '--untracked-files=no')
-    return ask('rev-parse', '--short=12', 'HEAD') + ('+' if changed else '')
+    changed = git('status', '--porcelain', '--untracked-files=no')
+    return git('rev-parse', '--short=12', 'HEAD') + ('+' if changed else '')
   except (OSError, subprocess.CalledProcessError):
     return ''

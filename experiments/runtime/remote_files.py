@@ -1,4 +1,4 @@
-"""Files below an address, of an object store or of any system fsspec knows."""
+"""Files below an address of an object store, or of any fsspec file system."""
 
 import contextlib
 import json
@@ -36,17 +36,18 @@ class RemoteFiles:
     self.address = address.rstrip('/')
 
   def names(self) -> list[str]:
-    """All files, without the marks that some programs make of directories."""
+    """Names of all files, without the empty markers of directories."""
+    # fsspec caches listings, and other machines write here, too.
     self._system.invalidate_cache()
     start = len(self._root) + 1
     names = [path[start:] for path in self._system.find(self._root)]
     return [name for name in names if name and not name.endswith('/')]
 
   def read(self, name: str) -> dict[str, Any]:
-    """A JSON file that `write` wrote; nothing if there is none.
+    """Loads a JSON file of `write`; {} if there is none.
 
     Raises:
-      ValueError: if it is not what was written.
+      ValueError: if its checksum is wrong.
     """
     try:
       content = json.loads(self._system.cat_file(self._path(name)))
@@ -60,22 +61,22 @@ class RemoteFiles:
     return content
 
   def write(self, name: str, content: dict[str, Any]) -> None:
-    """Replaces a JSON file, whole or not at all."""
-    whole = {**content, 'checksum': checked_files.checksum(content)}
+    """Replaces a JSON file atomically."""
+    record = {**content, 'checksum': checked_files.checksum(content)}
     beside = self._path(f'{name}.new')
-    self._make_room(beside)
-    self._system.pipe_file(beside, json.dumps(whole).encode())
+    self._make_parent(beside)
+    self._system.pipe_file(beside, json.dumps(record).encode())
     self._system.mv(beside, self._path(name))
 
   def upload(self, path: pathlib.Path, name: str) -> None:
-    self._make_room(self._path(name))
+    self._make_parent(self._path(name))
     self._system.put_file(str(path), self._path(name))
 
   def download(self, name: str, path: pathlib.Path) -> None:
     self._system.get_file(self._path(name), str(path))
 
   def copy(self, name: str, to: str) -> None:
-    self._make_room(self._path(to))
+    self._make_parent(self._path(to))
     self._system.cp_file(self._path(name), self._path(to))
 
   def remove(self, name: str) -> None:
@@ -85,7 +86,7 @@ class RemoteFiles:
   def _path(self, name: str) -> str:
     return f'{self._root}/{name}'
 
-  def _make_room(self, path: str) -> None:
-    # Only where there are directories: a bucket is not ours to make.
+  def _make_parent(self, path: str) -> None:
+    # Local directories only: a bucket must exist, and must not be created.
     if self._system.protocol == ('file', 'local'):
       self._system.makedirs(os.path.dirname(path), exist_ok=True)

@@ -1,4 +1,4 @@
-"""Every setting there is, by section, with its default.
+"""All settings of a config by section, with their defaults.
 
 A config is made of these by `make_config`, so any of them can be changed on the
 command line: --config.SECTION.NAME=VALUE, such as
@@ -238,13 +238,13 @@ SECTIONS: Mapping[str, Any] = {
   'analysis': Analysis,
   'figure': Figure,
 }
-_NOT_OF_CONFIGS = ('mesh',)  # Devices have no text.
+_NOT_OF_CONFIGS = ('mesh',)  # Devices cannot be written as text.
 
 
 def make_config(
   seed: int = 0, **changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
-  """A config with every setting in it, defaults but for `changes`.
+  """Makes a config with all settings: the defaults, updated by `changes`.
 
   Args:
     seed: of the weights, the order of the data, minibatches and noise.
@@ -252,11 +252,11 @@ def make_config(
   """
   config = ml_collections.ConfigDict({'seed': seed})
   for section, kind in SECTIONS.items():
-    given = changes.get(section, {})
-    kind(**given)  # Raises if they make no sense.
+    overrides = changes.get(section, {})
+    kind(**overrides)  # Raises at once if a value is invalid.
     config[section] = {
       name: _typed_none(section, name) if value is None else value
-      for name, value in {**defaults(section), **given}.items()
+      for name, value in {**defaults(section), **overrides}.items()
     }
   return config
 
@@ -297,11 +297,10 @@ class Settings:
 
 
 def read(config: ml_collections.ConfigDict) -> Settings:
-  """Reads a config; what it leaves out has the default.
+  """Reads a config; missing settings have their defaults.
 
   Raises:
-    ValueError: if it has a section or a setting that does not exist, or one
-      that makes no sense.
+    ValueError: if it has an unknown section or setting, or an invalid value.
   """
   unknown = sorted(set(config).difference(SECTIONS, ['seed']))
   if unknown:
@@ -314,23 +313,24 @@ def read(config: ml_collections.ConfigDict) -> Settings:
 
 
 def _read_section(config: ml_collections.ConfigDict, section: str) -> Any:
-  given = dict(config.get(section) or {})
-  known = defaults(section)
-  unknown = sorted(set(given).difference(known))
+  values = dict(config.get(section) or {})
+  fields = defaults(section)
+  unknown = sorted(set(values).difference(fields))
   if unknown:
     elsewhere = [x for x in SECTIONS if unknown[0] in defaults(x)]
     hint = f' {unknown[0]} is in {elsewhere[0]}.' if elsewhere else ''
     raise ValueError(
-      f'config.{section} must have fields among {", ".join(known)}, because no '
-      f'other is read; got {", ".join(unknown)}.{hint}'
+      f'config.{section} must have fields among {", ".join(fields)}, because '
+      f'no other is read; got {", ".join(unknown)}.{hint}'
     )
-  return SECTIONS[section](**given)
+  return SECTIONS[section](**values)
 
 
 def description() -> str:
-  """Every section and setting, for --help."""
+  """Description of every section and setting, for --help."""
   parts = ['settings, as --config.SECTION.NAME=VALUE:']
   for section, kind in SECTIONS.items():
+    # A section that only changes defaults inherits its attributes' text.
     documented = kind if 'Attributes:' in str(kind.__doc__) else kind.__base__
     fields = inspect.cleandoc(documented.__doc__).split('Attributes:\n')[-1]
     fields = fields.split('\n\nRaises:')[0]
@@ -341,6 +341,6 @@ def description() -> str:
 
 
 def _typed_none(section: str, name: str) -> Any:
-  """None that takes values of the right type from the command line."""
+  """A None that accepts values of the right type from the command line."""
   kinds = hints(section)[name].__args__  # Of X | None.
   return ml_collections.config_dict.placeholder(kinds[0])

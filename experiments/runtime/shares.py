@@ -1,4 +1,4 @@
-"""The shares of the processes of a run: whether all of them are done."""
+"""Waits for the shares of other processes in a run of estimates."""
 
 import time
 
@@ -9,22 +9,24 @@ from experiments.runtime import processes
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 
-_PAUSE = 1.0  # Seconds between two looks at other processes.
-_PATIENCE = 120.0  # Seconds in which one must begin, on a busy machine, too.
+_PAUSE = 1.0  # Seconds between two polls of other processes.
+# Seconds in which another process must begin: two that are started together
+# begin seconds apart, more on a busy machine.
+_PATIENCE = 120.0
 
 
 def are_done(store: disk.DiskStore, extent: stores.Extent) -> bool:
-  """Whether a store holds all that was asked for; process 0 waits until it is.
+  """True if a store is complete; process 0 waits for the other processes.
 
-  Every other process leaves that to those that are still at work, so that the
-  last one at work, whichever it is, says what is missing.
+  The remaining processes return False while any other is at work. So the last
+  one at work, whichever it is, names the missing cells.
 
   Args:
     store: in which this process has done its share.
-    extent: what was asked for.
+    extent: the requested cells.
 
   Raises:
-    Incomplete: if cells lack draws, and nobody is at work or begins to be.
+    Incomplete: if cells lack draws, and no process is at work or begins.
   """
   while live := store.others_live():
     if not processes.is_first():
@@ -35,8 +37,9 @@ def are_done(store: disk.DiskStore, extent: stores.Extent) -> bool:
   if not store.missing(extent):
     return True
   logging.info('waiting for processes to begin')
-  if _one_begins(store):
+  if _another_process_begins(store):
     return are_done(store, extent)
+  # A process may have begun and ended between two polls.
   if missing := store.missing(extent):
     step, dataset, refinement = missing[0]
     raise commands.Incomplete(
@@ -46,8 +49,8 @@ def are_done(store: disk.DiskStore, extent: stores.Extent) -> bool:
   return True
 
 
-def _one_begins(store: disk.DiskStore) -> bool:
-  """Whether another process begins in time."""
+def _another_process_begins(store: disk.DiskStore) -> bool:
+  """True if another process begins within the patience."""
   until = time.monotonic() + _PATIENCE
   while time.monotonic() < until:
     if store.others_live():

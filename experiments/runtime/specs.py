@@ -1,4 +1,4 @@
-"""From settings and a workdir to a run: everything is built here, once."""
+"""Builds the specification of a run from settings and a workdir."""
 
 import pathlib
 
@@ -16,37 +16,40 @@ from rllc_jax.results import disk
 def build(
   settings: sections.Settings, workdir: pathlib.Path
 ) -> tuple[requests.Spec, disk.DiskStore]:
-  """A run that can be checked, planned or filled, and its store.
+  """Builds a run that can be checked, planned or sampled, and its store.
 
   Args:
     settings: of the config.
     workdir: with the subdirectories `corpus` and `train`.
 
   Raises:
-    ValueError: if a name does not exist, or something is not there yet.
+    ValueError: if a name does not exist, or the corpus or the training run is
+      missing.
   """
-  asked = settings.estimation
+  estimation = settings.estimation
   corpus = packing.load_corpus(workdir / 'corpus')
-  classed = choices.classed_tokens(corpus, workdir / 'corpus', asked.code)
-  subject = choices.subject(workdir, asked, corpus)
+  classed = choices.classed_tokens(corpus, workdir / 'corpus', estimation.code)
+  subject = choices.subject(workdir, estimation, corpus)
   families = choices.families(
-    asked.refinements,
+    estimation.refinements,
     subject.model,
     subject.comparison,
-    share_logits=asked.share_logits,
+    share_logits=estimation.share_logits,
   )
   spec = requests.Spec(
     jax.random.key(settings.seed, impl='threefry2x32'),
     families,
     subject.trajectory,
-    choices.weighted_windows(asked.datasets, corpus, classed),
-    minibatches.weighted(classed, asked.batch_size),
+    choices.weighted_windows(estimation.datasets, corpus, classed),
+    minibatches.weighted(classed, estimation.batch_size),
     settings.sampling,
     settings.layout,
     subject.comparison.provenance,
   )
-  name = choices.directory_name('estimation.name', asked.name)
+  name = choices.directory_name('estimation.name', estimation.name)
   store = disk.open_store(
-    workdir / name, process=processes.current(), keep_chains=asked.keep_chains
+    workdir / name,
+    process=processes.current(),
+    keep_chains=estimation.keep_chains,
   )
   return spec, store

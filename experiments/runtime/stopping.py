@@ -1,8 +1,8 @@
-"""SIGTERM and SIGINT end a process at once, and say that it is incomplete.
+"""Ends a process at once on SIGTERM and SIGINT, with the status of incomplete.
 
-Nothing needs to be tidied up: what is written is whole at every moment, and
-what is not written is done again. Waiting for a program on a device to end, or
-for one to be compiled, could take longer than a preempted machine has.
+No cleanup is needed: files are complete at every moment, and the next run
+repeats unwritten work. Waiting for a device program or a compilation could take
+longer than a preempted machine has.
 """
 
 from collections.abc import Callable
@@ -17,45 +17,50 @@ STATUS = 4
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-def exit_when_told(finish: Callable[[], None] = lambda: None) -> None:
-  """From here on the two signals end this process; call it in the main thread.
+def exit_on_signals(finish: Callable[[], None] = lambda: None) -> None:
+  """Makes the two signals end this process; call it in the main thread.
 
-  A thread waits for them, because handlers of Python only run between two steps
-  of the main thread, which may be inside a long call.
+  A thread waits for them, because Python's handlers only run between two
+  bytecodes of the main thread, which may be inside a long call.
 
   Args:
-    finish: what is done before that, while the main thread goes on; a second
+    finish: called before the exit, while the main thread goes on; a second
       signal does not wait for it.
   """
-  heard, told = os.pipe()
-  os.set_blocking(told, False)
-  signal.set_wakeup_fd(told, warn_on_full_buffer=False)
+  read_end, write_end = os.pipe()
+  # The interpreter writes each signal's number to the pipe, and requires that
+  # this never blocks.
+  os.set_blocking(write_end, False)
+  signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+  # Without a Python handler the default action would end the process first.
   for number in _SIGNALS:
     signal.signal(number, lambda number, frame: None)
-  threading.Thread(target=_wait, args=(heard, finish), daemon=True).start()
+  threading.Thread(
+    target=_exit_after_signal, args=(read_end, finish), daemon=True
+  ).start()
 
 
-def _next(heard: int) -> int:
-  """The next of the signals."""
-  while (number := os.read(heard, 1)[0]) not in _SIGNALS:
+def _next_signal(read_end: int) -> int:
+  """Waits for the next of the two signals."""
+  while (number := os.read(read_end, 1)[0]) not in _SIGNALS:
     pass
   return number
 
 
-def _wait(heard: int, finish: Callable[[], None]) -> None:
-  number = _next(heard)
+def _exit_after_signal(read_end: int, finish: Callable[[], None]) -> None:
+  number = _next_signal(read_end)
   name = pathlib.Path(sys.argv[0]).stem
 
   def end():
     try:
       finish()
-    except Exception as error:  # It ends all the same.
+    except Exception as error:  # The process must end even if this fails.
       print(f'\n{name}: {error}', file=sys.stderr)
-    os.write(finished, b'0')
+    os.write(finish_write, b'0')
 
-  done, finished = os.pipe()
+  finish_read, finish_write = os.pipe()
   threading.Thread(target=end, daemon=True).start()
-  select.select([done, heard], [], [])
+  select.select([finish_read, read_end], [], [])
   print(
     f'\n{name}: incomplete, stopped by {signal.Signals(number).name}; the same '
     'command goes on',

@@ -1,4 +1,4 @@
-"""Targets of a command: a table, a JSON file and an exit status.
+"""Reports targets of a command: a table, a JSON file and an exit status.
 
 Every command that shows targets ends in `finish`: a table last on stdout, exit
 status 0 only if all hold, and rows `name, value, unit, target, holds, note` in
@@ -23,13 +23,13 @@ class Row(NamedTuple):
   """One line of the table.
 
   Attributes:
-    name: what was measured.
-    value: the figure.
+    name: of the measured quantity.
+    value: its value.
     unit: of value and target; '' for a pure number.
-    target: what must hold of the value, in words; '' for a figure that is
+    target: the condition on the value, in words; '' for a value that is
       reported and not judged.
-    holds: whether it does; None where there is no target, or it cannot be told.
-    note: how, and beside what.
+    holds: True if it is met; None without a target, or if it is undecided.
+    note: conditions of the measurement.
   """
 
   name: str

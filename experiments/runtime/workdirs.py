@@ -1,9 +1,9 @@
-"""Where a command works: in its workdir, or in a mirror of one elsewhere.
+"""Local workdirs, and local mirrors of workdirs in object stores.
 
-Object stores have no locks and no renames, and all that a run writes depends on
-these. So a run on an address works in a directory of its own, which it fills
-with what is there; what changes goes to the address every few seconds and at
-the end (`experiments.runtime.mirror`).
+Object stores have no locks and no renames, on which all files of a run depend.
+So a run on an address works in a temporary directory, which is filled from the
+address. Changes are copied back every few seconds and at the end
+(`experiments.runtime.mirror`).
 """
 
 from collections.abc import Callable
@@ -25,71 +25,72 @@ from experiments.runtime import remote_files
 from rllc_jax.results import owners
 
 _PASS_SECONDS = 3.0
-_PATIENCE = (
-  120.0  # Seconds in which the address may be out of reach at the end.
-)
-_PATIENCE_AT_ONCE = 10.0
+# Seconds in which the address may be out of reach at the end.
+_PATIENCE = 120.0
+_PATIENCE_AT_ONCE = 10.0  # After a signal: a preempted machine has little time.
 _Result = TypeVar('_Result')
 
-# The directory that this process works in, and the address it is kept at.
-_shown: dict[str, str] = {}
+# Addresses by the local directory of their mirror.
+_addresses: dict[str, str] = {}
 
 
 def shown(text: Any) -> str:
-  """A text in which the directory of a mirror is called by its address."""
+  """Replaces the local directory of a mirror in a text by its address."""
   text = str(text)
-  for local, address in _shown.items():
+  for local, address in _addresses.items():
     text = text.replace(local, address)
   return text
 
 
 def place(workdir: str) -> pathlib.Path:
-  """The directory to work in: the workdir itself, or one for its mirror."""
+  """The local directory of a run: the workdir, or a new one for a mirror."""
   if '://' not in workdir:
     return pathlib.Path(os.path.expanduser(workdir))  # No shell did: --x=~/y.
   local = pathlib.Path(tempfile.mkdtemp(prefix='rllc_jax-')).resolve()
-  _shown[str(local)] = workdir.rstrip('/')
+  _addresses[str(local)] = workdir.rstrip('/')
   return local
 
 
 @contextlib.contextmanager
-def kept(
+def mirrored(
   workdir: str, local: pathlib.Path, process: owners.Process
 ) -> Iterator[Callable[[], None]]:
-  """Brings what is done in a directory to its address, now and at the end.
+  """Copies a directory to its address while the context lasts and at its end.
 
   Args:
-    workdir: of the command line; if it is a directory nothing is to be done.
+    workdir: of the command line; if it is a directory nothing is copied.
     local: from `place`.
-    process: which of those that share the workdir this one is.
+    process: index of this process and number of processes.
 
   Yields:
-    What to do last if the process must end at once.
+    A function to call last if the process must end at once.
 
   Raises:
-    ValueError, OSError: if the address cannot be used or another run is at it.
+    ValueError, OSError: if the address cannot be used or another run uses it.
   """
-  if str(local) not in _shown:
+  if str(local) not in _addresses:
     yield lambda: None
     return
-  with contextlib.ExitStack() as undone:
-    undone.callback(shutil.rmtree, local, ignore_errors=True)
-    found = _told_of(workdir, lambda: _claimed(workdir, local, process))
-    with _repeated(found.tell, mirror.BEAT_SECONDS):
-      _told_of(workdir, found.receive)
-      undone.pop_all()
-      before = ''
+  with contextlib.ExitStack() as cleanup:
+    cleanup.callback(shutil.rmtree, local, ignore_errors=True)
+    replica = _errors_as_os_error(
+      workdir, lambda: _claim_address(workdir, local, process)
+    )
+    with _in_background(replica.heartbeat, mirror.BEAT_SECONDS):
+      _errors_as_os_error(workdir, replica.receive)
+      cleanup.pop_all()  # From here the directory may hold unsaved results.
+      earlier = ''
       try:
-        with _repeated(found.send, _PASS_SECONDS):
-          yield lambda: _end_at_once(found, local)
+        with _in_background(replica.send, _PASS_SECONDS):
+          yield lambda: _end_at_once(replica, local)
       except Exception as error:
-        before = f' Before that: {error}'
+        earlier = f' Before that: {error}'
         raise
       finally:
-        _end(found, workdir, local, before)
+        _end(replica, workdir, local, earlier)
 
 
-def _claimed(
+def _claim_address(
   workdir: str, local: pathlib.Path, process: owners.Process
 ) -> mirror.Mirror:
   if process.count > 1:
@@ -98,13 +99,13 @@ def _claimed(
       f'lock files in it; got {workdir} for {process.count} of them. Mount it, '
       'or give each process an address and a part of the work of its own.'
     )
-  found = mirror.Mirror(remote_files.RemoteFiles(workdir), local)
-  found.claim()
-  return found
+  replica = mirror.Mirror(remote_files.RemoteFiles(workdir), local)
+  replica.claim()
+  return replica
 
 
-def _told_of(workdir: str, act: Callable[[], _Result]) -> _Result:
-  """Makes one line of what libraries of object stores raise."""
+def _errors_as_os_error(workdir: str, act: Callable[[], _Result]) -> _Result:
+  """Turns errors of object-store libraries into an OSError of one line."""
   try:
     return act()
   except (ValueError, OSError):
@@ -118,33 +119,34 @@ def _told_of(workdir: str, act: Callable[[], _Result]) -> _Result:
 
 
 def _end(
-  found: mirror.Mirror, workdir: str, local: pathlib.Path, before: str
+  replica: mirror.Mirror, workdir: str, local: pathlib.Path, earlier: str
 ) -> None:
   try:
-    _insist(found.end, _PATIENCE)
+    _retry(replica.end, _PATIENCE)
   except Exception as error:
-    del _shown[str(local)]
+    del _addresses[str(local)]
     raise OSError(
       f'{workdir} must take what was made; got {type(error).__name__}: '
-      f'{error}. It is in {local}.{before}'
+      f'{error}. It is in {local}.{earlier}'
     ) from error
   shutil.rmtree(local, ignore_errors=True)
   logging.info('%s: everything is kept there', workdir)
 
 
-def _end_at_once(found: mirror.Mirror, local: pathlib.Path) -> None:
-  """The same while the main thread goes on, until the process ends."""
-  _insist(found.end, _PATIENCE_AT_ONCE)
+def _end_at_once(replica: mirror.Mirror, local: pathlib.Path) -> None:
+  """Ends the mirror while the main thread goes on, before the process ends."""
+  _retry(replica.end, _PATIENCE_AT_ONCE)
+  # In another process: the main thread may still write files here.
   subprocess.Popen(['rm', '-rf', str(local)])
 
 
-def _insist(act: Callable[[], None], patience: float) -> None:
-  """Tries again for so many seconds, less and less often."""
+def _retry(act: Callable[[], None], patience: float) -> None:
+  """Retries for `patience` seconds, with pauses that double."""
   pause, until = 0.5, time.monotonic() + patience
   while True:
     try:
       return act()
-    except ValueError:  # Another run is there.
+    except ValueError:  # Another run has claimed the address: no use to retry.
       raise
     except Exception:
       if time.monotonic() + pause > until:
@@ -154,8 +156,8 @@ def _insist(act: Callable[[], None], patience: float) -> None:
 
 
 @contextlib.contextmanager
-def _repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
-  """Acts again and again; what fails is said, and tried the next time."""
+def _in_background(act: Callable[[], None], seconds: float) -> Iterator[None]:
+  """Calls a function every few seconds in a thread; logs errors and retries."""
   stopped = threading.Event()
 
   def repeat():
@@ -167,6 +169,7 @@ def _repeated(act: Callable[[], None], seconds: float) -> Iterator[None]:
       except Exception as error:
         message = 'tried again in a moment: %s'
         logging.log_every_n_seconds(logging.WARNING, message, 60, error)
+      # A slow connection must not be used all the time.
       pause = max(seconds, time.monotonic() - began)
 
   thread = threading.Thread(target=repeat, daemon=True)

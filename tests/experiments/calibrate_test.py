@@ -132,7 +132,9 @@ def test_there_is_a_line_a_cell(swept):
 def sampled(swept, monkeypatch):
   """The settings that are sampled from here on, which costs nothing here."""
   done = []
-  saved = calibrate._Kept(next((swept[0] / 'calibration').iterdir()), {})
+  saved = calibrate._SavedSettings(
+    next((swept[0] / 'calibration').iterdir()), {}
+  )
   path = next(saved.directory.parent.glob('setting_*.json'))
   cell = json.loads(path.read_text())['estimates']
 

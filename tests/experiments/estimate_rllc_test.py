@@ -150,7 +150,7 @@ def test_a_store_is_read_some_checkpoints_at_a_time(failed, monkeypatch):
   asked = config(checkpoints=(30,))
   whole = estimate_rllc.run(asked, workdir)
   table = (workdir / 'estimates.csv').read_bytes()
-  monkeypatch.setattr(estimate_rllc, '_MOST_BYTES', 1)
+  monkeypatch.setattr(estimate_rllc, '_MAX_BYTES', 1)
   xr.testing.assert_identical(estimate_rllc.run(asked, workdir), whole)
   assert (workdir / 'estimates.csv').read_bytes() == table
 

@@ -38,11 +38,11 @@ def test_values_have_the_types_of_their_settings(tmp_path):
     'estimation': {'datasets': ['a', 'b']},
   }
   config = json_config.load(write(tmp_path / 'a.json', content))
-  found = sections.read(config, 'sampling')
+  found = sections.read(config).sampling
   assert (found.nbeta, found.burn_in) == (7.0, None)
   assert type(found.nbeta) is float
   assert found.kernel.name == 'sghmc(friction=0.5)'
-  assert sections.read(config, 'estimation').datasets == ('a', 'b')
+  assert sections.read(config).estimation.datasets == ('a', 'b')
 
 
 @pytest.mark.parametrize(
@@ -105,7 +105,7 @@ def test_an_absent_file(tmp_path):
 def test_a_python_file_is_still_run(tmp_path, monkeypatch):
   path = tmp_path / 'a.py'
   path.write_text(
-    'from experiments import sections\n'
+    'from experiments.runtime import sections\n'
     'def get_config():\n'
     '  return sections.make_config(5)\n'
   )

@@ -189,7 +189,7 @@ def test_a_second_run_is_refused_unless_the_first_is_dead(begin, monkeypatch):
   first = begin()
   write(first, a='1')
   first.send()
-  with workdirs._repeated(first.tell, 0.1):
+  with workdirs._in_background(first.heartbeat, 0.1):
     with pytest.raises(ValueError, match=f'process {os.getpid()} on'):
       begin()
   second = begin()
@@ -200,12 +200,12 @@ def test_a_run_that_was_taken_for_dead_brings_nothing(begin, monkeypatch):
   monkeypatch.setattr(mirror, 'PATIENCE', 0.0)
   first = begin()
   first._own['since'] = 'before'
-  first._say()
+  first._write_life()
   second = begin()
   write(second, a='2')
   second.send()
   write(first, a='1')
-  for act in (first.send, first.tell, first.end):
+  for act in (first.send, first.heartbeat, first.end):
     with pytest.raises(ValueError, match='one run at a time'):
       act()
   second.end()
@@ -331,7 +331,7 @@ def test_a_workdir_may_lie_in_the_home(tmp_path, monkeypatch):
 
 def kept(address, process=None):
   place = workdirs.place(address)
-  return place, workdirs.kept(address, place, process or owners.Process())
+  return place, workdirs.mirrored(address, place, process or owners.Process())
 
 
 def test_what_cannot_be_brought_there_stays_here(address, monkeypatch):

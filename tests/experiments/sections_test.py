@@ -45,7 +45,7 @@ def test_any_setting_is_changed_by_a_flag(preset, monkeypatch):
         example = sensible.get(name, example)
       flag = f'--config.{section}.{name}={example}'
       config = parsed(monkeypatch, f'--config={path}', flag)
-      value = getattr(sections.read(config, section), name)
+      value = getattr(getattr(sections.read(config), section), name)
       assert str(getattr(value, 'name', value)) == example, flag
 
 
@@ -74,7 +74,7 @@ def test_a_setting_that_nobody_reads_is_refused():
   with config.unlocked():
     config.estimation.nbta = 3
   with pytest.raises(ValueError, match='datasets.*got nbta'):
-    sections.read(config, 'estimation')
+    sections.read(config)
 
 
 def test_a_setting_of_another_section_is_told_where_it_is():
@@ -82,4 +82,4 @@ def test_a_setting_of_another_section_is_told_where_it_is():
   with config.unlocked():
     config.estimation.num_draws = 30
   with pytest.raises(ValueError, match='got num_draws. .* in sampling'):
-    sections.read(config, 'estimation')
+    sections.read(config)
