@@ -146,7 +146,7 @@ class InvarianceTest(parameterized.TestCase):
 
 class OneAmongManyTest(absltest.TestCase):
   def test_chain_alone_and_among_64(self):
-    """The same minibatches and noise bit for bit, losses to 1e-5 in 200 steps.
+    """The same minibatches and noise bit for bit, losses to 1e-5 in 100 steps.
 
     Without loss and localization a position is the sum of its noise, so the
     noise is compared bit for bit through what is observed.
@@ -156,7 +156,7 @@ class OneAmongManyTest(absltest.TestCase):
       'trajectory': toy.trajectory(toy.STEPS[1:2]),
       'datasets': {'text': toy.DATASETS['text']},
       'burn_in': 0,
-      'num_draws': 200,
+      'num_draws': 100,
     }
     observe = lambda position, context: {
       'v': position['v'],
