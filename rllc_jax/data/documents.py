@@ -267,7 +267,7 @@ def collect(
   """
   _check(sources, further, cap_bytes, held_out_fraction)
   lengths = _checked_lengths(min_characters, max_characters)
-  seen: set[str] = set()
+  seen: set[str] = set()  # Of all sources: duplicates may be in two of them.
   collection = Collection([], {}, {})
   for source in itertools.chain(sources, further):
     # A hash below 1.0 * 2**64 is any hash: further domains are held out whole.
@@ -326,7 +326,7 @@ def _take(
       seen.add(key)
       split = 'held_out' if is_held_out(key, fraction) else 'train'
       documents.append(Document(key, source.name, split, text))
-      size += len(text.encode())
+      size += len(text.encode())  # Bytes, as the cap is in UTF-8.
       if size >= cap_bytes:
         break
   return documents, {

@@ -148,7 +148,7 @@ def sources(
   entries = [parse(path) for path in given]
   domains: dict[str, list[Entry]] = {}
   for entry in entries:
-    _check_exists(entry)
+    _check_exists(entry)  # Before any is read, which may take long.
     name = _name(entry)
     namesakes = domains.setdefault(name, [])
     namesakes.append(entry)
@@ -276,6 +276,7 @@ def _name(entry: Entry) -> str:
   Raises:
     ValueError: it cannot be part of a path, or a glob has none.
   """
+  # A file called 'a[1].txt' exists and is no glob.
   is_there = os.path.exists(entry.place)
   if entry.name is None and _WILD.search(entry.place) and not is_there:
     raise ValueError(

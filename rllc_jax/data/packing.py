@@ -82,7 +82,7 @@ _ENTRIES: Mapping[str, Callable[[Any], bool]] = {
 
 
 def token_dtype(vocab_size: int) -> type[np.integer]:
-  """The smaller of two integer types that holds all ids."""
+  """The smaller of uint16 and int32 that holds all ids."""
   return np.uint16 if vocab_size <= 2**16 else np.int32
 
 

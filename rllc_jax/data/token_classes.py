@@ -78,7 +78,7 @@ def _by_text(texts: Sequence[str]) -> np.ndarray:
 
 
 def repeated(tokens: np.ndarray) -> np.ndarray:
-  """Marks tokens that follow the same token as earlier in their row.
+  """Marks tokens whose pair with the token before occurs earlier in the row.
 
   Args:
     tokens: [N, T], integers.

@@ -1,4 +1,4 @@
-"""One line about one checkpoint: what was expected, what got, what to do."""
+"""Errors of one line about one checkpoint: expected, actual, remedy."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -7,23 +7,24 @@ import pathlib
 
 from rllc_jax import visible
 
-# What to do; called only once something is wrong, as it may look at files.
+# The advice at the end of a message. A function is called only after a failure,
+# because it may read files.
 Remedy = str | Callable[[], str]
 
-_MOST_CHARACTERS = 300  # Orbax writes paragraphs.
+_MOST_CHARACTERS = 300  # Orbax's own messages are paragraphs.
 
 
 class CheckpointError(ValueError):
-  """A checkpoint cannot be written, or is not what was asked for."""
+  """A checkpoint cannot be written, or differs from what was expected."""
 
 
 class Refused(Exception):
-  """A refusal by code that knows neither the step nor the path.
+  """A refusal by code that has neither the step nor the path at hand.
 
   Attributes:
-    expected: what should be.
-    got: what is.
-    remedy: what to do, as a sentence.
+    expected: the requirement.
+    got: the violation.
+    remedy: advice, as a sentence.
   """
 
   def __init__(self, expected: str, got: str, remedy: str = ''):
@@ -46,10 +47,10 @@ def error(
 def naming(
   step: int, path: pathlib.Path, expected: str, remedy: Remedy = ''
 ) -> Iterator[None]:
-  """Turns whatever goes wrong inside into the error of this checkpoint."""
+  """Turns exceptions inside into the error of this checkpoint."""
   try:
     yield
-  except CheckpointError:
+  except CheckpointError:  # Names a step and a path already.
     raise
   except Refused as reason:
     advice = reason.remedy or remedy
@@ -62,7 +63,7 @@ def naming(
 
 
 def quoted(names: list[str], most: int = 8) -> str:
-  """Names for a message: the first ones, in quotes.
+  """Quotes the first names of a list, for a message.
 
   Examples:
     >>> quoted(['a', 'b', 'c'], 2)

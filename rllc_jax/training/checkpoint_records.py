@@ -1,7 +1,7 @@
-"""The record that a checkpoint carries of its leaves, with its own checksum.
+"""The record of a checkpoint's leaves, which carries a checksum itself.
 
-It is told apart from what other programs keep beside their weights, and from
-nothing: weights whose record is lost are not taken for those of others.
+A record is told apart from the metadata of other programs, and from a lost one:
+weights of ours without a record are refused, not read as foreign weights.
 """
 
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from rllc_jax.training import foreign
 from rllc_jax.training import leaf_records
 from rllc_jax.training import orbax_files
 
-# Entries of the metadata that `loop` keeps with weights, and with its state.
+# Entries in the metadata of `loop`: of its weights, and of its resume states.
 _OF_LOOP = frozenset(('run', 'initial_weights'))
 
 
@@ -31,8 +31,8 @@ def read(step: int, path: pathlib.Path) -> dict[str, Any] | None:
   """Reads the record of a checkpoint; None if another program wrote it.
 
   Raises:
-    CheckpointError: if there is no checkpoint, or its record is lost or not as
-      it was written.
+    CheckpointError: if there is no checkpoint, or its record is lost or
+      damaged.
   """
   if not path.is_dir() or not any(path.iterdir()):
     got = 'an empty directory' if path.is_dir() else 'no such directory'
@@ -42,6 +42,7 @@ def read(step: int, path: pathlib.Path) -> dict[str, Any] | None:
   if not _is_record(record):
     _check_foreign(step, path, content)
     return None
+  # The checksum is of the record without its checksum.
   if record.pop('checksum', None) != checked_files.checksum(record):
     expected = 'the record of its leaves as it was written'
     raise _damage(step, path, expected, 'another')
@@ -60,18 +61,19 @@ def _read_metadata(step: int, path: pathlib.Path) -> dict[str, Any]:
 
 
 def _is_record(record: Any) -> TypeGuard[dict[str, Any]]:
-  """True if `make` made it, even if one of its names has been damaged."""
+  """True for a record of `make`, even if one of its keys is damaged."""
   if not isinstance(record, dict):
     return False
+  # Either key marks it as ours, so that damage to the other is an error.
   return 'leaves' in record or {'step', 'checksum'} <= record.keys()
 
 
 def _check_foreign(
   step: int, path: pathlib.Path, content: Mapping[str, Any]
 ) -> None:
-  """Refuses what may be a checkpoint of ours that has lost its record.
+  """Refuses a checkpoint that may be ours without its record.
 
-  The v1 API, which writes ours, always writes these two entries.
+  The v1 API, which writes our checkpoints, always writes two entries.
   """
   complete = {'custom_metadata', 'item_handlers'} <= content.keys()
   if complete or not orbax_files.may_be_ours(path):
@@ -83,10 +85,11 @@ def _check_foreign(
 
 
 def remedy(path: pathlib.Path) -> str:
-  """Remedy for damage; to train again only where `loop` trained."""
+  """The remedy for damage: train again if `loop` wrote it, else save again."""
   run = path.parent.parent
+  # The damaged step may not be readable, so its neighbours are asked, too.
   beside = (path.parent, run / 'checkpoints', run / 'resume')
-  if any(_was_trained_here(other) for x in beside for other in x.glob('*')):
+  if any(_was_trained_here(step) for x in beside for step in x.glob('*')):
     return (
       'Put back a copy, or remove the directory of the training run and train '
       'again: it gives the same.'

@@ -1,15 +1,14 @@
 """Checkpoints of a training run: written whole, read back verified.
 
 A checkpoint is a directory named after its training step. It is written beside
-its place and renamed there, so a save that was killed is never listed. Every
+its place and renamed, so a save that was killed is never listed. Every
 checkpoint carries a record of its leaves (dtype, shape, CRC-32 of the bytes),
-which has a checksum itself, and a load that does not reproduce the record is an
-error.
+which has a checksum itself. A load that does not reproduce the record fails.
 
 Checkpoints that other programs wrote with Orbax are read, too: those of
 `CheckpointManager`, `StandardCheckpointer`, `PyTreeCheckpointer`, flax and the
 v1 API, in folders whose names end in the step. They have no record, so damage
-that Orbax does not notice is not noticed here.
+that Orbax overlooks is overlooked here, too.
 """
 
 from collections.abc import Mapping
@@ -47,39 +46,41 @@ def save(
   params: types.Params,
   metadata: Mapping[str, Any] | None = None,
 ) -> None:
-  """Writes one checkpoint, which is there whole or not at all.
+  """Writes one checkpoint atomically.
 
-  What a killed or failed save left in `directory` is cleared first, so two
+  Remains of killed or failed saves in `directory` are removed first, so two
   processes must not save into one directory.
 
   Args:
-    directory: where checkpoints lie; made if need be. As in every function
+    directory: of the checkpoints; created if needed. As in every function
       here, a leading `~` is the home of the user.
     step: training step, that is, batches seen.
     params: numbers or arrays of numbers, of numpy, JAX or what numpy converts,
       in any nodes that JAX knows: dicts with keys that are all texts or all
       whole numbers, lists, tuples, dataclasses of flax, states of optax and
-      `nnx.State`. See `load` for what comes back.
-    metadata: kept beside the weights; JSON values.
+      `nnx.State`. See `load` for how they are read.
+    metadata: JSON values stored beside the weights.
 
   Raises:
-    CheckpointError: if the step is there already, a leaf is not finite or would
-      not come back as it is, or the disk does not take it.
+    CheckpointError: if the step exists, a leaf is not finite or cannot be
+      restored as it is, or the disk fails.
   """
   step = step_folders.checked_step(step)
   path = step_folders.new_folder(directory, step)
   with _naming(step, path, 'a tree of arrays, and metadata of JSON values'):
     arrays = saved_trees.to_arrays(params)
-    kept = json.loads(json.dumps(dict(metadata or {})))
+    # Through JSON, so that the checksum is of what will be read.
+    metadata_values = json.loads(json.dumps(dict(metadata or {})))
   named = leaf_records.named(arrays)
   _refuse(leaf_records.non_finite_leaf(named), step, path)
-  there = step_folders.folder(directory, step)
-  if there.exists():
+  # Under any name that ends in the step, not `path` alone.
+  existing = step_folders.folder(directory, step)
+  if existing.exists():
     raise _error(
-      step, there, 'no checkpoint yet, as none is overwritten', 'one'
+      step, existing, 'no checkpoint yet, as none is overwritten', 'one'
     )
   leaves = leaf_records.describe(named)
-  record = checkpoint_records.make(step, leaves, kept)
+  record = checkpoint_records.make(step, leaves, metadata_values)
   with _naming(step, path, 'a directory with room to write to', _MAKE_ROOM):
     orbax_files.write(path, arrays, record)
 
@@ -92,21 +93,20 @@ def load(
 ) -> types.Params:
   """Reads one checkpoint and verifies every byte of it.
 
-  Of a checkpoint that another program wrote with Orbax, only what Orbax itself
-  notices is an error, as it has no record to verify; and its keys that were
-  numbers are texts.
+  A checkpoint that another program wrote with Orbax has no record to verify, so
+  only errors of Orbax are noticed; its keys that were numbers become texts.
 
   Args:
-    directory: where checkpoints lie.
+    directory: of the checkpoints.
     step: training step.
-    like: the structure, shapes and dtypes that are expected; arrays or
+    like: the expected structure, shapes and dtypes; arrays or
       `jax.ShapeDtypeStruct`. By default those of the file, as dicts and lists:
       tuples are lists then, fields of named tuples and of dataclasses are keys
-      of dicts, and an `nnx.State` is what `nnx.to_pure_dict` makes of it.
-    part: what to return of the tree, keys joined by slashes ('params/dense').
-      By default the whole of it; of a training state that another program
-      wrote, with 'params' and 'opt_state', the former unless `like` has both.
-      Of several items of Orbax, the first key must name one ('state/params').
+      of dicts, and an `nnx.State` is as `nnx.to_pure_dict` returns it.
+    part: the part of the tree to return, keys joined by slashes, such as
+      'params/dense'. By default the whole tree; of a foreign training state
+      with 'params' and 'opt_state' the former, unless `like` has both. Of
+      several items of Orbax, the first key must name one ('state/params').
 
   Returns:
     The weights, as numpy arrays.
@@ -129,14 +129,16 @@ def load(
 def _read_verified(
   step: int, path: pathlib.Path, record: Mapping[str, Any]
 ) -> types.Params:
+  """Reads a checkpoint of `save` and compares every leaf with its record."""
   leaves = record['leaves']
   remedy = functools.partial(checkpoint_records.remedy, path)
   with _naming(step, path, 'an undamaged checkpoint', remedy):
     read = jax.tree.map(np.asarray, orbax_files.read(path))
   arrays = saved_trees.by_name(read, leaves)
-  came = {name: leaf_records.shape(leaf) for name, leaf in arrays.items()}
+  actual = {name: leaf_records.shape(leaf) for name, leaf in arrays.items()}
   saved = {name: shape for name, (shape, _) in leaves.items()}
-  _refuse(leaf_records.shape_difference(came, saved), step, path, remedy)
+  # Orbax casts dtypes and reads zeroed data without an error.
+  _refuse(leaf_records.shape_difference(actual, saved), step, path, remedy)
   _refuse(leaf_records.byte_difference(arrays, leaves), step, path, remedy)
   _refuse(leaf_records.non_finite_leaf(arrays), step, path)
   return saved_trees.plain(read, leaves)
@@ -145,6 +147,7 @@ def _read_verified(
 def _read_foreign(
   step: int, path: pathlib.Path, part: str | None, like: types.Params | None
 ) -> types.Params:
+  """Reads a checkpoint of another program; only finiteness is checked."""
   way_out = foreign.way_out(step)
   with _naming(step, path, 'a checkpoint that Orbax can read', way_out):
     tree = foreign.read(path, part, like)
@@ -153,16 +156,16 @@ def _read_foreign(
 
 
 def delete(directory: PathLike, step: int) -> None:
-  """Removes one checkpoint of `save`; killed halfway, it is not listed."""
+  """Removes one checkpoint of `save`; a half-removed one is not listed."""
   path = step_folders.new_folder(directory, step)
   with _naming(step, path, 'a checkpoint that can be deleted'):
     orbax_files.delete(path)
 
 
 def steps(directory: PathLike) -> tuple[int, ...]:
-  """The training steps of the checkpoints in a directory, ascending.
+  """Lists the training steps of the checkpoints in a directory, ascending.
 
-  They are the numbers that the names of its folders end in.
+  A step is the number at the end of a folder's name.
 
   Raises:
     CheckpointError: if there is no such directory, or two folders of one step.
@@ -171,23 +174,24 @@ def steps(directory: PathLike) -> tuple[int, ...]:
 
 
 def metadata(directory: PathLike, step: int | None = None) -> dict[str, Any]:
-  """The metadata kept beside the weights of a step, by default the last.
+  """Reads the metadata of a step, by default the last.
 
-  Of other programs' checkpoints it is Orbax's `custom_metadata`.
+  Of other programs' checkpoints it is the `custom_metadata` of Orbax.
   """
   if step is None:
-    if not (found := steps(directory)):
+    if not (available := steps(directory)):
       raise CheckpointError(
         f'A checkpoint was expected in {step_folders.absolute(directory)}, '
         'because the metadata of the last one is asked for; got none.'
       )
-    step = found[-1]
+    step = available[-1]
   path = step_folders.folder(directory, step)
   record = checkpoint_records.read(step, path)
   if record is not None:
     return record['metadata']
-  kept = (orbax_files.read_metadata(path) or {}).get('custom_metadata')
-  return kept if isinstance(kept, dict) else {}
+  # Other programs may have stored any JSON value.
+  custom = (orbax_files.read_metadata(path) or {}).get('custom_metadata')
+  return custom if isinstance(custom, dict) else {}
 
 
 def trajectory(
@@ -197,19 +201,19 @@ def trajectory(
   like: types.Params | None = None,
   part: str | None = None,
 ) -> types.Trajectory:
-  """The checkpoints of a directory, all or some, as a training trajectory.
+  """Builds a training trajectory from the checkpoints of a directory.
 
   Args:
-    directory: where checkpoints lie.
-    steps: the training steps to keep; by default every one that is there.
+    directory: of the checkpoints.
+    steps: the training steps to include; by default all.
     like: as in `load`: the structure, shapes and dtypes of each checkpoint.
-    part: as in `load`: where the weights are in each checkpoint.
+    part: as in `load`: the part of each checkpoint with the weights.
 
   Returns:
     A trajectory whose `load(steps)` gives numpy leaves [len(steps), ...]. It
     holds the stack and one checkpoint more in memory, not the stack twice.
-    Fingerprints are of the records that loads are verified by; of parts, and of
-    other programs' checkpoints, of the weights, which are read for it.
+    Fingerprints hash the records by which loads are verified. For parts, and
+    for other programs' checkpoints, they hash the weights, which are read.
 
   Raises:
     CheckpointError: if the directory has no checkpoint, one of the steps is
@@ -217,23 +221,23 @@ def trajectory(
       metadata.
   """
   step_folders.check_some(directory)
-  found = tuple(step_folders.listed(directory))
-  wanted = found if steps is None else _ascending(steps)
-  if not wanted:
+  available = tuple(step_folders.listed(directory))
+  chosen = available if steps is None else _ascending(steps)
+  if not chosen:
     raise CheckpointError(
       'steps must name at least one step, because a trajectory of none has no '
       f'weights; got none. Those in {step_folders.absolute(directory)} are '
-      f'{list(found)}.'
+      f'{list(available)}.'
     )
-  for step in wanted:
-    if step not in found:
-      came = f'only the steps {list(found)}'
+  for step in chosen:
+    if step not in available:
+      actual = f'only the steps {list(available)}'
       raise _error(
-        step, step_folders.folder(directory, step), 'a checkpoint', came
+        step, step_folders.folder(directory, step), 'a checkpoint', actual
       )
-  _check_one_run(directory, wanted)
+  _check_one_run(directory, chosen)
   return types.Trajectory(
-    wanted,
+    chosen,
     functools.partial(_load_stack, directory, like, part),
     functools.partial(_fingerprint, directory, part),
   )
@@ -247,23 +251,25 @@ def save_resume(
 ) -> None:
   """Replaces the state that training resumes from.
 
-  The new one is complete before the old one goes, so at every moment a kill
-  leaves a good one.
+  The new state is complete before the old one is deleted, so a kill at any
+  moment leaves a complete one.
 
   Args:
-    directory: holds this state alone.
+    directory: of this state and no other.
     state: arrays: weights, optimizer state, losses so far.
     step: training step.
     metadata: as in `save`.
   """
   save(directory, step, state, metadata)
+  # Every process saves, but a folder can be deleted only once.
   together.first_does(lambda: _delete_others(directory, step))
 
 
 def _delete_others(directory: PathLike, step: int) -> None:
-  for other, path in step_folders.listed(directory).items():
-    if other != step and path == step_folders.new_folder(directory, other):
-      delete(directory, other)
+  for old, path in step_folders.listed(directory).items():
+    # Folders of other programs have other names, and stay.
+    if old != step and path == step_folders.new_folder(directory, old):
+      delete(directory, old)
 
 
 def load_resume(
@@ -272,15 +278,15 @@ def load_resume(
   """Reads the newest state that training resumes from.
 
   Args:
-    directory: what `save_resume` was given.
+    directory: as given to `save_resume`.
     like: the structure, shapes and dtypes of the state.
 
   Returns:
-    The state and its step; None if nothing was ever saved.
+    The state and its step; None if there is none.
 
   Raises:
-    CheckpointError: if the newest state is damaged. An older one is never
-      taken in its place, nor a fresh start made.
+    CheckpointError: if the newest state is damaged. Neither an older state
+      nor a fresh start replaces it.
   """
   if not step_folders.absolute(directory).exists() or not steps(directory):
     return None
@@ -289,13 +295,13 @@ def load_resume(
 
 
 def log_spaced_steps(last: int, count: int) -> tuple[int, ...]:
-  """Distinct training steps from 0 to `last`, evenly spaced in their logarithm.
+  """Distinct training steps from 0 to `last`, evenly spaced in logarithm.
 
-  Where even spacing would ask for fractions of a step, every step is taken.
+  Every step is included where the spacing would be below one step.
 
   Args:
     last: the last step, at least 1.
-    count: how many, 0 and `last` included; all there are if there are fewer.
+    count: number of steps, with 0 and `last`; fewer if `last` is too small.
 
   Examples:
     >>> log_spaced_steps(1000, 8)
@@ -310,7 +316,7 @@ def log_spaced_steps(last: int, count: int) -> tuple[int, ...]:
     )
   places = min(count, last + 1) - 1
   spaced = last ** (np.arange(places) / max(places - 1, 1))
-  # Spacing below one step can only come first; there, count instead.
+  # Spacing below one step occurs only at the beginning; count up there.
   whole = np.maximum(np.floor(spaced + 0.5).astype(int), np.arange(places) + 1)
   return (0, *whole[:-1].tolist(), last)
 
@@ -320,9 +326,10 @@ def _ascending(steps: Sequence[int]) -> tuple[int, ...]:
 
 
 def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:
-  found = {step: metadata(directory, step).get('run') for step in steps}
+  """Refuses checkpoints whose metadata name different runs."""
+  runs = {step: metadata(directory, step).get('run') for step in steps}
   for step in steps:
-    if found[step] != found[steps[0]]:
+    if runs[step] != runs[steps[0]]:
       expected = f'one of the same run as that of step {steps[0]}'
       path = step_folders.folder(directory, step)
       remedy = 'Put back a copy, or name the steps of one run.'
@@ -332,8 +339,8 @@ def _check_one_run(directory: PathLike, steps: Sequence[int]) -> None:
 def _fingerprint(directory: PathLike, part: str | None, step: int) -> str:
   """Hash of names, shapes, dtypes and checksums of a checkpoint.
 
-  Without reading it where there is a record: no weights that are not finite are
-  written, and none are read that differ.
+  With a record the weights are not read. `save` has checked that they are
+  finite, and `load` will refuse weights that differ from the record.
   """
   record = checkpoint_records.read(step, step_folders.folder(directory, step))
   if record is None or part:
@@ -351,16 +358,18 @@ def _load_stack(
   part: str | None,
   steps: Sequence[int],
 ) -> types.Params:
-  """Checkpoints of one shape, leaves [len(steps), ...]."""
+  """Loads checkpoints of one shape into leaves [len(steps), ...]."""
   if not len(steps):
     raise ValueError(
       'steps must name at least one checkpoint, because a stack of none has no '
       'shape; got none.'
     )
+  # Later checkpoints must be like the first, whose shapes the stack has.
   first = load(directory, steps[0], like, part)
   stack = jax.tree.map(
     lambda leaf: np.empty((len(steps), *leaf.shape), leaf.dtype), first
   )
+  # Filled in place: np.stack would hold the stack twice.
   leaves = jax.tree.leaves(stack)
   for i, step in enumerate(steps):
     params = load(directory, step, first, part) if i else first
@@ -375,6 +384,7 @@ def _refuse(
   path: pathlib.Path,
   remedy: checkpoint_errors.Remedy = '',
 ) -> None:
+  """Raises the error of a difference, if there is one."""
   if difference:
     raise _error(step, path, *difference, remedy)
 

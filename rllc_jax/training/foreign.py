@@ -1,7 +1,7 @@
 """Checkpoints that other programs wrote with Orbax.
 
-They have no record of their leaves. What Orbax reads is taken as it is: zeroed
-data and the like go unnoticed, which `checkpoints` cannot mend.
+They have no record of their leaves, so the arrays that Orbax reads cannot be
+verified. Zeroed data, for example, is not noticed.
 """
 
 import pathlib
@@ -22,7 +22,7 @@ _WEIGHTS, _OPTIMIZER = 'params', 'opt_state'
 
 
 def way_out(step: int) -> str:
-  """Remedy for a checkpoint that is not read here."""
+  """The remedy for a checkpoint that cannot be read here."""
   return (
     'Load the weights with the program that wrote them, or with '
     'orbax.checkpoint, and hand them over: checkpoints.save(NEW_DIRECTORY, '
@@ -33,14 +33,14 @@ def way_out(step: int) -> str:
 def read(
   path: pathlib.Path, part: str | None = None, like: types.PyTree = None
 ) -> types.PyTree:
-  """Reads the weights of a checkpoint of any API of Orbax.
+  """Reads the weights of a checkpoint of any Orbax API.
 
   Args:
     path: the folder of a step.
-    part: where the weights lie, keys joined by slashes; the first one is the
-      item if there are several, '' is the whole. By default 'params' of what
-      also has 'opt_state', unless `like` has that, too; else the whole.
-    like: the structure that is expected, if that is known.
+    part: the part with the weights, keys joined by slashes; the first is the
+      item if there are several, '' is the whole. By default 'params' of a tree
+      that also has 'opt_state', unless `like` has that, too; else the whole.
+    like: the expected structure, if any.
 
   Returns:
     Numpy arrays in dicts and lists; keys that were numbers are texts.
@@ -52,12 +52,12 @@ def read(
   """
   item, part = _item_and_part(path, part)
   shapes = orbax_files.read_shapes(path, item)
-  if shapes is None:  # As with truth values among the leaves.
+  if shapes is None:  # For example with booleans among the leaves.
     tree = orbax_files.read(path, None, item)
     part = _default_part(tree, like) if part is None else part
   else:
     part = _default_part(shapes, like) if part is None else part
-    saved_trees.part_of(shapes, part)  # Refuses it before much is read.
+    saved_trees.part_of(shapes, part)  # Refuses a wrong part before reading.
     template = _template(shapes, part.split('/') if part else [])
     tree = orbax_files.read(path, template, item)
   return saved_trees.to_arrays(saved_trees.part_of(tree, part))
@@ -66,6 +66,7 @@ def read(
 def _item_and_part(
   path: pathlib.Path, part: str | None
 ) -> tuple[str | None, str | None]:
+  """Splits `part` into an item of the checkpoint and a part of its tree."""
   items = orbax_files.items(path)
   if not items:
     raise checkpoint_errors.Refused(
@@ -86,6 +87,7 @@ def _item_and_part(
 
 
 def _default_part(tree: types.PyTree, like: types.PyTree) -> str:
+  """The part with the weights, if the caller names none."""
   names = map(saved_trees.key_of, leaf_records.named(like))
   if _OPTIMIZER in {key[0] for key in names if key}:
     return ''
@@ -94,9 +96,9 @@ def _default_part(tree: types.PyTree, like: types.PyTree) -> str:
 
 
 def _template(shapes: Any, names: list[str]) -> Any:
-  """Room for the part to read, on the host; all else is skipped.
+  """Builds host arrays to read the part into; other leaves are skipped.
 
-  Without it Orbax would place arrays on the devices that wrote them.
+  Without a template Orbax would place arrays on the devices that wrote them.
   """
   if not names:
     return jax.tree.map(_room, shapes)
@@ -114,4 +116,5 @@ def _template(shapes: Any, names: list[str]) -> Any:
 
 
 def _room(leaf: Any) -> Any:
+  """An uninitialized array of a leaf's shape and dtype."""
   return np.empty(leaf.shape, leaf.dtype) if hasattr(leaf, 'shape') else leaf

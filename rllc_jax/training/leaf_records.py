@@ -1,7 +1,7 @@
-"""What a tree of arrays is known by: names, dtypes, shapes, checksums.
+"""Descriptions of trees of arrays: names, dtypes, shapes, checksums.
 
-The description is a plain JSON value, so it can lie beside the arrays on disk
-and say later, leaf by leaf, whether they are what was written.
+A description is a plain JSON value. Stored beside the arrays on disk, it shows
+leaf by leaf whether they are as they were written.
 """
 
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ class Difference(NamedTuple):
   """The first leaf at which two trees differ.
 
   Attributes:
-    expected: what should be, with the name of the leaf.
-    came: what is.
+    expected: the requirement, with the name of the leaf.
+    came: the actual value.
   """
 
   expected: str
@@ -30,7 +30,7 @@ class Difference(NamedTuple):
 
 
 def named(tree: types.PyTree) -> dict[str, Any]:
-  """Name -> leaf of a tree; names are as `jax.tree_util.keystr` writes them.
+  """Returns name -> leaf of a tree, named as by `jax.tree_util.keystr`.
 
   Examples:
     >>> named({'w': [1, 2]})
@@ -64,12 +64,13 @@ def shape(leaf: Any) -> str:
 def shape_difference(
   came: Mapping[str, str], expected: Mapping[str, str]
 ) -> Difference | None:
-  """The first name whose dtype and shape differ, if any.
+  """Finds the first name whose dtype and shape differ, if any.
 
   Examples:
     >>> shape_difference({'w': 'float32[2]'}, {'w': 'float32[3]'})
     Difference(expected='w float32[3]', came='float32[2]')
   """
+  # Names of both, so that a missing leaf and a surplus one differ, too.
   for name in sorted(came.keys() | expected.keys()):
     want, got = (tree.get(name, 'no such leaf') for tree in (expected, came))
     if want != got:
@@ -80,17 +81,17 @@ def shape_difference(
 def byte_difference(
   came: Mapping[str, np.ndarray], expected: Description
 ) -> Difference | None:
-  """Where the bytes of numpy arrays differ, if anywhere; shapes must agree."""
+  """Finds the first array whose bytes differ, if any; shapes must agree."""
   for name, leaf in came.items():
     want, got = expected[name][1], _checksum(leaf)
     if want != got:
-      what = f'{name} as it was saved, of CRC-32 {want:08x}'
-      return Difference(what, f'{got:08x}')
+      saved = f'{name} as it was saved, of CRC-32 {want:08x}'
+      return Difference(saved, f'{got:08x}')
   return None
 
 
 def non_finite_leaf(arrays: Mapping[str, np.ndarray]) -> Difference | None:
-  """The first numpy array with an infinity or a NaN, if any.
+  """Finds the first array with an infinity or a NaN, if any.
 
   Examples:
     >>> non_finite_leaf({'w': np.array([1.0, np.nan])})
@@ -99,10 +100,11 @@ def non_finite_leaf(arrays: Mapping[str, np.ndarray]) -> Difference | None:
   for name, leaf in arrays.items():
     bad = leaf.size - np.count_nonzero(np.isfinite(leaf))
     if bad:
-      came = f'{bad} of {leaf.size} that are not'
-      return Difference(f'finite numbers in {name}', came)
+      count = f'{bad} of {leaf.size} that are not'
+      return Difference(f'finite numbers in {name}', count)
   return None
 
 
 def _checksum(leaf: np.ndarray) -> int:
+  # tobytes is in C order, whatever the layout in memory.
   return zlib.crc32(leaf.tobytes())

@@ -1,13 +1,13 @@
-"""Trains a model, and keeps its trajectory.
+"""Trains a model and writes checkpoints of its trajectory.
 
 In the directory of a run:
 
-  checkpoints/STEP   weights after STEP updates, at the steps asked for
-  resume/STEP        the one state that a killed run goes on from
+  checkpoints/STEP   weights after STEP updates, at `checkpoint_steps`
+  resume/STEP        the one state from which a killed run continues
 
-A run that was killed and resumed gives the numbers of one that was not, bit for
-bit, on the same devices: the batch of a step is a function of the step, and
-everything else is in the state.
+On the same devices a run that was killed and resumed is bit-equal to an
+uninterrupted one. The batch of a step is a function of the step, and everything
+else is in the state.
 """
 
 from collections.abc import Callable
@@ -34,14 +34,13 @@ from rllc_jax.training import updates
 
 Progress = Callable[[int, int, str], None]
 
-# Longest segment, in steps, and its aim in time: short enough to watch.
-_SEGMENT_STEPS = 256
-_SEGMENT_SECONDS = 1.0
-_LEAST_SHARE = 20  # Keeping states takes at most one second in so many.
+_SEGMENT_STEPS = 256  # At most; also the padded length of the compiled program.
+_SEGMENT_SECONDS = 1.0  # The aim, so that progress is reported every second.
+_LEAST_SHARE = 20  # Saving states takes at most one second in so many.
 
 
 class _State(NamedTuple):
-  """What the next step needs, and the losses [steps] of those before it."""
+  """Weights, optimizer state, and the losses [steps] of the steps so far."""
 
   params: types.Params
   optimizer: types.PyTree
@@ -49,7 +48,7 @@ class _State(NamedTuple):
 
 
 class _Run(NamedTuple):
-  """What stays the same from the first step to the last."""
+  """Constants of a run: its place, settings and compiled programs."""
 
   directory: pathlib.Path
   identity: dict[str, Any]
@@ -81,10 +80,10 @@ def train(
   devices: Sequence[jax.Device] | None = None,
   progress: Progress = lambda done, total, message: None,
 ) -> xr.Dataset:
-  """Trains from `params`, or goes on where the run in `directory` stopped.
+  """Trains from `params`, or continues the run in `directory`.
 
-  A finished run is not done again: its record is read. The optimizer is a pair
-  of functions and cannot be compared; its numbers belong into `settings`.
+  A finished run is not repeated: its record is read. The optimizer is a pair of
+  functions and cannot be compared; its numbers belong into `settings`.
 
   Args:
     loss_fn: `loss_fn(params, batch [B, T] int32) -> []`, a mean over sequences.
@@ -94,18 +93,18 @@ def train(
     window: the rows to train on.
     seed: of the order of the data.
     batch_size: B; as many devices as divide it evenly take part.
-    num_steps: updates in all.
+    num_steps: total number of updates.
     checkpoint_steps: updates before each checkpoint, 0 for `params` themselves.
-    directory: of the run; made if need be. A leading `~` is the home of the
-      user.
+    directory: of the run; created if needed. A leading `~` is the home of
+      the user.
     evaluation: name -> rows of `tokens` [any] whose mean loss is measured at
       every checkpoint.
-    settings: whatever else defines the run, JSON values; compared on resuming
-      and kept in every checkpoint's metadata.
+    settings: further JSON values that define the run; compared on resuming and
+      stored in every checkpoint's metadata.
     resume_every: steps between two states to resume from.
-    resume_seconds: time between two of them, if so many steps take longer, and
-      keeping a state takes little of it: the most that a kill costs.
-    devices: those to divide a batch over; by default all.
+    resume_seconds: time between two of them, if `resume_every` steps take
+      longer; longer if saving takes more than a twentieth of it.
+    devices: to divide a batch over; by default all.
     progress: `progress(steps done, num_steps, message)`, at the beginning and
       about once a second.
 
@@ -115,8 +114,8 @@ def train(
   Raises:
     ValueError: if arguments do not fit together.
     runs.TrainingError: if the run in `directory` is another one, or a loss is
-      not finite; what was reached before is kept.
-    checkpoints.CheckpointError: if the disk fails, or what it holds is damaged.
+      not finite; the state before it is saved.
+    checkpoints.CheckpointError: if the disk fails, or a file is damaged.
   """
   evaluation = dict(evaluation or {})
   runs.check(
@@ -167,6 +166,7 @@ def train(
     params, optimizer.init(params), np.zeros(num_steps, np.float32)
   )
   state, step = _begin_or_resume(run, fresh)
+  # After loading, which gives numpy arrays on the host.
   state = state._replace(
     params=jax.device_put(state.params, whole),
     optimizer=jax.device_put(state.optimizer, whole),
@@ -175,28 +175,31 @@ def train(
 
 
 def _begin_or_resume(run: _Run, fresh: _State) -> tuple[_State, int]:
-  resume, kept = run.directory / 'resume', run.directory / 'checkpoints'
-  found = checkpoints.steps(kept) if kept.exists() else ()
+  """The state to train from and its step, with no checkpoint beyond it."""
+  resume, folder = run.directory / 'resume', run.directory / 'checkpoints'
+  saved_steps = checkpoints.steps(folder) if folder.exists() else ()
   if resume.exists() and checkpoints.steps(resume):
     runs.check_same(checkpoints.metadata(resume), run.identity, run.directory)
   saved = checkpoints.load_resume(resume, fresh)
-  together.agreed(0)  # Nobody writes before all have looked.
+  together.agreed(0)  # No process writes before all have read.
   if saved is None:
-    if found:
+    if saved_steps:
       raise runs.TrainingError(
-        f'A state to resume from was expected in {resume}, because {kept} '
-        f'has checkpoints up to step {found[-1]}; got none. Use another '
+        f'A state to resume from was expected in {resume}, because {folder} '
+        f'has checkpoints up to step {saved_steps[-1]}; got none. Use another '
         'directory.'
       )
-    # Before any checkpoint, so that these are never without a state.
+    # Before any checkpoint, so that checkpoints always have a resume state.
     checkpoints.save_resume(resume, fresh, 0, run.identity)
     return fresh, 0
   state, step = saved
   for due in run.checkpoint_steps:
     if due < step:
-      _losses(run, due)  # Says if it is not there.
-  late = [x for x in found if x > step]  # Saved after it; made again.
-  together.first_does(lambda: [checkpoints.delete(kept, x) for x in late])
+      _losses(run, due)  # Raises if the checkpoint is missing.
+  # Checkpoints newer than the state are trained again.
+  late = [x for x in saved_steps if x > step]
+  together.first_does(lambda: [checkpoints.delete(folder, x) for x in late])
+  # A copy, because loaded arrays may be read-only.
   return state._replace(losses=state.losses.copy()), step
 
 
@@ -205,16 +208,18 @@ def _go_on(run: _Run, state: _State, step: int) -> _State:
   num_steps = len(state.losses)
   resume, resumed_from = run.directory / 'resume', step
   run.progress(step, num_steps, 'compiling')
-  pace, keep_at = 1, time.monotonic() + run.resume_seconds
+  # The first segment is one step, which gives the pace of the next.
+  pace, save_at = 1, time.monotonic() + run.resume_seconds
   while True:
-    _keep_checkpoint(run, state, step)
+    _save_checkpoint(run, state, step)
     due = step % run.resume_every == 0 or step == num_steps
-    late = together.agreed(time.monotonic() > keep_at)
+    # Agreed, because clocks differ and saving is collective.
+    late = together.agreed(time.monotonic() > save_at)
     if (due or late) and step != resumed_from:
       began = time.monotonic()
       checkpoints.save_resume(resume, state, step, run.identity)
       resumed_from, now = step, time.monotonic()
-      keep_at = now + max(run.resume_seconds, _LEAST_SHARE * (now - began))
+      save_at = now + max(run.resume_seconds, _LEAST_SHARE * (now - began))
     if step == num_steps:
       return state
     stop = min(step + pace, _next_stop(run, step, num_steps))
@@ -226,8 +231,9 @@ def _go_on(run: _Run, state: _State, step: int) -> _State:
       raise runs.TrainingError(_divergence(losses, step, run.directory))
     seconds = time.perf_counter() - began
     pace = int((stop - step) * _SEGMENT_SECONDS / seconds)
+    # Processes that ran different numbers of steps would hang.
     pace = together.agreed(min(max(pace, 1), _SEGMENT_STEPS))
-    # Only now: up to here the state must be one to resume from.
+    # Only now: until the losses are finite, `state` must be fit to resume from.
     state.losses[step:stop] = losses
     state, step = after, stop
     run.progress(step, num_steps, f'loss {losses[-1]:.4f}')
@@ -236,10 +242,10 @@ def _go_on(run: _Run, state: _State, step: int) -> _State:
 def _segment(
   run: _Run, state: _State, step: int, stop: int
 ) -> tuple[_State, np.ndarray]:
-  """The state after the steps from `step` to `stop`, and their losses."""
+  """Runs the steps from `step` to `stop`; returns the new state and losses."""
   count = stop - step
   sequences = run.sequences(step, count)
-  # One shape for every segment, so that there is one program.
+  # One shape for every segment, so that one program is compiled.
   padding = ((0, _SEGMENT_STEPS - count), (0, 0))
   padded = np.pad(sequences, padding, mode='edge').astype(np.int32)
   params, optimizer, losses = run.advance(
@@ -258,29 +264,33 @@ def _divergence(losses, step, directory) -> str:
 
 
 def _next_stop(run: _Run, step: int, num_steps: int) -> int:
+  """The next step at which a checkpoint or a resume state is due."""
   resume = step - step % run.resume_every + run.resume_every
   later = [s for s in run.checkpoint_steps if s > step]
   return min([num_steps, resume, *later])
 
 
-def _keep_checkpoint(run: _Run, state: _State, step: int) -> None:
-  kept = run.directory / 'checkpoints'
+def _save_checkpoint(run: _Run, state: _State, step: int) -> None:
+  """Saves a checkpoint if one is due at `step` and not there yet."""
+  folder = run.directory / 'checkpoints'
   if step not in run.checkpoint_steps:
     return
-  if together.agreed((kept / str(step)).exists()):
+  # Process 0 decides for all, because saving is collective.
+  if together.agreed((folder / str(step)).exists()):
     return
   metadata = {
     'run': checked_files.checksum(run.identity),
     'settings': run.identity['settings'],
     'losses': run.evaluate(state.params),
   }
-  checkpoints.save(kept, step, state.params, metadata)
+  checkpoints.save(folder, step, state.params, metadata)
 
 
 def _evaluation(loss_fn, mesh, resident, evaluation, batch_size):
   """Returns `evaluate(params) -> {name: loss}`."""
   program = updates.mean_loss(loss_fn, mesh)
   most = max((len(rows) for rows in evaluation.values()), default=0)
+  # All sets are padded to one size, so that one program is compiled.
   size = -(-most // batch_size) * batch_size
   padded = {
     name: np.pad(rows, (0, size - len(rows)), mode='edge')
@@ -310,12 +320,12 @@ def _record(run: _Run, state: _State) -> xr.Dataset:
 
 
 def _losses(run: _Run, step: int) -> dict[str, float]:
-  """What was measured at a checkpoint, which must be one of this run."""
-  kept = run.directory / 'checkpoints'
-  found = checkpoints.metadata(kept, step)
-  if found.get('run') != checked_files.checksum(run.identity):
+  """Losses measured at a checkpoint; refuses one of another run."""
+  folder = run.directory / 'checkpoints'
+  metadata = checkpoints.metadata(folder, step)
+  if metadata.get('run') != checked_files.checksum(run.identity):
     raise runs.TrainingError(
-      f'A checkpoint of this run was expected at {kept / str(step)}; got one '
+      f'A checkpoint of this run was expected at {folder / str(step)}; got one '
       f'of another. Put back a copy, or remove {run.directory} and train again.'
     )
-  return found['losses']
+  return metadata['losses']

@@ -1,8 +1,8 @@
 """Trees of arrays on disk: the one module that imports Orbax.
 
-Here Orbax is made to speak once: no log lines, and one exception with a text of
-one line in place of its own zoo. What it lets through in silence (zeroed data,
-other shapes, other dtypes) is for `training.checkpoints` to notice.
+Orbax's log lines are suppressed, and its many exceptions become one with a text
+of one line. Faults that Orbax passes over (zeroed data, other shapes, other
+dtypes) are detected in `training.checkpoints`.
 """
 
 from collections.abc import Callable
@@ -27,20 +27,20 @@ from rllc_jax import types
 _Result = TypeVar('_Result')
 METADATA = '_CHECKPOINT_METADATA'
 SKIPPED = ocp.PLACEHOLDER
-_TREE = '_METADATA'  # Where Orbax describes a tree.
-_ITEM = 'state'  # Where the v1 API writes a tree.
+_TREE = '_METADATA'  # The file in which Orbax describes a tree.
+_ITEM = 'state'  # The folder to which the v1 API writes a tree.
 _UNFINISHED = '.orbax-checkpoint-tmp'
-_SETTLING_SECONDS = 0.1
+_SETTLING_SECONDS = 0.1  # For late messages of a failed read, see `_quietly`.
 
 
 class OrbaxError(OSError):
-  """Orbax could not do it; the text is its reason, with the kind of error."""
+  """A failure of Orbax; the text is its message, with the type of error."""
 
 
 def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
-  """Writes numpy arrays and a JSON value to a new directory, all or nothing.
+  """Writes numpy arrays and a JSON value to a new directory atomically.
 
-  Connected processes must all call it, with the same; one of them writes.
+  All connected processes must call it with equal arguments; one of them writes.
 
   Args:
     path: the directory, which must not exist.
@@ -48,15 +48,16 @@ def write(path: pathlib.Path, arrays: types.PyTree, record: Any) -> None:
     record: any JSON value.
 
   Raises:
-    OSError: if the disk does not take it.
+    OSError: if the disk fails.
   """
-  # Orbax, told to write where it cannot, leaves threads that wait minutes.
+  # If Orbax cannot write, it leaves threads that delay the exit by minutes.
   path.parent.mkdir(parents=True, exist_ok=True)
   if not jax.process_index():
     clear_unfinished(path.parent)
   try:
     _quietly(lambda: ocp.save(str(path), arrays, custom_metadata=record))
   except OrbaxError:
+    # The partial files may be what fills the disk.
     clear_unfinished(path.parent)
     raise
 
@@ -70,7 +71,7 @@ def read(
 
   Args:
     path: the directory.
-    template: numpy arrays; `SKIPPED` for what need not be read.
+    template: numpy arrays; `SKIPPED` for leaves not to read.
     item: the subdirectory that holds the tree; None for the directory itself.
   """
   return _quietly(
@@ -87,7 +88,7 @@ def read_shapes(path: pathlib.Path, item: str | None) -> types.PyTree | None:
 
 
 def read_metadata(path: pathlib.Path) -> dict[str, Any] | None:
-  """Reads what Orbax says of a checkpoint; None if the file is missing.
+  """Reads the metadata of a checkpoint; None if the file is missing.
 
   Raises:
     ValueError: if it is not a JSON object.
@@ -102,47 +103,54 @@ def read_metadata(path: pathlib.Path) -> dict[str, Any] | None:
 
 
 def items(path: pathlib.Path) -> Sequence[str | None]:
-  """The subdirectories that hold trees; [None] if the directory itself does."""
+  """Lists subdirectories with trees; [None] if the directory itself has one."""
   if (path / _TREE).is_file():
     return [None]
   return sorted(child.parent.name for child in path.glob(f'*/{_TREE}'))
 
 
 def may_be_ours(path: pathlib.Path) -> bool:
-  """True if `write` could have written it, whatever has been lost since."""
+  """True if a folder may be of `write`, with or without its record."""
   return (path / _ITEM).is_dir() and list(items(path)) in ([], [_ITEM])
 
 
 def delete(path: pathlib.Path) -> None:
-  """Removes what `write` wrote; killed halfway, it counts as unfinished."""
-  grave = path.with_name(f'{path.name}.deleted{_UNFINISHED}')
-  path.rename(grave)
-  shutil.rmtree(grave)
+  """Removes a checkpoint; if killed halfway, it counts as unfinished."""
+  # Renamed first, because a half-removed checkpoint would look damaged.
+  discarded = path.with_name(f'{path.name}.deleted{_UNFINISHED}')
+  path.rename(discarded)
+  shutil.rmtree(discarded)
 
 
 def clear_unfinished(directory: pathlib.Path) -> None:
-  """Removes what killed writes and deletions left behind in a directory."""
+  """Removes remains of killed writes and deletions from a directory."""
   for path in directory.glob(f'*{_UNFINISHED}'):
     shutil.rmtree(path, ignore_errors=True)
 
 
 def _quietly(function: Callable[[], _Result], alone: bool = False) -> _Result:
+  """Calls Orbax without logging; turns its exceptions into `OrbaxError`.
+
+  Args:
+    function: calls Orbax.
+    alone: does not wait for other processes.
+  """
   options = ocp.Context()
-  if alone:  # Without waiting for other processes, which may read other things.
-    own = jax.process_index()
-    options.multiprocessing.primary_host = own
-    options.multiprocessing.active_processes = {own}
-    options.multiprocessing.barrier_sync_key_prefix = f'process_{own}'
+  if alone:  # Other processes may read other checkpoints at this time.
+    process = jax.process_index()
+    options.multiprocessing.primary_host = process
+    options.multiprocessing.active_processes = {process}
+    options.multiprocessing.barrier_sync_key_prefix = f'process_{process}'
   options.array.saving.use_compression = False  # Weights do not compress.
   options.asynchronous.create_directories_asynchronously = False
   with silence():
     try:
       with options:
         return function()
-    except Exception as error:  # The zoo.
+    except Exception as error:  # Orbax's errors share no base class.
       reason = f'{type(error).__name__}: {error}'
-    # What was abandoned complains when it ends or is collected: let it do so
-    # here, where nobody listens.
+    # Abandoned tasks log when they end or are collected: let them do so here,
+    # where messages are suppressed.
     time.sleep(_SETTLING_SECONDS)
     gc.collect()
   raise OrbaxError(reason)
@@ -150,7 +158,7 @@ def _quietly(function: Callable[[], _Result], alone: bool = False) -> _Result:
 
 @contextlib.contextmanager
 def silence() -> Iterator[None]:
-  """Keeps Orbax, and what it leaves behind, from logging; others are heard."""
+  """Suppresses log lines of Orbax and of its abandoned tasks, no others."""
   with (
     _filtered('absl', lambda record: 'orbax' not in record.pathname),
     _filtered('asyncio', lambda record: False),
@@ -162,13 +170,14 @@ def silence() -> Iterator[None]:
 
 
 def _drop_closed_loops() -> None:
-  """Drops, from here on, the protests of reads that Orbax has given up.
+  """Ignores, from here on, errors of reads that Orbax has abandoned.
 
-  They end when they end, on a busy machine long after the error is told.
+  On a busy machine such a read ends long after its error was raised, so the
+  hook stays.
   """
   before = sys.unraisablehook
   if getattr(before, '__module__', '') == __name__:
-    return  # Since an earlier call.
+    return  # An earlier call has installed the hook.
 
   def hook(unraisable):
     if 'Event loop is closed' not in str(unraisable.exc_value):
@@ -181,6 +190,7 @@ def _drop_closed_loops() -> None:
 def _filtered(
   name: str, keep: Callable[[logging.LogRecord], bool]
 ) -> Iterator[None]:
+  """Adds a filter to a logger for the time of the context."""
   logger = logging.getLogger(name)
   logger.addFilter(keep)
   try:

@@ -1,4 +1,4 @@
-"""What training leaves behind besides weights: losses, in xarray and Zarr."""
+"""The record of a training run: its losses, in xarray and Zarr."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,13 +19,13 @@ def training_record(
   evaluation: Mapping[str, Sequence[float]],
   identity: Mapping[str, Any],
 ) -> xr.Dataset:
-  """Names the axes of what was measured during training.
+  """Builds the data set of the losses of a training run.
 
   Args:
     losses: [steps], that of each step's batch, before its update.
     checkpoint_steps: [checkpoints], steps made before each checkpoint.
     evaluation: name -> [checkpoints], losses on fixed sequences.
-    identity: what defines the run; JSON values.
+    identity: JSON values that define the run.
 
   Returns:
     `loss` (step) and `NAME_loss` (checkpoint), float32, mean nats per predicted
@@ -51,13 +51,13 @@ def training_record(
 
 
 def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
-  """Writes a record as a Zarr directory that is there whole or not at all.
+  """Writes a record as a Zarr directory, atomically.
 
   A leading `~` of the path is the home of the user.
 
   Raises:
-    ValueError: if there is something at `path` already.
-    OSError: if the disk does not take it.
+    ValueError: if `path` exists.
+    OSError: if the disk fails.
   """
   path = pathlib.Path(os.path.expanduser(path))
   if path.exists():
@@ -65,23 +65,24 @@ def save_record(record: xr.Dataset, path: str | os.PathLike[str]) -> None:
       f'A new directory was expected at {path}, because a record is written '
       'once; got one that exists.'
     )
-  # Format 3 has no strings of fixed length; with a fill value xarray would read
-  # the zeros of format 2 as missing.
+  # Zarr format 2, because format 3 has no strings of fixed length. No fill
+  # value, or xarray would read zeros as missing.
   encoding = {name: {'_FillValue': None} for name in record.variables}
   with checked_files.replacing_directory(path) as beside:
     record.to_zarr(
       beside, mode='w', consolidated=False, zarr_format=2, encoding=encoding
     )
+    # Last, because the checksums are of all other files.
     attributes = json.loads((beside / '.zattrs').read_bytes())
     attributes['files'] = _checksums(beside)
     checked_files.write_json(beside / '.zattrs', attributes)
 
 
 def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
-  """Reads what `save_record` wrote, into memory, and verifies every byte of it.
+  """Reads a record into memory and verifies every byte of it.
 
   Raises:
-    ValueError: if there is no record at `path`, or a damaged one.
+    ValueError: if the record at `path` is missing or damaged.
   """
   path = pathlib.Path(os.path.expanduser(path))
   remedy = (
@@ -96,13 +97,14 @@ def load_record(path: str | os.PathLike[str]) -> xr.Dataset:
   attributes = checked_files.read_json(path / '.zattrs', ['files'], remedy)
   checked_files.check_files(path, attributes['files'], remedy)
   with xr.open_zarr(path.absolute(), consolidated=False) as record:
-    found = record.load()
-  del found.attrs['files'], found.attrs['checksum']
-  return found
+    loaded = record.load()
+  # Entries of the file format, not of the record that was saved.
+  del loaded.attrs['files'], loaded.attrs['checksum']
+  return loaded
 
 
 def _checksums(path: pathlib.Path) -> dict[str, str]:
-  """Of every file of a record but the one that they are written to."""
+  """Checksums of all files of a record but `.zattrs`, which holds them."""
   return {
     file.relative_to(path).as_posix(): checked_files.file_checksum(file)
     for file in sorted(path.rglob('*'))

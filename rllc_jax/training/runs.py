@@ -1,4 +1,4 @@
-"""What a training run is: its data and settings, checked before the work."""
+"""Identity and settings of a training run, checked before it starts."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -12,11 +12,11 @@ from rllc_jax import types
 
 
 class TrainingError(ValueError):
-  """A run that cannot be begun, continued or carried on as asked."""
+  """A training run cannot be started or continued as requested."""
 
 
 def evenly_spaced(window: types.Window, count: int) -> np.ndarray:
-  """Rows [min(count, length)] spread over a window, so over all its domains.
+  """Rows [min(count, length)] spread over a window, hence over its domains.
 
   Examples:
     >>> print(evenly_spaced(types.Window(10, 6), 3))
@@ -28,15 +28,16 @@ def evenly_spaced(window: types.Window, count: int) -> np.ndarray:
 
 
 def identity(**entries: Any) -> dict[str, Any]:
-  """What defines a run, as it will come back from disk: plain JSON values."""
+  """Converts the settings that define a run to plain JSON values."""
+  # Through JSON, so that they equal those read from disk: tuples are lists.
   return json.loads(json.dumps(entries))
 
 
 def check_same(
   old: dict[str, Any], new: dict[str, Any], directory: pathlib.Path
 ) -> None:
-  """Refuses to continue one run as another, and names the first difference."""
-  for name in new | old:  # In the order of `new`.
+  """Refuses to continue a run with other settings; names the first one."""
+  for name in new | old:  # The order of `new` decides which is named.
     was, now = old.get(name), new.get(name)
     if isinstance(was, dict) and isinstance(now, dict):
       check_same(was, now, directory)
@@ -56,7 +57,7 @@ def check(
   resume_every: int,
   evaluation: Mapping[str, np.ndarray],
 ) -> None:
-  """Refuses at the door what would fail, or mislead, later."""
+  """Refuses settings that would fail, or mislead, later."""
   start, length = int(window.start), int(window.length)
   if not 0 <= start < start + length <= num_sequences:
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Trees of arrays, as they are saved and as they come back from a disk.
+"""Conversion of trees of arrays to the form that Orbax stores, and back.
 
-Orbax keeps dicts whose keys are texts, and lists. The names of the leaves, as
-`jax.tree_util.keystr` writes them, say what else they were: so numbers are keys
-again, and fields of tuples and of dataclasses are keys of dicts.
+Orbax stores lists, and dicts whose keys are texts. The names of the leaves, as
+`jax.tree_util.keystr` writes them, show the original kinds of keys. From them
+numbers become keys again, and fields of tuples and dataclasses keys of dicts.
 """
 
 import ast
@@ -19,15 +19,15 @@ from rllc_jax import types
 from rllc_jax.training import checkpoint_errors
 from rllc_jax.training import leaf_records
 
-Key = tuple[str, ...]  # Where a leaf lies on disk.
+Key = tuple[str, ...]  # The path of a leaf in the stored tree.
 
 _ENTRY = re.compile(
   r"""\[(?P<text>'(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*")\]"""
   r'|\[<flat\ index\ (?P<place>\d+)>\]|\[(?:np\.\w+\()?(?P<number>-?\d+)\)?\]'
-  r'|\[(?P<other>[^\]]*)\]|\.(?P<field>\w+)'  # Older releases took any key.
+  r'|\[(?P<other>[^\]]*)\]|\.(?P<field>\w+)'  # Older releases allowed any key.
 )
-_BOX = 'value'  # The one field of a variable of nnx, and of linen's boxes.
-_NUMBER_BYTES = {'f': 8, 'c': 16}  # Wider floats are not the same everywhere.
+_BOX = 'value'  # The one field of nnx variables and of linen's boxes.
+_NUMBER_BYTES = {'f': 8, 'c': 16}  # Wider floats differ between machines.
 _AS_ARRAYS = (
   'Give numpy or JAX arrays: jax.random.key_data(key) of a key, '
   'tensor.detach().cpu().numpy() of a torch tensor.'
@@ -36,7 +36,7 @@ _AS_DICTS = 'Give nested dicts with keys of one type, str or int, and lists.'
 
 
 def to_arrays(tree: types.PyTree) -> types.PyTree:
-  """Makes numpy arrays of the leaves of a tree that can be saved.
+  """Converts the leaves of a tree that can be saved to numpy arrays.
 
   Args:
     tree: of dicts, lists, tuples and other nodes that JAX knows.
@@ -45,7 +45,7 @@ def to_arrays(tree: types.PyTree) -> types.PyTree:
     The same structure. An array may share the memory of its leaf.
 
   Raises:
-    Refused: if it would not come back as it is; the text names the leaf.
+    Refused: if it cannot be restored as it is; the text names the leaf.
   """
   _check_node(tree, '')
   arrays = jax.tree_util.tree_map_with_path(
@@ -59,15 +59,16 @@ def to_arrays(tree: types.PyTree) -> types.PyTree:
 
 
 def _check_node(node: Any, name: str) -> None:
-  """Refuses nodes that Orbax does not keep, or whose keys it makes alike."""
+  """Refuses nodes that Orbax cannot store, or whose keys it would merge."""
   if isinstance(node, Mapping):
     _check_keys(node, name)
+  # One level at a time, so that every node is checked under its name.
   children = jax.tree_util.tree_flatten_with_path(
     node, is_leaf=lambda x: x is not node
   )[0]
   for path, child in children:
     entry = path[0] if path else None
-    if getattr(entry, 'name', '').startswith('_pytree__'):  # Of nnx modules.
+    if getattr(entry, 'name', '').startswith('_pytree__'):  # An nnx module.
       raise checkpoint_errors.Refused(
         f'a tree of arrays at {name or "its root"}, because a module is more',
         f'the module {type(node).__name__}',
@@ -78,6 +79,7 @@ def _check_node(node: Any, name: str) -> None:
 
 
 def _check_keys(node: Mapping[Any, Any], name: str) -> None:
+  """Refuses keys of a dict that cannot be restored."""
   for key in node:
     if type(key) not in (str, int) or not _is_text(str(key)):
       raise checkpoint_errors.Refused(
@@ -98,27 +100,30 @@ def _check_keys(node: Mapping[Any, Any], name: str) -> None:
 def _is_text(key: str) -> bool:
   try:
     key.encode()
-  except UnicodeEncodeError:  # Half a surrogate pair.
+  except UnicodeEncodeError:  # Half of a surrogate pair.
     return False
   return True
 
 
 def _to_array(name: str, leaf: Any) -> np.ndarray:
+  """Converts one leaf; refuses what is no array of numbers."""
   kind = type(leaf).__name__
   expected = f'an array of numbers at {name or "the root"}'
   try:
     array = np.asarray(leaf)
-  except Exception as error:  # Other libraries raise what they like.
-    came = f'a {kind} that numpy does not take, {type(error).__name__}: {error}'
-    raise checkpoint_errors.Refused(expected, came, _AS_ARRAYS) from None
+  except Exception as error:  # Other libraries raise errors of any type.
+    actual = (
+      f'a {kind} that numpy does not take, {type(error).__name__}: {error}'
+    )
+    raise checkpoint_errors.Refused(expected, actual, _AS_ARRAYS) from None
   if not _is_number(array.dtype):
-    came = f'a {kind} of dtype {array.dtype}'
-    raise checkpoint_errors.Refused(expected, came, _AS_ARRAYS)
+    actual = f'a {kind} of dtype {array.dtype}'
+    raise checkpoint_errors.Refused(expected, actual, _AS_ARRAYS)
   if not array.size:
     expected = f'an array with some number at {name or "the root"}'
-    came = f'shape {list(array.shape)}, which Orbax does not write'
-    raise checkpoint_errors.Refused(expected, came, 'Leave it out.')
-  # Orbax and the checksums go by the bytes.
+    actual = f'shape {list(array.shape)}, which Orbax does not write'
+    raise checkpoint_errors.Refused(expected, actual, 'Leave it out.')
+  # Native byte order, because Orbax and the checksums depend on the bytes.
   return array.astype(array.dtype.newbyteorder('='), copy=False)
 
 
@@ -130,21 +135,21 @@ def _is_number(dtype: np.dtype) -> bool:
 
 def _check_places(names: Iterable[str]) -> None:
   """Refuses two leaves that Orbax would write to one place."""
-  taken: dict[str, str] = {}
+  names_at: dict[str, str] = {}
   for name in names:
     place = '.'.join(key_of(name))
-    if place in taken:
+    if place in names_at:
       raise checkpoint_errors.Refused(
         'leaves whose keys differ when they are joined by dots, because Orbax '
         'joins them',
-        f'{taken[place]} and {name}',
+        f'{names_at[place]} and {name}',
         'Rename one of them.',
       )
-    taken[place] = name
+    names_at[place] = name
 
 
 def key_of(name: str) -> Key:
-  """The place of a leaf of that name in what Orbax reads.
+  """The path, in the tree that Orbax reads, of a leaf with this name.
 
   Examples:
     >>> key_of("['blocks'][0].mu['w']")
@@ -162,6 +167,7 @@ def _entries(name: str) -> list[tuple[str, str]]:
     kind, text = str(match.lastgroup), match[match.lastgroup or 0]
     parts.append((kind, ast.literal_eval(text) if kind == 'text' else text))
     end = match.end()
+  # A name that is not understood to its end stays whole.
   return parts if end == len(name) else [('unknown', name)]
 
 
@@ -173,14 +179,14 @@ def _leaves_by_key(tree: types.PyTree) -> dict[Key, tuple[str, Any]]:
 
 
 def by_name(read: types.PyTree, names: Iterable[str]) -> dict[str, Any]:
-  """Gives what Orbax read the names that its leaves were saved under.
+  """Names the leaves that Orbax read as they were named when saved.
 
   Args:
     read: dicts and lists.
     names: of the leaves when they were saved.
 
   Returns:
-    Name -> leaf; a leaf without a name has that of its place.
+    Name -> leaf; a leaf without a saved name is named by its path.
   """
   saved = {key_of(name): name for name in names}
   leaves = _leaves_by_key(read).items()
@@ -188,10 +194,10 @@ def by_name(read: types.PyTree, names: Iterable[str]) -> dict[str, Any]:
 
 
 def plain(read: types.PyTree, names: Iterable[str]) -> types.PyTree:
-  """Restores keys that were numbers, and opens boxes of one value.
+  """Restores keys that were numbers, and unwraps boxes of one value.
 
   Args:
-    read: what Orbax read, dicts and lists.
+    read: dicts and lists that Orbax read.
     names: of the leaves when they were saved.
 
   Examples:
@@ -213,7 +219,7 @@ def _plain(node: Any, key: Key, kinds: Mapping[Key, str]) -> Any:
     return node
   if list(node) == [_BOX] and kinds.get((*key, _BOX)) == 'field':
     return _plain(node[_BOX], (*key, _BOX), kinds)
-  # A child without leaves has no name: it goes with the others.
+  # A child without leaves has no name, so its siblings decide.
   numbers = any(kinds.get((*key, name)) == 'number' for name in node)
   return {
     int(name) if numbers else name: _plain(x, (*key, name), kinds)
@@ -222,10 +228,10 @@ def _plain(node: Any, key: Key, kinds: Mapping[Key, str]) -> Any:
 
 
 def part_of(tree: types.PyTree, part: str | None) -> types.PyTree:
-  """The node of a tree at keys joined by slashes; the tree itself by default.
+  """Returns the node of a tree at keys joined by slashes, by default all.
 
   Raises:
-    Refused: if there is none; the text lists those that there are.
+    Refused: if there is no such node; the text lists its siblings.
 
   Examples:
     >>> part_of({'params': {0: [5, 6]}}, 'params/0/1')
@@ -244,7 +250,7 @@ def part_of(tree: types.PyTree, part: str | None) -> types.PyTree:
 
 
 def children_of(node: types.PyTree) -> dict[str, Any]:
-  """Name -> child of a dict or a list; {} of anything else."""
+  """Name -> child of a dict or a list; {} for anything else."""
   if isinstance(node, list):
     node = dict(enumerate(node))
   if not isinstance(node, dict):
@@ -253,9 +259,9 @@ def children_of(node: types.PyTree) -> dict[str, Any]:
 
 
 def placed(arrays: types.PyTree, like: types.PyTree) -> types.PyTree:
-  """Arrays in the structure of another tree.
+  """Puts arrays into the structure of another tree.
 
-  Leaves go by their keys; a number and its text are one, and so are a box and
+  Leaves are matched by their keys. A number equals its text, and a box equals
   its value.
 
   Args:
@@ -263,22 +269,23 @@ def placed(arrays: types.PyTree, like: types.PyTree) -> types.PyTree:
     like: arrays or `jax.ShapeDtypeStruct`, in any nodes that JAX knows.
 
   Raises:
-    Refused: if leaves are missing or too many, or differ in shape or dtype.
+    Refused: if leaves are missing or surplus, or differ in shape or dtype.
   """
-  came = {_unboxed(key): x for key, x in _leaves_by_key(arrays).items()}
-  wanted = {_unboxed(key): x for key, x in _leaves_by_key(like).items()}
-  names = {key: name for key, (name, _) in (came | wanted).items()}
+  actual = {_unboxed(key): x for key, x in _leaves_by_key(arrays).items()}
+  expected = {_unboxed(key): x for key, x in _leaves_by_key(like).items()}
+  names = {key: name for key, (name, _) in (actual | expected).items()}
   difference = leaf_records.shape_difference(
     *(
       {names[key]: leaf_records.shape(x) for key, (_, x) in leaves.items()}
-      for leaves in (came, wanted)
+      for leaves in (actual, expected)
     )
   )
   if difference:
     raise checkpoint_errors.Refused(*difference)
-  leaves = [came[key][1] for key in wanted]
+  leaves = [actual[key][1] for key in expected]
   return jax.tree.unflatten(jax.tree.structure(like), leaves)
 
 
 def _unboxed(key: Key) -> Key:
+  """A key without the field of a box at its end."""
   return key[:-1] if key[-1:] == (_BOX,) else key

@@ -1,6 +1,6 @@
-"""Folders of checkpoints, under the names that programs give them.
+"""Folders of checkpoints, under the names that various programs use.
 
-A folder belongs to the step that its name ends in: `10`, `0000010`, `step_10`.
+A folder belongs to the step at the end of its name: `10`, `0000010`, `step_10`.
 """
 
 import os
@@ -13,21 +13,21 @@ from rllc_jax.training import checkpoint_errors
 PathLike = str | os.PathLike[str]
 
 _NAME = re.compile(r'(.*?)([0-9]+)', re.DOTALL)
-# Orbax ends the names of unfinished folders in it, and in a time after it.
+# Part of the names of Orbax's unfinished folders; a time may follow it.
 _UNFINISHED = '.orbax-checkpoint-tmp'
 _MARKS = frozenset(('_CHECKPOINT_METADATA', '_METADATA', 'orbax.checkpoint'))
 
 
 def absolute(directory: PathLike) -> pathlib.Path:
-  """The path of a directory; a leading `~` is the home of the user."""
+  """The absolute path of a directory; a leading `~` is the user's home."""
   return pathlib.Path(os.path.expanduser(directory)).absolute()
 
 
 def listed(directory: PathLike) -> dict[int, pathlib.Path]:
-  """Step -> folder of every checkpoint in a directory, ascending.
+  """Returns step -> folder of every checkpoint in a directory, ascending.
 
-  A name of digits alone is always a step. Another one is if that folder, or one
-  whose name begins alike, has files of Orbax: `tensorboard_2` is no step.
+  A name of digits alone is always a step. Another name is one if that folder,
+  or one with the same prefix, has files of Orbax: `tensorboard_2` is no step.
 
   Raises:
     CheckpointError: if there is no such directory, or two folders of one step.
@@ -51,7 +51,7 @@ def listed(directory: PathLike) -> dict[int, pathlib.Path]:
 
 
 def _by_prefix(directory: pathlib.Path) -> dict[str, list[str]]:
-  """Prefix of a number -> the names of folders that end in one."""
+  """Groups the folders whose names end in a number by the prefix before it."""
   with os.scandir(directory) as entries:
     names = sorted(entry.name for entry in entries if entry.is_dir())
   folders: dict[str, list[str]] = {}
@@ -84,7 +84,7 @@ def checked_step(step: int) -> int:
 
 
 def folder(directory: PathLike, step: int) -> pathlib.Path:
-  """The folder of a step; the one that `save` makes if there is none."""
+  """The folder of a step; if there is none, the one that `save` makes."""
   new, directory = new_folder(directory, step), absolute(directory)
   return (listed(directory) if directory.is_dir() else {}).get(int(step), new)
 
@@ -95,7 +95,7 @@ def new_folder(directory: PathLike, step: int) -> pathlib.Path:
 
 
 def is_orbax(path: pathlib.Path) -> bool:
-  """True if a folder has files that Orbax writes to checkpoints."""
+  """True if a folder has files of an Orbax checkpoint."""
   inside = [child.name for child in path.iterdir()] if path.is_dir() else []
   return not _MARKS.isdisjoint(inside) or any(
     _is_item(path / name) for name in inside
@@ -103,13 +103,14 @@ def is_orbax(path: pathlib.Path) -> bool:
 
 
 def _is_item(path: pathlib.Path) -> bool:
-  # A checkpoint has the other file, too: a run of many is not one itself.
+  """True if a folder holds one tree of a checkpoint."""
+  # A checkpoint has the second file, too; a folder of these is a run.
   names = ('_METADATA', '_CHECKPOINT_METADATA')
   return [(path / name).exists() for name in names] == [True, False]
 
 
 def contents(directory: pathlib.Path) -> str:
-  """Contents of a directory, for a message; folders end in a slash."""
+  """Lists a directory for a message; folders end in a slash."""
   names = sorted(
     path.name + '/' * path.is_dir() for path in directory.iterdir()
   )
@@ -117,16 +118,16 @@ def contents(directory: pathlib.Path) -> str:
 
 
 def check_some(directory: PathLike) -> None:
-  """Refuses a directory in which there is no checkpoint.
+  """Refuses a directory without a checkpoint.
 
   Raises:
-    CheckpointError: if there is none; the text says what is there instead.
+    CheckpointError: if there is none; the text lists what is there.
   """
   if listed(directory):
     return
   directory = absolute(directory)
   remedy = 'Give the directory whose folders end in the numbers of steps.'
-  if is_orbax(directory):  # A step's own folder, given for that around it.
+  if is_orbax(directory):  # A folder of one step, instead of its parent.
     remedy = f'Give {directory.parent}: this seems to be one checkpoint.'
   raise checkpoint_errors.CheckpointError(
     f'Checkpoints were expected in {directory}, in folders whose names end in '

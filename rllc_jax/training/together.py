@@ -1,6 +1,6 @@
-"""Processes that train together: one of them writes, and all decide alike.
+"""Agreement between connected processes: process 0 decides and writes.
 
-Alone, a process does what it is told at once.
+With a single process nothing is exchanged.
 """
 
 from collections.abc import Callable
@@ -11,14 +11,15 @@ import numpy as np
 
 
 def agreed(value: int) -> int:
-  """What process 0 says: clocks and disks do not say the same everywhere."""
+  """Returns the value of process 0 on all processes."""
+  # Clocks and disks differ, and processes that decide differently would hang.
   if jax.process_count() == 1:
     return value
   return int(multihost_utils.broadcast_one_to_all(np.int32(value)))
 
 
 def first_does(act: Callable[[], object]) -> None:
-  """Process 0 acts, and all go on when it has."""
+  """Runs `act` on process 0 while the others wait."""
   if jax.process_index() == 0:
     act()
-  agreed(0)
+  agreed(0)  # A barrier.

@@ -1,7 +1,7 @@
-"""What the device does in training: which sequences, which update, which loss.
+"""Compiled training steps and losses, and the order of the data.
 
-The order of the data is drawn on the host as a function of the step alone, so a
-run that is resumed, or looked at from the middle, sees the same batches.
+The order is drawn on the host as a function of the step alone, so a resumed run
+has the same batches.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ from rllc_jax import types
 def adamw(
   learning_rate: float, weight_decay: float
 ) -> optax.GradientTransformation:
-  """The optimizer of the paper: AdamW at a constant rate, nothing else.
+  """The optimizer of the paper: AdamW at a constant rate.
 
   No warm-up, no schedule, no clipping. The decay is on every weight, biases and
   gains too, and a step shrinks a weight by `learning_rate * weight_decay`.
 
   Args:
-    learning_rate: about how far a weight moves in one step.
+    learning_rate: about the distance that a weight moves in one step.
     weight_decay: per unit of learning rate.
   """
   return optax.adamw(
@@ -35,20 +35,20 @@ def adamw(
 def epoch_batches(
   seed: int, num_sequences: int, batch_size: int, first: int, count: int
 ) -> np.ndarray:
-  """Which sequences the batches of some steps consist of.
+  """Returns the sequences in the batches of some steps.
 
-  All batches laid end to end run through one permutation of the sequences
-  after another, each drawn from (seed, epoch). So every sequence is seen once
-  an epoch, and no step needs another to be computed. An epoch may end inside a
-  batch, which then goes on with the next permutation; nothing is dropped, and
-  such a batch can hold a sequence twice.
+  Laid end to end, the batches are one permutation of the sequences after
+  another, each drawn from (seed, epoch). So every sequence occurs once an
+  epoch, and a step is computed without those before it. An epoch may end inside
+  a batch, which continues with the next permutation; such a batch can hold a
+  sequence twice, and nothing is dropped.
 
   Args:
     seed: not negative.
     num_sequences: sequences an epoch.
     batch_size: B.
     first: the first step, from 0.
-    count: how many steps.
+    count: number of steps.
 
   Returns:
     [count, B] int32, positions in the epoch's data from 0.
@@ -73,10 +73,10 @@ def epoch_batches(
 def data_mesh(
   devices: Sequence[jax.Device], batch_size: int
 ) -> jax.sharding.Mesh:
-  """A mesh of one axis, 'data', over which a batch is divided.
+  """Builds a mesh of one axis, 'data', over which a batch is divided.
 
-  It has as many of the devices as divide the batch evenly; all of them, if
-  there are devices of several processes.
+  It has the largest number of devices that divides the batch evenly; all of
+  them, if they belong to several processes.
 
   Raises:
     ValueError: if the batch cannot be divided evenly.
@@ -87,6 +87,7 @@ def data_mesh(
       f'batch_size must be a positive multiple of {len(devices)}, because each '
       f'device takes an equal part of a batch; got {batch_size}.'
     )
+  # Fewer devices rather than a refusal: 32 rows on six devices use four.
   counts = range(1, len(devices) + 1)
   count = max(count for count in counts if not batch_size % count)
   devices = devices[:count]
@@ -95,7 +96,7 @@ def data_mesh(
 
 
 def replicated(mesh: jax.sharding.Mesh) -> jax.sharding.NamedSharding:
-  """Whole on every device."""
+  """The sharding of arrays that are whole on every device."""
   return jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
 
 
@@ -104,14 +105,14 @@ def update_steps(
   optimizer: optax.GradientTransformation,
   mesh: jax.sharding.Mesh,
 ) -> Callable[..., tuple[types.Params, types.PyTree, types.Array]]:
-  """Compiles training steps, as many as a call asks for.
+  """Compiles training steps, of which a call chooses the number.
 
   Returns:
     `run(params, optimizer_state, tokens, sequences, count) -> (params,
     optimizer_state, losses [G])`. `sequences` [G, B] are the rows of `tokens`
-    of each step, of which the first `count` [] are made: a number, not a shape,
-    so that one program serves segments of every length. `losses[i]` is that of
-    step i's batch at the weights before its update; from `count` on it is 0.
+    of each step, of which the first `count` [] are made. `count` is a traced
+    number, so one program serves segments of every length. `losses[i]` is that
+    of step i's batch at the weights before its update; from `count` on it is 0.
   """
 
   @jax.jit(out_shardings=replicated(mesh))
@@ -120,7 +121,7 @@ def update_steps(
       params, optimizer_state, losses = carry
       batch = _gather(tokens, sequences[i], mesh)
       loss, gradient = jax.value_and_grad(loss_fn)(params, batch)
-      # optax mixes integers and floats, also for those who forbid it elsewhere.
+      # optax mixes integers and floats, which strict promotion forbids.
       with jax.numpy_dtype_promotion('standard'):
         updates, optimizer_state = optimizer.update(
           gradient, optimizer_state, params
@@ -138,7 +139,7 @@ def update_steps(
 def mean_loss(
   loss_fn: types.LossFn, mesh: jax.sharding.Mesh
 ) -> Callable[..., types.Array]:
-  """Compiles the loss on fixed sequences, the mean over all of them.
+  """Compiles the mean loss over fixed sequences.
 
   Returns:
     `run(params, tokens, sequences, count) -> []`. `sequences` [M, B] are rows
@@ -147,7 +148,7 @@ def mean_loss(
 
   @jax.jit(out_shardings=replicated(mesh))
   def run(params, tokens, sequences, count):
-    # One by one, because padding must not weigh in the last batch.
+    # Losses of single sequences, so that padding can be left out of the mean.
     one_by_one = jax.vmap(lambda sequence: loss_fn(params, sequence[None]))
     width = sequences.shape[1]
 
@@ -163,7 +164,7 @@ def mean_loss(
 
 
 def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
-  # By sorting raw bits, which numpy promises for good; shuffles it does not.
+  # Sorted raw bits: numpy keeps these stable between releases, not shuffles.
   source = np.random.SeedSequence(seed, spawn_key=(epoch,))
   bits = np.random.PCG64(source).random_raw(size)
   return np.argsort(bits, kind='stable')
@@ -172,7 +173,7 @@ def _permutation(seed: int, epoch: int, size: int) -> np.ndarray:
 def _gather(
   tokens: types.Array, rows: types.Array, mesh: jax.sharding.Mesh
 ) -> types.Array:
-  """Rows [B] of the resident tokens, [B, T] int32, divided over the devices."""
+  """Gathers rows of the resident tokens, [B, T] int32, over the devices."""
   batch = tokens[rows].astype(jnp.int32)
   parts = jax.sharding.PartitionSpec('data')
   return jax.lax.with_sharding_constraint(

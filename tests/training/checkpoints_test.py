@@ -1,4 +1,4 @@
-"""A checkpoint comes back bit for bit, or not at all."""
+"""A checkpoint loads bit for bit as it was saved, or is refused."""
 
 import logging
 import math
@@ -22,10 +22,10 @@ def weights(scale=1.0):
   return {'blocks_0': block, 'embed': draw(400, 8), 'scale': draw()}
 
 
-def assert_same_bits(came, expected):
-  assert jax.tree.structure(came) == jax.tree.structure(expected)
+def assert_same_bits(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
   for a, b in zip(
-    jax.tree.leaves(came), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   ):
     assert isinstance(a, np.ndarray)
     assert a.dtype == b.dtype
@@ -52,13 +52,13 @@ def test_round_trip_keeps_bits_structure_and_metadata(tmp_path):
 
 
 @pytest.mark.parametrize('dtype', ['bfloat16', 'float16', 'int32', 'uint16'])
-def test_other_dtypes_come_back_as_they_were(tmp_path, dtype):
+def test_other_dtypes_are_restored(tmp_path, dtype):
   tree = {'a': np.arange(5).astype(jnp.dtype(dtype))}
   checkpoints.save(tmp_path, 0, tree)
   assert_same_bits(checkpoints.load(tmp_path, 0), tree)
 
 
-def test_jax_arrays_on_two_devices_come_back_whole(tmp_path):
+def test_jax_arrays_on_two_devices_are_restored_whole(tmp_path):
   mesh = jax.make_mesh((2,), ('data',))
   spec = jax.sharding.PartitionSpec('data')
   sharding = jax.sharding.NamedSharding(mesh, spec)
@@ -67,7 +67,7 @@ def test_jax_arrays_on_two_devices_come_back_whole(tmp_path):
   assert_same_bits(checkpoints.load(tmp_path, 0), {'x': np.asarray(x)})
 
 
-def test_trajectory_stacks_the_steps_asked_for_in_their_order(tmp_path):
+def test_a_trajectory_stacks_the_requested_steps_in_order(tmp_path):
   for step in (10, 0, 2):
     checkpoints.save(tmp_path, step, weights(step + 1.0))
   trajectory = checkpoints.trajectory(tmp_path)
@@ -81,7 +81,9 @@ def test_trajectory_stacks_the_steps_asked_for_in_their_order(tmp_path):
     checkpoints.trajectory(tmp_path, steps=[0, 3])
 
 
-def test_a_fingerprint_is_of_the_weights_and_is_not_trusted_by_loads(tmp_path):
+def test_a_fingerprint_hashes_the_weights_and_does_not_replace_verification(
+  tmp_path,
+):
   for step, scale in ((0, 1.0), (1, 1.0), (2, 2.0)):
     checkpoints.save(tmp_path, step, weights(scale), {'at': step})
   trajectory = checkpoints.trajectory(tmp_path)
@@ -104,7 +106,7 @@ def test_a_fingerprint_is_of_the_weights_and_is_not_trusted_by_loads(tmp_path):
     ({}, r"\['a'\] no such leaf"),
   ],
 )
-def test_what_is_not_like_the_file_is_refused(tmp_path, like, message):
+def test_a_template_unlike_the_file_is_refused(tmp_path, like, message):
   checkpoints.save(tmp_path, 3, {'a': np.zeros(2, np.float32)})
   with pytest.raises(checkpoints.CheckpointError, match=message) as error:
     checkpoints.load(tmp_path, 3, like)
@@ -113,7 +115,9 @@ def test_what_is_not_like_the_file_is_refused(tmp_path, like, message):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize('kind', ['zeroed', 'halved', 'removed', 'one_bit'])
-def test_no_damage_to_a_file_goes_unnoticed(tmp_path, capfd, caplog, kind):
+def test_damage_to_any_file_is_refused_or_harmless(
+  tmp_path, capfd, caplog, kind
+):
   checkpoints.save(tmp_path, 7, weights(), {'x': 1})
   whole = tmp_path / 'whole'
   shutil.copytree(tmp_path / '7', whole)
@@ -136,7 +140,7 @@ def test_no_damage_to_a_file_goes_unnoticed(tmp_path, capfd, caplog, kind):
       flipped = bytes([data[middle] ^ 1])
       file.write_bytes(data[:middle] + flipped + data[middle + 1 :])
     try:
-      # Some files are not needed to read; then the numbers must be right.
+      # Files that a load does not need may be damaged without an error.
       assert_same_bits(checkpoints.load(tmp_path, 7), weights())
     except checkpoints.CheckpointError as error:
       noticed += 1
@@ -149,7 +153,7 @@ def test_no_damage_to_a_file_goes_unnoticed(tmp_path, capfd, caplog, kind):
   assert not caplog.records
 
 
-def test_zeroes_in_the_weights_name_the_leaf(tmp_path):
+def test_zeroed_weights_are_refused_by_the_name_of_the_leaf(tmp_path):
   checkpoints.save(tmp_path, 7, weights())
   file = max(files_of(tmp_path / '7'), key=lambda f: f.stat().st_size)
   data = bytearray(file.read_bytes())
@@ -166,7 +170,7 @@ def test_a_checkpoint_under_another_name_is_refused(tmp_path):
     checkpoints.load(tmp_path, 8)
 
 
-def test_missing_things_are_named(tmp_path):
+def test_missing_checkpoints_are_refused_by_step_or_directory(tmp_path):
   with pytest.raises(checkpoints.CheckpointError, match='step 4 .*no such'):
     checkpoints.load(tmp_path, 4)
   with pytest.raises(checkpoints.CheckpointError, match='no such directory'):
@@ -193,7 +197,7 @@ def test_no_checkpoint_is_overwritten(tmp_path):
   assert_same_bits(checkpoints.load(tmp_path, 1), weights())
 
 
-def test_a_directory_that_cannot_be_is_one_line(tmp_path, capfd):
+def test_an_impossible_directory_is_refused_on_one_line(tmp_path, capfd):
   (tmp_path / 'file').touch()
   with pytest.raises(checkpoints.CheckpointError, match='room to write') as e:
     checkpoints.save(tmp_path / 'file' / 'run', 1, weights())
@@ -201,7 +205,7 @@ def test_a_directory_that_cannot_be_is_one_line(tmp_path, capfd):
   assert capfd.readouterr().err == ''
 
 
-def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path, capfd):
+def test_a_full_disk_leaves_no_file(tmp_path, capfd):
   soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
   resource.setrlimit(resource.RLIMIT_FSIZE, (4096, hard))
   try:
@@ -214,23 +218,23 @@ def test_a_disk_that_takes_no_more_leaves_nothing_behind(tmp_path, capfd):
   assert capfd.readouterr().err == ''
 
 
-def test_metadata_that_is_no_json_is_refused(tmp_path):
+def test_metadata_other_than_json_is_refused(tmp_path):
   with pytest.raises(checkpoints.CheckpointError, match='JSON'):
     checkpoints.save(tmp_path, 1, weights(), {'x': object()})
 
 
-def test_what_a_killed_save_left_is_neither_listed_nor_kept(tmp_path):
+def test_remains_of_killed_saves_are_not_listed_and_removed(tmp_path):
   for name in ('2', '3', '1.deleted'):
-    left = tmp_path / f'{name}.orbax-checkpoint-tmp' / 'state'
-    left.mkdir(parents=True)
-    (left / 'data').write_bytes(b'half')
+    remains = tmp_path / f'{name}.orbax-checkpoint-tmp' / 'state'
+    remains.mkdir(parents=True)
+    (remains / 'data').write_bytes(b'half')
   (tmp_path / 'notes').mkdir()
   assert checkpoints.steps(tmp_path) == ()
   checkpoints.save(tmp_path, 3, weights())
   assert sorted(p.name for p in tmp_path.iterdir()) == ['3', 'notes']
 
 
-def test_orbax_is_quiet_and_others_are_not(tmp_path, caplog):
+def test_orbax_logs_nothing_and_other_loggers_are_heard(tmp_path, caplog):
   with caplog.at_level(logging.INFO, logger='absl'):
     checkpoints.save(tmp_path, 1, weights())
     checkpoints.load(tmp_path, 1)
@@ -247,7 +251,7 @@ def resume_state(scale):
   return {'params': params, 'optimizer': optax.adamw(1e-3).init(params)}
 
 
-def test_resume_state_keeps_the_last_alone_and_its_structure(tmp_path):
+def test_a_resume_state_replaces_the_last_and_keeps_its_structure(tmp_path):
   like = jax.eval_shape(lambda: resume_state(0.0))
   assert checkpoints.load_resume(tmp_path / 'absent', like) is None
   for step in (3, 12):
@@ -258,7 +262,9 @@ def test_resume_state_keeps_the_last_alone_and_its_structure(tmp_path):
   assert_same_bits(state, resume_state(12))
 
 
-def test_a_kill_between_new_and_old_leaves_the_new(tmp_path, monkeypatch):
+def test_a_kill_before_deleting_the_old_state_leaves_the_new_one(
+  tmp_path, monkeypatch
+):
   checkpoints.save_resume(tmp_path, {'x': np.zeros(2)}, 1)
 
   def die(*args):
@@ -275,7 +281,7 @@ def test_a_kill_between_new_and_old_leaves_the_new(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ['3']
 
 
-def test_a_deletion_killed_halfway_leaves_nothing_listed(tmp_path, monkeypatch):
+def test_a_half_deleted_checkpoint_is_not_listed(tmp_path, monkeypatch):
   checkpoints.save(tmp_path, 1, weights())
 
   def die(path, **kwargs):
@@ -291,7 +297,7 @@ def test_a_deletion_killed_halfway_leaves_nothing_listed(tmp_path, monkeypatch):
   assert [p.name for p in tmp_path.iterdir()] == ['1']
 
 
-def test_a_damaged_newest_state_is_an_error_not_a_restart(tmp_path):
+def test_a_damaged_newest_state_is_refused(tmp_path):
   checkpoints.save(tmp_path, 1, {'x': np.zeros(2)})
   checkpoints.save(tmp_path, 2, {'x': np.zeros(2)})
   for file in files_of(tmp_path / '2'):
@@ -300,7 +306,7 @@ def test_a_damaged_newest_state_is_an_error_not_a_restart(tmp_path):
     checkpoints.load_resume(tmp_path, {'x': np.zeros(2)})
 
 
-def test_log_spaced_steps_are_distinct_and_as_many_as_asked():
+def test_log_spaced_steps_are_distinct_and_of_the_requested_number():
   for last in range(1, 70):
     for count in range(2, 75):
       spaced = checkpoints.log_spaced_steps(last, count)
@@ -309,7 +315,7 @@ def test_log_spaced_steps_are_distinct_and_as_many_as_asked():
       assert len(spaced) == min(count, last + 1)
 
 
-def test_log_spaced_steps_have_one_ratio_where_steps_are_fine_enough():
+def test_late_log_spaced_steps_have_one_ratio():
   spaced = np.array(checkpoints.log_spaced_steps(50_000, 20), float)
   ratios = spaced[8:] / spaced[7:-1]
   # Rounding moves a step past 50 by half a step, so a ratio by 2 %.
@@ -317,6 +323,6 @@ def test_log_spaced_steps_have_one_ratio_where_steps_are_fine_enough():
 
 
 @pytest.mark.parametrize(('last', 'count'), [(0, 2), (5, 1), (-1, 3)])
-def test_log_spaced_steps_need_two_ends(last, count):
+def test_log_spaced_steps_refuse_too_few_steps(last, count):
   with pytest.raises(ValueError, match='at least'):
     checkpoints.log_spaced_steps(last, count)

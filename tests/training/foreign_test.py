@@ -1,4 +1,4 @@
-"""Orbax checkpoints of other programs are read, or refused with a way out."""
+"""Orbax checkpoints of other programs are read, or refused with a remedy."""
 
 import base64
 import json
@@ -93,14 +93,14 @@ def impatient(monkeypatch):
   monkeypatch.setattr(orbax_files, '_SETTLING_SECONDS', 0.01)
 
 
-def assert_same(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
-  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(found))
-  assert trees.content_hash(found) == trees.content_hash(expected)
+def assert_same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
+  assert all(isinstance(leaf, np.ndarray) for leaf in jax.tree.leaves(actual))
+  assert trees.content_hash(actual) == trees.content_hash(expected)
 
 
 def refusal(act):
-  """The text of the refusal: one line, which blames and removes nothing."""
+  """The text of a refusal: one line, without blame or advice to remove."""
   with pytest.raises(checkpoints.CheckpointError) as error:
     act()
   message = str(error.value)
@@ -126,36 +126,36 @@ def test_a_training_state_gives_its_weights(tmp_path, write):
   assert_same(checkpoints.load(tmp_path, 10), weights())
 
 
-def test_a_training_state_is_read_like_it_was(tmp_path):
+def test_a_training_state_is_restored_by_a_template(tmp_path):
   like = state()
   manager(tmp_path, like)
   assert_same(checkpoints.load(tmp_path, 10, weights()), weights())
   for part in (None, ''):
-    found = checkpoints.load(tmp_path, 10, like, part)
-    assert jax.tree.structure(found) == jax.tree.structure(like)
-    assert_same(found.params, weights())
-    assert found.opt_state[0].count == 0
+    restored = checkpoints.load(tmp_path, 10, like, part)
+    assert jax.tree.structure(restored) == jax.tree.structure(like)
+    assert_same(restored.params, weights())
+    assert restored.opt_state[0].count == 0
   whole = checkpoints.load(tmp_path, 10, part='')
   assert sorted(whole) == ['opt_state', 'params', 'step']
 
 
-def test_an_nnx_state_is_read_like_it_was(tmp_path):
+def test_an_nnx_state_is_restored_by_a_template(tmp_path):
   model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
   graph, params = nnx.split(model)
   standard(tmp_path, params)
   for like in (params, nnx.to_pure_dict(params)):
-    found = checkpoints.load(tmp_path, 10, like)
+    restored = checkpoints.load(tmp_path, 10, like)
     np.testing.assert_array_equal(
-      nnx.merge(graph, found)(np.ones(3)), model(np.ones(3))
+      nnx.merge(graph, restored)(np.ones(3)), model(np.ones(3))
     )
 
 
-def test_a_part_that_is_named_is_read(tmp_path):
+def test_a_named_part_is_read(tmp_path):
   standard(tmp_path, state())
-  found = checkpoints.load(tmp_path, 10, part='params/dense')
-  assert_same(found, weights()['dense'])
-  found = checkpoints.load(tmp_path, 10, part='opt_state')
-  assert found[0]['mu']['dense']['bias'].shape == (2,)
+  part = checkpoints.load(tmp_path, 10, part='params/dense')
+  assert_same(part, weights()['dense'])
+  part = checkpoints.load(tmp_path, 10, part='opt_state')
+  assert part[0]['mu']['dense']['bias'].shape == (2,)
   message = refusal(lambda: checkpoints.load(tmp_path, 10, part='param'))
   assert "a part named 'param'" in message
   assert "got 'opt_state', 'params', 'step'. Give one" in message
@@ -167,20 +167,20 @@ def test_one_of_several_items_must_be_named(tmp_path):
   assert "got several, 'average', 'weights'" in message
   assert "part='average'" in message
   for name, sign in (('weights', 1), ('average', -1)):
-    found = checkpoints.load(tmp_path, 10, part=name)
-    assert_same(found, weights(sign))
-  found = checkpoints.load(tmp_path, 10, part='weights/rest')
-  assert_same(found, weights()['rest'])
+    item = checkpoints.load(tmp_path, 10, part=name)
+    assert_same(item, weights(sign))
+  item = checkpoints.load(tmp_path, 10, part='weights/rest')
+  assert_same(item, weights()['rest'])
 
 
-def test_a_trajectory_of_foreign_checkpoints(tmp_path):
+def test_foreign_checkpoints_form_a_trajectory(tmp_path):
   with v0.CheckpointManager(tmp_path) as writer:
     for step in (3, 12):
       writer.save(step, args=v0.args.StandardSave(state(step)))
       writer.wait_until_finished()
-  found = checkpoints.trajectory(tmp_path)
-  assert found.steps == (3, 12)
-  stack = found.load([12, 3])
+  trajectory = checkpoints.trajectory(tmp_path)
+  assert trajectory.steps == (3, 12)
+  stack = trajectory.load([12, 3])
   for i, step in enumerate((12, 3)):
     row = jax.tree.map(lambda leaf, i=i: leaf[i], stack)
     assert_same(row, weights(step))
@@ -188,11 +188,13 @@ def test_a_trajectory_of_foreign_checkpoints(tmp_path):
   assert_same(
     dense.load([3]), jax.tree.map(lambda x: x[None], weights(3)['dense'])
   )
-  assert dense.fingerprint(3) != found.fingerprint(3)
+  assert dense.fingerprint(3) != trajectory.fingerprint(3)
 
 
-def test_a_fingerprint_is_that_of_the_weights_saved_here(tmp_path):
-  """A store goes on when a foreign run is written anew by `save`."""
+def test_foreign_and_own_checkpoints_of_equal_weights_share_a_fingerprint(
+  tmp_path,
+):
+  """A store continues when a foreign run is saved again by `save`."""
   standard(tmp_path / 'foreign', state())
   checkpoints.save(tmp_path / 'here', 10, weights())
   checkpoints.save(tmp_path / 'other', 10, weights(2.0))
@@ -204,7 +206,7 @@ def test_a_fingerprint_is_that_of_the_weights_saved_here(tmp_path):
 
 
 def test_a_checkpoint_of_eight_devices_is_read_on_fewer(tmp_path):
-  """Orbax would place the arrays on devices that are not here."""
+  """Orbax would place the arrays on devices that are absent here."""
   standard(tmp_path, {'w': np.arange(8.0)})
   sharding = {
     'sharding_type': 'NamedSharding',
@@ -220,10 +222,8 @@ def test_a_checkpoint_of_eight_devices_is_read_on_fewer(tmp_path):
   assert_same(checkpoints.load(tmp_path, 10), {'w': np.arange(8.0)})
 
 
-def test_the_state_of_an_optimizer_is_not_read_for_the_weights(
-  tmp_path, monkeypatch
-):
-  """It is twice as large."""
+def test_reading_weights_skips_the_optimizer_state(tmp_path, monkeypatch):
+  """The optimizer state is twice as large as the weights."""
   standard(tmp_path, state())
   read, templates = orbax_files.read, []
 
@@ -240,14 +240,16 @@ def test_the_state_of_an_optimizer_is_not_read_for_the_weights(
   assert {*jax.tree.leaves(one['params']['dense'])} == {orbax_files.SKIPPED}
 
 
-def test_the_metadata_of_a_foreign_checkpoint_are_those_of_orbax(tmp_path):
+def test_the_metadata_of_a_foreign_checkpoint_are_orbax_s_custom_metadata(
+  tmp_path,
+):
   version_1(tmp_path, weights())
   assert checkpoints.metadata(tmp_path) == {'step': 5}
   manager(tmp_path / 'manager', weights())
   assert checkpoints.metadata(tmp_path / 'manager') == {}
 
 
-def test_what_is_not_like_a_foreign_checkpoint_is_named(tmp_path):
+def test_a_template_unlike_a_foreign_checkpoint_is_refused(tmp_path):
   standard(tmp_path, weights())
   like = weights()
   like['dense']['bias'] = np.zeros(3, np.float32)
@@ -261,21 +263,21 @@ def test_foreign_weights_that_are_not_finite_are_refused(tmp_path):
   assert "finite numbers in ['w']" in message
 
 
-def test_a_leaf_that_is_no_array_is_named(tmp_path):
+def test_a_leaf_that_is_no_array_is_refused_by_name(tmp_path):
   version_1(tmp_path, {'w': np.ones(2), 'name': 'cat'})
   message = refusal(lambda: checkpoints.load(tmp_path, 10))
   assert "['name']" in message
   assert_same(checkpoints.load(tmp_path, 10, part='w'), np.ones(2))
 
 
-def test_a_truth_value_does_not_keep_weights_from_being_read(tmp_path):
+def test_weights_beside_a_boolean_are_read(tmp_path):
   version_1(tmp_path, {'params': weights(), 'opt_state': {}, 'done': True})
   assert_same(checkpoints.load(tmp_path, 10), weights())
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('write', WRITERS)
-def test_data_that_orbax_cannot_read_are_not_blamed_on_the_user(
+def test_unreadable_foreign_data_is_refused_without_blame(
   tmp_path, write, capfd
 ):
   write(tmp_path, weights())
@@ -292,7 +294,7 @@ def test_data_that_orbax_cannot_read_are_not_blamed_on_the_user(
   assert capfd.readouterr().err == ''
 
 
-def test_what_orbax_did_not_write_is_said_to_be_so(tmp_path):
+def test_a_directory_without_orbax_files_is_refused_with_its_contents(tmp_path):
   step = tmp_path / '10'
   step.mkdir()
   (step / 'model.safetensors').touch()
@@ -304,21 +306,21 @@ def test_what_orbax_did_not_write_is_said_to_be_so(tmp_path):
   assert 'got an empty directory' in message
 
 
-def test_the_way_out_works(tmp_path):
-  """As the message says: load with Orbax, and save here."""
+def test_the_remedy_of_a_refusal_works(tmp_path):
+  """The remedy is to load with Orbax and to save here."""
   step = tmp_path / '10'
   manager(tmp_path, weights())
   (step / 'default' / '_METADATA').rename(step / 'lost')
   message = refusal(lambda: checkpoints.load(tmp_path, 10))
   assert 'checkpoints.save(NEW_DIRECTORY, 10, weights)' in message
   (step / 'lost').rename(step / 'default' / '_METADATA')
-  found = v1.load(step, checkpointable_name='default')
-  checkpoints.save(tmp_path / 'new', 10, found)
+  arrays = v1.load(step, checkpointable_name='default')
+  checkpoints.save(tmp_path / 'new', 10, arrays)
   assert_same(checkpoints.load(tmp_path / 'new', 10), weights())
 
 
-def test_a_record_that_is_gone_makes_no_foreign_checkpoint(tmp_path):
-  """Then weights would be taken that nothing vouches for."""
+def test_a_lost_record_does_not_make_a_checkpoint_foreign(tmp_path):
+  """Otherwise unverified weights would be accepted."""
   checkpoints.save(tmp_path, 10, weights())
   path = tmp_path / '10' / '_CHECKPOINT_METADATA'
   content = json.loads(path.read_text())
@@ -337,8 +339,8 @@ def test_a_record_that_is_gone_makes_no_foreign_checkpoint(tmp_path):
     checkpoints.load(tmp_path, 10)
 
 
-def test_damage_to_a_run_trained_elsewhere_removes_nothing(tmp_path):
-  """`save` was called by a user's own loop: we cannot train it again."""
+def test_damage_to_weights_of_a_user_s_loop_advises_no_training(tmp_path):
+  """A user's own loop called `save`, so we cannot train again."""
   for step in (10, 20):
     checkpoints.save(tmp_path, step, weights(), {'mine': 1})
   (tmp_path / '10' / '_CHECKPOINT_METADATA').unlink()
@@ -348,9 +350,7 @@ def test_damage_to_a_run_trained_elsewhere_removes_nothing(tmp_path):
 
 
 @pytest.mark.parametrize('directory', ['checkpoints', 'resume'])
-def test_damage_to_a_run_trained_here_says_how_to_make_it_again(
-  tmp_path, directory
-):
+def test_damage_to_a_run_of_train_advises_to_train_again(tmp_path, directory):
   run = {'run': '0123abcd'}
   for step in (10, 20):
     checkpoints.save(tmp_path / 'checkpoints', step, weights(), run)

@@ -1,4 +1,4 @@
-"""A run is one run, however often it is killed."""
+"""A killed and resumed run equals an uninterrupted one."""
 
 import pathlib
 import shutil
@@ -71,17 +71,17 @@ def whole(tmp_path_factory):
   return directory, run(directory)
 
 
-def test_home_is_where_a_tilde_says(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.chdir(tmp_path)
   record = run('~/run', num_steps=2, checkpoint_steps=(0, 2))
-  again = run(pathlib.Path('~/run'), num_steps=2, checkpoint_steps=(0, 2))
-  assert again.identical(record)
+  rerun = run(pathlib.Path('~/run'), num_steps=2, checkpoint_steps=(0, 2))
+  assert rerun.identical(record)
   assert checkpoints.steps('~/run/checkpoints') == (0, 2)
   assert [path.name for path in tmp_path.iterdir()] == ['run']
 
 
-def test_the_trajectory_is_kept_and_the_loss_falls(whole):
+def test_checkpoints_are_saved_and_the_loss_falls(whole):
   directory, record = whole
   assert checkpoints.steps(directory / 'checkpoints') == STEPS
   assert checkpoints.steps(directory / 'resume') == (40,)
@@ -92,7 +92,7 @@ def test_the_trajectory_is_kept_and_the_loss_falls(whole):
   assert record.train_loss[-1] < record.train_loss[0] - 0.1
 
 
-def test_losses_belong_to_the_checkpoint_of_their_step(whole):
+def test_losses_are_of_the_checkpoint_of_their_step(whole):
   directory, record = whole
   for step in STEPS:
     params = checkpoints.load(directory / 'checkpoints', step)
@@ -101,18 +101,18 @@ def test_losses_belong_to_the_checkpoint_of_their_step(whole):
       ('held_out_loss', slice(33, 40)),
     ):
       expected = loss_fn(params, TOKENS[rows].astype(np.int32))
-      found = record[name].sel(checkpoint=step)
-      np.testing.assert_allclose(found, expected, rtol=1e-5)  # Float32.
+      loss = record[name].sel(checkpoint=step)
+      np.testing.assert_allclose(loss, expected, rtol=1e-5)  # Float32.
     if step < 40:
       rows = 3 + updates.epoch_batches(0, 30, 4, step, 1)[0]
       expected = loss_fn(params, TOKENS[rows].astype(np.int32))
       np.testing.assert_allclose(record.loss[step], expected, rtol=1e-5)
 
 
-def test_what_defines_the_run_is_in_every_checkpoint(whole):
+def test_every_checkpoint_has_the_settings_of_the_run(whole):
   directory, _ = whole
-  kept = checkpoints.metadata(directory / 'checkpoints', 13)['settings']
-  assert kept == {'learning_rate': 0.01, 'model': {'width': 4}}
+  settings = checkpoints.metadata(directory / 'checkpoints', 13)['settings']
+  assert settings == {'learning_rate': 0.01, 'model': {'width': 4}}
 
 
 def test_the_loss_is_compiled_once_whatever_the_checkpoints(tmp_path):
@@ -130,11 +130,11 @@ def test_only_the_window_is_trained_on(whole, tmp_path):
   tokens = TOKENS.copy()
   tokens[:3] = tokens[33:] = 60_000  # Outside, no token of the model.
   few = dict(num_steps=12, checkpoint_steps=[], evaluation={})
-  found = run(tmp_path, tokens=tokens, **few)
-  np.testing.assert_array_equal(found.loss, whole[1].loss[:12])
+  windowed = run(tmp_path, tokens=tokens, **few)
+  np.testing.assert_array_equal(windowed.loss, whole[1].loss[:12])
 
 
-def test_checkpoints_segments_and_states_change_no_number(whole, tmp_path):
+def test_checkpoint_and_resume_intervals_change_no_number(whole, tmp_path):
   _, record = whole
   other = run(tmp_path, checkpoint_steps=[40, 2], resume_every=4, evaluation={})
   np.testing.assert_array_equal(record.loss, other.loss)
@@ -147,7 +147,7 @@ def test_one_device_gives_the_losses_of_two(whole, tmp_path):
   np.testing.assert_allclose(record.loss, other.loss, rtol=1e-4)
 
 
-def test_a_finished_run_is_read_not_done_again(whole):
+def test_a_finished_run_is_read_and_not_trained_again(whole):
   directory, record = whole
   before = {p: p.stat().st_mtime_ns for p in directory.rglob('*')}
 
@@ -188,7 +188,7 @@ def start_child(directory, how):
   return binaries.Process(CHILD, pathlib.Path(__file__).parent, directory, how)
 
 
-def test_killed_runs_resume_to_the_same_bits(whole, tmp_path):
+def test_killed_runs_resume_bit_equal(whole, tmp_path):
   reference, record = whole
   # At step 14 the trajectory is ahead of the state, by checkpoint 13.
   kills = {'14': 9, 'while_deleting': 18}
@@ -200,7 +200,7 @@ def test_killed_runs_resume_to_the_same_bits(whole, tmp_path):
     done = []
     progress = lambda *report, done=done: done.append(report[0])
     resumed = run(tmp_path / how, progress=progress)
-    assert done[0] == step  # It goes on; it does not begin anew.
+    assert done[0] == step  # Continued, not started anew.
     assert done[-1] == 40
     assert resumed.identical(record)
     assert_same_run(tmp_path / how, reference)
@@ -215,19 +215,19 @@ def stop_at(step):
   return progress
 
 
-def test_checkpoints_ahead_of_the_state_are_made_again(whole, tmp_path):
+def test_checkpoints_ahead_of_the_state_are_trained_again(whole, tmp_path):
   reference, record = whole
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path, progress=stop_at(5))
   assert checkpoints.steps(tmp_path / 'resume') == (0,)
-  # Step 4 as other devices, with other rounding, might have left it.
+  # Step 4 as other devices, with other rounding, may have written it.
   checkpoints.delete(tmp_path / 'checkpoints', 4)
   checkpoints.save(tmp_path / 'checkpoints', 4, initial())
   assert run(tmp_path).identical(record)
   assert_same_run(tmp_path, reference)
 
 
-def test_a_slow_run_keeps_a_state_for_its_time(whole, tmp_path):
+def test_a_slow_run_saves_states_by_time(whole, tmp_path):
   _, record = whole
   with pytest.raises(KeyboardInterrupt):
     run(tmp_path, resume_seconds=0.0, progress=stop_at(5))
@@ -265,14 +265,14 @@ def interrupted(interrupted_once, tmp_path):
     ({'evaluation': {'train': np.arange(4)}}, 'evaluation = '),
   ],
 )
-def test_another_run_does_not_go_on_in_its_place(whole, changes, message):
+def test_a_run_with_other_settings_is_not_continued(whole, changes, message):
   directory, _ = whole
   with pytest.raises(runs.TrainingError, match=message) as error:
     run(directory, **changes)
   assert '\n' not in str(error.value)
 
 
-def test_a_damaged_state_is_an_error_not_a_fresh_start(interrupted):
+def test_a_damaged_state_is_refused(interrupted):
   files = [p for p in (interrupted / 'resume/18').rglob('*') if p.is_file()]
   largest = max(files, key=lambda p: p.stat().st_size)
   largest.write_bytes(bytes(largest.stat().st_size))
@@ -280,20 +280,20 @@ def test_a_damaged_state_is_an_error_not_a_fresh_start(interrupted):
     run(interrupted)
 
 
-def test_checkpoints_without_a_state_are_not_trained_over(interrupted):
+def test_checkpoints_without_a_state_are_refused(interrupted):
   checkpoints.delete(interrupted / 'resume', 18)
   with pytest.raises(runs.TrainingError, match='up to step 13; got none'):
     run(interrupted)
 
 
-def test_a_lost_checkpoint_is_named_before_the_work(interrupted):
+def test_a_lost_checkpoint_is_refused_before_training(interrupted):
   checkpoints.delete(interrupted / 'checkpoints', 4)
   with pytest.raises(checkpoints.CheckpointError, match='step 4 at'):
     run(interrupted)
   assert checkpoints.steps(interrupted / 'resume') == (18,)
 
 
-def test_a_loss_that_is_not_finite_stops_and_keeps_the_rest(tmp_path):
+def test_a_non_finite_loss_stops_the_run_and_saves_its_state(tmp_path):
   # The rows of the batch of step 22 and of no earlier one.
   stream = 3 + updates.epoch_batches(0, 30, 4, 0, 40)
   late = [r for r in stream[22] if r not in stream[15:22]]
@@ -311,8 +311,8 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_rest(tmp_path):
     with pytest.raises(runs.TrainingError, match=f'at step {first},') as error:
       run(tmp_path, **keep)
     assert '\n' not in str(error.value)
-  kept = checkpoints.steps(tmp_path / 'checkpoints')
-  assert kept == tuple(step for step in STEPS if step <= first)
+  saved_steps = checkpoints.steps(tmp_path / 'checkpoints')
+  assert saved_steps == tuple(step for step in STEPS if step <= first)
   assert 0 < checkpoints.steps(tmp_path / 'resume')[-1] <= first
 
 
@@ -330,7 +330,9 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_rest(tmp_path):
     ({'resume_every': 0}, 'resume_every must be at least 1'),
   ],
 )
-def test_what_does_not_fit_is_refused_at_the_door(tmp_path, changes, message):
+def test_invalid_arguments_are_refused_before_training(
+  tmp_path, changes, message
+):
   with pytest.raises(ValueError, match=message):
     run(tmp_path / 'run', **changes)
   assert not (tmp_path / 'run').exists()
@@ -346,7 +348,7 @@ def test_rows_are_spread_over_the_whole_window():
   )
 
 
-def test_a_record_comes_back_from_disk_once_written(whole, tmp_path):
+def test_a_record_is_written_once_and_read_back(whole, tmp_path):
   _, record = whole
   path = tmp_path / 'training.zarr'
   with pytest.raises(ValueError, match='no such directory'):
@@ -359,10 +361,8 @@ def test_a_record_comes_back_from_disk_once_written(whole, tmp_path):
     records.save_record(record, path)
 
 
-def test_a_record_lies_where_other_files_of_that_name_do(
-  whole, tmp_path, monkeypatch
-):
-  """A '~' that does not come first is a directory."""
+def test_a_tilde_inside_a_path_is_a_directory(whole, tmp_path, monkeypatch):
+  """Only a '~' at the beginning is the home of the user."""
   _, record = whole
   monkeypatch.setenv('HOME', str(tmp_path / 'home'))
   monkeypatch.chdir(tmp_path)

@@ -1,11 +1,11 @@
-"""Records of training runs come back from wherever a user puts them."""
+"""Records of training runs are read from the path where they were saved."""
 
 import numpy as np
 
 from rllc_jax.training import records
 
 
-def test_home_is_where_a_tilde_says(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.chdir(tmp_path)
   record = records.training_record(np.ones(3), [0, 3], {'train': [2, 1]}, {})

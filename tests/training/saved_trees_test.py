@@ -1,4 +1,4 @@
-"""What `save` takes, `load` gives back; the rest is refused by its name."""
+"""`load` restores every tree that `save` accepts; others are refused."""
 
 import collections
 import json
@@ -61,7 +61,7 @@ def model_state():
   return nnx.state(Model(), nnx.Param)
 
 
-# Trees that come back as they are.
+# Trees that are restored as they are.
 PLAIN = {
   'names': {'a': W, 'b': {'c': 2 * W}},
   'names with dots': {'blocks.0.attn.W_Q': W, 'blocks.0': {'x/y': W}, '': W},
@@ -77,7 +77,7 @@ PLAIN = {
   'nnx': nnx.to_pure_dict(model_state()),
 }
 
-# Trees that come back as dicts and lists, and as they are with `like`.
+# Trees that are restored as dicts and lists, and as they are with `like`.
 TYPED = {
   'tuples': ((W, (W, {4: W})), [W, [W, {4: W}]]),
   'fields': (Pair(W, {'x': 2 * W}), {'first': W, 'second': {'x': 2 * W}}),
@@ -90,10 +90,10 @@ TYPED = {
 }
 
 
-def assert_same(found, expected):
-  assert jax.tree.structure(found) == jax.tree.structure(expected)
+def assert_same(actual, expected):
+  assert jax.tree.structure(actual) == jax.tree.structure(expected)
   for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   ):
     b = np.asarray(b)
     assert isinstance(a, np.ndarray)
@@ -111,24 +111,24 @@ def refusal(tmp_path, tree):
 
 
 @pytest.mark.parametrize('name', PLAIN)
-def test_dicts_and_lists_come_back_as_they_are(tmp_path, name):
+def test_dicts_and_lists_are_restored(tmp_path, name):
   checkpoints.save(tmp_path, 1, PLAIN[name])
   assert_same(checkpoints.load(tmp_path, 1), PLAIN[name])
   assert_same(checkpoints.load(tmp_path, 1, PLAIN[name]), PLAIN[name])
 
 
 @pytest.mark.parametrize('name', TYPED)
-def test_other_nodes_come_back_as_dicts_and_lists(tmp_path, name):
+def test_other_nodes_load_as_dicts_and_lists_or_as_the_template(tmp_path, name):
   tree, plain = TYPED[name]
   checkpoints.save(tmp_path, 1, tree)
   assert_same(checkpoints.load(tmp_path, 1), plain)
-  found = checkpoints.load(tmp_path, 1, tree)
-  assert_same(found, tree)
-  assert type(found) is type(tree)
+  restored = checkpoints.load(tmp_path, 1, tree)
+  assert_same(restored, tree)
+  assert type(restored) is type(tree)
 
 
 @pytest.mark.parametrize('make', [state, several_optimizers])
-def test_training_states_come_back_like_they_were(tmp_path, make):
+def test_training_states_are_restored_by_a_template(tmp_path, make):
   tree = make()
   checkpoints.save(tmp_path, 1, tree)
   assert_same(checkpoints.load(tmp_path, 1, tree), tree)
@@ -140,41 +140,43 @@ def test_training_states_come_back_like_they_were(tmp_path, make):
   assert len(leaves) == len(jax.tree.leaves(tree))
 
 
-def test_a_training_state_has_its_fields(tmp_path):
+def test_a_training_state_loads_as_a_dict_of_its_fields(tmp_path):
   checkpoints.save(tmp_path, 1, state())
-  found = checkpoints.load(tmp_path, 1)
-  assert sorted(found) == ['opt_state', 'params', 'step']
-  np.testing.assert_array_equal(found['params']['w'], W)
-  assert found['opt_state'][0]['count'] == 0
+  restored = checkpoints.load(tmp_path, 1)
+  assert sorted(restored) == ['opt_state', 'params', 'step']
+  np.testing.assert_array_equal(restored['params']['w'], W)
+  assert restored['opt_state'][0]['count'] == 0
   part = checkpoints.load(tmp_path, 1, part='params')
   assert_same(part, {'w': W})
 
 
-def test_an_nnx_model_computes_the_same_from_what_was_saved(tmp_path):
+def test_a_restored_nnx_model_computes_the_same(tmp_path):
   model, x = Model(), jnp.ones((1, 2))
   graph, params = nnx.split(model)
   checkpoints.save(tmp_path, 1, params)
   for like in (None, params):
-    found = checkpoints.load(tmp_path, 1, like)
-    np.testing.assert_array_equal(nnx.merge(graph, found)(x), model(x))
+    restored = checkpoints.load(tmp_path, 1, like)
+    np.testing.assert_array_equal(nnx.merge(graph, restored)(x), model(x))
   stack = checkpoints.trajectory(tmp_path, like=params).load([1])
   first = jax.tree.map(lambda leaf: leaf[0], stack)
   assert isinstance(first, nnx.State)
   np.testing.assert_array_equal(nnx.merge(graph, first)(x), model(x))
 
 
-def test_what_is_not_like_it_is_named_as_it_was_asked_for(tmp_path):
+def test_a_difference_is_named_by_the_template_s_field(tmp_path):
   checkpoints.save(tmp_path, 1, {'first': W, 'second': W})
   message = r'expected \.first int32\[3\]; got float32\[3\]'
   with pytest.raises(checkpoints.CheckpointError, match=message):
     checkpoints.load(tmp_path, 1, Pair(W.astype(np.int32), W))
 
 
-def test_a_part_of_a_trajectory(tmp_path):
+def test_a_trajectory_of_a_part_loads_that_part(tmp_path):
   checkpoints.save(tmp_path, 1, state())
-  found = checkpoints.trajectory(tmp_path, part='params')
-  assert_same(found.load([1]), {'w': W[None]})
-  assert found.fingerprint(1) != checkpoints.trajectory(tmp_path).fingerprint(1)
+  trajectory = checkpoints.trajectory(tmp_path, part='params')
+  assert_same(trajectory.load([1]), {'w': W[None]})
+  assert trajectory.fingerprint(1) != checkpoints.trajectory(
+    tmp_path
+  ).fingerprint(1)
 
 
 @pytest.mark.parametrize(
@@ -200,14 +202,14 @@ def test_a_part_of_a_trajectory(tmp_path):
     (Model(), r'module Model. Give nnx\.state'),
   ],
 )
-def test_what_does_not_come_back_is_refused_by_its_name(
+def test_trees_that_cannot_be_restored_are_refused_by_name(
   tmp_path, tree, message
 ):
   assert re.search(message, refusal(tmp_path, tree))
 
 
 class Tensor:
-  """Of a library that gives numpy its memory, as torch does."""
+  """A tensor that shares its memory with numpy, as those of torch do."""
 
   def __init__(self, values, reason=''):
     self.values, self.reason = values, reason
@@ -223,7 +225,7 @@ def test_a_tensor_of_another_library_is_saved_as_an_array(tmp_path):
   assert_same(checkpoints.load(tmp_path, 1), {'w': W})
 
 
-def test_a_tensor_that_cannot_be_converted_is_named(tmp_path):
+def test_a_tensor_that_cannot_be_converted_is_refused_by_name(tmp_path):
   reason = "Can't call numpy() on Tensor that requires grad."
   message = refusal(tmp_path, {'a': [W, Tensor(W, reason)]})
   assert "['a'][1]" in message
@@ -231,13 +233,13 @@ def test_a_tensor_that_cannot_be_converted_is_named(tmp_path):
   assert 'detach' in message
 
 
-def test_bytes_in_another_order_come_back_as_numbers(tmp_path):
+def test_big_endian_arrays_are_restored_in_native_order(tmp_path):
   checkpoints.save(tmp_path, 1, {'w': W.astype('>f4')})
   assert_same(checkpoints.load(tmp_path, 1), {'w': W})
 
 
 def test_a_checkpoint_of_an_older_release_loads_and_hashes_the_same(tmp_path):
-  """Records name leaves as they did, and say nothing else of them."""
+  """Records name leaves as they did, and have no further entries."""
   tree = {'blocks': [Pair(W, {0: 2 * W})]}
   checkpoints.save(tmp_path, 1, tree)
   path = tmp_path / '1' / '_CHECKPOINT_METADATA'

@@ -1,4 +1,4 @@
-"""Checkpoints are found under the names that programs give them."""
+"""Checkpoints are listed under the folder names of various programs."""
 
 import pathlib
 import shutil
@@ -12,7 +12,7 @@ from rllc_jax.training import checkpoints
 
 @pytest.fixture(scope='module')
 def written(tmp_path_factory):
-  """A checkpoint of Orbax."""
+  """A checkpoint written by Orbax."""
   path = tmp_path_factory.mktemp('written') / 'any'
   with v0.StandardCheckpointer() as writer:
     writer.save(path, {'w': np.arange(2.0)})
@@ -28,12 +28,12 @@ def put(written, directory, *names):
 @pytest.mark.parametrize(
   'name', ['10', '0000010', 'checkpoint_10', 'step_10', 'step-0010', 'ckpt10']
 )
-def test_a_folder_whose_name_ends_in_its_step(tmp_path, written, name):
+def test_a_folder_name_that_ends_in_a_number_is_a_step(tmp_path, written, name):
   put(written, tmp_path, name)
   assert checkpoints.steps(tmp_path) == (10,)
-  found = checkpoints.trajectory(tmp_path)
-  assert found.steps == (10,)
-  np.testing.assert_array_equal(found.load([10])['w'], [[0.0, 1.0]])
+  trajectory = checkpoints.trajectory(tmp_path)
+  assert trajectory.steps == (10,)
+  np.testing.assert_array_equal(trajectory.load([10])['w'], [[0.0, 1.0]])
 
 
 def test_steps_are_ordered_as_numbers(tmp_path, written):
@@ -58,7 +58,7 @@ def test_other_folders_that_end_in_a_number_are_no_steps(tmp_path, written):
   assert checkpoints.steps(tmp_path) == (10,)
 
 
-def test_an_empty_folder_among_others_of_its_name_is_a_step(tmp_path, written):
+def test_an_empty_folder_with_the_prefix_of_a_step_is_a_step(tmp_path, written):
   put(written, tmp_path, 'step_10')
   (tmp_path / 'step_20').mkdir()
   assert checkpoints.steps(tmp_path) == (10, 20)
@@ -66,7 +66,7 @@ def test_an_empty_folder_among_others_of_its_name_is_a_step(tmp_path, written):
     checkpoints.trajectory(tmp_path)
 
 
-def test_a_directory_without_steps_is_refused_with_what_is_there(tmp_path):
+def test_a_directory_without_steps_is_refused_with_its_contents(tmp_path):
   with pytest.raises(checkpoints.CheckpointError, match='got an empty dir'):
     checkpoints.trajectory(tmp_path)
   for name in ('checkpoints', 'plots'):
@@ -94,7 +94,7 @@ def test_a_trajectory_of_no_steps_is_refused(tmp_path, written):
     checkpoints.trajectory(tmp_path, [])
 
 
-def test_no_step_is_saved_beside_one_of_another_name(tmp_path, written):
+def test_a_step_that_exists_under_another_name_is_not_saved(tmp_path, written):
   put(written, tmp_path, 'step_10')
   with pytest.raises(checkpoints.CheckpointError, match='none is overwritten'):
     checkpoints.save(tmp_path, 10, {'w': np.ones(2)})
@@ -112,21 +112,21 @@ def test_a_whole_number_of_any_type_is_a_step(tmp_path, step):
 
 
 @pytest.mark.parametrize('step', [10.5, -1, 'last', None])
-def test_another_step_is_refused(tmp_path, step):
+def test_a_step_that_is_no_count_is_refused(tmp_path, step):
   with pytest.raises(ValueError, match='step must be.*got'):
     checkpoints.save(tmp_path, step, {'w': np.ones(2)})
   with pytest.raises(ValueError, match='step must be.*got'):
     checkpoints.load(tmp_path, step)
 
 
-def test_nothing_of_others_is_deleted(tmp_path, written):
-  """A state to resume from replaces those of ours alone."""
+def test_save_resume_deletes_no_foreign_folder(tmp_path, written):
+  """A resume state replaces only states of `save_resume`."""
   put(written, tmp_path, 'step_10')
   checkpoints.save_resume(tmp_path, {'w': np.ones(2)}, 20)
   assert checkpoints.steps(tmp_path) == (10, 20)
 
 
-def test_home_is_where_a_tilde_says(tmp_path, monkeypatch):
+def test_a_tilde_is_the_home_of_the_user(tmp_path, monkeypatch):
   monkeypatch.setenv('HOME', str(tmp_path))
   monkeypatch.chdir(tmp_path)
   tree = {'w': np.arange(2.0)}

@@ -1,4 +1,4 @@
-"""The order of the data, the optimizer, and one program for every length."""
+"""The order of the data, the optimizer, and one program for all lengths."""
 
 import functools
 from typing import NamedTuple
@@ -20,7 +20,7 @@ def mean_square(params, batch):
 @pytest.mark.parametrize(
   ('num_sequences', 'batch_size'), [(12, 4), (10, 4), (3, 3), (7, 5), (5, 2)]
 )
-def test_every_sequence_comes_once_an_epoch(num_sequences, batch_size):
+def test_every_sequence_occurs_once_an_epoch(num_sequences, batch_size):
   batches = updates.epoch_batches(1, num_sequences, batch_size, 0, 40)
   assert batches.dtype == np.int32
   stream = batches.ravel()
@@ -39,7 +39,7 @@ def test_a_batch_is_a_function_of_its_step_alone():
     np.testing.assert_array_equal(part, whole[first : first + count])
 
 
-def test_seeds_give_other_orders():
+def test_seeds_give_different_orders():
   orders = {
     tuple(updates.epoch_batches(seed, 20, 20, 0, 1)[0]) for seed in range(9)
   }
@@ -156,16 +156,16 @@ def mean_loss():
 
 
 @pytest.mark.parametrize('count', [1, 3, 4, 5, 8])
-def test_the_mean_loss_weighs_sequences_alike_whatever_the_padding(count):
+def test_the_mean_loss_ignores_padding(count):
   tokens = np.arange(30).reshape(10, 3).astype(np.uint16) % 7
   params = {'w': jnp.array([0.1, -0.2, 0.3])}
   rows = np.arange(8)[::-1].copy()
   rows[count:] = 9  # Padding, which would be seen.
   program = mean_loss()
   sequences = rows.reshape(2, 4).astype(np.int32)
-  found = program(params, tokens, sequences, np.int32(count))
+  loss = program(params, tokens, sequences, np.int32(count))
   expected = mean_square(params, tokens[rows[:count]])
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(loss, expected, rtol=1e-6)
 
 
 class Device(NamedTuple):
@@ -179,6 +179,6 @@ def test_a_batch_that_cannot_be_divided_is_refused(batch_size, processes):
     updates.data_mesh(devices, batch_size)
 
 
-def test_devices_that_do_not_divide_a_batch_stay_out():
+def test_devices_that_do_not_divide_a_batch_are_not_used():
   assert updates.data_mesh(jax.devices()[:2], 3).size == 1
   assert updates.data_mesh(jax.devices()[:2], 4).size == 2
