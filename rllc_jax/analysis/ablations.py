@@ -1,4 +1,4 @@
-"""What becomes of the loss of every token if a head says something else.
+"""Per-token loss under zero, mean and resample ablation of each head.
 
 A head's attention-weighted values z are replaced, at all positions:
 
@@ -6,9 +6,9 @@ A head's attention-weighted values z are replaced, at all positions:
   mean      by their mean over all positions of the minibatch
   resample  by those of another sequence of the minibatch
 
-and the layers above run again. The paper says that it resamples, and not how
-often; here every sequence takes the values of one other. A path ablation takes
-what an earlier head writes out of what one later head reads, and nowhere else.
+and the layers above run again. The paper resamples without saying how often;
+here every sequence takes the values of one other. A path ablation subtracts an
+earlier head's output from the input of one later head, and nowhere else.
 """
 
 import functools
@@ -30,7 +30,7 @@ KINDS = ('zero', 'mean', 'resample')
 
 
 class _Pass(NamedTuple):
-  """A forward pass, with what each layer read and wrote.
+  """A forward pass, with the inputs and outputs of each layer.
 
   Attributes:
     layers: frozen.
@@ -59,7 +59,7 @@ def ablated_losses(
 ) -> types.Array:
   """Losses of tokens without each head, [L, H, B, T - 1], in nats.
 
-  Less `token_losses` of the same minibatch they are the effects of ablations.
+  Subtract `token_losses` of the same minibatch to get effects of ablations.
 
   Args:
     model: its sizes.
@@ -72,17 +72,17 @@ def ablated_losses(
     ValueError: if there is no such kind, or it lacks a key or sequences.
   """
   _check(kind, rng_key, len(batch))
-  found = _run(model, params, batch)
+  forward = _run(model, params, batch)
   order = None
   if rng_key is not None:
     order = jax.random.permutation(rng_key, len(batch))
-  replace = functools.partial(_replaced, kind, order)
+  replace = functools.partial(_replacement, kind, order)
 
-  def without(layer):
-    change = jax.vmap(lambda z: replace(z) - z)(found.values[layer])
-    return _losses_of_changes(model, params, found, change[:, None], layer)
+  def losses_of_layer(layer):
+    change = jax.vmap(lambda z: replace(z) - z)(forward.values[layer])
+    return _losses_of_changes(model, params, forward, change[:, None], layer)
 
-  layers = [without(layer)[:, 0] for layer in range(model.num_layers)]
+  layers = [losses_of_layer(layer)[:, 0] for layer in range(model.num_layers)]
   return jnp.stack(layers)
 
 
@@ -96,8 +96,8 @@ def path_ablated_losses(
 ) -> types.Array:
   """Losses of tokens with a path between two heads cut.
 
-  What an earlier head writes is taken out of what a later head's queries, keys
-  and values read. Everything else reads it as before.
+  An earlier head's output is subtracted from the input of a later head's
+  queries, keys and values. All other inputs keep it.
 
   Args:
     model: its sizes.
@@ -117,25 +117,26 @@ def path_ablated_losses(
       'A path leads to a later layer: 0 <= earlier < later < '
       f'{model.num_layers} was expected; got {earlier} and {later}.'
     )
-  found = _run(model, params, batch)
+  forward = _run(model, params, batch)
   tiles = frozen_layers.default_tiles()
   W_O = params[f'blocks_{earlier}']['attn']['W_O']
-  reading = params[f'blocks_{later}']['attn']
+  reader_weights = params[f'blocks_{later}']['attn']
 
   def changed(pair):
     reader, writer = pair
-    written = found.values[earlier][writer] @ W_O[writer]
+    output = forward.values[earlier][writer] @ W_O[writer]
     x = attention_only.layer_norm(
-      found.layers[later].norm, found.reads[later] - written
+      forward.layers[later].norm, forward.reads[later] - output
     )
-    z = _head_values(reading, reader, x, found.positions, tiles)
-    return z - found.values[later][reader]
+    z = _head_values(reader_weights, reader, x, forward.positions, tiles)
+    return z - forward.values[later][reader]
 
   heads = jnp.arange(model.num_heads)
   pairs = [grid.ravel() for grid in jnp.meshgrid(heads, heads, indexing='ij')]
+  # One pair's arrays at a time: `vmap` would hold H x H of them.
   flat = jax.lax.map(changed, tuple(pairs))
   changes = flat.reshape(len(heads), len(heads), *flat.shape[1:])
-  by_reader = _losses_of_changes(model, params, found, changes, later)
+  by_reader = _losses_of_changes(model, params, forward, changes, later)
   return by_reader.swapaxes(0, 1)
 
 
@@ -152,13 +153,13 @@ def _check(kind, rng_key, num_sequences):
     )
 
 
-def _replaced(kind, order, z):
-  """What stands in for a head's values, [B, T, E] or broadcast to it."""
+def _replacement(kind, order, z):
+  """The replacement of a head's values, [B, T, E] or broadcast to it."""
   if kind == 'zero':
     return jnp.zeros_like(z)
   if kind == 'mean':
     return jnp.mean(z, axis=(0, 1), keepdims=True)
-  # A cycle through all sequences in that order: none keeps its own.
+  # A cycle through all sequences: none gets its own values.
   return jnp.zeros_like(z).at[order].set(z[jnp.roll(order, 1)])
 
 
@@ -167,35 +168,36 @@ def _run(model, params, batch) -> _Pass:
   layers, positions = frozen_layers.of_params(params, inputs.shape[1])
   tiles = frozen_layers.default_tiles()
   residual = params['embed']['W_E'][inputs]
-  found = _Pass(layers, positions, [], [], [], targets)
+  forward = _Pass(layers, positions, [], [], [], targets)
   for layer in layers:
     x = attention_only.layer_norm(layer.norm, residual)
     values = frozen_layers.all_values(layer, x, model.num_heads, tiles)
-    found.reads.append(residual)
+    forward.reads.append(residual)
     residual = residual + frozen_layers.write(layer, values)
-    found.values.append(values.transpose(2, 0, 1, 3))
-    found.writes.append(residual)
-  return found
+    forward.values.append(values.transpose(2, 0, 1, 3))
+    forward.writes.append(residual)
+  return forward
 
 
-def _losses_of_changes(model, params, found: _Pass, changes, layer):
+def _losses_of_changes(model, params, forward: _Pass, changes, layer):
   """Losses if the values of a layer's heads change, one head at a time.
 
   Changes [H, C, B, T, E], C of each head, give losses [H, C, B, T].
   """
-  written, targets = found.writes[layer], found.targets
+  stream, targets = forward.writes[layer], forward.targets
   if layer == model.num_layers - 1:
-    return token_losses.of_changed_heads(params, written, changes, targets)
+    # Faster: no layer is above, so the change has the rank of the head.
+    return token_losses.of_changed_heads(params, stream, changes, targets)
   tiles = frozen_layers.default_tiles()
 
   def of_head(head):
     W_O, of_changes = head
     return jax.lax.map(
-      lambda change: of_stream(written + change @ W_O), of_changes
+      lambda change: of_stream(stream + change @ W_O), of_changes
     )
 
   def of_stream(residual):
-    for above in found.layers[layer + 1 :]:
+    for above in forward.layers[layer + 1 :]:
       residual = frozen_layers.attend(above, residual, model.num_heads, tiles)
     normed = attention_only.layer_norm(params['ln_final'], residual)
     return token_losses.of_normed(params, normed, targets)

@@ -1,4 +1,4 @@
-"""The tokens in context that a head matters most for, to be read by people."""
+"""Examples for readers: tokens in context that a head matters most for."""
 
 import jax
 import numpy as np
@@ -24,7 +24,7 @@ def affected_tokens(
 ) -> xr.Dataset:
   """For each head, the predictions that resampling it hurts most.
 
-  No more than one a sequence and target, so that they are not all alike.
+  At most one per sequence and per target, so that they are not all alike.
 
   Args:
     rng_key: of what is resampled.
@@ -47,20 +47,21 @@ def affected_tokens(
   spelled = np.full((*shape, context), '', object)
   attention = np.zeros((*shape, context))
   for layer, head in np.ndindex(shape[:2]):
-    found = _distinct(effects[layer, head], tokens, count)
-    if not found.rows.size:
+    worst = _distinct(effects[layer, head], tokens, count)
+    if not worst.rows.size:
       continue
     weights = head_scores.attention_rows(
-      model, params, tokens, found.rows, found.places - 1
+      model, params, tokens, worst.rows, worst.places - 1
     )[layer, head]
-    effect[layer, head, : len(found.rows)] = found.effects
+    effect[layer, head, : len(worst.rows)] = worst.effects
     for rank, (row, place) in enumerate(
-      zip(found.rows, found.places, strict=True)
+      zip(worst.rows, worst.places, strict=True)
     ):
+      # The predicted token is last; early places have less context.
       first = max(0, place + 1 - context)
-      kept = tokens[row, first : place + 1]
-      start = context - len(kept)
-      spelled[layer, head, rank, start:] = [text.spellings[x] for x in kept]
+      window = tokens[row, first : place + 1]
+      start = context - len(window)
+      spelled[layer, head, rank, start:] = [text.spellings[x] for x in window]
       attention[layer, head, rank, start:-1] = np.asarray(weights)[
         rank, first:place
       ]
@@ -75,25 +76,28 @@ def affected_tokens(
 
 
 def _effects(rng_key, model, params, text) -> np.ndarray:
-  """[L, H, N, T - 1], nats."""
-  found = []
+  """Rises of losses under resampling, [L, H, N, T - 1], nats."""
+  effects = []
   for number, batch in enumerate(text.minibatches()):
     key = jax.random.fold_in(rng_key, number)
     plain = np.asarray(token_losses.token_losses(model, params, batch))
     ablated = ablations.ablated_losses(model, params, batch, 'resample', key)
-    found.append(np.asarray(ablated) - plain)
-  return np.concatenate(found, axis=2)
+    effects.append(np.asarray(ablated) - plain)
+  return np.concatenate(effects, axis=2)
 
 
 def _distinct(effects, tokens, count) -> multigrams.Affected:
-  """The most affected, each sequence and each target once."""
-  worst = multigrams.most_affected(effects, 50 * count)
+  """The most affected predictions, each sequence and each target once."""
+  # Many candidates: most share a sequence or a target with another.
+  candidates = multigrams.most_affected(effects, 50 * count)
   rows, targets, chosen = set(), set(), []
-  for i, (row, place) in enumerate(zip(worst.rows, worst.places, strict=True)):
+  for i, (row, place) in enumerate(
+    zip(candidates.rows, candidates.places, strict=True)
+  ):
     target = tokens[row, place]
     if row not in rows and target not in targets and len(chosen) < count:
       chosen.append(i)
       rows.add(row)
       targets.add(target)
   places = np.array(chosen, int)
-  return multigrams.Affected(*(values[places] for values in worst))
+  return multigrams.Affected(*(values[places] for values in candidates))

@@ -1,8 +1,8 @@
-"""Sweeps of step size, nbeta and localization: where are estimates to be had.
+"""Sweeps of step size, nbeta and localization.
 
 The three are traced, and so is the number of draws: a sweep is one compiled
-program, called once a setting, each with the burn-in that it needs. What to
-make of a sweep is in `analysis.recommendation`.
+program, called once per setting, each with its own burn-in.
+`analysis.recommendation` reads a step size off a sweep.
 """
 
 from collections.abc import MutableMapping
@@ -29,7 +29,7 @@ from rllc_jax.refinement import weights
 from rllc_jax.results import memory
 
 GRID_DIMS = ('step_size', 'nbeta', 'localization')
-_CURVATURE_STREAM = 3  # Of random numbers; 0 to 2 are the chains'.
+_CURVATURE_STREAM = 3  # Random streams 0 to 2 belong to the chains.
 
 
 class Setting(NamedTuple):
@@ -65,10 +65,10 @@ def calibrate(
 ) -> xr.Dataset:
   r"""Estimates at every setting of a grid, from one checkpoint.
 
-  A cell is what `estimate_rllc` gives there with the same key: all settings see
+  A cell equals `estimate_rllc` there with the same key: all settings see
   the same minibatches and noise, so that neighbors differ by their setting. Its
   standard error is that of so many chains and draws; sweep with those of the
-  run that is to follow.
+  planned run.
 
   :math:`n\beta` and :math:`\gamma` say *what* is estimated and must be fixed
   for whatever is to be compared; :math:`\epsilon` says how well.
@@ -117,24 +117,27 @@ def calibrate(
     llc.factor(point.nbeta)  # Raises where there is no estimate.
   if window is None:
     window = data_minibatches.whole(minibatches.data)
-  sampled = [*points.values()]
+  samplings = [*points.values()]
   spec = requests.Spec(
     rng_key,
     [refinements],
     rllc.of_one_checkpoint(params),
     {'data': window},
     minibatches,
-    sampled[len(sampled) // 2],
+    samplings[len(samplings) // 2],
     layout,
   )
-  request = _of_all(requests.check(spec, with_losses=False), sampled)
+  # Checked once, at a point in the middle; all points share its programs.
+  request = _with_room_for_all(
+    requests.check(spec, with_losses=False), samplings
+  )
   kept = {} if kept is None else kept
-  for done, (point, there) in enumerate(points.items()):
+  for done, (point, sampling_there) in enumerate(points.items()):
     progress(done, len(points))
     if point not in kept:
-      kept[point] = _estimates(request.at(there))
+      kept[point] = _estimate(request.at(sampling_there))
   progress(len(points), len(points))
-  sweep = _joined(axes, [kept[point] for point in points])
+  sweep = _join(axes, [kept[point] for point in points])
   _check_some_chain(sweep, axes[0][0])
   sweep.attrs = {
     'baseline': 'paired',
@@ -155,17 +158,18 @@ def at_point(sampling: settings.Sampling, point: Setting) -> settings.Sampling:
   The burn-in of `sampling` is that of all points if it was given, or else the
   default of each point: 10 / (step_size localization).
   """
+  # The paired baseline needs no minibatches at the checkpoint.
   return dataclasses.replace(
     sampling, **point._asdict(), num_baseline_batches=0
   )
 
 
-def _of_all(
-  request: requests.Request, sampled: Sequence[settings.Sampling]
+def _with_room_for_all(
+  request: requests.Request, samplings: Sequence[settings.Sampling]
 ) -> requests.Request:
-  """A request whose programs have room for the draws of any point."""
-  most = max(sampling.num_recorded for sampling in sampled)
-  job = request.job._replace(max_draws=grid.buffer_length(most))
+  """Enlarges the draw buffers to fit any point: one program serves them all."""
+  max_recorded = max(sampling.num_recorded for sampling in samplings)
+  job = request.job._replace(max_draws=grid.buffer_length(max_recorded))
   return request._replace(job=job)
 
 
@@ -185,7 +189,8 @@ def _curvature(
   plain_loss: types.LossFn | None,
   num_batches: int,
 ) -> xr.DataArray:
-  """N beta h + gamma, over (nbeta, localization, refinement)."""
+  """The curvature n beta h + gamma, over (nbeta, localization, refinement)."""
+  # The fast losses have no second derivative, so the plain one is refined.
   [refinements] = spec.refinements
   if plain_loss is not None:
     plain = weights.refine(plain_loss, refinements.lens)
@@ -281,7 +286,7 @@ def calibrate_llc(
 
 
 def check_grid(*grid: Sequence[float]) -> tuple[tuple[float, ...], ...]:
-  """Step sizes, nbetas and localizations, each ascending.
+  """Checks and sorts step sizes, nbetas and localizations.
 
   Raises:
     ValueError: if one is empty or repeats a value, or step sizes are not each
@@ -291,7 +296,7 @@ def check_grid(*grid: Sequence[float]) -> tuple[tuple[float, ...], ...]:
     >>> check_grid([2e-3, 1e-3], [30], [200])
     ((0.001, 0.002), (30.0,), (200.0,))
   """
-  found = []
+  axes = []
   for name, values in zip(GRID_DIMS, grid, strict=True):
     ascending = tuple(sorted(float(value) for value in values))
     if not ascending or len(set(ascending)) < len(ascending):
@@ -299,37 +304,38 @@ def check_grid(*grid: Sequence[float]) -> tuple[tuple[float, ...], ...]:
         f'The grid must have values of {name}, each once, because they are '
         f'coordinates of the results; got {list(values)}.'
       )
-    found.append(ascending)
-  doubled = 2 * np.array(found[0][:-1])
-  if not len(doubled) or not np.allclose(found[0][1:], doubled, 1e-6, 0):
+    axes.append(ascending)
+  # A bias is estimated from the change at half the step size.
+  doubled = 2 * np.array(axes[0][:-1])
+  if not len(doubled) or not np.allclose(axes[0][1:], doubled, 1e-6, 0):
     raise ValueError(
       'The grid must have at least two step sizes, each twice the one before, '
       'because an estimate is held against that at half its step size; got '
-      f'{list(found[0])}.'
+      f'{list(axes[0])}.'
     )
-  return tuple(found)
+  return tuple(axes)
 
 
-def _estimates(request: requests.Request) -> xr.Dataset:
-  """What is read at one setting, over (refinement,) and (refinement, chain)."""
+def _estimate(request: requests.Request) -> xr.Dataset:
+  """Estimates at one setting, over (refinement,) and (refinement, chain)."""
   traces = trajectories.run(request, memory.MemoryStore())
-  found = llc.llc_from_traces(traces)
-  return found.isel(checkpoint=0, dataset=0, drop=True)
+  estimates = llc.llc_from_traces(traces)
+  return estimates.isel(checkpoint=0, dataset=0, drop=True)
 
 
-def _joined(
-  grid: tuple[tuple[float, ...], ...], found: Sequence[xr.Dataset]
+def _join(
+  grid: tuple[tuple[float, ...], ...], points: Sequence[xr.Dataset]
 ) -> xr.Dataset:
   """Estimates at all points of a grid, in the order of their product."""
   shape = tuple(map(len, grid))
   variables = {}
-  for name, first in found[0].data_vars.items():
-    values = np.stack([estimates[name].values for estimates in found])
+  for name, first in points[0].data_vars.items():
+    values = np.stack([point[name].values for point in points])
     values = values.reshape(*shape, *first.shape)
     variables[name] = ((*GRID_DIMS, *first.dims), values)
   coordinates: dict[str, Any] = {
     name: list(values) for name, values in zip(GRID_DIMS, grid, strict=True)
   }
-  for name, values in found[0].coords.items():
+  for name, values in points[0].coords.items():
     coordinates[str(name)] = (values.dims, values.values)
   return xr.Dataset(variables, coordinates)

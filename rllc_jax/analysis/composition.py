@@ -1,4 +1,4 @@
-r"""How strongly a head reads what an earlier head writes (Elhage et al., 2021).
+r"""Composition scores of two heads in different layers (Elhage et al., 2021).
 
 With row vectors, :math:`OV = W_V W_O` of the earlier head and
 :math:`QK = W_Q W_K^T` of the later one,
@@ -25,7 +25,7 @@ KINDS = ('K', 'Q', 'V')
 def composition(
   params: types.Params, earlier: int, later: int
 ) -> dict[str, types.Array]:
-  """The three scores of every pair of heads of two layers.
+  """Computes the three scores of every pair of heads of two layers.
 
   Args:
     params: the weights. Traced: map over checkpoints.
@@ -50,19 +50,19 @@ def composition(
     'Q': (reads['W_Q'], reads['W_K']),
     'V': (reads['W_V'], jnp.swapaxes(reads['W_O'], 1, 2)),
   }
-  # A product of two tall matrices: X = a b^T.
+  # Each matrix is a pair of tall ones, X = a b^T: never D x D.
   left = writes['W_V'], jnp.swapaxes(writes['W_O'], 1, 2)
   pairs = jax.vmap(jax.vmap(_score, (None, 0)), (0, None))
   return {kind: pairs(left, right[kind]) for kind in KINDS}
 
 
 def _score(X, Y):
-  """||X Y|| / (||X|| ||Y||) of X = a b^T and Y = c d^T, by small products."""
+  """Score ||X Y|| / (||X|| ||Y||) of X = a b^T and Y = c d^T."""
   (a, b), (c, d) = X, Y
   product = _norm(a, d @ (c.T @ b))  # a (b^T c) d^T.
   return product / (_norm(a, b) * _norm(c, d))
 
 
 def _norm(a, b):
-  """||a b^T||, Frobenius: sqrt of trace(a^T a b^T b)."""
+  """Frobenius norm of a b^T: sqrt of trace(a^T a b^T b)."""
   return jnp.sqrt(jnp.sum((a.T @ a) * (b.T @ b)))

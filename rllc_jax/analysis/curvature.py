@@ -1,4 +1,4 @@
-r"""How sharply a loss curves in the weights that move.
+r"""The largest curvature of a loss in the weights that move.
 
 The largest eigenvalue h of the Hessian at the checkpoint decides how large a
 step a chain can take: along its direction the localized potential has the
@@ -18,7 +18,7 @@ from scipy import linalg
 
 from rllc_jax import types
 
-_TOLERANCE = 1e-3  # Relative, of the residual: the value is better than that.
+_TOLERANCE = 1e-3  # Relative, of the residual, which bounds the value's error.
 
 
 def top_curvatures(
@@ -34,8 +34,8 @@ def top_curvatures(
   r"""The largest eigenvalue of the loss's Hessian, refinement by refinement.
 
   Of the mean loss over some minibatches, at the checkpoint, in the coordinates
-  that move. Chains wander to where it may be another, and a single minibatch
-  curves more sharply than their mean.
+  that move. It may differ where chains wander, and a single minibatch curves
+  more sharply than their mean.
 
   Args:
     rng_key: draws the minibatches. The key is consumed.
@@ -55,7 +55,7 @@ def top_curvatures(
     refinements.lens, refinements.loss, minibatches.draw, num_batches
   )
   params = jax.tree.map(jnp.asarray, params)
-  found = []
+  curvatures = []
   for r in range(len(refinements.names)):
     index = jax.tree.map(lambda leaf, r=r: leaf[r], refinements.indices)
     flat, _ = ravel_pytree(refinements.lens.extract(params, index))
@@ -63,8 +63,8 @@ def top_curvatures(
     product = lambda vector, flat=flat, data=data: np.asarray(
       of_refinement(jnp.asarray(vector, flat.dtype), *data), np.float64
     )
-    found.append(top_eigenvalue(product, flat.size, num_iterations))
-  return np.array(found)
+    curvatures.append(top_eigenvalue(product, flat.size, num_iterations))
+  return np.array(curvatures)
 
 
 def top_eigenvalue(
@@ -89,29 +89,32 @@ def top_eigenvalue(
     >>> print(f'{top_eigenvalue(lambda v: curvatures * v, 4, 32):.6f}')
     5.000000
   """
+  # A fixed start: equal inputs give equal curvatures.
   vector = np.random.default_rng(0).normal(size=size)
   basis = [vector / np.linalg.norm(vector)]
   diagonal: list[float] = []
-  beside: list[float] = []
+  off_diagonal: list[float] = []
   top = np.nan
   for _ in range(min(num_iterations, size)):
     image = product(basis[-1])
     if not np.isfinite(image).all():
       return np.nan
     diagonal.append(float(image @ basis[-1]))
-    ritz: Any = linalg.eigh_tridiagonal(diagonal, beside)
+    ritz: Any = linalg.eigh_tridiagonal(diagonal, off_diagonal)
     values, vectors = ritz
     top = float(values[-1])
-    for _ in range(2):  # Once leaves what rounding let in.
+    for _ in range(2):  # Rounding leaves a rest after one.
       image = image - np.stack(basis).T @ (np.stack(basis) @ image)
     length = float(np.linalg.norm(image))
+    # The residual of the top Ritz pair.
     if length * abs(vectors[-1, -1]) <= _TOLERANCE * abs(top):
       break
-    beside.append(length)
+    off_diagonal.append(length)
     basis.append(image / length)
   return top
 
 
+# Cached: a new function at each checkpoint would compile anew.
 @functools.lru_cache(maxsize=64)
 def _hessian_product(
   lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw, num_batches: int
@@ -125,6 +128,7 @@ def _hessian_product(
       batch = draw(jax.random.fold_in(rng_key, i), i, data, window)
       context, _ = loss.context(params, batch)
       gradient = jax.grad(lambda u: loss.loss(unravel(u), context, index))
+      # Forward over reverse: one Hessian-vector product, no Hessian.
       return jax.jvp(gradient, (flat,), (vector,))[1]
 
     products = jax.lax.map(of_batch, jnp.arange(num_batches))

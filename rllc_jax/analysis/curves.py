@@ -1,9 +1,9 @@
-"""Curves of heads over training: which are alike, and where stages end.
+"""Clusters of heads' curves over training, and ends of stages.
 
-Wang et al. (2410.02984) cluster the curves of a layer's heads and say neither
-how many clusters they ask for nor what the distance is. Here the distance is
-between the values at the checkpoints, which are spaced in the logarithm of the
-step, and the number is the caller's: that of the classes to compare with.
+Wang et al. (2410.02984) cluster the curves of a layer's heads without stating
+the number of clusters or the distance. Here the distance is between the values
+at the checkpoints, which are spaced in the logarithm of the step. The caller
+gives the number: that of the classes to compare with.
 """
 
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ _GRID = 2_000  # Points of the fit between the first checkpoint and the last.
 
 
 class Clusters(NamedTuple):
-  """Which curves go together.
+  """Labels of clusters, and their quality.
 
   Attributes:
     labels: [N], clusters numbered by their first curve.
@@ -38,7 +38,7 @@ class Clusters(NamedTuple):
 
 
 def normalised(curves: np.ndarray, how: str) -> np.ndarray:
-  """Curves [N, K] as they are, from 0 to 1, or of mean 0 and deviation 1.
+  """Curves [N, K] unchanged, from 0 to 1, or of mean 0 and deviation 1.
 
   Raises:
     ValueError: if there is no such normalisation, a value is not finite, or a
@@ -82,7 +82,7 @@ def cluster_curves(
   normalisation: str = 'none',
   seed: int = 0,
 ) -> Clusters:
-  """Groups curves that are alike.
+  """Clusters similar curves.
 
   Args:
     curves: [N, K], a value a checkpoint.
@@ -139,8 +139,9 @@ def _labels(values, num_clusters, method, seed):
 
 
 def _warping(num_clusters, seed):
-  """Imported when it is needed: it takes seconds, and warns of its extras."""
+  """K-means under dynamic time warping, from tslearn."""
   with warnings.catch_warnings():
+    # Imported here: it takes seconds, and warns about its extras.
     warnings.simplefilter('ignore')
     from tslearn import clustering  # pyrefly: ignore[missing-import]
   return clustering.TimeSeriesKMeans(
@@ -149,9 +150,9 @@ def _warping(num_clusters, seed):
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:
-  """The same groups, numbered as they first appear."""
-  number: dict[int, int] = {}
-  return np.array([number.setdefault(x, len(number)) for x in labels])
+  """Renumbers groups in the order of their first appearance."""
+  numbers: dict[int, int] = {}
+  return np.array([numbers.setdefault(x, len(numbers)) for x in labels])
 
 
 def agreement(labels: ArrayLike, classes: ArrayLike) -> float:
@@ -183,7 +184,7 @@ class Stages(NamedTuple):
 
 
 def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
-  """Developmental stages: the plateaus of an LLC curve end them.
+  """Finds developmental stages, which end at plateaus of an LLC curve.
 
   A Gaussian process (constant times RBF, in log(step + 1)) is fitted to the
   estimates with their own errors, and the zeros of its derivative are taken, as
@@ -200,31 +201,35 @@ def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   """
   steps, llcs, errors = (np.asarray(x, float) for x in (steps, llcs, errors))
   _check_estimates(steps, llcs, errors)
-  known = np.isfinite(llcs) & np.isfinite(errors)
-  if known.sum() < 5:
+  is_finite = np.isfinite(llcs) & np.isfinite(errors)
+  if is_finite.sum() < 5:
     raise ValueError(
       'Stages need estimates at 5 checkpoints or more, or no curve can be '
-      f'fitted; got {known.sum()}.'
+      f'fitted; got {is_finite.sum()}.'
     )
-  times = np.log1p(steps[known])
-  center, scale = llcs[known].mean(), llcs[known].std() or 1.0
+  times = np.log1p(steps[is_finite])
+  # The prior's scales are for values of mean 0 and deviation 1.
+  center, scale = llcs[is_finite].mean(), llcs[is_finite].std() or 1.0
   span = times[-1] - times[0]
   kernel = kernels.ConstantKernel(1.0, (1e-2, 1e3)) * kernels.RBF(
     span / 5, (span / 50, 2 * span)
   )
   process = gaussian_process.GaussianProcessRegressor(
     kernel,
-    alpha=(errors[known] / scale) ** 2 + 1e-8,
+    # The constant keeps the matrix positive definite at errors of 0.
+    alpha=(errors[is_finite] / scale) ** 2 + 1e-8,
     n_restarts_optimizer=5,
     random_state=0,
   )
   with warnings.catch_warnings():
-    # A bound of the length scale that is reached is a curve without structure.
+    # The fit warns if the length scale reaches a bound: a curve without
+    # structure.
     warnings.simplefilter('ignore')
-    process.fit(times[:, None], (llcs[known] - center) / scale)
+    process.fit(times[:, None], (llcs[is_finite] - center) / scale)
   grid = np.linspace(times[0], times[-1], _GRID)
-  found: Any = process.predict(grid[:, None], return_std=True)
-  fit, error = center + scale * found[0], scale * found[1]
+  prediction: Any = process.predict(grid[:, None], return_std=True)
+  fit, error = center + scale * prediction[0], scale * prediction[1]
+  # A turn is a change of the slope's sign.
   slopes = np.sign(np.diff(fit))
   turns = np.flatnonzero(slopes[:-1] * slopes[1:] < 0) + 1
   return Stages(
@@ -247,8 +252,8 @@ def _check_estimates(
       'steps must be finite and at least 0, because time is log(step + 1); got '
       f'{bad[0]:g}.'
     )
-  if (stuck := np.flatnonzero(np.diff(steps) <= 0)).size:
-    before, after = steps[stuck[0]], steps[stuck[0] + 1]
+  if (not_ascending := np.flatnonzero(np.diff(steps) <= 0)).size:
+    before, after = steps[not_ascending[0]], steps[not_ascending[0] + 1]
     raise ValueError(
       'steps must ascend, because a curve has one value at a time; got '
       f'{after:g} after {before:g}. Sort them, and keep one estimate of each.'

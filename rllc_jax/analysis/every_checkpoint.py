@@ -1,4 +1,4 @@
-"""The same for every checkpoint, on as many devices as there are."""
+"""Maps a function over checkpoints, on all local devices."""
 
 from collections.abc import Callable
 from concurrent import futures
@@ -16,25 +16,27 @@ def map_checkpoints(
   trajectory: types.Trajectory,
   progress: Callable[[int, int], None] | None = None,
 ) -> list[types.PyTree]:
-  """function(weights) at every checkpoint, as NumPy arrays, in their order.
+  """Applies a function to the weights of every checkpoint, in their order.
 
-  Each local device has one checkpoint at a time, and a thread that looks after
-  it.
+  Each local device works on one checkpoint at a time, driven by its own thread.
+  Results are NumPy arrays.
 
   Args:
-    function: is called by several threads. What it takes from elsewhere must
-      not be committed to a device.
+    function: is called by several threads. Arrays that it closes over must not
+      be committed to a device.
     trajectory: the checkpoints; one is loaded at a time.
     progress: `progress(done, total)` in checkpoints.
 
   Raises:
-    Exception: the first that a call raises; what has not begun is left.
+    Exception: the first that a call raises; later calls are not started.
   """
   free: queue.SimpleQueue[jax.Device] = queue.SimpleQueue()
   for device in jax.local_devices():
     free.put(device)
+  # One load at a time: a host may not hold a checkpoint per device.
   loading = threading.Lock()
-  config: Any = jax.config  # Threads have settings of their own.
+  # Threads don't inherit the context's precision.
+  config: Any = jax.config
   precision = config.jax_default_matmul_precision
 
   def at_step(step: int) -> types.PyTree:
@@ -47,10 +49,10 @@ def map_checkpoints(
     finally:
       free.put(device)
 
-  found, total = [], len(trajectory.steps)
+  results, total = [], len(trajectory.steps)
   with futures.ThreadPoolExecutor(len(jax.local_devices())) as pool:
     for result in pool.map(at_step, trajectory.steps):
-      found.append(result)
+      results.append(result)
       if progress:
-        progress(len(found), total)
-  return found
+        progress(len(results), total)
+  return results

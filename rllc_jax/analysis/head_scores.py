@@ -1,13 +1,13 @@
-"""What heads attend to, on sequences of random tokens and on text.
+"""Attention scores of heads, on random tokens and on text.
 
 As in the code of Hoogland et al. (2402.02364), for the transformer of Wang et
 al. (2410.02984). A score is an attention weight, so between 0 and 1; how high
 it gets depends on the model, so rank heads by it and compare with the weight of
 an even attention.
 
-A small model may match prefixes in the text that it has learned and not among
-random tokens, which it never saw. `repeated_pairs` finds where it should in
-text; the score there is ours and not the paper's.
+A small model may match prefixes in its kind of text but not among random
+tokens, which it never saw. `repeated_pairs` selects places in text for that;
+the score there is ours, not the paper's.
 """
 
 from collections.abc import Callable
@@ -31,7 +31,7 @@ _LEAST_CONTEXT = 8
 
 
 class Questions(NamedTuple):
-  """Sequences, and the attention weights that a score is the mean of.
+  """Sequences, and the positions whose attention weights a score averages.
 
   Attributes:
     tokens: [N, T], the special token first.
@@ -49,7 +49,10 @@ class Questions(NamedTuple):
 def previous_token_questions(
   rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
 ) -> Questions:
-  """The last position and the one before it, in 16 to 64 random tokens."""
+  """Questions about the last position and the one before it.
+
+  Sequences have 16 to 64 random tokens.
+  """
   tokens, last = _random_sequences(rng_key, model, num_sequences)
   return Questions(tokens, jnp.arange(len(tokens)), last, last - 1)
 
@@ -57,10 +60,10 @@ def previous_token_questions(
 def current_token_questions(
   rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
 ) -> Questions:
-  """The last position and itself, in 16 to 64 random tokens.
+  """Questions about the last position and itself, in 16 to 64 random tokens.
 
-  The paper names current-token heads and does not say how it finds them; this
-  is the previous-token score, one position on.
+  The paper names current-token heads without a method to find them; this is the
+  previous-token score, one position on.
   """
   tokens, last = _random_sequences(rng_key, model, num_sequences)
   return Questions(tokens, jnp.arange(len(tokens)), last, last)
@@ -69,7 +72,7 @@ def current_token_questions(
 def prefix_matching_questions(
   rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
 ) -> Questions:
-  """The second of two equal tokens, and the position after the first of them.
+  """Questions about a repeated token and the position after its first copy.
 
   The first lies at 1 to 63 of 128, the second at 65 to 127; all others differ.
   """
@@ -80,17 +83,17 @@ def prefix_matching_questions(
   )
   first = draw(keys[0], 1, length // 2)
   second = draw(keys[1], length // 2 + 1, length)
-  twice = draw(keys[2], 0, vocab_size - 1)
-  others = jax.random.randint(
+  repeated = draw(keys[2], 0, vocab_size - 1)
+  fillers = jax.random.randint(
     keys[3], (num_sequences, length), 0, vocab_size - 2
   )
-  others += (others >= twice).astype(
-    others.dtype
-  )  # All but that one, equally likely.
+  # Skips the repeated token, so that all others are equally likely.
+  fillers += (fillers >= repeated).astype(fillers.dtype)
   positions = jnp.arange(length)[None]
   tokens = jnp.where(
-    (positions == first) | (positions == second), twice, others
+    (positions == first) | (positions == second), repeated, fillers
   )
+  # Sequences start with the special token, as in training.
   tokens = tokens.at[:, 0].set(vocab_size - 1)
   return Questions(
     tokens, jnp.arange(len(tokens)), second[:, 0], first[:, 0] + 1
@@ -98,7 +101,7 @@ def prefix_matching_questions(
 
 
 def _random_sequences(rng_key, model, num_sequences):
-  """Tokens [B, T] and the last position of each sequence, [B]."""
+  """Draws tokens [B, T] and the last position of each sequence, [B]."""
   low, high = _lengths(model.context_length)
   token_key, length_key = jax.random.split(rng_key)
   shape = num_sequences, high
@@ -122,10 +125,10 @@ def repeated_pairs(
   *,
   common: float = 0.05,
 ) -> Questions:
-  """Where text repeats a pair: its first token, and what followed it before.
+  """Questions about repeated pairs in text, and the position to attend to.
 
-  From there a head that matches prefixes attends to the position after the
-  last earlier occurrence of the token, and so predicts the second of the pair.
+  At the first token of a repeated pair, a head that matches prefixes attends to
+  the position after its last occurrence, and so predicts the second token.
 
   Args:
     tokens: [N, T], text.
@@ -133,29 +136,30 @@ def repeated_pairs(
     count: questions at most, evenly spaced among those there are.
     common: odds from which a pair is a bigram and needs no earlier one.
   """
-  found = []
+  questions = []
   for row, sequence in enumerate(np.asarray(tokens).tolist()):
-    last: dict[int, int] = {}  # Where each token was met.
+    last: dict[int, int] = {}  # Last place of each token.
     for place in range(len(sequence) - 1):
       token, following = sequence[place], sequence[place + 1]
       before = last.get(token, place)
       repeats = before + 1 < place and sequence[before + 1] == following
       if repeats and pair_odds.get((token, following), 0.0) <= common:
-        found.append((row, place, before + 1))
+        questions.append((row, place, before + 1))
       last[token] = place
-  chosen = np.linspace(0, len(found) - 1, min(count, len(found))).astype(int)
-  places = np.array(found, int).reshape(-1, 3)[chosen]
+  chosen = np.linspace(
+    0, len(questions) - 1, min(count, len(questions))
+  ).astype(int)
+  places = np.array(questions, int).reshape(-1, 3)[chosen]
   return Questions(*map(jnp.asarray, (tokens, *places.T)))
 
 
 class TextScore(NamedTuple):
-  """Attention to what a repeated pair repeats, and beside it.
+  """Attention to the continuation of a repeated pair, and to its neighbors.
 
   Attributes:
     score: [L, H], mean weight on the key of each question; NaN without any.
     beside: [L, H], mean weight on the two positions next to it, or of even
-      attention, whichever is more: what a head gets that attends there for
-      the place's sake.
+      attention, whichever is more: the weight expected without matching.
   """
 
   score: types.Array
@@ -167,12 +171,13 @@ def text_score(
   params: types.Params,
   questions: Questions,
 ) -> TextScore:
-  """How much heads match prefixes in text, from `repeated_pairs`."""
+  """Scores prefix matching in text, on questions from `repeated_pairs`."""
   if not len(questions.rows):
     empty = jnp.full((model.num_layers, model.num_heads), jnp.nan)
     return TextScore(empty, empty)
+  # One pass serves the three offsets below.
   rows = attention_rows(model, params, *questions[:3])
-  to = lambda offset: _taken(rows, questions.keys + offset)
+  to = lambda offset: _take_keys(rows, questions.keys + offset)
   even = jnp.mean(1 / (questions.queries + 1))
   beside = jnp.mean((to(-1) + to(1)) / 2, axis=-1)
   return TextScore(jnp.mean(to(0), axis=-1), jnp.maximum(beside, even))
@@ -194,7 +199,7 @@ def head_scores(
   rng_key: types.Key,
   num_sequences: int = 10_000,
 ) -> types.Array:
-  """The mean attention weight that a score asks for, of every head.
+  """The mean attention weight of a score's questions, for every head.
 
   Args:
     score: a key of `SCORES`.
@@ -233,11 +238,11 @@ def attention_to(
 ) -> types.Array:
   """The attention weight of each question, in every head, [L, H, B]."""
   rows = attention_rows(model, params, *questions[:3])
-  return _taken(rows, questions.keys)
+  return _take_keys(rows, questions.keys)
 
 
-def _taken(rows, keys):
-  """An entry of each row, [..., B, T] and [B] -> [..., B]."""
+def _take_keys(rows, keys):
+  """The entry of each row at its key, [..., B, T] and [B] -> [..., B]."""
   return jnp.take_along_axis(rows, keys[None, None, :, None], axis=3)[..., 0]
 
 
@@ -249,7 +254,7 @@ def attention_rows(
   rows: types.Array,
   queries: types.Array,
 ) -> types.Array:
-  """What positions attend to, in every head.
+  """Attention patterns of selected positions, in every head.
 
   Args:
     model: its sizes.
@@ -264,26 +269,29 @@ def attention_rows(
   tiles = frozen_layers.default_tiles()
   layers, positions = frozen_layers.of_params(params, tokens.shape[1])
   residual = params['embed']['W_E'][tokens]
-  found = []
+  patterns = []
   for i, layer in enumerate(layers):
     x = attention_only.layer_norm(layer.norm, residual)
     heads = params[f'blocks_{i}']['attn']
     of_head = functools.partial(
       _rows, positioned=x + positions[None], rows=rows, queries=queries
     )
-    asking = {name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')}
-    found.append(jax.lax.map(of_head, asking))
+    query_key_weights = {
+      name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')
+    }
+    # Head by head: only selected queries, never a whole [T, T] pattern.
+    patterns.append(jax.lax.map(of_head, query_key_weights))
     residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
-  return jnp.stack(found)
+  return jnp.stack(patterns)
 
 
 def _rows(head, positioned, rows, queries):
-  """A head's attention from some positions, [B, T]."""
+  """One head's attention from selected positions, [B, T]."""
   q = attention_only.linear(positioned[rows, queries], head['W_Q'], head['b_Q'])
   k = attention_only.linear(positioned, head['W_K'], head['b_K'])[rows]
   scores = jnp.einsum('be,bke->bk', q, k) / math.sqrt(q.shape[-1])
-  seen = jnp.arange(k.shape[1])[None] <= queries[:, None]
-  return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+  visible = jnp.arange(k.shape[1])[None] <= queries[:, None]
+  return jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -295,7 +303,7 @@ def most_attended(
   layers, positions = frozen_layers.of_params(params, tokens.shape[1])
   residual = params['embed']['W_E'][tokens]
   length = tokens.shape[1]
-  found = []
+  places_of_layers = []
   for i, layer in enumerate(layers):
     x = attention_only.layer_norm(layer.norm, residual) + positions[None]
     heads = params[f'blocks_{i}']['attn']
@@ -304,19 +312,20 @@ def most_attended(
       head, row = pair
       q = attention_only.linear(x[row], heads['W_Q'][head], heads['b_Q'][head])
       k = attention_only.linear(x[row], heads['W_K'][head], heads['b_K'][head])
-      seen = jnp.tril(jnp.ones((length, length), bool))
-      return jnp.argmax(jnp.where(seen, q @ k.T, -jnp.inf), axis=-1)
+      visible = jnp.tril(jnp.ones((length, length), bool))
+      # No softmax and no scale: neither changes the argmax.
+      return jnp.argmax(jnp.where(visible, q @ k.T, -jnp.inf), axis=-1)
 
     shape = model.num_heads, len(tokens)
     pairs = jnp.indices(shape).reshape(2, -1)
     places = jax.lax.map(of_pair, (pairs[0], pairs[1]))
-    found.append(places.reshape(*shape, length))
+    places_of_layers.append(places.reshape(*shape, length))
     residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
-  return jnp.stack(found)
+  return jnp.stack(places_of_layers)
 
 
 def even_attention(score: str, context_length: int = 1024) -> float:
-  """What a head scores that attends to all positions alike.
+  """The score of a head that attends to all positions alike.
 
   Examples:
     >>> for score in SCORES:
@@ -328,5 +337,7 @@ def even_attention(score: str, context_length: int = 1024) -> float:
   low, high = _lengths(context_length)
   if score == 'prefix_matching':
     high = _prefix_length(context_length)
-    low = high // 2 + 2
-  return sum(1 / seen for seen in range(low, high + 1)) / (high + 1 - low)
+    low = high // 2 + 2  # The second copy lies in the second half.
+  return sum(1 / num_visible for num_visible in range(low, high + 1)) / (
+    high + 1 - low
+  )

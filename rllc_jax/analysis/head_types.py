@@ -1,18 +1,21 @@
 """Classes of heads, from what they attend to alone.
 
-Wang et al. (2410.02984) speak of previous-token, current-token, induction and
-multigram heads, the last being those whose removal hurts memorized n-grams and
-skip n-grams; no thresholds are known. Here a head belongs to the score that it
-exceeds even attention by most, if by enough, and otherwise it is a multigram
-head where it has memorized enough of them. Matching prefixes counts among
-random tokens, or in text: there it is enough to exceed what lies beside by a
-factor of two, if more of the tokens that the head matters for are induction
-than anything else. Attention to a place counts where the head stands out of its
-layer, too: most heads look at the current token when they find nothing else,
-and all the more among random tokens.
+Wang et al. (2410.02984) distinguish previous-token, current-token, induction
+and multigram heads. The last are heads whose removal hurts memorized n-grams
+and skip n-grams; no thresholds are published. The rules here:
 
-These rules were settled on seeds 0 and 1 of the planted language, where it is
-known what there is to be found.
+- A head's class is the score with the largest ratio to even attention, if that
+  ratio is large enough. Otherwise it is a multigram head if it has memorized
+  enough multigrams.
+- Prefix matching counts among random tokens, or in text. In text a factor of
+  two over the neighboring positions is enough, if induction is the commonest
+  pattern of the tokens that the head matters for.
+- Attention to a place counts only if the head also stands out of its layer:
+  most heads attend to the current token by default, above all among random
+  tokens.
+
+The rules were settled on seeds 0 and 1 of the planted language, whose patterns
+are known.
 """
 
 from collections.abc import Mapping
@@ -37,19 +40,19 @@ def classify(
   *,
   serves_induction: np.ndarray | None = None,
   factor: float = 4.0,
-  text_factor: float = 2.0,
+  text_factor: float = 2.0,  # At 4 an evident induction head was missed.
   apart: float = 2.0,
   least: int = 1,
 ) -> np.ndarray:
-  """A class for every head.
+  """Assigns a class to every head.
 
   Args:
-    scores: by keys of `TYPES`, [L, H] each; NaN where a score is not known.
-    even: of each score, what even attention gets, one number or [L, H].
+    scores: by keys of `TYPES`, [L, H] each; NaN where a score is missing.
+    even: by the same keys, the score of even attention, one number or [L, H].
     num_memorized: [L, H], distinct multigrams of each head, from
-      `multigrams.identify`; without it no head is known to be one.
-    serves_induction: [L, H], whether induction is what most of a head's
-      affected tokens are; without it, matching in text does not count.
+      `multigrams.identify`; without it no head is a multigram head.
+    serves_induction: [L, H], True where induction is the commonest pattern of a
+      head's affected tokens; without it, matching in text does not count.
     factor: by which a head must exceed even attention.
     text_factor: the same where prefixes are matched in text.
     apart: by which attention to a place must exceed the median of the other
@@ -74,26 +77,32 @@ def classify(
   counts = {x: _stands_out(scores[x], apart) for x in _PLACES if x in scores}
   if serves_induction is None:
     serves_induction = np.zeros(np.shape(scores[names[0]]), bool)
+  # Scaled, so that one threshold `factor` serves random tokens and text.
   counts['prefix_matching_text'] = serves_induction * (factor / text_factor)
   ratios = np.stack(
     [np.asarray(scores[x]) / even[x] * counts.get(x, 1) for x in names]
   )
+  # A missing score is the least.
   ratios = np.nan_to_num(ratios)
-  found = np.array([TYPES[x] for x in names], object)[ratios.argmax(axis=0)]
-  memorized = np.zeros(found.shape) if num_memorized is None else num_memorized
-  rest = np.where(np.asarray(memorized) >= least, MULTIGRAM, OTHER)
-  return np.where(ratios.max(axis=0) >= factor, found, rest).astype(str)
+  top_types = np.array([TYPES[x] for x in names], object)[ratios.argmax(axis=0)]
+  memorized = (
+    np.zeros(top_types.shape) if num_memorized is None else num_memorized
+  )
+  fallback = np.where(np.asarray(memorized) >= least, MULTIGRAM, OTHER)
+  return np.where(ratios.max(axis=0) >= factor, top_types, fallback).astype(str)
 
 
 def _stands_out(score: np.ndarray, apart: float) -> np.ndarray:
-  """Whether each of [L, H] exceeds the others of its layer; one alone does."""
+  """True for heads that exceed the rest of their layer, if any, [L, H]."""
   score = np.asarray(score)
-  found = np.ones(score.shape, bool)
+  is_apart = np.ones(score.shape, bool)
   for layer, head in np.ndindex(score.shape):
-    others = np.delete(score[layer], head)
-    if others.size:
-      found[layer, head] = score[layer, head] >= apart * np.median(others)
-  return found
+    layer_rest = np.delete(score[layer], head)
+    if layer_rest.size:
+      is_apart[layer, head] = score[layer, head] >= apart * np.median(
+        layer_rest
+      )
+  return is_apart
 
 
 def of_readings(readings: xr.Dataset) -> dict[str, str]:
@@ -103,7 +112,7 @@ def of_readings(readings: xr.Dataset) -> dict[str, str]:
     readings: from `readings.read_heads`.
   """
   last = readings.sortby('checkpoint').isel(checkpoint=-1)
-  found = classify(
+  classes = classify(
     {name: last[name].values for name in TYPES},
     {str(x): float(last.even.sel(score=x)) for x in last.score.values}
     | {'prefix_matching_text': last.prefix_matching_text_beside.values},
@@ -111,6 +120,6 @@ def of_readings(readings: xr.Dataset) -> dict[str, str]:
     serves_induction=(last.patterns.idxmax('pattern') == 'induction').values,
   )
   return {
-    f'{layer}:{head}': str(found[layer, head])
-    for layer, head in np.ndindex(found.shape)
+    f'{layer}:{head}': str(classes[layer, head])
+    for layer, head in np.ndindex(classes.shape)
   }

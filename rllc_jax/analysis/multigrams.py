@@ -1,22 +1,22 @@
-"""Which patterns a head serves, read off the tokens that it matters most for.
+"""Patterns that a head serves, from the tokens that it matters most for.
 
 Wang et al. (2410.02984, appendix B) ablate a head, rank tokens in context by
-how much their loss rises, and sort the first of them into induction, Dyck,
-n-gram and skip n-gram patterns. What follows is that with definitions of our
-own, since thresholds and grammars were not to be had. Of an affected token,
+the rise of their loss, and sort the first of them into induction, Dyck, n-gram
+and skip n-gram patterns. Their thresholds and grammars are not published; the
+definitions here are ours. An affected token gets the first label that fits:
 
   induction  the token and the one before it stood together earlier in the row,
              and are no common pair of the corpus
-  dyck       it closes the innermost of the brackets that are open in the row;
-             dyck_nested if another one is open around it
-  ngram      the tokens before it, two or three, stand before the same token in
-             other rows where the head matters, too
-  skip_ngram what the head attends to most, at a distance, does, together with
-             the token just before
+  dyck       it closes the innermost open bracket of the row; dyck_nested if
+             another one is open around it
+  ngram      the two or three tokens before it precede the same token in other
+             rows where the head matters, too
+  skip_ngram the most attended token, at a distance, and the token just before
+             do so together
   other      none of them
 
-the first that fits. An n-gram or skip n-gram counts once, however often it is
-met: their number is what a head is said to have memorized.
+An n-gram or skip n-gram counts once, however often it occurs: the number of
+distinct ones is the number that a head has memorized.
 """
 
 import collections
@@ -46,12 +46,13 @@ class Affected(NamedTuple):
 
 
 class Patterns(NamedTuple):
-  """What the affected tokens of a head are.
+  """The patterns of a head's affected tokens.
 
   Attributes:
     labels: [N], places in `PATTERNS`.
     counts: affected tokens by pattern.
-    ngrams: distinct (tokens before, target) with enough support: how much.
+    ngrams: distinct (tokens before, target) with enough support, which is the
+      value.
     skip_ngrams: distinct (source, token before, target), likewise.
   """
 
@@ -62,7 +63,7 @@ class Patterns(NamedTuple):
 
   @property
   def num_memorized(self) -> int:
-    """Distinct multigrams: n-grams and skip n-grams."""
+    """The number of distinct multigrams: n-grams and skip n-grams."""
     return len(self.ngrams) + len(self.skip_ngrams)
 
 
@@ -74,6 +75,7 @@ def most_affected(effects: np.ndarray, count: int) -> Affected:
     count: how many, at most; those whose loss falls are never among them.
   """
   flat = effects.ravel()
+  # Stable: ties keep the order of the text.
   order = np.argsort(-flat, kind='stable')[:count]
   order = order[flat[order] > 0]
   rows, places = np.unravel_index(order, effects.shape)
@@ -113,54 +115,56 @@ def identify(
   ]
   rows_of = _supports(affected.rows, grams, skips)
   labels, ngrams, skip_ngrams = [], {}, {}
+  # The order of these tests is the order of the labels above.
   for (row, place), gram, skip in zip(places, grams, skips, strict=True):
-    known = [x for x in gram.values() if len(rows_of[x]) >= support]
+    supported = [x for x in gram.values() if len(rows_of[x]) >= support]
     if _is_induction(tokens[row], place, pair_odds, common):
       labels.append('induction')
     elif place in closings[row]:
       labels.append('dyck_nested' if closings[row][place] > 1 else 'dyck')
-    elif known:
+    elif supported:
       labels.append('ngram')
-      ngrams[known[0]] = len(rows_of[known[0]])
+      ngrams[supported[0]] = len(rows_of[supported[0]])
     elif skip is not None and len(rows_of[skip]) >= support:
       labels.append('skip_ngram')
       skip_ngrams[skip[1:]] = len(rows_of[skip])
     else:
       labels.append('other')
-  found = collections.Counter(labels)
+  counts = collections.Counter(labels)
   return Patterns(
     np.array([PATTERNS.index(label) for label in labels], int),
-    {pattern: found[pattern] for pattern in PATTERNS},
+    {pattern: counts[pattern] for pattern in PATTERNS},
     ngrams,
     skip_ngrams,
   )
 
 
 def closing(row: np.ndarray, spellings: Sequence[str]) -> dict[int, int]:
-  """Tokens that close the innermost bracket, {place: brackets open before it}.
+  """Finds tokens that close a bracket, {place: brackets open before it}.
 
-  A token with several brackets closes if its first one does.
+  Only the innermost open bracket counts. A token with several brackets closes
+  if its first one does.
 
   Args:
     row: [T], tokens.
     spellings: of each token id.
   """
   stack: list[str] = []
-  found = {}
+  depths = {}
   for place, token in enumerate(row):
     for i, mark in enumerate(_marks(spellings[token])):
       if mark in BRACKETS.values():
         stack.append(mark)
       elif stack and stack[-1] == BRACKETS[mark]:
         if i == 0:
-          found[place] = len(stack)
+          depths[place] = len(stack)
         stack.pop()
-  return found
+  return depths
 
 
 def _gram(tokens, row, place, length):
-  """The tokens before a place and the one there; () at the row's start."""
-  start = place - length
+  """The tokens before a place and its own; () at the row's start."""
+  start = place - length  # 0 is the special token, in no n-gram.
   return tuple(tokens[row, start : place + 1].tolist()) if start > 0 else ()
 
 
@@ -169,24 +173,24 @@ def _skip(tokens, row, place, source):
   if source >= place - 1 or source == 0:
     return None
   triple = tokens[row, [source, place - 1, place]].tolist()
-  return None, *triple  # Told from an n-gram of three.
+  return None, *triple  # None tells it from an n-gram of three.
 
 
 def _supports(rows, grams, skips):
-  """The rows in which each multigram is met."""
-  found: dict[tuple, set[int]] = collections.defaultdict(set)
+  """Sets of rows in which each multigram occurs."""
+  rows_of: dict[tuple, set[int]] = collections.defaultdict(set)
   for row, gram, skip in zip(rows, grams, skips, strict=True):
     for name in (*gram.values(), skip):
       if name:
-        found[name].add(row)
-  return found
+        rows_of[name].add(row)
+  return rows_of
 
 
 def _is_induction(row, place, pair_odds, common):
   pair = int(row[place - 1]), int(row[place])
   before = row[: place - 1]  # The pair itself ends at `place`.
-  again = (before == pair[0]) & (row[1:place] == pair[1])
-  return bool(again.any()) and pair_odds.get(pair, 0.0) <= common
+  repeats = (before == pair[0]) & (row[1:place] == pair[1])
+  return bool(repeats.any()) and pair_odds.get(pair, 0.0) <= common
 
 
 def _marks(text: str) -> str:
@@ -194,14 +198,14 @@ def _marks(text: str) -> str:
 
 
 def pair_odds(tokens: np.ndarray) -> dict[tuple[int, int], float]:
-  """How often one token follows another in a corpus, [N, T] integers.
+  """Frequencies of a next token after each token of a corpus, [N, T] integers.
 
   Examples:
     >>> pair_odds(np.array([[0, 1, 0, 2]]))
     {(0, 1): 0.5, (0, 2): 0.5, (1, 0): 1.0}
   """
   size = int(tokens.max()) + 1
-  wide = tokens.astype(np.int64)
+  wide = tokens.astype(np.int64)  # size^2 overflows narrower integers.
   pairs, counts = np.unique(
     wide[:, :-1] * size + wide[:, 1:], return_counts=True
   )

@@ -1,4 +1,4 @@
-"""How near a model is to pairs of tokens, and how well it knows n-grams.
+"""Bigram and n-gram scores of a model's predictions.
 
 As in the code of Hoogland et al. (2402.02364). Their n-grams are words of
 GPT-2's vocabulary that the model's tokenizer cuts into n tokens; ours are the
@@ -20,12 +20,12 @@ from rllc_jax.models import frozen_layers
 
 
 class BigramScore(NamedTuple):
-  """The model's predictions beside the corpus's pairs, nats.
+  """Cross-entropy of the model's predictions with the corpus's bigrams, nats.
 
   Attributes:
-    cross_entropy: of what the corpus says of the token alone, against what the
-      model says of the whole context.
-    floor: the entropy of the former: what no model is below.
+    cross_entropy: of the corpus's distribution after the token alone, with the
+      model's distribution after the whole context.
+    floor: the entropy of the former, a lower bound for every model.
   """
 
   cross_entropy: types.Array
@@ -33,7 +33,7 @@ class BigramScore(NamedTuple):
 
 
 def bigram_table(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
-  """How often each token follows each, [V, V], rows that add up to 1 or 0.
+  """Frequencies of next tokens, [V, V]; rows add up to 1, or 0 if unseen.
 
   Examples:
     >>> print(bigram_table(np.array([[0, 1, 0, 2]]), 3))
@@ -57,7 +57,7 @@ def bigram_score(
   places: types.Array,
   table: types.Array,
 ) -> BigramScore:
-  """Cross-entropy between the corpus's pairs and the model, at single places.
+  """Cross-entropy of the model with the corpus's bigrams, at single places.
 
   Args:
     model: its sizes.
@@ -76,27 +76,27 @@ def bigram_score(
     x, token = row
     log_odds = jax.nn.log_softmax(x @ unembed['W_U'] + unembed['b_U'])
     odds = table[token]
-    known = jnp.where(odds > 0, odds, 1)
-    return -odds @ log_odds, -odds @ jnp.log(known)
+    # 0 log 0 = 0.
+    safe_odds = jnp.where(odds > 0, odds, 1)
+    return -odds @ log_odds, -odds @ jnp.log(safe_odds)
 
-  found = jax.lax.map(
+  scores = jax.lax.map(
     of_row,
     (normed[rows, places], tokens[rows, places]),
     batch_size=tiles.tokens,
   )
-  return BigramScore(*(jnp.mean(x) for x in found))
+  return BigramScore(*(jnp.mean(x) for x in scores))
 
 
 def frequent_ngrams(
   tokens: np.ndarray, length: int, is_start: np.ndarray, count: int
 ) -> np.ndarray:
-  """The words of so many tokens that are the most frequent, [n, length].
+  """The most frequent words of a given number of tokens, [n, length].
 
   Args:
     tokens: [N, T], of the corpus.
     length: tokens of an n-gram.
-    is_start: [V], whether a token begins a word; the next one that does ends
-      it.
+    is_start: [V], True for tokens that begin a word, and so end the last one.
     count: how many, at most.
 
   Raises:
@@ -109,16 +109,18 @@ def frequent_ngrams(
   windows = np.lib.stride_tricks.sliding_window_view(wide, length, axis=1)
   first = starts[:, : windows.shape[1]]
   last = ends[:, length - 1 :]
+  # Windows that a word starts within are two words.
   inside = np.zeros(first.shape, bool)
   for place in range(1, length):
     inside |= starts[:, place : place + windows.shape[1]]
-  found = windows[first & last & ~inside]
-  if not len(found):
+  words = windows[first & last & ~inside]
+  if not len(words):
     raise ValueError(
       f'The corpus must have words of {length} tokens, to measure how well '
       'they are known; got none.'
     )
-  grams, counts = np.unique(found, axis=0, return_counts=True)
+  grams, counts = np.unique(words, axis=0, return_counts=True)
+  # Stable: ties in frequency keep the order of token ids.
   return grams[np.argsort(-counts, kind='stable')[:count]]
 
 
@@ -128,7 +130,7 @@ def ngram_score(
   ngrams: np.ndarray,
   losses_of_tokens: types.Array,
 ) -> types.Array:
-  """How much easier the last token of an n-gram is than any other there, [].
+  """Ratio of ordinary losses to those of the last tokens of n-grams, [].
 
   Above 1 the model knows the n-grams better than text in general.
 
@@ -142,5 +144,5 @@ def ngram_score(
   length = ngrams.shape[1]
   special = np.full((len(ngrams), 1), model.vocab_size - 1)
   batch = jnp.asarray(np.concatenate([special, ngrams], axis=1), jnp.int32)
-  found = token_losses.token_losses(model, params, batch)[:, -1]
-  return jnp.mean(losses_of_tokens[:, length - 1]) / jnp.mean(found)
+  last_losses = token_losses.token_losses(model, params, batch)[:, -1]
+  return jnp.mean(losses_of_tokens[:, length - 1]) / jnp.mean(last_losses)

@@ -1,4 +1,4 @@
-"""What a model has learned of a planted language, beside what can be known."""
+"""Losses and attention on a planted language, and its least losses."""
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +12,7 @@ from rllc_jax.data import synthetic
 from rllc_jax.data import synthetic_laws
 from rllc_jax.models import attention_only
 
-_SAMPLE = 512  # Symbols of a kind whose sources are looked at.
+_SAMPLE = 512  # Symbols of a kind whose sources are scored.
 
 
 def kind_losses(
@@ -22,20 +22,20 @@ def kind_losses(
 ) -> xr.Dataset:
   """Mean losses on the second half of rows, by the kind of the symbol.
 
-  In the first half, what a symbol depends on may lie before the row.
+  In the first half, the source of a symbol may lie before the row.
   """
   half = text.tokens.shape[1] // 2
   kinds = text.kinds[:, half:]
 
   def at_checkpoint(params):
-    every = token_losses.token_losses(model, params, text.tokens)
-    losses = np.asarray(every)[:, half - 1 :]
+    batch_losses = token_losses.token_losses(model, params, text.tokens)
+    losses = np.asarray(batch_losses)[:, half - 1 :]
     masks = [kinds == i for i in range(len(synthetic.KINDS))]
     return [losses[m].mean() if m.any() else np.nan for m in masks]
 
-  found = every_checkpoint.map_checkpoints(at_checkpoint, trajectory)
+  losses_by_kind = every_checkpoint.map_checkpoints(at_checkpoint, trajectory)
   return xr.Dataset(
-    {'kind_loss': (('checkpoint', 'kind'), np.array(found))},
+    {'kind_loss': (('checkpoint', 'kind'), np.array(losses_by_kind))},
     {'checkpoint': list(trajectory.steps), 'kind': list(synthetic.KINDS)},
   )
 
@@ -45,33 +45,34 @@ def source_attention(
   params: types.Params,
   text: synthetic.Rows,
 ) -> xr.Dataset:
-  """How much each head attends to what tells a symbol, by its kind.
+  """Attention of each head to the source that determines a symbol, by its kind.
 
-  From the position that predicts it; on a sample of what a kind has.
+  From the position that predicts the symbol; on a sample of each kind.
 
   Returns:
     `source_attention` over (layer, head, kind).
   """
   shape = model.num_layers, model.num_heads, len(synthetic.KINDS)
-  found = np.full(shape, np.nan)
+  attention = np.full(shape, np.nan)
   for i in range(len(synthetic.KINDS)):
     rows, places = np.nonzero((text.kinds == i) & (text.sources >= 0))
     if not rows.size:
       continue
+    # Always as many, so that all kinds and checkpoints compile once.
     chosen = np.linspace(0, rows.size - 1, _SAMPLE).astype(int)
     rows, places = rows[chosen], places[chosen]
-    asked = text.tokens, rows, places - 1, text.sources[rows, places]
-    questions = head_scores.Questions(*map(jnp.asarray, asked))
+    fields = text.tokens, rows, places - 1, text.sources[rows, places]
+    questions = head_scores.Questions(*map(jnp.asarray, fields))
     weights = head_scores.attention_to(model, params, questions)
-    found[..., i] = np.asarray(weights).mean(axis=-1)
+    attention[..., i] = np.asarray(weights).mean(axis=-1)
   return xr.Dataset(
-    {'source_attention': (('layer', 'head', 'kind'), found)},
+    {'source_attention': (('layer', 'head', 'kind'), attention)},
     {'kind': list(synthetic.KINDS)},
   )
 
 
 def floors(name: str) -> xr.Dataset:
-  """The least losses that are possible, by kind."""
+  """The least possible losses, by kind."""
   laws = synthetic_laws.laws(synthetic.LANGUAGES[name])
   values = [
     laws[kind].floor if kind in laws else np.nan for kind in synthetic.KINDS

@@ -1,4 +1,4 @@
-"""All that is read off a model's heads, checkpoint by checkpoint."""
+"""All measurements of a model's heads, checkpoint by checkpoint."""
 
 from collections.abc import Callable
 from collections.abc import Iterator
@@ -21,18 +21,18 @@ from rllc_jax.models import attention_only
 from rllc_jax.refinement import names as grammar
 
 _BATCH = 16  # Sequences whose tokens have losses at once.
-_QUESTIONS = 512  # Repeated pairs that are looked at.
+_QUESTIONS = 512  # Repeated pairs that are scored.
 _HEAD = ('layer', 'head')
 _PAIR = ('writer', 'reader')
 
 
 class Text(NamedTuple):
-  """What is read.
+  """Sequences to measure on, and tables of their tokenizer and corpus.
 
   Attributes:
     tokens: [N, T], sequences; those that do not fill a minibatch of 16 are
       left out, unless there are fewer.
-    spellings: of each token id, for brackets.
+    spellings: by token id, to find brackets.
     pair_odds: of the training set, from `multigrams.pair_odds`.
   """
 
@@ -41,7 +41,8 @@ class Text(NamedTuple):
   pair_odds: Mapping[tuple[int, int], float]
 
   def minibatches(self) -> Iterator[np.ndarray]:
-    """[16, T] each, or all if there are fewer."""
+    """Yields [16, T] each, or all sequences if there are fewer."""
+    # Full minibatches alone, so that all have the same weight and shape.
     size = min(_BATCH, len(self.tokens))
     for start in range(0, len(self.tokens) - size + 1, size):
       yield np.asarray(self.tokens[start : start + size], np.int32)
@@ -80,13 +81,13 @@ def read_heads(
     reader), heads of the first layer and the last: `composition_K`, `_Q`,
     `_V` and `path`, the rise of the loss with the path between them cut, and,
     by minibatch, `path_nested`, of tokens that close a nested bracket: NaN
-    where there are none. Over (checkpoint): `loss`. Over (score): `even`, what
-    attention to all positions alike gets.
+    where there are none. Over (checkpoint): `loss`. Over (score): `even`, the
+    score of attention to all positions alike.
   """
   questions = head_scores.repeated_pairs(
     text.tokens, text.pair_odds, _QUESTIONS
   )
-  nested = [_nested(batch, text.spellings) for batch in text.minibatches()]
+  is_nested = [_nested(batch, text.spellings) for batch in text.minibatches()]
 
   def at_checkpoint(params):
     read: dict[str, Any] = {
@@ -98,7 +99,7 @@ def read_heads(
     matched = head_scores.text_score(model, params, questions)
     read['prefix_matching_text'] = matched.score
     read['prefix_matching_text_beside'] = matched.beside
-    effects = _effects(rng_key, model, params, text, nested)
+    effects = _effects(rng_key, model, params, text, is_nested)
     read |= effects.means
     read |= _patterns(effects, text, count, support)
     if model.num_layers > 1:
@@ -106,19 +107,21 @@ def read_heads(
       read |= {f'composition_{k}': v for k, v in kinds.items()}
     return read
 
-  found = every_checkpoint.map_checkpoints(at_checkpoint, trajectory, progress)
+  readings = every_checkpoint.map_checkpoints(
+    at_checkpoint, trajectory, progress
+  )
   even = [
     head_scores.even_attention(score, model.context_length)
     for score in head_scores.SCORES
   ]
-  read = _dataset(trajectory.steps, found)
+  read = _dataset(trajectory.steps, readings)
   return read.assign(even=('score', even)).assign_coords(
     score=list(head_scores.SCORES)
   )
 
 
 def of_heads(values: xr.DataArray, names: Sequence[str]) -> np.ndarray:
-  """What was read of heads 'LAYER:HEAD' at every checkpoint, [K, n].
+  """Values of heads 'LAYER:HEAD' at every checkpoint, [K, n].
 
   Args:
     values: over (checkpoint, layer, head), or (checkpoint, refinement).
@@ -132,28 +135,28 @@ def of_heads(values: xr.DataArray, names: Sequence[str]) -> np.ndarray:
   return ordered[:, layers, heads]
 
 
-def _dataset(steps, found) -> xr.Dataset:
+def _dataset(steps, readings) -> xr.Dataset:
   dims = {'loss': (), 'path': _PAIR, 'path_nested': (*_PAIR, 'minibatch')}
   dims |= {f'composition_{kind}': _PAIR for kind in composition.KINDS}
   dims['patterns'] = (*_HEAD, 'pattern')
   stacked = {
     name: (
       ('checkpoint', *dims.get(name, _HEAD)),
-      np.stack([at_step[name] for at_step in found]),
+      np.stack([at_step[name] for at_step in readings]),
     )
-    for name in found[0]
+    for name in readings[0]
   }
   labels = {'checkpoint': list(steps), 'pattern': list(multigrams.PATTERNS)}
   return xr.Dataset(stacked, labels)
 
 
 class _Effects(NamedTuple):
-  """Of ablations, at one checkpoint.
+  """Effects of ablations, and attention, at one checkpoint.
 
   Attributes:
     means: by name.
     by_token: [L, H, N, T - 1], of resampling, nats.
-    attended: [L, H, N, T], where each attends to most.
+    attended: [L, H, N, T], the position that each attends to most.
   """
 
   means: dict[str, Any]
@@ -162,13 +165,14 @@ class _Effects(NamedTuple):
 
 
 def _effects(rng_key, model, params, text, nested) -> _Effects:
-  """Mean losses, and how much they rise, over minibatches of the tokens."""
+  """Mean losses and their rises, over minibatches of the tokens."""
   sums: dict[str, Any] = {}
   by_token, attended, paths = [], [], []
   for number, batch in enumerate(text.minibatches()):
     plain = np.asarray(token_losses.token_losses(model, params, batch))
     means = {'loss': plain.mean()}
     for kind in ablations.KINDS:
+      # The same key at every checkpoint: differences are the model's.
       key = jax.random.fold_in(rng_key, number)
       ablated = ablations.ablated_losses(model, params, batch, kind, key)
       rise = np.asarray(ablated) - plain
@@ -178,8 +182,8 @@ def _effects(rng_key, model, params, text, nested) -> _Effects:
     attended.append(head_scores.most_attended(model, params, batch))
     if model.num_layers > 1:
       last = model.num_layers - 1
-      cut = ablations.path_ablated_losses(model, params, batch, 0, last)
-      rise = np.asarray(cut) - plain
+      path_cut = ablations.path_ablated_losses(model, params, batch, 0, last)
+      rise = np.asarray(path_cut) - plain
       means['path'] = rise.mean(axis=(2, 3))
       paths.append(_mean_where(rise, nested[number]))
     for name, value in means.items():
@@ -193,17 +197,17 @@ def _effects(rng_key, model, params, text, nested) -> _Effects:
 
 
 def _nested(batch, spellings):
-  """Whether each predicted token closes a nested bracket, [B, T - 1]."""
-  found = np.zeros((len(batch), batch.shape[1] - 1), bool)
+  """True for predicted tokens that close a nested bracket, [B, T - 1]."""
+  is_nested = np.zeros((len(batch), batch.shape[1] - 1), bool)
   for row, sequence in enumerate(batch):
     closing = multigrams.closing(sequence, spellings)
     places = [place - 1 for place, depth in closing.items() if depth > 1]
-    found[row, places] = True
-  return found
+    is_nested[row, places] = True
+  return is_nested
 
 
 def _mean_where(values, mask):
-  """Over the last two axes; NaN if nowhere."""
+  """The mean over the last two axes where the mask is True; NaN if nowhere."""
   if not mask.any():
     return np.full(values.shape[:-2], np.nan)
   return values[..., mask].mean(axis=-1)
@@ -217,18 +221,18 @@ def _patterns(effects: _Effects, text, count, support) -> dict[str, Any]:
   closing = [multigrams.closing(row, text.spellings) for row in tokens]
   for layer, head in np.ndindex(shape):
     affected = multigrams.most_affected(effects.by_token[layer, head], count)
-    places = effects.attended[layer, head]
-    found = multigrams.identify(
+    attended = effects.attended[layer, head]
+    identified = multigrams.identify(
       tokens,
       affected,
-      places[affected.rows, affected.places - 1],
+      attended[affected.rows, affected.places - 1],
       closing,
       text.pair_odds,
       support=support,
     )
-    patterns[layer, head] = list(found.counts.values())
-    ngrams[layer, head] = len(found.ngrams)
-    skip_ngrams[layer, head] = len(found.skip_ngrams)
+    patterns[layer, head] = list(identified.counts.values())
+    ngrams[layer, head] = len(identified.ngrams)
+    skip_ngrams[layer, head] = len(identified.skip_ngrams)
   return {
     'patterns': patterns,
     'num_ngrams': ngrams,

@@ -1,11 +1,11 @@
-r"""Which step size to take, of those that a sweep tried, and why.
+r"""Recommendation of a step size from a sweep, with reasons.
 
 A setting *qualifies* for a cell (a refinement, at a checkpoint, on a data set)
 if the cell is healthy there (see `estimators.health`), its standard error is
 under 3 % of the estimate, and the step size adds less than 5 % to the estimate:
 as predicted (which is part of health) and as measured, by twice the change from
-half the step size, since what a step adds is proportional to it. Recommended is
-the largest step size that qualifies: of those that are small enough, it
+half the step size, since the bias is proportional to the step size. Recommended
+is the largest step size that qualifies: of those that are small enough, it
 explores the most in a given number of steps.
 """
 
@@ -27,7 +27,7 @@ _STIFF, _NEAR_LIMIT = 1.0, 3.0
 
 
 class Recommendation(NamedTuple):
-  r"""What a sweep recommends.
+  r"""The recommended setting, and the reasons for it.
 
   n beta and gamma say what is estimated. If yours are fixed, read
   `step_sizes` at them; `setting` is the best of the whole grid.
@@ -52,7 +52,7 @@ class Recommendation(NamedTuple):
 
 
 def recommend(sweep: xr.Dataset) -> Recommendation:
-  """Reads a recommendation out of a sweep.
+  """Recommends a setting from a sweep.
 
   For one cell, or one n beta, alone pass that selection of the sweep.
 
@@ -72,12 +72,13 @@ def recommend(sweep: xr.Dataset) -> Recommendation:
   over_all = qualifies.all(_cell_dims(sweep))
   step_sizes = _largest(over_all)
   best = step_sizes == step_sizes.max()
-  worst = _relative_error(sweep).max(_cell_dims(sweep))
+  largest_errors = _relative_error(sweep).max(_cell_dims(sweep))
   if not best.any():
     setting, why = None, _why_none(sweep, met, qualifies)
   else:
-    chosen = over_all & best & (worst.step_size == step_sizes)
-    place = worst.where(chosen).argmin(calibration.GRID_DIMS)
+    # Ties in step size: the one whose largest error is smallest.
+    chosen = over_all & best & (largest_errors.step_size == step_sizes)
+    place = largest_errors.where(chosen).argmin(calibration.GRID_DIMS)
     setting = calibration.Setting(
       *(grid[i][int(place[x])] for i, x in enumerate(calibration.GRID_DIMS))
     )
@@ -88,7 +89,7 @@ def recommend(sweep: xr.Dataset) -> Recommendation:
 
 
 def criteria(sweep: xr.Dataset) -> xr.Dataset:
-  """What holds where, over the dims of a sweep.
+  """Evaluates the three criteria over the dims of a sweep.
 
   Returns:
     `healthy`: no diagnostic says otherwise. `precise`: the standard error is
@@ -105,7 +106,7 @@ def criteria(sweep: xr.Dataset) -> xr.Dataset:
 
 
 def relative_bias(sweep: xr.Dataset) -> xr.DataArray:
-  """The share that the step size adds to an estimate, relative to the rest.
+  """The bias of the step size, relative to the estimate without it.
 
   Measured: half the step size has half the bias, so the bias is twice the
   change. NaN at the smallest step size and where there is no estimate.
@@ -115,7 +116,7 @@ def relative_bias(sweep: xr.Dataset) -> xr.DataArray:
 
 
 def _with_all_dims(sweep: xr.Dataset) -> xr.Dataset:
-  """Ascending, with the dims back that a selection of one value dropped."""
+  """Sorts a sweep, and restores dims that a selection of one value dropped."""
   dims = list(calibration.GRID_DIMS)
   dropped = [name for name in dims if name not in sweep.dims]
   sweep = sweep.expand_dims(dropped) if dropped else sweep
@@ -131,30 +132,31 @@ def _cell_dims(sweep: xr.Dataset) -> list[Hashable]:
 
 
 def _largest(qualifies: xr.DataArray) -> xr.DataArray:
-  found = (qualifies * qualifies.step_size).max('step_size')
-  return found.where(found > 0)
+  largest = (qualifies * qualifies.step_size).max('step_size')
+  return largest.where(largest > 0)
 
 
 def _why(
   sweep: xr.Dataset, met: xr.Dataset, setting: calibration.Setting, ties: int
 ) -> str:
-  here = sweep.sel(setting._asdict())
-  error = float(_relative_error(here).max())
+  at_setting = sweep.sel(setting._asdict())
+  error = float(_relative_error(at_setting).max())
   biases = abs(relative_bias(sweep)).sel(setting._asdict())
   place = biases.argmax(...)
-  own = float(_bias_error(sweep).sel(setting._asdict())[place])
+  bias_error = float(_bias_error(sweep).sel(setting._asdict())[place])
   bias = float(biases[place])
-  beside = (
+  among_ties = (
     f' At {ties} pairs of nbeta and localization this step size qualifies, and '
     'errors are smallest here.'
   )
-  beside = beside if ties > 1 else ''
-  all_cells = 'the cell is' if here.llc.size == 1 else 'all cells are'
+  among_ties = among_ties if ties > 1 else ''
+  all_cells = 'the cell is' if at_setting.llc.size == 1 else 'all cells are'
   return (
     f'{_named(setting)}: the largest step size at which {all_cells} healthy, '
     f'with standard errors of at most {_percent(error)} of the estimate and a '
-    f'bias of at most {_percent(bias)} (± {_percent(own)}), twice the change '
-    f'from half the step size.{beside} {_what_stops(sweep, met, setting)}'
+    f'bias of at most {_percent(bias)} (± {_percent(bias_error)}), twice the '
+    f'change from half the step size.{among_ties} '
+    f'{_what_stops(sweep, met, setting)}'
   )
 
 
@@ -165,13 +167,13 @@ def _what_stops(
   if place == sweep.sizes['step_size']:
     return 'It is the largest that was tried.'
   fixed = {'nbeta': setting.nbeta, 'localization': setting.localization}
-  there = met.isel(step_size=place).sel(fixed)
+  next_larger = met.isel(step_size=place).sel(fixed)
   failing = [
-    _failing(str(name), int((~there[name]).sum()), there[name].size)
+    _failing(str(name), int((~next_larger[name]).sum()), next_larger[name].size)
     for name in met
-    if not there[name].all()
+    if not next_larger[name].all()
   ]
-  return f'At {float(there.step_size):.4g} {" and ".join(failing)}.'
+  return f'At {float(next_larger.step_size):.4g} {" and ".join(failing)}.'
 
 
 def _failing(criterion: str, count: int, size: int) -> str:
@@ -188,14 +190,17 @@ def _failing(criterion: str, count: int, size: int) -> str:
 def _why_none(
   sweep: xr.Dataset, met: xr.Dataset, qualifies: xr.DataArray
 ) -> str:
-  """What is missing most often, of settings that have a half step size."""
+  """Sentence on the criterion missed most often."""
+  # The smallest step size never counts as unbiased, so it is left out.
   tried = met.isel(step_size=slice(1, None))
   missing = {str(name): int((~tried[name]).sum()) for name in tried}
   most = max(missing, key=lambda name: missing[name])
   alone = qualifies.any(calibration.GRID_DIMS)
-  who = 'the cell' if alone.size == 1 else f'all {alone.size} cells'
-  some = f'; {int(alone.sum())} would have one alone' if alone.any() else ''
-  wanted, knob = {
+  cells = 'the cell' if alone.size == 1 else f'all {alone.size} cells'
+  alone_text = (
+    f'; {int(alone.sum())} would have one alone' if alone.any() else ''
+  )
+  criterion, knob = {
     'healthy': ('health', _knob_of_health),
     'precise': (
       f'a standard error under {_percent(MAX_RELATIVE_ERROR)}',
@@ -207,38 +212,46 @@ def _why_none(
     ),
   }[most]
   return (
-    f'No setting qualifies for {who}{some}. Most often missing, in '
-    f'{missing[most]} of {tried[most].size} cases, is {wanted}: '
+    f'No setting qualifies for {cells}{alone_text}. Most often missing, in '
+    f'{missing[most]} of {tried[most].size} cases, is {criterion}: '
     f'{knob(sweep, met)}.'
   )
 
 
 def _knob_of_health(sweep: xr.Dataset, met: xr.Dataset) -> str:
-  """The commonest fault, where it is worst."""
+  """Advice on the commonest fault, where it is worst."""
   arrays = {
     str(name): array.transpose(*sweep.llc.dims).values
     for name, array in sweep.data_vars.items()
     if set(array.dims) == set(sweep.llc.dims)
   }
-  found = collections.defaultdict(list)
+  by_kind = collections.defaultdict(list)
   for where in np.argwhere(~met.healthy.transpose(*sweep.llc.dims).values):
     cell = {name: array[tuple(where)] for name, array in arrays.items()}
     for fault in faults.faults({**sweep.attrs, **cell}):
-      found[fault.kind].append(fault)
-  if not found:  # The caller has judged otherwise.
+      by_kind[fault.kind].append(fault)
+  if not by_kind:  # The caller changed `healthy`.
     return 'no diagnostic says what is wrong'
-  commonest = max(found.values(), key=len)
+  commonest = max(by_kind.values(), key=len)
   return f'at the worst {max(commonest, key=lambda fault: fault.severity)}'
 
 
 def _knob_of_error(sweep: xr.Dataset, met: xr.Dataset) -> str:
-  """By how much, where nothing else is missing, if there is such a setting."""
+  """Advice on the number of draws, for the smallest error.
+
+  Only settings that miss nothing else count, if there are any.
+  """
   cells = _cell_dims(sweep)
   worst = _relative_error(sweep).max(cells, skipna=False)
-  others = (met.healthy & met.unbiased).all(cells)
-  smallest = float(worst.where(others).min() if others.any() else worst.min())
+  misses_nothing_else = (met.healthy & met.unbiased).all(cells)
+  smallest = float(
+    worst.where(misses_nothing_else).min()
+    if misses_nothing_else.any()
+    else worst.min()
+  )
   if not smallest > MAX_RELATIVE_ERROR:
     return 'take more draws'
+  # An error falls with the root of the number of draws.
   times = (smallest / MAX_RELATIVE_ERROR) ** 2
   return (
     f'take more draws, {times:.2g} times as many to bring the smallest, '
@@ -253,37 +266,38 @@ def _knob_of_bias(sweep: xr.Dataset, met: xr.Dataset) -> str:
 
 
 def _bias_error(sweep: xr.Dataset) -> xr.DataArray:
-  """The error of `relative_bias` if minibatches were not shared: too large."""
+  """Standard error of `relative_bias`, too large if minibatches are shared."""
   below = sweep[['llc', 'standard_error']].shift(step_size=1)
-  both = np.hypot(sweep.standard_error, below.standard_error)
-  return 2 * both / abs(2 * below.llc - sweep.llc)
+  joint = np.hypot(sweep.standard_error, below.standard_error)
+  return 2 * joint / abs(2 * below.llc - sweep.llc)
 
 
 def _warnings(
   sweep: xr.Dataset, setting: calibration.Setting | None
 ) -> tuple[str, ...]:
-  """Of step size times curvature, whose limit is known for plain SGLD."""
+  """Warnings about step size times curvature, for plain SGLD alone."""
   sampler = sweep.attrs.get('sampler', '').split('+')[0]
+  # The limit of 4 is that of SGLD without a preconditioner.
   if 'curvature' not in sweep or sampler != 'sgld':
     return ()
   product = (sweep.step_size * sweep.curvature).max(_cell_dims(sweep))
-  found = []
+  sentences = []
   if setting is not None:
-    here = float(product.sel(setting._asdict()))
-    if here > _STIFF:
-      found.append(
+    value = float(product.sel(setting._asdict()))
+    if value > _STIFF:
+      sentences.append(
         f'At {_named(setting)}, step size times the largest curvature is '
-        f'{here:.2g}{_near(here)}: along that direction chains are too wide '
-        f'by the factor 1 / (1 - {here:.2g} / 4).'
+        f'{value:.2g}{_near(value)}: along that direction chains are too wide '
+        f'by the factor 1 / (1 - {value:.2g} / 4).'
       )
   if count := int((product > _NEAR_LIMIT).sum()):
     smallest = float(product.step_size.where(product > _NEAR_LIMIT).min())
-    found.append(
+    sentences.append(
       f'Step size times the largest curvature is over {_NEAR_LIMIT:g}, near or '
       f'past the limit of 4 where SGLD diverges, at {count} of {product.size} '
       f'settings, the first at step size {smallest:.4g}.'
     )
-  return tuple(found)
+  return tuple(sentences)
 
 
 def _near(product: float) -> str:

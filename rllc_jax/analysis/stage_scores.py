@@ -1,7 +1,7 @@
-"""What a model can do at each checkpoint: scores over stages of development.
+"""Behavioral scores of a model at each checkpoint.
 
-As in Hoogland et al. (2402.02364): how much the context helps, how near the
-predictions are to pairs of tokens, how well n-grams are known.
+As in Hoogland et al. (2402.02364): in-context learning, cross-entropy with
+bigrams, and losses on frequent n-grams.
 """
 
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def read_stages(
   """Scores of the whole model at every checkpoint.
 
   Args:
-    rng_key: of the places where pairs are looked at.
+    rng_key: of the places where bigrams are scored.
     model: its sizes.
     trajectory: the checkpoints.
     tokens: [N, T], sequences that losses are measured on.
@@ -46,6 +46,7 @@ def read_stages(
   batch = jnp.asarray(tokens, jnp.int32)
   places = jax.random.randint(rng_key, (len(batch),), 1, batch.shape[1])
   late = min(_LATE, batch.shape[1])
+  # The first token is not predicted, so 2 is the earliest.
   early = max(2, late // 10)
 
   def at_checkpoint(params):

@@ -1,4 +1,4 @@
-"""The loss of every token, and scores that are differences of such losses."""
+"""Per-token losses, and scores that are differences of such losses."""
 
 import functools
 
@@ -33,9 +33,9 @@ def token_losses(
 def of_normed(
   params: types.Params, normed: types.Array, targets: types.Array
 ) -> types.Array:
-  """Losses from what is unembedded, [B, T, D] and [B, T] -> [B, T].
+  """Losses from normed residual streams, [B, T, D] and [B, T] -> [B, T].
 
-  No array of all logits is made: a tile of tokens has its own at a time.
+  Logits exist for one tile of tokens at a time, never for all.
   """
   W_U, b_U = params['unembed']['W_U'], params['unembed']['b_U']
 
@@ -54,10 +54,10 @@ def of_changed_heads(
   changes: types.Array,
   targets: types.Array,
 ) -> types.Array:
-  """Losses of tokens if a head of the last layer said something else.
+  """Losses of tokens under changes of one head of the last layer.
 
-  The change of the logits has the rank of a head, so that what all changes have
-  in common is unembedded once.
+  The change of the logits has the rank of a head, so the shared stream is
+  unembedded once for all changes.
 
   Args:
     params: the weights; the last layer's heads are in `blocks_{L - 1}`.
@@ -71,12 +71,13 @@ def of_changed_heads(
   norm, unembed = params['ln_final'], params['unembed']
   last = sum(name.startswith('blocks_') for name in params) - 1
   W_O = attention_only.centered(params[f'blocks_{last}']['attn']['W_O'])
+  # The final norm's gain and bias are folded into the unembedding.
   W_U = norm['w'][:, None] * unembed['W_U']
   bias = norm['b'] @ unembed['W_U'] + unembed['b_U']
   heads = W_O, W_O @ W_U
 
   def of_tile(tile):
-    stream, changed, wanted = tile  # [n, D], [H, C, n, E], [n].
+    stream, changed, target_ids = tile  # [n, D], [H, C, n, E], [n].
     stream = attention_only.centered(stream)
     shared = stream @ W_U
 
@@ -86,7 +87,7 @@ def of_changed_heads(
       def of_change(z):
         scale = 1 / attention_only.deviation(stream + z @ writes)
         logits = (shared + z @ unembeds) * scale + bias[None]
-        return jax.vmap(losses.cross_entropy)(logits, wanted)
+        return jax.vmap(losses.cross_entropy)(logits, target_ids)
 
       return jax.lax.map(of_change, of_changes)
 
@@ -96,7 +97,8 @@ def of_changed_heads(
 
 
 def _over_tiles(of_tile, residual, changes, targets):
-  """Maps over tiles of tokens; the last is filled up, and cut off again."""
+  """Maps over tiles of tokens; the last is padded, and the padding cut off."""
+  # Padded, so that every tile compiles to the same program.
   count, size = targets.size, frozen_layers.default_tiles().tokens
   size = min(size, count)
   tiles = -(-count // size)
@@ -110,25 +112,25 @@ def _over_tiles(of_tile, residual, changes, targets):
     split = padded.reshape(*shape[:axis], tiles, size, *shape[axis + 1 :])
     return jnp.moveaxis(split, axis, 0)
 
-  found = jax.lax.map(
+  losses_of_tiles = jax.lax.map(
     of_tile, (tiled(residual, 0), tiled(changes, 2), tiled(targets, 0))
   )  # [tiles, H, C, size].
-  joined = jnp.moveaxis(found, 0, 2).reshape(*changes.shape[:2], -1)
+  joined = jnp.moveaxis(losses_of_tiles, 0, 2).reshape(*changes.shape[:2], -1)
   return joined[..., :count].reshape(*changes.shape[:2], *targets.shape)
 
 
 def in_context_score(
   losses_of_tokens: types.Array, late: int = 500, early: int = 50
 ) -> types.Array:
-  """How much later tokens are easier, [B, T - 1] -> []; negative if they are.
+  """Loss of a late token less that of an early one, [B, T - 1] -> [].
 
-  The mean loss of one token less that of an earlier one, as in Hoogland et al.
-  (2402.02364), whose 500th and 50th token of a row these are: entries 498 and
-  48, since the first is not predicted.
+  Negative if context helps. As in Hoogland et al. (2402.02364), who take the
+  500th and 50th token of a row: entries 498 and 48, since the first is not
+  predicted.
 
   Args:
     losses_of_tokens: from `token_losses`.
-    late: which token of a row, counted from 1.
+    late: the number of a token in its row, from 1.
     early: likewise.
 
   Raises:

@@ -39,7 +39,7 @@ def changed(layer, head, **leaves):
 
 @functools.partial(jax.jit, static_argnums=0)
 def plain_values(layer, residual):
-  """[H, B, T, E], and the residual stream after the layer."""
+  """Values [H, B, T, E], and the residual stream after the layer."""
   block = PARAMS[f'blocks_{layer}']
   positions = PARAMS['pos_embed']['W_pos'][: residual.shape[1]]
   x = attention_only.layer_norm(block['ln1'], residual)
@@ -57,20 +57,20 @@ def losses_after(residual, batch):
   return token_losses.of_normed(PARAMS, normed, batch[:, 1:])
 
 
-def assert_close(found, expected):
-  np.testing.assert_allclose(found, expected, rtol=2e-5, atol=2e-5)
+def assert_close(actual, expected):
+  np.testing.assert_allclose(actual, expected, rtol=2e-5, atol=2e-5)
 
 
 class TokenLossesTest(absltest.TestCase):
-  def test_they_are_the_plain_model_s(self):
+  def test_losses_equal_the_plain_model_s(self):
     @jax.jit
     def expected(params, batch):
       logits = attention_only.apply(MODEL, params, batch[:, :-1])
       log_odds = jax.nn.log_softmax(logits)
       return -jnp.take_along_axis(log_odds, batch[:, 1:, None], axis=2)[..., 0]
 
-    found = token_losses.token_losses(MODEL, PARAMS, BATCH)
-    assert_close(found, expected(PARAMS, BATCH))
+    actual = token_losses.token_losses(MODEL, PARAMS, BATCH)
+    assert_close(actual, expected(PARAMS, BATCH))
 
   def test_the_score_compares_two_tokens_of_a_row(self):
     rows = np.arange(20.0).reshape(2, 10) ** 2
@@ -82,53 +82,53 @@ class TokenLossesTest(absltest.TestCase):
 
 class AblationTest(parameterized.TestCase):
   @parameterized.product(layer=(0, 1), head=(0, 2))
-  def test_zero_is_a_head_without_output(self, layer, head):
+  def test_zero_ablation_equals_a_head_without_output(self, layer, head):
     """W_V and b_V of 0 are values of 0."""
-    found = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'zero')
+    ablated = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'zero')
     silent = changed(layer, head, W_V=0, b_V=0)
     expected = token_losses.token_losses(MODEL, silent, BATCH)
-    assert_close(found[layer, head], expected)
+    assert_close(ablated[layer, head], expected)
     self.assertGreater(
       abs(expected - token_losses.token_losses(MODEL, PARAMS, BATCH)).max(),
       0.01,
     )
 
   @parameterized.parameters(0, 1)
-  def test_mean_is_a_head_of_constant_values(self, layer):
+  def test_mean_ablation_equals_a_head_of_constant_values(self, layer):
     residual = PARAMS['embed']['W_E'][BATCH[:, :-1]]
     for i in range(layer + 1):
       values, residual = values_of(i, residual)
-    found = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'mean')
+    ablated = ablations.ablated_losses(MODEL, PARAMS, BATCH, 'mean')
     mean = values[1].mean(axis=(0, 1))
     constant = changed(layer, 1, W_V=0, b_V=mean)
     assert_close(
-      found[layer, 1], token_losses.token_losses(MODEL, constant, BATCH)
+      ablated[layer, 1], token_losses.token_losses(MODEL, constant, BATCH)
     )
 
   def test_resampling_exchanges_sequences(self):
-    """Of two sequences each gets the other's values."""
+    """With two sequences, each gets the other's values."""
     batch = BATCH[:2]
-    found = ablations.ablated_losses(
+    ablated = ablations.ablated_losses(
       MODEL, PARAMS, batch, 'resample', jax.random.key(0)
     )
     values, written = values_of(1, values_of(0, _embedded(batch))[1])
     W_O = PARAMS['blocks_1']['attn']['W_O'][2]
     residual = written + (values[2][::-1] - values[2]) @ W_O
-    assert_close(found[1, 2], losses_after(residual, batch))
+    assert_close(ablated[1, 2], losses_after(residual, batch))
 
   def test_no_sequence_keeps_its_values(self):
     z = np.arange(7.0)[:, None, None]
     for seed in range(20):
       order = np.random.default_rng(seed).permutation(7)
-      other = np.asarray(ablations._replaced('resample', order, z))
-      self.assertTrue((other != z).all())
-      np.testing.assert_array_equal(np.sort(other.ravel()), z.ravel())
+      resampled = np.asarray(ablations._replacement('resample', order, z))
+      self.assertTrue((resampled != z).all())
+      np.testing.assert_array_equal(np.sort(resampled.ravel()), z.ravel())
 
   @parameterized.parameters(
     ('half', None, 'one of zero, mean, resample'),
     ('resample', None, 'needs a key'),
   )
-  def test_what_makes_no_sense_is_refused(self, kind, key, message):
+  def test_unknown_kinds_and_missing_keys_are_refused(self, kind, key, message):
     with self.assertRaisesRegex(ValueError, message):
       ablations.ablated_losses(MODEL, PARAMS, BATCH, kind, key)
 
@@ -138,20 +138,20 @@ def _embedded(batch):
 
 
 class PathTest(absltest.TestCase):
-  def test_only_one_head_reads_otherwise(self):
+  def test_a_cut_path_changes_the_input_of_one_head(self):
     """Head 1:2 recomputed by hand, on a residual stream without head 0:1."""
-    found = ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 0, 1)
-    self.assertEqual(found.shape, (3, 3, *BATCH[:, 1:].shape))
+    ablated = ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 0, 1)
+    self.assertEqual(ablated.shape, (3, 3, *BATCH[:, 1:].shape))
     values, read = values_of(0, _embedded(BATCH))
     without = read - values[1] @ PARAMS['blocks_0']['attn']['W_O'][1]
-    own, written = values_of(1, read)
-    other, _ = values_of(1, without)
+    full_values, written = values_of(1, read)
+    cut_values, _ = values_of(1, without)
     W_O = PARAMS['blocks_1']['attn']['W_O'][2]
-    residual = written + (other[2] - own[2]) @ W_O
-    assert_close(found[1, 2], losses_after(residual, BATCH))
+    residual = written + (cut_values[2] - full_values[2]) @ W_O
+    assert_close(ablated[1, 2], losses_after(residual, BATCH))
 
   def test_cutting_the_known_circuit_ends_induction(self):
-    """Any one of its parts: the heads, or the path between them."""
+    """Cuts each part: either head, or the path between them."""
     model, params = known_heads.circuit(vocab_size=20, context_length=32)
     rng = np.random.default_rng(0)
     half = np.stack([rng.permutation(19)[:15] for _ in range(8)])

@@ -37,17 +37,17 @@ def sweep(step=0, **changes):
 
 @functools.cache
 def plain():
-  """The sweep without changes, and what it keeps; no test changes them."""
-  kept = {}
-  return sweep(kept=kept), kept
+  """The sweep without changes, and its cache; no test changes them."""
+  cache = {}
+  return sweep(kept=cache), cache
 
 
 class CalibrateTest(parameterized.TestCase):
   def test_a_cell_is_the_estimate_at_its_setting(self):
-    """Another route: one call a setting, one device, a buffer of its own."""
-    found, _ = plain()
+    """Compared with one call per setting, on one device and another buffer."""
+    estimates, _ = plain()
     self.assertEqual(
-      found.llc.dims, ('step_size', 'nbeta', 'localization', 'refinement')
+      estimates.llc.dims, ('step_size', 'nbeta', 'localization', 'refinement')
     )
     point = calibration.Setting(2e-3, 30.0, 100.0)
     expected = toy.estimate(
@@ -64,25 +64,25 @@ class CalibrateTest(parameterized.TestCase):
     for name in ('llc', 'standard_error', 'low', 'equilibrium_ratio'):
       # Sums in float32 in another order: two devices, another program.
       np.testing.assert_allclose(
-        found.sel(point._asdict())[name],
+        estimates.sel(point._asdict())[name],
         getattr(expected, name),
         rtol=2e-4,
         err_msg=name,
       )
-    self.assertLen(np.unique(found.llc), 16)
+    self.assertLen(np.unique(estimates.llc), 16)
 
   def test_each_setting_has_its_own_burn_in(self):
     """10 / (epsilon gamma) steps, then as many draws as all others."""
-    found, _ = plain()
-    product = found.step_size * found.localization
+    estimates, _ = plain()
+    product = estimates.step_size * estimates.localization
     burn_in = np.ceil(10 / product - 1e-9)
     np.testing.assert_array_equal(
-      found.num_draws, (24 + burn_in).broadcast_like(found.num_draws)
+      estimates.num_draws, (24 + burn_in).broadcast_like(estimates.num_draws)
     )
-    self.assertTrue((found.num_kept == 24).all())
-    given = sweep(burn_in=7, num_steps_between_draws=2)
-    self.assertTrue((given.num_draws == 24 + 4).all())
-    self.assertTrue((given.num_kept == 24).all())
+    self.assertTrue((estimates.num_kept == 24).all())
+    fixed = sweep(burn_in=7, num_steps_between_draws=2)
+    self.assertTrue((fixed.num_draws == 24 + 4).all())
+    self.assertTrue((fixed.num_kept == 24).all())
 
   def test_a_sweep_is_one_program(self):
     """Eight settings, two checkpoints, another grid of the same longest run."""
@@ -95,22 +95,22 @@ class CalibrateTest(parameterized.TestCase):
     self.assertEqual(COMPILED['jit(product)'], 1, dict(COMPILED))
     self.assertTrue((first.num_failed == 0).all())
 
-  def test_what_is_kept_is_not_done_again(self):
-    seen = []
-    whole, kept = plain()
-    self.assertLen(kept, 8)
-    kept = {name: x.copy(deep=True) for name, x in kept.items()}
-    for name in list(kept)[3:]:
-      kept[name] = None if name == list(kept)[-1] else kept[name]
-    del kept[list(kept)[-1]]
-    kept[min(kept)]['llc'] += 100
+  def test_cached_settings_are_not_sampled_again(self):
+    calls = []
+    full, cache = plain()
+    self.assertLen(cache, 8)
+    cache = {name: x.copy(deep=True) for name, x in cache.items()}
+    for name in list(cache)[3:]:
+      cache[name] = None if name == list(cache)[-1] else cache[name]
+    del cache[list(cache)[-1]]
+    cache[min(cache)]['llc'] += 100
     wider = {**GRID, 'nbetas': (10.0, 30.0, 90.0)}
-    found = sweep(
-      kept=kept, progress=lambda *x: seen.append((*x, len(kept))), **wider
+    estimates = sweep(
+      kept=cache, progress=lambda *x: calls.append((*x, len(cache))), **wider
     )
-    self.assertEqual(seen[0], (0, 12, 7))
-    self.assertEqual(seen[-1], (12, 12, 12))
-    difference = found.llc.sel(nbeta=[10.0, 30.0]) - whole.llc
+    self.assertEqual(calls[0], (0, 12, 7))
+    self.assertEqual(calls[-1], (12, 12, 12))
+    difference = estimates.llc.sel(nbeta=[10.0, 30.0]) - full.llc
     self.assertEqual(int((abs(difference) > 1e-5).sum()), 2)
     np.testing.assert_allclose(difference.max(), 100, rtol=1e-5)
 
@@ -135,7 +135,7 @@ class CalibrateTest(parameterized.TestCase):
       sweep(**changes)
     self.assertEqual(COMPILED['jit(run)'], 0)
 
-  def test_chains_that_fail_are_counted_and_the_rest_is_kept(self):
+  def test_failed_chains_are_counted_and_other_cells_stay(self):
     """Two directions of curvature: past 4 / epsilon only the steep one goes."""
     lens = types.Lens(lambda w, i: w[i], lambda u, w, i: w.at[i].set(u))
     loss_fn = lambda w, batch: 0.5 * jnp.sum(jnp.array([1.0, 40.0]) * w**2)
@@ -147,7 +147,7 @@ class CalibrateTest(parameterized.TestCase):
     )
     options = {'nbetas': (100.0,), 'localizations': (100.0,), 'num_draws': 400}
     data = minibatches.uniform(jnp.zeros(1), 1)
-    found = toy.calibrate(
+    estimates = toy.calibrate(
       KEY,
       family,
       jnp.zeros(2),
@@ -156,11 +156,13 @@ class CalibrateTest(parameterized.TestCase):
       **options,
     )
     np.testing.assert_array_equal(
-      found.num_failed.squeeze(), [[0, 0], [0, 0], [0, 4]]
+      estimates.num_failed.squeeze(), [[0, 0], [0, 0], [0, 4]]
     )
-    self.assertTrue(np.isfinite(found.llc.sel(refinement='flat')).all())
-    self.assertTrue(np.isnan(found.llc.sel(refinement='steep')[-1]).all())
-    self.assertIn('all 4 chains failed', str(found.verdict.values[-1, 0, 0, 1]))
+    self.assertTrue(np.isfinite(estimates.llc.sel(refinement='flat')).all())
+    self.assertTrue(np.isnan(estimates.llc.sel(refinement='steep')[-1]).all())
+    self.assertIn(
+      'all 4 chains failed', str(estimates.verdict.values[-1, 0, 0, 1])
+    )
     steep = family._replace(names=('steep',), indices=jnp.arange(1, 2))
     with self.assertRaisesRegex(
       ValueError, 'Some chain.*step sizes under 0.00'
@@ -170,7 +172,7 @@ class CalibrateTest(parameterized.TestCase):
       )
 
   def test_no_setting_takes_more_steps_than_its_own(self):
-    """Minibatches drawn are counted: what a buffer could hold costs nothing."""
+    """Counts minibatches: room in a buffer costs no steps."""
     drawn = []
 
     def draw(rng_key, step, data, window):
@@ -178,7 +180,7 @@ class CalibrateTest(parameterized.TestCase):
       jax.debug.callback(lambda step: drawn.append(int(step)), step)
       return data
 
-    found = toy.calibrate(
+    estimates = toy.calibrate(
       KEY,
       rllc.one_refinement(
         lambda w, x: jnp.sum((w - x) ** 2), jnp.zeros(1), None
@@ -191,9 +193,9 @@ class CalibrateTest(parameterized.TestCase):
     jax.effects_barrier()
     # Twice: each of the two devices draws for its own columns. Step 0 is drawn
     # at the door, too.
-    steps = 2 * int((found.num_draws - 1).sum())
+    steps = 2 * int((estimates.num_draws - 1).sum())
     self.assertLen([step for step in drawn if step], steps)
-    self.assertLess(steps, 2 * 8 * int(found.num_draws.max() - 1))
+    self.assertLess(steps, 2 * 8 * int(estimates.num_draws.max() - 1))
 
   def test_curvature_is_that_of_the_plain_loss(self):
     """A fast loss may have a gradient of its own that holds only once."""
@@ -204,7 +206,7 @@ class CalibrateTest(parameterized.TestCase):
 
     backward = lambda w, cotangent: (cotangent * jax.lax.stop_gradient(w),)
     fast.defvjp(lambda w: (fast(w), w), backward)
-    found = toy.calibrate(
+    estimates = toy.calibrate(
       KEY,
       rllc.one_refinement(lambda w, batch: fast(w), jnp.zeros(3), None),
       jnp.zeros(3),
@@ -212,8 +214,10 @@ class CalibrateTest(parameterized.TestCase):
       plain_loss=lambda w, batch: 0.5 * jnp.sum(w**2),
       **{**GRID, **OPTIONS, 'num_curvature_batches': 2},
     )
-    a = (found.nbeta + found.localization).broadcast_like(found.curvature)
-    np.testing.assert_allclose(found.curvature, a, rtol=1e-6)
+    a = (estimates.nbeta + estimates.localization).broadcast_like(
+      estimates.curvature
+    )
+    np.testing.assert_allclose(estimates.curvature, a, rtol=1e-6)
 
 
 class FrontDoorTest(absltest.TestCase):
@@ -224,7 +228,7 @@ class FrontDoorTest(absltest.TestCase):
     """
     h = np.where(np.arange(192) < 128, 1.0, 50.0).astype(np.float32)
     loss_fn = lambda w, batch: 0.5 * jnp.sum(jnp.asarray(h) * w**2)
-    found = calibration.calibrate_llc(
+    estimates = calibration.calibrate_llc(
       jax.random.key(1),
       loss_fn,
       jnp.zeros(192),
@@ -238,16 +242,18 @@ class FrontDoorTest(absltest.TestCase):
       num_draws=800,
       chunk_size=4,
     )
-    self.assertEqual(found.llc.dims, calibration.GRID_DIMS)
-    a = found.nbeta + found.localization  # h = 1 where weights move.
-    np.testing.assert_allclose(found.curvature, a, rtol=1e-6)
-    share = found.nbeta / (a * (1 - found.step_size * a / 4))
-    expected = 128 / 2 * share.transpose(*found.llc.dims)
-    self.assertLess(float((found.standard_error / expected).max()), 0.02)
-    deviation = abs(found.llc - expected) / found.standard_error
+    self.assertEqual(estimates.llc.dims, calibration.GRID_DIMS)
+    a = estimates.nbeta + estimates.localization  # h = 1 where weights move.
+    np.testing.assert_allclose(estimates.curvature, a, rtol=1e-6)
+    share = estimates.nbeta / (a * (1 - estimates.step_size * a / 4))
+    expected = 128 / 2 * share.transpose(*estimates.llc.dims)
+    self.assertLess(float((estimates.standard_error / expected).max()), 0.02)
+    deviation = abs(estimates.llc - expected) / estimates.standard_error
     self.assertLess(float(deviation.max()), 4)
     # The bias is seen: at the largest step 47 % (a = 100).
-    self.assertGreater(float(found.llc[-1, -1, 0] / found.llc[0, -1, 0]), 1.4)
+    self.assertGreater(
+      float(estimates.llc[-1, -1, 0] / estimates.llc[0, -1, 0]), 1.4
+    )
 
 
 if __name__ == '__main__':

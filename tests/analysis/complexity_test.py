@@ -42,25 +42,25 @@ def measured(**options):
 class ComplexityTest(absltest.TestCase):
   def test_the_hessian_s_trace_is_exact_where_it_is_diagonal(self):
     """z^T diag(h) z = sum h for any signs."""
-    _, found = measured()
-    np.testing.assert_allclose(found.hessian_trace, [7, 9], rtol=1e-5)
-    np.testing.assert_allclose(found.hessian_error, 0, atol=1e-5)
+    _, measures = measured()
+    np.testing.assert_allclose(measures.hessian_trace, [7, 9], rtol=1e-5)
+    np.testing.assert_allclose(measures.hessian_error, 0, atol=1e-5)
 
   def test_the_fisher_trace_is_the_mean_square_of_a_sequence_s_gradient(self):
-    params, found = measured(num_batches=400)
+    params, measures = measured(num_batches=400)
     away = params['w'][:, None] - DATA[None, 100:400]
     squares = np.sum((CURVATURES[:, None] * away) ** 2, axis=2)
     expected = squares.mean(axis=1)
-    far = np.abs(found.fisher_trace - expected) / found.fisher_error
+    far = np.abs(measures.fisher_trace - expected) / measures.fisher_error
     self.assertLess(far.max(), 4)
     # Not that of a minibatch's mean, which is smaller.
-    self.assertLess(found.fisher_error.max() / expected.min(), 0.1)
+    self.assertLess(measures.fisher_error.max() / expected.min(), 0.1)
 
-  def test_the_norm(self):
-    _, found = measured()
-    np.testing.assert_allclose(found.weight_norm, [5, 1], rtol=1e-6)
+  def test_the_norm_is_that_of_the_row(self):
+    _, measures = measured()
+    np.testing.assert_allclose(measures.weight_norm, [5, 1], rtol=1e-6)
 
-  def test_signs_average_what_is_off_the_diagonal(self):
+  def test_signs_average_out_off_diagonal_entries(self):
     """A dense Hessian: the trace within 4 errors, which shrink."""
     matrix = np.random.default_rng(1).normal(size=(6, 6))
     matrix = matrix @ matrix.T
@@ -74,7 +74,7 @@ class ComplexityTest(absltest.TestCase):
     )
     errors = []
     for num_batches in (25, 400):
-      found = complexity.complexity(
+      measures = complexity.complexity(
         jax.random.key(0),
         [family],
         dense,
@@ -83,12 +83,12 @@ class ComplexityTest(absltest.TestCase):
         types.Window(0, 4),
         num_batches=num_batches,
       )
-      away = abs(found.hessian_trace[0] - np.trace(matrix))
-      self.assertLess(away, 4 * found.hessian_error[0])
-      errors.append(found.hessian_error[0])
+      away = abs(measures.hessian_trace[0] - np.trace(matrix))
+      self.assertLess(away, 4 * measures.hessian_error[0])
+      errors.append(measures.hessian_error[0])
     self.assertAlmostEqual(errors[0] / errors[1], 4, delta=1.5)
 
-  def test_what_heads_add_to_each_other_averages_out(self):
+  def test_cross_terms_between_heads_average_out(self):
     """Two halves of a dense Hessian: each its own block's trace."""
     matrix = np.random.default_rng(1).normal(size=(6, 6))
     matrix = matrix @ matrix.T
@@ -104,7 +104,7 @@ class ComplexityTest(absltest.TestCase):
     family = types.Refinements(
       ('0', '1'), lens, jnp.arange(2), weights.refine(dense, lens)
     )
-    found = complexity.complexity(
+    measures = complexity.complexity(
       jax.random.key(0),
       [family],
       dense,
@@ -114,18 +114,18 @@ class ComplexityTest(absltest.TestCase):
       num_batches=400,
     )
     expected = [np.trace(matrix[:3, :3]), np.trace(matrix[3:, 3:])]
-    away = np.abs(found.hessian_trace - expected) / found.hessian_error
+    away = np.abs(measures.hessian_trace - expected) / measures.hessian_error
     self.assertLess(away.max(), 4)
-    self.assertLess((found.hessian_error / expected).max(), 0.1)
+    self.assertLess((measures.hessian_error / expected).max(), 0.1)
 
-  def test_families_that_share_coordinates(self):
+  def test_families_may_share_coordinates(self):
     """A row, and all of w: each has its own trace, in the order given."""
     lens = weights.all_weights()
-    whole = types.Refinements(
+    full = types.Refinements(
       ('all',), lens, jnp.zeros(1), weights.refine(loss_fn, lens)
     )
     params = {'w': np.array([[3.0, 4, 0], [0, 0, 1]])}
-    found, apart = (
+    joint, apart = (
       complexity.complexity(
         jax.random.key(0),
         families,
@@ -135,14 +135,14 @@ class ComplexityTest(absltest.TestCase):
         types.Window(100, 300),
         num_batches=400,
       )
-      for families in ([whole, rows()], [rows()])
+      for families in ([full, rows()], [rows()])
     )
     # What they share adds noise, so that it is a mean now.
-    away = np.abs(found.hessian_trace - [16, 7, 9])
-    self.assertLess((away / found.hessian_error).max(), 4)
-    np.testing.assert_allclose(found.fisher_trace[1:], apart.fisher_trace, 1e-5)
+    away = np.abs(joint.hessian_trace - [16, 7, 9])
+    self.assertLess((away / joint.hessian_error).max(), 4)
+    np.testing.assert_allclose(joint.fisher_trace[1:], apart.fisher_trace, 1e-5)
     expected = apart.fisher_trace.sum()
-    np.testing.assert_allclose(found.fisher_trace[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(joint.fisher_trace[0], expected, rtol=1e-5)
 
   def test_one_minibatch_has_no_error(self):
     with self.assertRaisesRegex(ValueError, 'at least 2.*got 1'):

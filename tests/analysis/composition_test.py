@@ -15,20 +15,22 @@ def by_the_formula(params, earlier, later):
   writes, reads = (params[f'blocks_{i}']['attn'] for i in (earlier, later))
   norm = np.linalg.norm
   H = len(writes['W_Q'])
-  found = {kind: np.zeros((H, H)) for kind in 'KQV'}
+  scores = {kind: np.zeros((H, H)) for kind in 'KQV'}
   for a in range(H):
     for b in range(H):
       ov = np.array(writes['W_V'][a] @ writes['W_O'][a], float)
       qk = np.array(reads['W_Q'][b] @ reads['W_K'][b].T, float)
-      other = np.array(reads['W_V'][b] @ reads['W_O'][b], float)
-      found['K'][a, b] = norm(ov @ qk.T) / (norm(ov) * norm(qk))
-      found['Q'][a, b] = norm(ov @ qk) / (norm(ov) * norm(qk))
-      found['V'][a, b] = norm(ov @ other) / (norm(ov) * norm(other))
-  return found
+      later_values = np.array(reads['W_V'][b] @ reads['W_O'][b], float)
+      scores['K'][a, b] = norm(ov @ qk.T) / (norm(ov) * norm(qk))
+      scores['Q'][a, b] = norm(ov @ qk) / (norm(ov) * norm(qk))
+      scores['V'][a, b] = norm(ov @ later_values) / (
+        norm(ov) * norm(later_values)
+      )
+  return scores
 
 
 class CompositionTest(absltest.TestCase):
-  def test_it_is_the_formula(self):
+  def test_scores_equal_the_formula(self):
     model = attention_only.AttentionOnly(
       num_layers=3,
       num_heads=2,
@@ -40,27 +42,27 @@ class CompositionTest(absltest.TestCase):
     params = attention_only_test.random_params(model)
     for layers in ((0, 1), (0, 2), (1, 2)):
       with jax.default_matmul_precision('highest'):
-        found = composition.composition(params, *layers)
+        scores = composition.composition(params, *layers)
       expected = by_the_formula(params, *layers)
       for kind in composition.KINDS:
-        np.testing.assert_allclose(found[kind], expected[kind], rtol=1e-4)
+        np.testing.assert_allclose(scores[kind], expected[kind], rtol=1e-4)
 
   def test_independent_random_heads_have_a_known_score(self):
     """1 / sqrt(d_model) = 0.0625 at the paper's size; 64 pairs a kind."""
     model = attention_only.AttentionOnly()
     params = attention_only_test.random_params(model)
-    found = composition.composition(params, 0, 1)
+    scores = composition.composition(params, 0, 1)
     for kind in composition.KINDS:
-      np.testing.assert_allclose(found[kind], 1 / 16, rtol=0.15)
-      np.testing.assert_allclose(found[kind].mean(), 1 / 16, rtol=0.01)
+      np.testing.assert_allclose(scores[kind], 1 / 16, rtol=0.15)
+      np.testing.assert_allclose(scores[kind].mean(), 1 / 16, rtol=0.01)
 
   def test_induction_reads_the_previous_token_by_its_keys(self):
     """The known circuit: one score of the K kind, and nothing else."""
     _, params = known_heads.circuit()
-    found = composition.composition(params, 0, 1)
-    self.assertAlmostEqual(found['K'][0, 0], 1 / np.sqrt(12), places=5)
+    scores = composition.composition(params, 0, 1)
+    self.assertAlmostEqual(scores['K'][0, 0], 1 / np.sqrt(12), places=5)
     for kind in 'QV':
-      self.assertEqual(found[kind][0, 0], 0)
+      self.assertEqual(scores[kind][0, 0], 0)
 
   def test_layers_in_the_wrong_order_are_refused(self):
     _, params = known_heads.circuit()

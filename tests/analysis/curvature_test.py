@@ -48,14 +48,14 @@ class BowlTest(parameterized.TestCase):
     family = bowl_family(
       rotated(values), weights.all_weights(), jnp.zeros(1, jnp.int32), ('all',)
     )
-    (found,) = curvature.top_curvatures(
+    (top,) = curvature.top_curvatures(
       KEY, family, jnp.ones(len(values)), NO_DATA, ONE, num_batches=2
     )
     # Float32 products of a matrix of the size of its largest eigenvalue.
-    self.assertLess(abs(found - values.max()), 1e-6 * abs(values).max() + 1e-12)
+    self.assertLess(abs(top - values.max()), 1e-6 * abs(values).max() + 1e-12)
 
-  def test_a_large_one_is_approached_from_below(self):
-    """Of 200 eigenvalues in a continuum; 32 products see the edge to 1 %."""
+  def test_a_large_bowl_is_approached_from_below(self):
+    """With 200 eigenvalues in a row, 32 products reach the edge to 1 %."""
     values = np.linspace(-1, 3, 200)
     matrix = rotated(values)
     calls = []
@@ -64,12 +64,12 @@ class BowlTest(parameterized.TestCase):
       calls.append(1)
       return matrix @ vector
 
-    found = curvature.top_eigenvalue(product, 200, 32)
+    top = curvature.top_eigenvalue(product, 200, 32)
     self.assertLess(len(calls), 33)
-    self.assertLess(found, 3 + 1e-9)
-    self.assertGreater(found, 3 * 0.99)
+    self.assertLess(top, 3 + 1e-9)
+    self.assertGreater(top, 3 * 0.99)
 
-  def test_of_an_outlier_it_takes_few_products(self):
+  def test_an_outlier_takes_few_products(self):
     values = np.append(np.linspace(0, 1, 399), 10.0)
     calls = []
 
@@ -81,21 +81,21 @@ class BowlTest(parameterized.TestCase):
     self.assertLess(abs(curvature.top_eigenvalue(product, 400, 32) - 10), 1e-4)
     self.assertLess(len(calls), 12)
 
-  def test_only_what_moves_counts(self):
+  def test_only_moving_weights_count(self):
     """Each block of a matrix has its own top eigenvalue."""
     matrix = rotated(np.array([1.0, 2.0, 3.0, 4.0, 5.0, 60.0]))
     blocks = jnp.array([[0, 1, 2], [3, 4, 5]])
     family = bowl_family(matrix, masks.coordinates(), blocks, ('a', 'b'))
-    found = curvature.top_curvatures(
+    tops = curvature.top_curvatures(
       KEY, family, jnp.ones(6), NO_DATA, ONE, num_batches=1
     )
     expected = [
       np.linalg.eigvalsh(matrix[np.ix_(block, block)])[-1] for block in blocks
     ]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(tops, expected, rtol=1e-5)
     self.assertGreater(abs(expected[0] - expected[1]), 1)
 
-  def test_it_is_that_of_the_mean_over_minibatches(self):
+  def test_the_hessian_is_averaged_over_minibatches(self):
     """With directions that differ by minibatch, so no mean of eigenvalues."""
     x = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
     data = minibatches.uniform(x, 3)
@@ -107,7 +107,7 @@ class BowlTest(parameterized.TestCase):
       weights.refine(loss_fn, weights.all_weights()),
     )
     window = types.Window(10, 20)
-    (found,) = curvature.top_curvatures(
+    (top,) = curvature.top_curvatures(
       KEY, family, jnp.zeros(4), data, window, num_batches=5
     )
     batches = [
@@ -116,14 +116,14 @@ class BowlTest(parameterized.TestCase):
     ]
     hessian = np.mean([b.T @ b / 3 for b in batches], axis=0)
     expected = np.linalg.eigvalsh(hessian)[-1]
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(top, expected, rtol=1e-5)
 
-  def test_what_is_not_finite_has_none(self):
+  def test_a_product_that_is_not_finite_gives_nan(self):
     nothing = lambda vector: np.nan * vector
     self.assertTrue(np.isnan(curvature.top_eigenvalue(nothing, 3, 32)))
 
 
-def test_heads_of_a_transformer_against_the_dense_hessian():
+def test_heads_of_a_transformer_agree_with_the_dense_hessian():
   model = attention_only.AttentionOnly(
     num_layers=1,
     num_heads=2,
@@ -142,7 +142,7 @@ def test_heads_of_a_transformer_against_the_dense_hessian():
   loss_fn = losses.next_token_loss(apply)
   (family,) = weights.families(['0:0', '0:1'], params, loss_fn)
   data, window = minibatches.uniform(tokens, 12), types.Window(0, 12)
-  found = curvature.top_curvatures(
+  tops = curvature.top_curvatures(
     KEY, family, params, data, window, num_batches=1, num_iterations=100
   )
   batch = data.draw(jax.random.fold_in(KEY, 0), 0, tokens, window)
@@ -157,5 +157,5 @@ def test_heads_of_a_transformer_against_the_dense_hessian():
 
   expected = [np.linalg.eigvalsh(hessian(head))[-1] for head in range(2)]
   # Lanczos stops at a residual of 1e-3, of which the error is the square.
-  np.testing.assert_allclose(found, expected, rtol=1e-4)
+  np.testing.assert_allclose(tops, expected, rtol=1e-4)
   assert abs(expected[0] - expected[1]) > 0.01 * expected[0]

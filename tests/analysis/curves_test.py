@@ -1,4 +1,4 @@
-"""Groups and turning points of curves that are made with known ones."""
+"""Clusters and turning points of synthetic curves."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -30,55 +30,55 @@ class ClusterTest(parameterized.TestCase):
     self.check_kinds('dtw', 'standard')
 
   def check_kinds(self, method, normalisation):
-    found = curves.cluster_curves(
+    clusters = curves.cluster_curves(
       three_kinds(), 3, method=method, normalisation=normalisation
     )
-    np.testing.assert_array_equal(found.labels, CLASSES)
-    self.assertGreater(found.silhouette, 0.6)
-    self.assertEqual(curves.agreement(found.labels, CLASSES), 1)
+    np.testing.assert_array_equal(clusters.labels, CLASSES)
+    self.assertGreater(clusters.silhouette, 0.6)
+    self.assertEqual(curves.agreement(clusters.labels, CLASSES), 1)
 
   @parameterized.parameters('minmax', 'standard')
-  def test_scaled_curves_are_told_apart_by_their_shape(self, normalisation):
+  def test_normalised_curves_are_clustered_by_shape(self, normalisation):
     """At two levels and sizes, which alone decide without normalisation."""
     levels = np.array([0, 0, 50, 50])[:, None]
     sizes = np.array([1, 1, 9, 9])[:, None]
     shapes = np.array([TIMES, 1 - TIMES])[[0, 1, 0, 1]]
-    found = lambda how: curves.cluster_curves(
+    labels = lambda how: curves.cluster_curves(
       levels + sizes * shapes, 2, normalisation=how
     ).labels.tolist()
-    self.assertEqual(found('none'), [0, 0, 1, 1])
-    self.assertEqual(found(normalisation), [0, 1, 0, 1])
+    self.assertEqual(labels('none'), [0, 0, 1, 1])
+    self.assertEqual(labels(normalisation), [0, 1, 0, 1])
 
   @parameterized.product(
     method=('euclidean', 'hierarchical'), normalisation=curves.NORMALISATIONS
   )
   def test_one_curve_is_one_group(self, method, normalisation):
-    found = curves.cluster_curves(
+    clusters = curves.cluster_curves(
       TIMES[None], 1, method=method, normalisation=normalisation
     )
-    self.assertEqual(found.labels.tolist(), [0])
-    self.assertTrue(np.isnan(found.silhouette))
+    self.assertEqual(clusters.labels.tolist(), [0])
+    self.assertTrue(np.isnan(clusters.silhouette))
     with self.assertRaisesRegex(ValueError, '2 clusters.*got 1 of 1'):
       curves.cluster_curves(TIMES[None], 2, method=method)
 
   @parameterized.parameters('euclidean', 'hierarchical')
-  def test_one_group_of_all_curves(self, method):
-    found = curves.cluster_curves(three_kinds(), 1, method=method)
-    self.assertEqual(set(found.labels.tolist()), {0})
+  def test_all_curves_may_form_one_group(self, method):
+    clusters = curves.cluster_curves(three_kinds(), 1, method=method)
+    self.assertEqual(set(clusters.labels.tolist()), {0})
 
   def test_a_whole_number_of_any_type_is_a_number_of_groups(self):
     for count in (3, 3.0, np.int64(3)):
       for method in ('euclidean', 'hierarchical'):
-        found = curves.cluster_curves(three_kinds(), count, method=method)
-        np.testing.assert_array_equal(found.labels, CLASSES)
+        clusters = curves.cluster_curves(three_kinds(), count, method=method)
+        np.testing.assert_array_equal(clusters.labels, CLASSES)
 
   @pytest.mark.long
   def test_warping_forgives_a_shift(self):
     """A bump early, in the middle and late, against a dip."""
     bump = lambda at: np.exp(-(((TIMES - at) / 0.05) ** 2))
     mixed = np.array([bump(0.3), bump(0.5), -bump(0.5), -bump(0.7)])
-    found = curves.cluster_curves(mixed, 2, method='dtw')
-    np.testing.assert_array_equal(found.labels, [0, 0, 1, 1])
+    clusters = curves.cluster_curves(mixed, 2, method='dtw')
+    np.testing.assert_array_equal(clusters.labels, [0, 0, 1, 1])
 
   @parameterized.parameters(
     (np.ones((4, 5)), 2, {}, '2 clusters need as many.*got 1 of 4'),
@@ -99,38 +99,40 @@ class ClusterTest(parameterized.TestCase):
     (np.eye(3), 2, {'method': 'kshape'}, 'one of euclidean'),
     (np.eye(3), 2, {'normalisation': 'log'}, 'one of none'),
   )
-  def test_what_makes_no_groups_is_refused(self, values, count, how, message):
+  def test_impossible_clusterings_are_refused(
+    self, values, count, how, message
+  ):
     with self.assertRaisesRegex(ValueError, message):
       curves.cluster_curves(values, count, **how)
 
 
 class StagesTest(parameterized.TestCase):
-  def test_turns_of_a_known_curve(self):
+  def test_turns_of_a_known_curve_are_boundaries(self):
     """cos(2 x) in x = ln(1 + step) turns at pi / 2, pi, 3 pi / 2, ..."""
     steps = np.expm1(np.linspace(0, 6, 60))
     truth = 100 + 20 * np.cos(2 * np.log1p(steps))
     noise = np.random.default_rng(0).normal(size=60)
-    found = curves.stages(steps, truth + noise, np.ones(60))
+    stages = curves.stages(steps, truth + noise, np.ones(60))
     expected = np.array([np.pi / 2, np.pi, 3 * np.pi / 2])
-    np.testing.assert_allclose(np.log1p(found.boundaries), expected, atol=0.1)
-    np.testing.assert_array_equal(found.rises_to, [False, True, False])
-    at_steps = 100 + 20 * np.cos(2 * np.log1p(found.steps))
-    self.assertLess(np.abs(found.fit - at_steps).max(), 4)
-    inside = np.abs(found.fit - at_steps) < 3 * found.error
+    np.testing.assert_allclose(np.log1p(stages.boundaries), expected, atol=0.1)
+    np.testing.assert_array_equal(stages.rises_to, [False, True, False])
+    at_steps = 100 + 20 * np.cos(2 * np.log1p(stages.steps))
+    self.assertLess(np.abs(stages.fit - at_steps).max(), 4)
+    inside = np.abs(stages.fit - at_steps) < 3 * stages.error
     self.assertGreater(inside.mean(), 0.9)
 
   def test_a_rising_curve_has_one_stage(self):
     steps = np.expm1(np.linspace(0, 6, 20))
     llcs = 5 * np.log1p(steps)
-    found = curves.stages(steps, llcs, np.full(20, 0.1))
-    self.assertEmpty(found.boundaries)
+    stages = curves.stages(steps, llcs, np.full(20, 0.1))
+    self.assertEmpty(stages.boundaries)
 
   def test_noise_alone_is_no_stage(self):
     """As wide as its errors: the fit is flat within its own error."""
     steps = np.expm1(np.linspace(0, 6, 40))
     noise = np.random.default_rng(1).normal(size=40)
-    found = curves.stages(steps, noise, np.ones(40))
-    self.assertLess(np.ptp(found.fit), 1)
+    stages = curves.stages(steps, noise, np.ones(40))
+    self.assertLess(np.ptp(stages.fit), 1)
 
   @parameterized.parameters(
     ([0, 10, 20], [1, 2, np.nan], [1, 1, 1], '5 checkpoints.*got 2'),
@@ -145,21 +147,21 @@ class StagesTest(parameterized.TestCase):
     ([0, 1, 2, 3, 4], range(4), [1] * 5, r'one length.*got \[5\], \[4\]'),
     (np.zeros((5, 1)), range(5), [1] * 5, r'one length.*got \[5, 1\]'),
   )
-  def test_what_has_no_stages_is_refused(self, steps, llcs, errors, message):
+  def test_impossible_estimates_are_refused(self, steps, llcs, errors, message):
     with self.assertRaisesRegex(ValueError, message):
       curves.stages(steps, llcs, errors)
 
-  def test_estimates_that_are_missing_are_passed_over(self):
+  def test_missing_estimates_are_skipped(self):
     steps = np.expm1(np.linspace(0, 6, 20))
     llcs, errors = 5 * np.log1p(steps), np.full(20, 0.1)
     llcs[[0, 7]], errors[19] = np.nan, np.inf
-    found = curves.stages(steps, llcs, errors)
-    self.assertEmpty(found.boundaries)
-    np.testing.assert_allclose(found.steps[[0, -1]], steps[[1, 18]])
+    stages = curves.stages(steps, llcs, errors)
+    self.assertEmpty(stages.boundaries)
+    np.testing.assert_allclose(stages.steps[[0, -1]], steps[[1, 18]])
 
   def test_a_flat_curve_without_error_has_no_stages(self):
-    found = curves.stages(np.arange(6), np.full(6, 3.0), np.zeros(6))
-    np.testing.assert_allclose(found.fit, 3, atol=1e-6)
+    stages = curves.stages(np.arange(6), np.full(6, 3.0), np.zeros(6))
+    np.testing.assert_allclose(stages.fit, 3, atol=1e-6)
 
 
 if __name__ == '__main__':

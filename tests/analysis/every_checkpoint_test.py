@@ -18,41 +18,41 @@ TRAJECTORY = types.Trajectory(
 
 
 def test_results_are_in_order_and_progress_ends():
-  told = []
-  found = every_checkpoint.map_checkpoints(
+  calls = []
+  results = every_checkpoint.map_checkpoints(
     lambda params: jnp.square(params['w']),
     TRAJECTORY,
-    lambda *counts: told.append(counts),
+    lambda *counts: calls.append(counts),
   )
-  assert found == [0, 9, 49, 400, 2500]
-  assert all(isinstance(x, np.ndarray | np.generic) for x in found)
-  assert told == [(i + 1, 5) for i in range(5)]
+  assert results == [0, 9, 49, 400, 2500]
+  assert all(isinstance(x, np.ndarray | np.generic) for x in results)
+  assert calls == [(i + 1, 5) for i in range(5)]
 
 
-def test_every_device_has_its_checkpoint_at_the_same_time():
+def test_devices_work_on_checkpoints_at_the_same_time():
   devices = jax.local_devices()
   assert len(devices) == 2
-  both = threading.Barrier(2, timeout=30)  # Nobody passes alone.
+  barrier = threading.Barrier(2, timeout=30)  # Nobody passes alone.
 
   def device(params):
-    both.wait()
+    barrier.wait()
     [used] = (jnp.zeros(1) + params['w']).devices()
     return used.id
 
   trajectory = TRAJECTORY._replace(steps=STEPS[:2])
-  found = every_checkpoint.map_checkpoints(device, trajectory)
-  assert sorted(found) == [device.id for device in devices]
+  results = every_checkpoint.map_checkpoints(device, trajectory)
+  assert sorted(results) == [device.id for device in devices]
 
 
 def test_the_caller_s_precision_holds_in_every_thread():
   precision = lambda params: jax.config.jax_default_matmul_precision == 'high'
   with jax.default_matmul_precision('high'):
-    found = every_checkpoint.map_checkpoints(precision, TRAJECTORY)
-  assert all(found)
+    results = every_checkpoint.map_checkpoints(precision, TRAJECTORY)
+  assert all(results)
   assert not any(every_checkpoint.map_checkpoints(precision, TRAJECTORY))
 
 
-def test_an_error_ends_it():
+def test_an_error_ends_the_map():
   def refuse(params):
     raise ValueError(f'not {params["w"]}')
 

@@ -8,7 +8,7 @@ from rllc_jax.analysis import head_types
 from tests.analysis import known_heads
 
 
-def test_the_known_circuit():
+def test_heads_of_the_known_circuit_get_their_classes():
   model, params = known_heads.circuit(vocab_size=20, context_length=32)
   scores, even = {}, {}
   for name in head_scores.SCORES:
@@ -17,8 +17,8 @@ def test_the_known_circuit():
     )
     even[name] = head_scores.even_attention(name, 32)
   memorized = np.array([[0, 0, 3], [9, 0, 1]])
-  found = head_types.classify(scores, even, memorized)
-  assert found.tolist() == [
+  classes = head_types.classify(scores, even, memorized)
+  assert classes.tolist() == [
     ['previous-token', 'current-token', 'multigram'],
     ['induction', 'other', 'multigram'],
   ]
@@ -30,21 +30,21 @@ def test_the_known_circuit():
   assert none[1, 0] == 'multigram' and none[0, 0] == 'other'
 
 
-def test_what_all_heads_of_a_layer_do_is_no_class():
-  """A head that looks at itself stands out, or nothing is learned from it."""
+def test_a_score_shared_by_a_whole_layer_is_no_class():
+  """A head counts as current-token only if it stands out of its layer."""
   even = {'current_token': 0.03, 'previous_token': 0.03}
   scores = {
     'current_token': np.array([[0.3, 0.25, 0.2, 0.2], [0.6, 0.1, 0.2, 0.2]]),
     'previous_token': np.array([[0.05, 0.04, 0.3, 0.05], [0.05] * 4]),
   }
-  found = head_types.classify(scores, even, np.ones((2, 4)))
-  assert found.tolist() == [
+  classes = head_types.classify(scores, even, np.ones((2, 4)))
+  assert classes.tolist() == [
     ['multigram', 'multigram', 'previous-token', 'multigram'],
     ['current-token', 'multigram', 'multigram', 'multigram'],
   ]
 
 
-def test_matching_in_text_counts_against_what_lies_beside():
+def test_matching_in_text_is_compared_with_neighboring_positions():
   even = {
     'prefix_matching': 0.01,
     'prefix_matching_text': np.array([[0.1, 0.1, 0.2, 0.1]]),
@@ -56,12 +56,12 @@ def test_matching_in_text_counts_against_what_lies_beside():
   classify = lambda serves: head_types.classify(
     scores, even, np.ones((1, 4)), serves_induction=np.array([serves])
   )
-  found = classify([True, True, True, False])
-  assert found.tolist() == [
+  classes = classify([True, True, True, False])
+  assert classes.tolist() == [
     ['induction', 'induction', 'multigram', 'multigram']
   ]
   # Among random tokens attention is enough.
-  found = classify([False, False, False, True])
-  assert found.tolist() == [
+  classes = classify([False, False, False, True])
+  assert classes.tolist() == [
     ['multigram', 'induction', 'multigram', 'induction']
   ]

@@ -16,7 +16,7 @@ SURE = 200.0  # A difference of scores that softmax makes 1 and 0 of.
 
 
 class Parts(NamedTuple):
-  """Where things stand in the residual stream."""
+  """Coordinates of parts of the residual stream."""
 
   token: slice
   position: slice
@@ -62,7 +62,7 @@ def circuit(vocab_size=12, context_length=32):
 
 
 def _attend_by_position(attention, head, parts, offset):
-  """Position i attends to i - offset."""
+  """Query and key weights by which position i attends to i - offset."""
   T = parts.position.stop - parts.position.start
   attention['W_Q'][head, parts.position, :T] = SURE**2 * np.eye(T)
   attention['W_K'][head, parts.position, :T] = np.eye(T, k=offset)

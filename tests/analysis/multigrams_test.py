@@ -1,4 +1,4 @@
-"""Patterns that are planted in rows of tokens are found, and no others."""
+"""Planted patterns are identified, and no others."""
 
 from absl.testing import absltest
 import numpy as np
@@ -16,11 +16,11 @@ def rows_of(*lines):
   )
 
 
-def found(tokens, places, attended=None, pair_odds=None, **options):
+def identify(tokens, places, attended=None, pair_odds=None, **options):
   """Patterns of single predictions, by (row, place)."""
-  rows, at = np.array(places).T
-  affected = multigrams.Affected(rows, at, np.ones(len(at)))
-  attended = at - 1 if attended is None else np.array(attended)
+  rows, token_places = np.array(places).T
+  affected = multigrams.Affected(rows, token_places, np.ones(len(token_places)))
+  attended = token_places - 1 if attended is None else np.array(attended)
   closings = [multigrams.closing(row, TEXTS) for row in tokens]
   patterns = multigrams.identify(
     tokens, affected, attended, closings, pair_odds or {}, **options
@@ -30,7 +30,7 @@ def found(tokens, places, attended=None, pair_odds=None, **options):
 
 
 class AffectedTest(absltest.TestCase):
-  def test_the_worst_come_first_and_gains_never(self):
+  def test_the_worst_come_first_and_gains_are_left_out(self):
     effects = np.array([[0.0, 3.0, -1.0], [2.0, 0.5, 9.0]])
     affected = multigrams.most_affected(effects, 10)
     np.testing.assert_array_equal(affected.rows, [1, 0, 1, 1])
@@ -40,37 +40,37 @@ class AffectedTest(absltest.TestCase):
 
 
 class InductionTest(absltest.TestCase):
-  def test_a_pair_that_stood_together_before(self):
+  def test_a_repeated_pair_is_induction(self):
     tokens = rows_of('a b c d a b', 'a c b d a b')
-    labels, patterns = found(tokens, [(0, 6), (1, 6), (0, 2)])
+    labels, patterns = identify(tokens, [(0, 6), (1, 6), (0, 2)])
     self.assertEqual(labels, ['induction', 'other', 'other'])
     self.assertEqual(patterns.counts['induction'], 1)
 
   def test_a_common_pair_is_no_induction(self):
     tokens = rows_of('a b c d a b')
     pair = {(IDS['a'], IDS['b']): 0.06}
-    self.assertEqual(found(tokens, [(0, 6)], pair_odds=pair)[0], ['other'])
-    labels, _ = found(tokens, [(0, 6)], pair_odds=pair, common=0.06)
+    self.assertEqual(identify(tokens, [(0, 6)], pair_odds=pair)[0], ['other'])
+    labels, _ = identify(tokens, [(0, 6)], pair_odds=pair, common=0.06)
     self.assertEqual(labels, ['induction'])
 
-  def test_a_pair_does_not_repeat_itself(self):
-    """In a a a the second pair overlaps the first, and is one all the same."""
-    labels, _ = found(rows_of('b a a a'), [(0, 3), (0, 4)])
+  def test_an_overlapping_pair_counts_as_repeated(self):
+    """In a a a the second pair overlaps the first, and still repeats it."""
+    labels, _ = identify(rows_of('b a a a'), [(0, 3), (0, 4)])
     self.assertEqual(labels, ['other', 'induction'])
 
 
 class DyckTest(absltest.TestCase):
-  def test_closing_the_innermost(self):
+  def test_closing_the_innermost_bracket_is_dyck(self):
     tokens = rows_of('( a [ b ] c ) d )')
     places = [(0, 5), (0, 7), (0, 9), (0, 3)]
-    labels, _ = found(tokens, places)
+    labels, _ = identify(tokens, places)
     self.assertEqual(labels, ['dyck_nested', 'dyck', 'other', 'other'])
 
   def test_the_wrong_bracket_closes_nothing(self):
-    self.assertEqual(found(rows_of('( a ]'), [(0, 3)])[0], ['other'])
+    self.assertEqual(identify(rows_of('( a ]'), [(0, 3)])[0], ['other'])
 
-  def test_a_token_may_close_two(self):
-    labels, _ = found(rows_of('( a [ b ]) c )'), [(0, 5), (0, 7)])
+  def test_a_token_may_close_two_brackets(self):
+    labels, _ = identify(rows_of('( a [ b ]) c )'), [(0, 5), (0, 7)])
     self.assertEqual(labels, ['dyck_nested', 'other'])
 
 
@@ -85,36 +85,36 @@ class MultigramTest(absltest.TestCase):
       'h d b c e g f a',
     )
     places = [(0, 3), (0, 7), (1, 4), (2, 6), (3, 3), (4, 4)]
-    labels, patterns = found(tokens, places)
+    labels, patterns = identify(tokens, places)
     self.assertEqual(
       labels, ['ngram', 'induction', 'ngram', 'ngram', 'other', 'other']
     )
     abc = tuple(IDS[x] for x in 'abc')
     self.assertEqual(patterns.ngrams, {abc: 3})
     self.assertEqual(patterns.num_memorized, 1)
-    _, fewer = found(tokens, places, support=2)
+    _, fewer = identify(tokens, places, support=2)
     self.assertLen(fewer.ngrams, 2)
 
-  def test_the_longer_ngram_is_taken(self):
+  def test_the_longer_ngram_wins(self):
     tokens = rows_of(*['a b c d'] * 3)
-    _, patterns = found(tokens, [(i, 4) for i in range(3)])
+    _, patterns = identify(tokens, [(i, 4) for i in range(3)])
     self.assertEqual(patterns.ngrams, {tuple(IDS[x] for x in 'abcd'): 3})
 
-  def test_skip_ngrams_hold_what_is_attended_to(self):
+  def test_skip_ngrams_contain_the_attended_token(self):
     """a ... h then b, with anything between; attended to, or it is none."""
     tokens = rows_of('a c d h b e', 'c a f h b e', 'a g e h b d')
     places = [(0, 5), (1, 5), (2, 5)]
-    labels, patterns = found(tokens, places, attended=[1, 2, 1])
+    labels, patterns = identify(tokens, places, attended=[1, 2, 1])
     self.assertEqual(labels, ['skip_ngram'] * 3)
     triple = tuple(IDS[x] for x in 'ahb')
     self.assertEqual(patterns.skip_ngrams, {triple: 3})
-    labels, patterns = found(tokens, places, attended=[2, 1, 3])
+    labels, patterns = identify(tokens, places, attended=[2, 1, 3])
     self.assertEqual(labels, ['other'] * 3)
     self.assertEqual(patterns.num_memorized, 0)
 
   def test_the_special_token_is_no_source(self):
     tokens = rows_of('c h b', 'd h b', 'e h b')
-    labels, _ = found(tokens, [(i, 3) for i in range(3)], attended=[0, 0, 0])
+    labels, _ = identify(tokens, [(i, 3) for i in range(3)], attended=[0, 0, 0])
     self.assertEqual(labels, ['other'] * 3)
 
 

@@ -47,16 +47,16 @@ class BigramTest(absltest.TestCase):
     np.testing.assert_allclose(score.floor, entropies.mean(), rtol=1e-4)
     np.testing.assert_allclose(score.cross_entropy, score.floor, rtol=1e-3)
     # Another model is above it, by the divergence at those places.
-    other = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
+    other_table = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
     worse = ngram_scores.bigram_score(
-      MODEL, pairs_model(other), tokens, places, table
+      MODEL, pairs_model(other_table), tokens, places, table
     )
-    apart = np.sum(table * np.log(table / other), axis=1)[at].mean()
+    apart = np.sum(table * np.log(table / other_table), axis=1)[at].mean()
     np.testing.assert_allclose(
       worse.cross_entropy - worse.floor, apart, rtol=1e-2
     )
 
-  def test_pairs_that_never_occur_cost_nothing(self):
+  def test_pairs_that_never_occur_add_nothing(self):
     table = np.zeros((10, 10), np.float32)
     table[:, 0] = 1
     params = attention_only_test.random_params(MODEL)
@@ -69,21 +69,21 @@ class BigramTest(absltest.TestCase):
 
 
 class NgramTest(absltest.TestCase):
-  def test_words_are_counted_whole(self):
+  def test_only_whole_words_are_counted(self):
     """Tokens 0 to 4 begin words, 5 to 9 go on with them."""
     is_start = np.arange(10) < 5
     tokens = np.array([[9, 0, 5, 1, 6, 7, 0, 5], [9, 5, 5, 0, 5, 2, 3, 8]])
-    found = lambda length, count: ngram_scores.frequent_ngrams(
+    frequent = lambda length, count: ngram_scores.frequent_ngrams(
       tokens, length, is_start, count
     ).tolist()
-    self.assertEqual(found(2, 9), [[0, 5], [3, 8]])
-    self.assertEqual(found(2, 1), [[0, 5]])
-    self.assertEqual(found(3, 9), [[1, 6, 7]])
-    self.assertEqual(found(1, 9), [[2]])
+    self.assertEqual(frequent(2, 9), [[0, 5], [3, 8]])
+    self.assertEqual(frequent(2, 1), [[0, 5]])
+    self.assertEqual(frequent(3, 9), [[1, 6, 7]])
+    self.assertEqual(frequent(1, 9), [[2]])
     with self.assertRaisesRegex(ValueError, 'words of 4 tokens.*got none'):
-      found(4, 9)
+      frequent(4, 9)
 
-  def test_the_score_compares_the_same_place(self):
+  def test_the_score_compares_losses_at_the_same_place(self):
     params = attention_only_test.random_params(MODEL)
     ngrams = np.array([[1, 2, 3], [4, 5, 6]])
     rows = jnp.arange(24.0).reshape(2, 12)

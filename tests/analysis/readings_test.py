@@ -1,4 +1,4 @@
-"""What is read off circuits that were built by hand is what was built."""
+"""Readings of circuits built by hand agree with their construction."""
 
 import jax
 import numpy as np
@@ -14,7 +14,7 @@ from tests.analysis import known_heads
 
 @pytest.fixture(autouse=True)
 def one_device(monkeypatch):
-  """All is compiled once a device."""
+  """Uses one device, because everything compiles once per device."""
   monkeypatch.setattr(jax, 'local_devices', lambda: jax.devices()[:1])
 
 
@@ -44,7 +44,7 @@ def trajectory(params):
 
 def test_the_induction_head_serves_induction_and_no_other_does():
   model, params = CIRCUIT
-  found, nothing = (
+  trained, zero = (
     readings.read_heads(
       jax.random.key(0),
       model,
@@ -54,18 +54,18 @@ def test_the_induction_head_serves_induction_and_no_other_does():
     )
     for step in (10, 0)
   )
-  last = found.sel(checkpoint=10)
+  last = trained.sel(checkpoint=10)
   score = last.prefix_matching_text
   assert score[1, 0] > 0.99 and last.prefix_matching_text_beside[1, 0] < 0.1
-  others = score / last.prefix_matching_text_beside
-  assert (others.values.ravel()[[1, 2, 4, 5]] < 1.5).all()
+  ratio = score / last.prefix_matching_text_beside
+  assert (ratio.values.ravel()[[1, 2, 4, 5]] < 1.5).all()
   patterns = last.patterns.transpose('layer', 'head', 'pattern')
   assert patterns[1, 0].idxmax() == 'induction'
   # Both heads of the circuit are needed, and nothing else is.
   assert last.ablation_resample[1, 0] > 1 and last.ablation_resample[0, 0] > 1
   np.testing.assert_allclose(last.ablation_resample[1, 1:], 0, atol=1e-4)
   # Weights that are all 0 serve nothing.
-  np.testing.assert_allclose(nothing.ablation_zero, 0)
+  np.testing.assert_allclose(zero.ablation_zero, 0)
 
 
 def test_nested_brackets_are_found_by_minibatch():
@@ -75,18 +75,18 @@ def test_nested_brackets_are_found_by_minibatch():
   nested = readings._nested(rows, SPELLINGS)
   assert nested.sum() == 1 and nested[1, 2]
   model, params = CIRCUIT
-  found = readings.read_heads(
+  result = readings.read_heads(
     jax.random.key(0),
     model,
     trajectory(params)._replace(steps=(10,)),
     readings.Text(rows, SPELLINGS, {}),
     num_sequences=NUM_SEQUENCES,
   )
-  assert found.path_nested.sizes['minibatch'] == 1
-  assert np.isfinite(found.path_nested).all()
+  assert result.path_nested.sizes['minibatch'] == 1
+  assert np.isfinite(result.path_nested).all()
 
 
-def test_pairs_that_repeat_are_asked_about_and_common_ones_are_not():
+def test_questions_are_about_repeated_pairs_but_common_ones():
   rows = np.array([[9, 1, 2, 3, 1, 2, 4, 2, 3], [9, 1, 1, 1, 5, 6, 7, 8, 8]])
   tokens, which, queries, keys = head_scores.repeated_pairs(rows, {}, 10)
   assert (
@@ -109,23 +109,23 @@ def test_the_most_attended_place_is_that_of_the_whole_pattern():
   params = jax.tree.map(lambda x: x + 0.1 * noise(size=x.shape), params)
   params = jax.tree.map(np.float32, params)
   tokens = text(3).tokens.astype(np.int32)
-  found = head_scores.most_attended(model, params, tokens)
+  places = head_scores.most_attended(model, params, tokens)
   for place in (0, 5, tokens.shape[1] - 1):
     rows = head_scores.attention_rows(
       model, params, tokens, np.arange(len(tokens)), np.full(len(tokens), place)
     )
-    np.testing.assert_array_equal(found[..., place], rows.argmax(axis=-1))
+    np.testing.assert_array_equal(places[..., place], rows.argmax(axis=-1))
 
 
 def test_affected_tokens_are_the_worst_and_shown_with_attention():
   model, params = CIRCUIT
-  found = affected_tokens.affected_tokens(
+  examples = affected_tokens.affected_tokens(
     jax.random.key(0), model, params, text(), count=3, context=6
   )
-  head = found.isel(layer=1, head=0)
+  head = examples.isel(layer=1, head=0)
   assert (np.diff(head.affected_effect) <= 0).all()
   assert (head.affected_effect > 1).all()
   # The token before the last attends to what it follows, at a distance of 11.
   assert (head.affected_attention <= 1 + 1e-6).all()
-  idle = found.isel(layer=1, head=1)
+  idle = examples.isel(layer=1, head=1)
   assert not (idle.affected_effect > 1e-3).any()

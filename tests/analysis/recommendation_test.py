@@ -33,7 +33,7 @@ HEALTHY = {
 
 
 def hand_made():
-  """All is well up to 4e-3; from there on the estimate grows by 10 % a step."""
+  """A sweep that qualifies up to 4e-3; then estimates grow by 10 % a step."""
   llc = 5 * np.array([1, 1.01, 1.02, 1.12, 1.23])[:, None, None, None]
   shape = (5, 2, 1, 3)
   values = HEALTHY | {'llc': 0.0, 'standard_error': 0.05, 'healthy': True}
@@ -57,14 +57,14 @@ def with_value(name, value, **where):
 
 
 class RecommendTest(parameterized.TestCase):
-  def test_the_largest_step_size_that_qualifies(self):
-    found = recommendation.recommend(hand_made())
-    self.assertEqual(found.setting.step_size, 4e-3)
-    np.testing.assert_array_equal(found.step_sizes, np.full((2, 1), 4e-3))
-    np.testing.assert_array_equal(found.each, np.full((2, 1, 3), 4e-3))
-    self.assertEqual(found.warnings, ())
-    self.assertIn('all cells are healthy', found.why)
-    self.assertIn('At 0.008 3 of 3 cells have a bias over 5 %.', found.why)
+  def test_the_largest_step_size_that_qualifies_is_recommended(self):
+    best = recommendation.recommend(hand_made())
+    self.assertEqual(best.setting.step_size, 4e-3)
+    np.testing.assert_array_equal(best.step_sizes, np.full((2, 1), 4e-3))
+    np.testing.assert_array_equal(best.each, np.full((2, 1, 3), 4e-3))
+    self.assertEqual(best.warnings, ())
+    self.assertIn('all cells are healthy', best.why)
+    self.assertIn('At 0.008 3 of 3 cells have a bias over 5 %.', best.why)
 
   @parameterized.parameters(
     ('healthy', False, 'At 0.004 1 of 3 cells is not healthy.'),
@@ -80,64 +80,64 @@ class RecommendTest(parameterized.TestCase):
     A change from half the step size of 2.6 % is a bias of 5.3 %.
     """
     place = {'step_size': 4e-3, 'refinement': '0:1'}
-    found = recommendation.recommend(with_value(name, value, **place))
-    self.assertEqual(found.setting.step_size, 2e-3)
-    self.assertIn(why, found.why)
-    each = found.each.isel(nbeta=0, localization=0)
+    best = recommendation.recommend(with_value(name, value, **place))
+    self.assertEqual(best.setting.step_size, 2e-3)
+    self.assertIn(why, best.why)
+    each = best.each.isel(nbeta=0, localization=0)
     np.testing.assert_array_equal(each, [4e-3, 2e-3, 4e-3])
 
   @parameterized.parameters(('standard_error', 0.152), ('llc', 5.165))
-  def test_limits_are_where_they_are_said_to_be(self, name, value):
+  def test_values_just_below_the_limits_qualify(self, name, value):
     place = {'step_size': 4e-3, 'refinement': '0:1'}
-    found = recommendation.recommend(with_value(name, value, **place))
-    self.assertEqual(found.setting.step_size, 4e-3)
+    best = recommendation.recommend(with_value(name, value, **place))
+    self.assertEqual(best.setting.step_size, 4e-3)
 
-  def test_the_smallest_has_no_half_and_never_qualifies(self):
+  def test_the_smallest_step_size_never_qualifies(self):
     sweep = hand_made().isel(step_size=slice(2))
     self.assertEqual(recommendation.recommend(sweep).setting.step_size, 2e-3)
     sweep['healthy'][1] = False
     self.assertIsNone(recommendation.recommend(sweep).setting)
 
-  def test_no_estimate_at_half_the_step_is_no_agreement(self):
-    found = recommendation.recommend(with_value('llc', np.nan, step_size=2e-3))
-    self.assertIsNone(found.setting)
+  def test_a_missing_estimate_at_half_the_step_disqualifies(self):
+    best = recommendation.recommend(with_value('llc', np.nan, step_size=2e-3))
+    self.assertIsNone(best.setting)
 
-  def test_nbetas_stand_side_by_side_and_errors_decide(self):
+  def test_among_nbetas_the_smallest_errors_decide(self):
     sweep = with_value('standard_error', 0.02, nbeta=30.0)
-    found = recommendation.recommend(sweep)
-    self.assertEqual(found.setting.nbeta, 30.0)
-    self.assertIn('At 2 pairs of nbeta and localization this step', found.why)
+    best = recommendation.recommend(sweep)
+    self.assertEqual(best.setting.nbeta, 30.0)
+    self.assertIn('At 2 pairs of nbeta and localization this step', best.why)
     sweep = with_value('standard_error', 0.02, nbeta=10.0)
     self.assertEqual(recommendation.recommend(sweep).setting.nbeta, 10.0)
     sweep['healthy'].loc[{'nbeta': 10.0, 'step_size': 4e-3}] = False
-    found = recommendation.recommend(sweep)
-    self.assertEqual(found.setting, (4e-3, 30.0, 200.0))
-    self.assertNotIn('pairs', found.why)
-    np.testing.assert_array_equal(found.step_sizes[:, 0], [2e-3, 4e-3])
+    best = recommendation.recommend(sweep)
+    self.assertEqual(best.setting, (4e-3, 30.0, 200.0))
+    self.assertNotIn('pairs', best.why)
+    np.testing.assert_array_equal(best.step_sizes[:, 0], [2e-3, 4e-3])
 
-  def test_a_selection_or_another_order_is_read_alike(self):
+  def test_selections_and_order_do_not_change_the_recommendation(self):
     sweep = with_value('healthy', False, step_size=4e-3, refinement='0:1')
-    whole = recommendation.recommend(sweep)
-    self.assertEqual(whole.setting.step_size, 2e-3)
+    full = recommendation.recommend(sweep)
+    self.assertEqual(full.setting.step_size, 2e-3)
     for name, expected in (('0:0', 4e-3), ('0:1', 2e-3)):
-      one = recommendation.recommend(sweep.sel(refinement=name, nbeta=30.0))
-      self.assertEqual(one.setting, (expected, 30.0, 200.0))
-      self.assertIn('the cell is healthy', one.why)
+      single = recommendation.recommend(sweep.sel(refinement=name, nbeta=30.0))
+      self.assertEqual(single.setting, (expected, 30.0, 200.0))
+      self.assertIn('the cell is healthy', single.why)
     mixed = sweep.transpose(..., 'step_size').isel(
       step_size=[3, 0, 4, 1, 2], nbeta=[1, 0]
     )
-    self.assertEqual(recommendation.recommend(mixed).setting, whole.setting)
+    self.assertEqual(recommendation.recommend(mixed).setting, full.setting)
 
   def test_several_checkpoints_are_cells_too(self):
-    other = with_value('healthy', False, step_size=4e-3, refinement='0:1')
-    both = xr.concat([hand_made(), other], 'checkpoint').assign_coords(
+    unhealthy = with_value('healthy', False, step_size=4e-3, refinement='0:1')
+    joined = xr.concat([hand_made(), unhealthy], 'checkpoint').assign_coords(
       checkpoint=[0, 8]
     )
-    found = recommendation.recommend(both)
-    self.assertEqual(found.setting.step_size, 2e-3)
-    self.assertIn('At 0.004 1 of 6 cells is not healthy.', found.why)
-    self.assertEqual(float(found.each.sel(checkpoint=8).min()), 2e-3)
-    self.assertEqual(float(found.each.sel(checkpoint=0).min()), 4e-3)
+    best = recommendation.recommend(joined)
+    self.assertEqual(best.setting.step_size, 2e-3)
+    self.assertIn('At 0.004 1 of 6 cells is not healthy.', best.why)
+    self.assertEqual(float(best.each.sel(checkpoint=8).min()), 2e-3)
+    self.assertEqual(float(best.each.sel(checkpoint=0).min()), 4e-3)
 
   def test_step_sizes_must_double(self):
     with self.assertRaisesRegex(ValueError, 'each twice the one before'):
@@ -147,27 +147,27 @@ class RecommendTest(parameterized.TestCase):
 
 
 class NoneQualifiesTest(absltest.TestCase):
-  def test_health(self):
+  def test_the_worst_fault_is_named_if_health_is_missing(self):
     sweep = hand_made()
     sweep['healthy'][:] = False
     sweep['ess'][:] = 30.0
     sweep['ess'][3, 1, 0, 2] = 11.0
-    found = recommendation.recommend(sweep)
-    self.assertIsNone(found.setting)
-    self.assertTrue(found.step_sizes.isnull().all())
+    best = recommendation.recommend(sweep)
+    self.assertIsNone(best.setting)
+    self.assertTrue(best.step_sizes.isnull().all())
     self.assertRegex(
-      found.why,
+      best.why,
       'all 3 cells. Most often missing, in 24 of 24 cases, is health: at the '
       'worst .*11, under 50: raise num_draws',
     )
 
-  def test_health_as_the_caller_judges_it(self):
+  def test_a_caller_s_verdict_without_fault_is_named(self):
     sweep = hand_made()
     sweep['healthy'][:] = False
     self.assertIn('is health: no diag', recommendation.recommend(sweep).why)
 
-  def test_precision(self):
-    """Where nothing else is missing it is 6 %: 4 times as many draws."""
+  def test_more_draws_are_advised_if_precision_is_missing(self):
+    """At 6 % where nothing else is missing, it takes 4 times as many draws."""
     sweep = hand_made()
     sweep['standard_error'] = 0.06 * sweep.llc
     sweep['standard_error'][3:] = 0.04 * sweep.llc[3:]
@@ -177,18 +177,18 @@ class NoneQualifiesTest(absltest.TestCase):
       'bring the smallest, 6 %, down to 3 %',
     )
 
-  def test_flatness(self):
-    found = recommendation.recommend(hand_made().isel(step_size=slice(2, None)))
+  def test_smaller_steps_are_advised_if_all_are_biased(self):
+    best = recommendation.recommend(hand_made().isel(step_size=slice(2, None)))
     self.assertRegex(
-      found.why, "is a step's bias under 5 %.*smaller.*0.002 next"
+      best.why, "is a step's bias under 5 %.*smaller.*0.002 next"
     )
 
-  def test_one_cell_spoils_it_for_all(self):
+  def test_one_unhealthy_cell_prevents_a_setting(self):
     sweep = with_value('healthy', False, refinement='1:0')
     sweep['rhat'].loc[{'refinement': '1:0'}] = 1.3
-    found = recommendation.recommend(sweep)
-    self.assertIsNone(found.setting)
-    self.assertIn('all 3 cells; 2 would have one alone', found.why)
+    best = recommendation.recommend(sweep)
+    self.assertIsNone(best.setting)
+    self.assertIn('all 3 cells; 2 would have one alone', best.why)
 
 
 class WarningTest(parameterized.TestCase):
@@ -198,21 +198,23 @@ class WarningTest(parameterized.TestCase):
     (700.0, 2, 'largest curvature is 2.8: along'),
     (800.0, 2, 'is 3.2, near the limit of 4: along'),
   )
-  def test_of_a_step_that_is_large_for_the_curvature(self, a, count, message):
+  def test_a_step_that_is_large_for_the_curvature_warns(
+    self, a, count, message
+  ):
     """Over 1, and near 4 from 3 on, at the step recommended, 4e-3."""
     sweep = hand_made()
     curvature = np.full((2, 1, 3), 1.0)
     curvature[:, 0, 1] = a  # The steepest cell counts.
     sweep['curvature'] = (sweep.llc.dims[1:], curvature)
     sweep = sweep.isel(step_size=slice(4 if a < 300 else 5))
-    found = recommendation.recommend(sweep)
-    self.assertLen(found.warnings, count)
-    self.assertRegex(' '.join(found.warnings) or 'none', message)
+    best = recommendation.recommend(sweep)
+    self.assertLen(best.warnings, count)
+    self.assertRegex(' '.join(best.warnings) or 'none', message)
     if count == 2:  # 8e-3 a > 3 at 8e-3 and 1.6e-2, of two nbetas.
       first = {700.0: ' 4 of 10.*step size 0.008', 800.0: ' 6 of 10.*0.004'}
-      self.assertRegex(found.warnings[1], first[a])
+      self.assertRegex(best.warnings[1], first[a])
 
-  def test_its_limit_is_that_of_plain_sgld(self):
+  def test_other_samplers_have_no_curvature_warning(self):
     sweep = hand_made()
     sweep['curvature'] = (sweep.llc.dims[1:], np.full((2, 1, 3), 800.0))
     self.assertLen(recommendation.recommend(sweep).warnings, 2)
@@ -223,8 +225,8 @@ class WarningTest(parameterized.TestCase):
 
 
 class BowlTest(absltest.TestCase):
-  def test_the_recommended_step_is_that_of_the_closed_form(self):
-    """Of a round bowl the estimate goes as 1 / (1 - x/4), x = epsilon a.
+  def test_the_recommended_step_agrees_with_the_closed_form(self):
+    """In a round bowl the estimate grows as 1 / (1 - x/4), x = epsilon a.
 
     So it is too high by 3.1 % at x = 0.12 and by 6.4 % at 0.24, where it
     changes by 3.2 % from half the step: 0.12 it is. Errors are under 1.2 %, and
@@ -245,19 +247,19 @@ class BowlTest(absltest.TestCase):
       num_draws=500,
       chunk_size=4,
     )
-    found = recommendation.recommend(sweep)
-    np.testing.assert_allclose(found.setting.step_size, steps[1])
+    best = recommendation.recommend(sweep)
+    np.testing.assert_allclose(best.setting.step_size, steps[1])
     self.assertLess(float((sweep.standard_error / sweep.llc).max()), 0.012)
     x = sweep.step_size * sweep.curvature
-    here, below = 1 / (1 - x / 4), 1 / (1 - x / 8)
-    expected = 2 * (here - below) / (2 * below - here)
+    at_step, at_half = 1 / (1 - x / 4), 1 / (1 - x / 8)
+    expected = 2 * (at_step - at_half) / (2 * at_half - at_step)
     bias = recommendation.relative_bias(sweep)
     np.testing.assert_allclose(
       bias[1:], expected.transpose(*bias.dims)[1:], atol=0.015
     )
     # Predicted from what the chains of one step size saw, and exactly here.
     np.testing.assert_allclose(
-      sweep.step_bias_share, (here - 1).transpose(*bias.dims), rtol=0.02
+      sweep.step_bias_share, (at_step - 1).transpose(*bias.dims), rtol=0.02
     )
 
 
