@@ -1,4 +1,4 @@
-"""What the heads attend to and do, beside what their rLLCs say."""
+"""Section on attention scores, ablations and classes of heads."""
 
 import xarray as xr
 
@@ -23,7 +23,7 @@ _CLASSES = (
 def behaviour(
   readings: xr.Dataset | None, images: figures.Images
 ) -> list[blocks.Block]:
-  """The section's parts.
+  """Builds the section's blocks.
 
   Args:
     readings: `analysis.zarr`, if there is one.
@@ -40,7 +40,7 @@ def behaviour(
 
 
 def heads_table(readings: xr.Dataset) -> tables.Table:
-  """The last checkpoint, a row a head."""
+  """Scores at the last checkpoint, one row per head."""
   last = readings.sortby('checkpoint').isel(checkpoint=-1)
   rows = [
     (
@@ -60,5 +60,5 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
 
 
 def _num_memorized(last: xr.Dataset, layer: int, head: int) -> int:
-  """Distinct n-grams and skip n-grams."""
+  """The number of distinct n-grams and skip n-grams."""
   return int((last.num_ngrams + last.num_skip_ngrams)[layer, head])

@@ -1,4 +1,4 @@
-"""What a report is made of, as data; `template.html` says how each looks."""
+"""Blocks of a report, as data; `template.html` gives them their look."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ class Heading(NamedTuple):
 
 
 class Bullets(NamedTuple):
-  """A list, a line an entry."""
+  """A bulleted list, one line per entry."""
 
   lines: Sequence[str]
 
@@ -48,7 +48,7 @@ class Picture(NamedTuple):
 
   Attributes:
     data: of the SVG file, base64.
-    words: what it shows, for those who do not see it.
+    words: a description for readers who cannot see it.
     caption: below it.
     narrow: whether it has one panel.
   """
@@ -70,13 +70,13 @@ Block = Any  # One of these, or a `tables.Table`.
 
 
 def facts(values: Mapping[str, Any]) -> Facts:
-  """Facts of a mapping; nested names are joined by dots."""
+  """Converts a mapping to facts; nested names are joined by dots."""
   flat = flatten(values)
   return Facts([(name.split('_'), _shown(x)) for name, x in flat.items()])
 
 
 def flatten(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
-  """Nested mappings as one.
+  """Flattens nested mappings into one.
 
   Examples:
     >>> flatten({'model': {'num_heads': 4}, 'seed': 0})
@@ -92,7 +92,7 @@ def flatten(values: Mapping[str, Any], prefix: str = '') -> dict[str, Any]:
 
 
 def listed(lines: Sequence[str], most: int = 8) -> Bullets | Folded:
-  """A list, folded if it is long."""
+  """Makes a list, folded if it is long."""
   bullets = Bullets(lines)
   if len(lines) <= most:
     return bullets
@@ -104,4 +104,5 @@ def _shown(value: Any) -> str:
     return f'{value:.6g}'
   if isinstance(value, list | tuple):
     return ', '.join(_shown(part) for part in value)
+  # Not `isinstance`: True is an int, too.
   return f'{value:,}' if type(value) is int else str(value)

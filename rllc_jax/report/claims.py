@@ -1,4 +1,4 @@
-"""What this run says of the paper's claims."""
+"""Section on the paper's claims, as measured in this run."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _METHOD = (
 
 
 def claims(findings: Sequence[Mapping[str, Any]]) -> list[blocks.Block]:
-  """The section's parts.
+  """Builds the section's blocks.
 
   Args:
     findings: entries of `claims.json`; [] if there is none. One with
@@ -42,17 +42,18 @@ def claims(findings: Sequence[Mapping[str, Any]]) -> list[blocks.Block]:
   ]
 
 
-def _row(found: Mapping[str, Any]) -> tuple[tables.Cell, ...]:
+def _row(finding: Mapping[str, Any]) -> tuple[tables.Cell, ...]:
+  # JSON has no NaN: a missing number is null.
   effect, error = (
-    math.nan if found[name] is None else found[name]
+    math.nan if finding[name] is None else finding[name]
     for name in ('effect', 'error')
   )
   texts = (
-    found['claim'],
-    found['statement'],
-    'withdrawn' if found.get('withdrawn') else _WORDS[found['holds']],
-    found['note'],
+    finding['claim'],
+    finding['statement'],
+    'withdrawn' if finding.get('withdrawn') else _WORDS[finding['holds']],
+    finding['note'],
     tables.with_error(effect, error),
-    found['unit'],
+    finding['unit'],
   )
   return tuple(map(tables.Cell, texts))

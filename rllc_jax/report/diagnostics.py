@@ -1,6 +1,6 @@
 """Diagnostics of all cells: which are out of bounds, and the table of them.
 
-What is out of bounds is what `estimators.faults` finds; no limit is set here.
+`estimators.faults` holds all limits; none is set here.
 """
 
 from collections.abc import Mapping
@@ -125,7 +125,7 @@ _DESCRIBED: Mapping[str, _Described] = {
 
 
 def marks(estimates: xr.Dataset) -> dict[str, xr.DataArray]:
-  """Which diagnostics of which cells are out of bounds.
+  """Marks diagnostics that are out of bounds, cell by cell.
 
   Args:
     estimates: from `llc_from_traces`.
@@ -140,18 +140,19 @@ def marks(estimates: xr.Dataset) -> dict[str, xr.DataArray]:
     for name, x in estimates.data_vars.items()
     if set(x.dims) == set(dims)
   }
-  found = {name: np.zeros(estimates.llc.shape, bool) for name in _KINDS}
+  is_out = {name: np.zeros(estimates.llc.shape, bool) for name in _KINDS}
+  # Some limits hold for one baseline alone.
   baseline = estimates.attrs.get('baseline')
   for where in np.ndindex(estimates.llc.shape):
     cell = {name: x[where] for name, x in arrays.items()}
     kinds = {x.kind for x in faults.faults({**cell, 'baseline': baseline})}
-    for name, own in _KINDS.items():
-      found[name][where] = bool(own & kinds)
-  return {name: estimates.llc.copy(data=x) for name, x in found.items()}
+    for name, fault_kinds in _KINDS.items():
+      is_out[name][where] = bool(fault_kinds & kinds)
+  return {name: estimates.llc.copy(data=x) for name, x in is_out.items()}
 
 
 def called(name: str) -> str:
-  """The name of a diagnostic in words, within a sentence.
+  """The name of a diagnostic in words, for use within a sentence.
 
   Examples:
     >>> print(called('rhat'), '|', called('num_failed'))
@@ -184,13 +185,14 @@ def _row(
   values: xr.DataArray, described: _Described, marked: xr.DataArray | None
 ) -> tuple[tables.Cell, ...]:
   finite = values.where(np.isfinite(values))
+  # Effective sizes have no best value: the smallest is the worst.
   badness = abs(finite - described.worst_at)
   if np.isinf(described.worst_at):
     badness = -finite
-  worst = finite.isel(badness.argmax(dim=finite.dims))
-  where = f'{worst.refinement.item()} at step {worst.checkpoint.item():,}'
+  extreme = finite.isel(badness.argmax(dim=finite.dims))
+  where = f'{extreme.refinement.item()} at step {extreme.checkpoint.item():,}'
   if values.sizes['dataset'] > 1:
-    where += f', {worst.dataset.item()}'
+    where += f', {extreme.dataset.item()}'
   count = 0 if marked is None else int(marked.sum())
   share = f'{count} of {int(finite.notnull().sum())}'
   return (
@@ -198,6 +200,6 @@ def _row(
     tables.Cell(described.meaning),
     tables.Cell(where),
     tables.Cell(format(float(finite.median()), described.form)),
-    tables.Cell(format(float(worst), described.form), count > 0),
+    tables.Cell(format(float(extreme), described.form), count > 0),
     tables.Cell('not judged' if marked is None else share, count > 0),
   )

@@ -1,4 +1,4 @@
-"""Every figure of the report: a new one is a function and an entry here."""
+"""All figures of the report; a new one is a function and an entry here."""
 
 import base64
 from collections.abc import Callable
@@ -24,16 +24,16 @@ from rllc_jax.report import separation
 
 
 class Entry(NamedTuple):
-  """A figure and where it stands.
+  """A figure, its place in the report, and its texts.
 
   Attributes:
     name: of its file, below `figures`.
     place: the part of the report that shows it, see `at`.
     draw: draws it; only called if `needs` holds.
-    words: what it shows, for those who do not see it.
+    words: a description for readers who cannot see it.
     caption: below it.
-    needs: whether the results that it shows are there.
-    narrow: whether it has one panel.
+    needs: True if the results that it shows exist.
+    narrow: True if it has one panel.
   """
 
   name: str
@@ -41,47 +41,52 @@ class Entry(NamedTuple):
   draw: Callable[[inputs.Inputs], figure.Figure]
   words: str
   caption: str
-  needs: Callable[[inputs.Inputs], bool] = lambda found: True
-  narrow: Callable[[inputs.Inputs], bool] = lambda found: False
+  needs: Callable[[inputs.Inputs], bool] = lambda results: True
+  narrow: Callable[[inputs.Inputs], bool] = lambda results: False
 
 
-def _chains(found: inputs.Inputs) -> figure.Figure:
+def _chains(results: inputs.Inputs) -> figure.Figure:
   """The heads of extreme estimates at the first, a middle and the last step."""
-  steps = sorted(found.traces.checkpoint.values.tolist())
+  steps = sorted(results.traces.checkpoint.values.tolist())
   middle = [steps[len(steps) // 2]] if len(steps) > 2 else []
-  dataset = found.first_dataset
+  dataset = results.first_dataset
   return traces.chain_traces(
-    found.traces,
-    found.estimates,
-    burn_in=found.burn_in,
+    results.traces,
+    results.estimates,
+    burn_in=results.burn_in,
     dataset=dataset,
-    refinements=_lowest_and_highest(found.estimates.sel(dataset=dataset)),
+    refinements=_lowest_and_highest(results.estimates.sel(dataset=dataset)),
+    # Once each: a run may have only one or two checkpoints.
     checkpoints=list(dict.fromkeys([steps[0], *middle, steps[-1]])),
   )
 
 
 def _lowest_and_highest(estimates: xr.Dataset) -> list[str]:
-  """The heads of the extreme last estimates, or what there is."""
-  found = [str(name) for name in estimates.refinement.values]
-  by_layer = names.heads_by_layer(found)
-  parts = [name for layer in by_layer.values() for name in layer] or found
+  """The heads with the lowest and highest last estimate.
+
+  Without heads, those of all refinements.
+  """
+  all_names = [str(name) for name in estimates.refinement.values]
+  by_layer = names.heads_by_layer(all_names)
+  parts = [name for layer in by_layer.values() for name in layer] or all_names
   last = estimates.llc.sortby('checkpoint').isel(checkpoint=-1)
   values = last.sel(refinement=parts).values
   if np.isnan(values).all():
     return parts[:1]
+  # One head alone is both, and is drawn once.
   extremes = (parts[np.nanargmin(values)], parts[np.nanargmax(values)])
   return list(dict.fromkeys(extremes))
 
 
-def _has_kinds(found: inputs.Inputs) -> bool:
-  return found.readings is not None and 'kind_loss' in found.readings
+def _has_kinds(results: inputs.Inputs) -> bool:
+  return results.readings is not None and 'kind_loss' in results.readings
 
 
 FIGURES = (
   Entry(
     'llc',
     'opening',
-    lambda found: heads.llc_curves(found.estimates),
+    lambda results: heads.llc_curves(results.estimates),
     'Refined LLC against training step',
     'Weight-refined local learning coefficient (wrLLC) of every head against '
     'training step: by how much the loss rises, times nβ, where sampling moves '
@@ -92,36 +97,36 @@ FIGURES = (
   Entry(
     'loss',
     'trained',
-    lambda found: training.loss_curves(found.training),
+    lambda results: training.loss_curves(results.training),
     'Loss against training step',
     'Loss against training step, in nats per token. Horizontal lines are the '
     'entropies of single tokens and of a token given the one before it, in the '
     'training text: what counting alone would reach.',
-    narrow=lambda found: True,
+    narrow=lambda results: True,
   ),
   Entry(
     'spread',
     'heads',
-    lambda found: spread.head_spread(separation.spreads(found.estimates)),
+    lambda results: spread.head_spread(separation.spreads(results.estimates)),
     'Spread between heads',
     'Standard deviation between the heads of a layer, beside the root mean '
     'square of their standard errors. Where the first is well above the '
     'second, heads differ.',
-    narrow=lambda found: not found.has_several_datasets,
+    narrow=lambda results: not results.has_several_datasets,
   ),
   Entry(
     'heads',
     'behaviour',
-    lambda found: readings.head_readings(found.measured),
+    lambda results: readings.head_readings(results.measured),
     'Scores of heads over training',
     'Attention scores and the rise of the loss without the head, over '
     'training, a line a head. Dashed: attention to all positions alike.',
-    needs=lambda found: found.readings is not None,
+    needs=lambda results: results.readings is not None,
   ),
   Entry(
     'kinds',
     'behaviour',
-    lambda found: readings.kind_losses(found.measured),
+    lambda results: readings.kind_losses(results.measured),
     'Losses by kind of symbol',
     'The loss on each kind of symbol of the planted language. Dashed: the '
     'least that is possible, which is known in closed form.',
@@ -130,8 +135,8 @@ FIGURES = (
   Entry(
     'health',
     'diagnostics',
-    lambda found: health.diagnostics_curves(
-      found.estimates, dataset=found.first_dataset
+    lambda results: health.diagnostics_curves(
+      results.estimates, dataset=results.first_dataset
     ),
     'Diagnostics over training',
     'Each diagnostic against training step, on the first data set, a line a '
@@ -152,35 +157,35 @@ FIGURES = (
   Entry(
     'known_answers',
     'known answers',
-    lambda found: known_answers.ratios(found.known_answers),
+    lambda results: known_answers.ratios(results.known_answers),
     'Known answers',
     'Left, estimates over the exact values of their settings, with 95 % '
     'intervals. Right, λ over the same values: how far a right answer is from '
     'λ, at settings that can be sampled.',
-    needs=lambda found: bool(found.known_answers),
+    needs=lambda results: bool(results.known_answers),
   ),
   Entry(
     'coverage',
     'coverage',
-    lambda found: coverage.coverage(found.coverage),
+    lambda results: coverage.coverage(results.coverage),
     'Coverage of intervals',
     'Share of runs whose 95 % interval holds the true value, and intervals of '
     'single runs.',
-    needs=lambda found: bool(found.coverage),
+    needs=lambda results: bool(results.coverage),
   ),
 )
 
 
-def draw(found: inputs.Inputs) -> dict[str, figure.Figure]:
-  """All figures of these results, by name."""
-  return {x.name: x.draw(found) for x in FIGURES if x.needs(found)}
+def draw(results: inputs.Inputs) -> dict[str, figure.Figure]:
+  """Draws all figures of the results, by name."""
+  return {x.name: x.draw(results) for x in FIGURES if x.needs(results)}
 
 
 class Images:
-  """The SVG files of a report's figures, and where each stands."""
+  """The SVG files of a report's figures, by place."""
 
-  def __init__(self, found: inputs.Inputs, svgs: Mapping[str, bytes]):
-    self._found, self._svgs = found, svgs
+  def __init__(self, results: inputs.Inputs, svgs: Mapping[str, bytes]):
+    self._results, self._svgs = results, svgs
 
   def at(self, place: str) -> list[blocks.Picture]:
     """The figures of a place, in the order of `FIGURES`."""
@@ -189,7 +194,7 @@ class Images:
         base64.b64encode(self._svgs[entry.name]).decode('ascii'),
         entry.words,
         entry.caption,
-        entry.narrow(self._found),
+        entry.narrow(self._results),
       )
       for entry in FIGURES
       if entry.place == place and entry.name in self._svgs

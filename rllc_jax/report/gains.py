@@ -1,7 +1,7 @@
-"""What the paired baseline gains over the loss on the corpus, as measured.
+"""The measured gain of the paired baseline over the corpus baseline.
 
-Both estimates have the same expectation and are read from the same draws; they
-differ in what the loss at the checkpoint is taken on.
+Both estimates have the same expectation and use the same draws. They differ in
+the minibatches of the loss at the checkpoint.
 """
 
 from typing import NamedTuple
@@ -19,7 +19,7 @@ class _Center(NamedTuple):
 
   Attributes:
     mean: geometric.
-    factor: that they are typically off it, up or down; NaN for one number.
+    factor: their typical ratio to it, up or down; NaN for one number.
   """
 
   mean: float
@@ -44,6 +44,7 @@ def measure(
     `paired`, `corpus` and `center` (the second part of `corpus`), variances
     over (checkpoint, dataset, refinement); None without a corpus baseline.
   """
+  # One minibatch has no variance.
   if traces.sizes.get('baseline_batch', 0) < 2:
     return None
   corpus = llc.llc_from_traces(traces, baseline='corpus', burn_in=burn_in)
@@ -96,16 +97,16 @@ def table(variances: xr.Dataset) -> tables.Table:
   last = variances.sortby('checkpoint').isel(checkpoint=-1).mean('dataset')
   rows = []
   for name in map(str, variances.refinement.values):
-    own = last.sel(refinement=name)
+    at_last = last.sel(refinement=name)
     errors_of = [
-      float(own[part]) ** 0.5 for part in ('paired', 'corpus', 'center')
+      float(at_last[part]) ** 0.5 for part in ('paired', 'corpus', 'center')
     ]
     center = _center(gain.sel(refinement=name))
     spread = tables.number(center.factor, '.2f')
     words = (
       name,
       *[tables.number(x, '.3g') for x in errors_of],
-      _factor(_center(gain_of(own)).mean),
+      _factor(_center(gain_of(at_last)).mean),
       _factor(center.mean),
       spread if spread == tables.MISSING else f'×/÷ {spread}',
       _factor(_center(exact.sel(refinement=name)).mean),
@@ -130,11 +131,12 @@ def _factor(value: float) -> str:
 
 
 def _with_exact_center(variances: xr.Dataset) -> xr.Dataset:
-  """As if the loss at the checkpoint were known on the whole corpus."""
+  """Variances without the error of the loss at the checkpoint."""
   return variances.assign(corpus=variances.corpus - variances.center)
 
 
 def _center(gain: xr.DataArray) -> _Center:
+  # Logarithms: a gain and its inverse are equally far from 1.
   values = gain.values[np.isfinite(gain.values)]
   if not len(values):
     return _Center(np.nan, np.nan)

@@ -1,4 +1,4 @@
-"""What a report is made of: the results of one run, as they were saved."""
+"""The saved results of one run, which a report is made of."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -10,11 +10,11 @@ Record = Mapping[str, Any]
 
 
 class Inputs(NamedTuple):
-  """Results of one run. Where something was not measured, the report says so.
+  """Results of one run; the report names what was not measured.
 
   Attributes:
     estimates: from `llc_from_traces`.
-    traces: those that the estimates are of.
+    traces: the traces behind the estimates.
     training: the record of training.
     corpus: the content of `corpus.json`.
     burn_in: steps that the estimates leave out.
@@ -42,16 +42,16 @@ class Inputs(NamedTuple):
 
   @property
   def measured(self) -> xr.Dataset:
-    """The readings, where there are some."""
+    """The readings; only for figures that need them."""
     assert self.readings is not None
     return self.readings
 
   @property
   def first_dataset(self) -> str:
-    """The one that figures of a single data set show."""
+    """The data set of figures that show only one."""
     return str(self.traces.dataset.values[0])
 
   @property
   def has_several_datasets(self) -> bool:
-    """True if data sets must be told apart."""
+    """True if figures must name the data set."""
     return self.estimates.sizes['dataset'] > 1

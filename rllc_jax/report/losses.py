@@ -1,4 +1,4 @@
-"""Did the model learn more than how frequent tokens are?"""
+"""Comparison of the held-out loss with the entropy of single tokens."""
 
 from typing import NamedTuple
 
@@ -9,7 +9,7 @@ class LossVerdict(NamedTuple):
   """The last held-out loss beside the entropy of single tokens.
 
   Attributes:
-    below: None where one of the two is not known.
+    below: None where one of the two is missing.
     sentence: both numbers in words.
   """
 
@@ -18,7 +18,7 @@ class LossVerdict(NamedTuple):
 
 
 def against_unigram(training: xr.Dataset) -> LossVerdict:
-  """Says whether the held-out loss ends below the unigram entropy.
+  """Compares the last held-out loss with the unigram entropy.
 
   Args:
     training: `held_out_loss` (checkpoint), attributes `unigram_entropy` and
@@ -32,6 +32,7 @@ def against_unigram(training: xr.Dataset) -> LossVerdict:
     At step 8 the held-out loss is 2.000 nats per token, be
   """
   entropy = training.attrs.get('unigram_entropy')
+  # A record may lack held-out losses, or have none at some checkpoints.
   losses = xr.DataArray([])
   if 'held_out_loss' in training:
     losses = training.held_out_loss.dropna('checkpoint').sortby('checkpoint')

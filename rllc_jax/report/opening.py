@@ -1,4 +1,4 @@
-"""How the report opens: what was found, the main figure, what is missing."""
+"""Opening of the report: headline, main figure, missing cells."""
 
 from collections.abc import Sequence
 
@@ -18,7 +18,7 @@ def headline(
   """The findings in a sentence or two.
 
   Args:
-    verdicts: those of the first data set are told; it is named if there are
+    verdicts: those of the first data set enter; it is named if there are
       others.
     loss: about the held-out loss.
   """
@@ -27,16 +27,16 @@ def headline(
     False: 'did not separate',
     None: 'cannot be judged',
   }
-  told = [v for v in verdicts if v.dataset == verdicts[0].dataset]
+  shown = [v for v in verdicts if v.dataset == verdicts[0].dataset]
   parts = []
   for outcome, claim in words.items():
-    layers = [str(v.layer) for v in told if v.separated is outcome]
+    layers = [str(v.layer) for v in shown if v.separated is outcome]
     if layers:
       plural = 's' if len(layers) > 1 else ''
       parts.append(f'heads of layer{plural} {_listed(layers)} {claim}')
   sentence = '; '.join(parts) or 'no attention heads were estimated'
-  if len(told) < len(verdicts):
-    sentence = f'on {told[0].dataset}, {sentence}'
+  if len(shown) < len(verdicts):
+    sentence = f'on {shown[0].dataset}, {sentence}'
   sentence = sentence[0].upper() + sentence[1:] + '.'
   ends = {
     True: ' The held-out loss ends below the unigram entropy.',
@@ -53,7 +53,7 @@ def _listed(items: Sequence[str]) -> str:
 
 
 def kicker(estimates: xr.Dataset) -> str:
-  """How much there is, in a line above the title."""
+  """The numbers of checkpoints, refinements and data sets, in one line."""
   return ', '.join(
     _counted(estimates.sizes[dim], word)
     for dim, word in (
@@ -67,7 +67,7 @@ def kicker(estimates: xr.Dataset) -> str:
 def opening(
   estimates: xr.Dataset, images: figures.Images
 ) -> list[blocks.Block]:
-  """How many estimates are healthy, the main figure, and what is missing."""
+  """The share of healthy estimates, the main figure, and missing cells."""
   link = 'Can the numbers be trusted?'
   return [
     blocks.Words(trust.counted(estimates), 'note', 'trust', link),

@@ -31,17 +31,17 @@ class Section(NamedTuple):
 
 
 def write_report(
-  path: str | os.PathLike, found: inputs.Inputs, svgs: Mapping[str, bytes]
+  path: str | os.PathLike, results: inputs.Inputs, svgs: Mapping[str, bytes]
 ) -> pathlib.Path:
-  """Writes the report; one that is there is replaced, whole or not at all.
+  """Writes the report, replacing an old one whole or not at all.
 
-  Every statement about the run is computed from its results; what they lack is
-  named as missing.
+  Every statement about the run is computed from its results; the page names
+  what they lack.
 
   Args:
     path: of the HTML file.
-    found: results of the run.
-    svgs: files of `figures.draw(found)`, by name.
+    results: those of the run.
+    svgs: files of `figures.draw(results)`, by name.
 
   Returns:
     The path.
@@ -50,47 +50,50 @@ def write_report(
     OSError: if the disk does not take it.
   """
   path = pathlib.Path(path)
-  checked_files.write_bytes(path, html(found, svgs).encode('utf-8'))
+  checked_files.write_bytes(path, html(results, svgs).encode('utf-8'))
   return path
 
 
-def html(found: inputs.Inputs, svgs: Mapping[str, bytes]) -> str:
+def html(results: inputs.Inputs, svgs: Mapping[str, bytes]) -> str:
   """The text of the page."""
-  images = figures.Images(found, svgs)
-  verdicts = separation.verdicts(separation.spreads(found.estimates))
-  loss = losses.against_unigram(found.training)
+  images = figures.Images(results, svgs)
+  # Computed once: the headline and a section say the same.
+  verdicts = separation.verdicts(separation.spreads(results.estimates))
+  loss = losses.against_unigram(results.training)
   return rendering.page(
     title=_TITLE,
-    kicker=opening.kicker(found.estimates),
+    kicker=opening.kicker(results.estimates),
     headline=opening.headline(verdicts, loss),
-    opening=opening.opening(found.estimates, images),
+    opening=opening.opening(results.estimates, images),
     sections=[
       Section(
         'trained',
         'What was trained',
-        sections.trained(found.training, found.corpus, loss, images),
+        sections.trained(results.training, results.corpus, loss, images),
       ),
       Section(
-        'heads', 'The heads', sections.heads(found.estimates, verdicts, images)
+        'heads',
+        'The heads',
+        sections.heads(results.estimates, verdicts, images),
       ),
       Section(
         'behaviour',
         'What the heads do',
-        behaviour.behaviour(found.readings, images),
+        behaviour.behaviour(results.readings, images),
       ),
-      Section('claims', "The paper's claims", claims.claims(found.findings)),
+      Section('claims', "The paper's claims", claims.claims(results.findings)),
       Section(
-        'trust', 'Can the numbers be trusted?', trust.trust(found, images)
+        'trust', 'Can the numbers be trusted?', trust.trust(results, images)
       ),
       Section(
         'truth',
         'Known answers and coverage',
-        truth.truth(found.known_answers, found.coverage, images),
+        truth.truth(results.known_answers, results.coverage, images),
       ),
       Section(
         'provenance',
         'Provenance',
-        sections.provenance(found.provenance, found.traces, found.runs),
+        sections.provenance(results.provenance, results.traces, results.runs),
       ),
     ],
   )

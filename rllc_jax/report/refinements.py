@@ -1,4 +1,4 @@
-"""The last estimate of every refinement, in a table."""
+"""Table of the last estimate of every refinement."""
 
 import numpy as np
 import xarray as xr
@@ -9,29 +9,30 @@ from rllc_jax.report import tables
 
 
 def refinements_table(estimates: xr.Dataset, dataset: str) -> tables.Table:
-  """Estimates and diagnostics at the last checkpoint, a row a refinement.
+  """Estimates and diagnostics at the last checkpoint, one row per refinement.
 
   The change is from the first checkpoint; its error adds both in quadrature,
-  too much where minibatches are shared.
+  which is too large where minibatches are shared.
 
   Args:
     estimates: from `llc_from_traces`.
     dataset: which.
   """
   chosen = estimates.sel(dataset=[dataset]).sortby('checkpoint')
+  # Lists keep the dim `checkpoint`.
   first, last = chosen.isel(checkpoint=[0]), chosen.isel(checkpoint=[-1])
   marked = diagnostics.marks(last)
   healthy = health.check(last).healthy
   rows = []
   for name in map(str, chosen.refinement.values):
     before, after = (x.sel(refinement=name).squeeze() for x in (first, last))
-    own = {k: bool(x.sel(refinement=name)) for k, x in marked.items()}
+    is_marked = {k: bool(x.sel(refinement=name)) for k, x in marked.items()}
     verdict = bool(healthy.sel(refinement=name))
     rows.append(
       (
         tables.Cell(name),
         *_estimate(before, after),
-        *_diagnostics(after, own),
+        *_diagnostics(after, is_marked),
         tables.Cell('yes' if verdict else 'no', not verdict),
       )
     )
@@ -44,6 +45,7 @@ def refinements_table(estimates: xr.Dataset, dataset: str) -> tables.Table:
 def _estimate(before: xr.Dataset, after: xr.Dataset) -> tuple[tables.Cell, ...]:
   value = lambda name: float(after[name])
   change = value('llc') - float(before.llc)
+  # As if independent; shared minibatches make it smaller.
   error = np.hypot(value('standard_error'), float(before.standard_error))
   interval = tables.MISSING
   if np.isfinite(value('low')) and np.isfinite(value('high')):

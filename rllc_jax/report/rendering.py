@@ -1,4 +1,4 @@
-"""Blocks as HTML. All text is escaped here, and nowhere else."""
+"""Renders blocks as HTML; the only place where text is escaped."""
 
 from collections.abc import Sequence
 import functools
@@ -16,31 +16,33 @@ def _environment() -> jinja2.Environment:
   environment = jinja2.Environment(
     loader=jinja2.PackageLoader('rllc_jax.report', ''),
     autoescape=True,
-    undefined=jinja2.StrictUndefined,
-    finalize=_seen,
+    undefined=jinja2.StrictUndefined,  # A misspelled name raises.
+    # Runs on every value, before it is escaped.
+    finalize=_show_invisible,
     trim_blocks=True,
     lstrip_blocks=True,
   )
   names: Any = environment.globals
+  # Templates have no `type`; they choose the markup of a block by this name.
   names['kind_of'] = lambda block: type(block).__name__
   return environment
 
 
-def _seen(value: Any) -> Any:
-  """Text with every character of it seen; markup of our own as it is."""
+def _show_invisible(value: Any) -> Any:
+  """Spells out invisible characters; passes rendered markup unchanged."""
   if isinstance(value, markupsafe.Markup):
     return value
   return visible.text(value)
 
 
 def html(content: Sequence[blocks.Block]) -> str:
-  """A part of a page."""
+  """Renders blocks as a part of a page."""
   module: Any = _environment().get_template('template.html').module
   return str(module.all(content))
 
 
 def page(**content: Any) -> str:
-  """A whole document; it asks for nothing from anywhere.
+  """Renders a whole document, which loads nothing from elsewhere.
 
   Args:
     **content: `title`, `kicker`, `headline`, `opening` (blocks) and `sections`

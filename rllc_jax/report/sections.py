@@ -1,4 +1,4 @@
-"""What the report says below its opening; every number is from the data."""
+"""Sections of the report on training, heads and provenance."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from rllc_jax.report import refinements
 from rllc_jax.report import separation
 from rllc_jax.report import tables
 
-# Parts of identities that only machines compare.
+# Parts of identities that are hashes or lists, of no use to readers.
 _FINGERPRINTS = {
   'checkpoint_steps',
   'data',
@@ -35,7 +35,7 @@ def trained(
   loss: losses.LossVerdict,
   images: figures.Images,
 ) -> list[blocks.Block]:
-  """The model, the corpus, the loss."""
+  """Blocks on the model, the corpus and the loss."""
   return [
     blocks.Words(loss.sentence),
     *images.at('trained'),
@@ -47,7 +47,7 @@ def trained(
 
 
 def _readable(attributes: Mapping[str, Any]) -> dict[str, Any]:
-  """The settings within an identity, without fingerprints."""
+  """The settings of an identity, without fingerprints."""
   identity = json.loads(attributes.get('identity', '{}'))
   settings = {**identity, **identity.get('settings', {})}
   hidden = {*_FINGERPRINTS, 'settings'}
@@ -97,9 +97,11 @@ def heads(
   verdicts: Sequence[separation.Verdict],
   images: figures.Images,
 ) -> list[blocks.Block]:
-  """Whether heads separate, and the last estimate of each."""
+  """Verdicts on the separation of heads, and the last estimate of each."""
   several = estimates.sizes['dataset'] > 1
-  say = lambda v: f'On {v.dataset}: {v.sentence}' if several else v.sentence
+  sentence_of = lambda v: (
+    f'On {v.dataset}: {v.sentence}' if several else v.sentence
+  )
   rule = (
     'Heads of a layer count as different where equal heads would show so large '
     f'a chi-square in less than {100 * separation.LEVEL:g} % of cases, errors '
@@ -107,7 +109,7 @@ def heads(
     'or data sets.'
   )
   parts: list[blocks.Block] = [
-    blocks.Bullets([*map(say, verdicts)]),
+    blocks.Bullets([*map(sentence_of, verdicts)]),
     *images.at('heads'),
     blocks.Words(rule, 'note'),
   ]
@@ -128,7 +130,7 @@ def heads(
 def provenance(
   facts: Mapping[str, Any], traces: xr.Dataset, runs: Sequence[Mapping]
 ) -> list[blocks.Block]:
-  """What the numbers were made with, and every run that had a share in them."""
+  """Versions, devices and settings, and every run that contributed."""
   params = json.loads(traces.attrs.get('identity', '{}')).get('params', {})
   parts: list[blocks.Block] = [blocks.facts(facts)]
   if params:

@@ -1,7 +1,8 @@
-"""Do the heads of a layer start alike and separate? Numbers, then a sentence.
+"""Tests whether the heads of a layer start alike and separate over training.
 
-Heads differ in an estimate for two reasons: they differ, and estimates err. A
-layer's heads count as different where the second alone would rarely do it.
+Estimates of heads differ because heads differ and because estimates have
+errors. A layer's heads count as different where errors alone would rarely
+explain it.
 """
 
 from typing import NamedTuple
@@ -12,19 +13,19 @@ import xarray as xr
 
 from rllc_jax.refinement import names
 
-LEVEL = 0.01  # Chance at which equal heads would be called different.
-_GROWTH = 2.0  # Heads that differ from the start must spread at least so much.
+LEVEL = 0.01  # Probability that equal heads are called different.
+_GROWTH = 2.0  # Least growth of the excess if heads differ from the start.
 
 
 class Spread(NamedTuple):
-  r"""How the heads of a layer differ at one checkpoint.
+  r"""The spread between the heads of a layer at one checkpoint.
 
   Attributes:
     step: the checkpoint.
     num_heads: H, heads with an estimate and a positive error.
     spread: standard deviation of the estimates between heads (H - 1).
-    standard_error: root mean square of their standard errors: the spread to be
-      expected of equal heads.
+    standard_error: root mean square of their standard errors: the expected
+      spread of equal heads.
     chi_square: :math:`\sum_h ((\hat\lambda_h - \bar\lambda)/s_h)^2` around the
       mean weighted by :math:`1/s_h^2`.
     p_value: of that on H - 1 degrees of freedom.
@@ -42,15 +43,15 @@ class Spread(NamedTuple):
 
 
 class Verdict(NamedTuple):
-  """What can be said about a layer.
+  """The verdict on the separation of a layer's heads.
 
   Attributes:
     layer: which.
     dataset: on what data.
-    separated: None where it cannot be said.
-    first: the spread at the first checkpoint, None if it has not two heads.
+    separated: None where it cannot be decided.
+    first: the spread at the first checkpoint; None with fewer than two heads.
     last: the same at the last one.
-    sentence: all this in words.
+    sentence: the verdict and its evidence in words.
   """
 
   layer: int
@@ -74,14 +75,16 @@ def spread_of(llc: np.ndarray, standard_error: np.ndarray, step: int) -> Spread:
     step: the checkpoint.
 
   Examples:
-    >>> found = spread_of(np.array([1.0, 3.0]), np.array([1.0, 1.0]), 0)
-    >>> print(f'{found.chi_square:.1f} {found.p_value:.3f} {found.excess:.1f}')
+    >>> pair = spread_of(np.array([1.0, 3.0]), np.array([1.0, 1.0]), 0)
+    >>> print(f'{pair.chi_square:.1f} {pair.p_value:.3f} {pair.excess:.1f}')
     2.0 0.157 1.0
   """
+  # An error of 0 would have infinite weight.
   usable = np.isfinite(llc) & (np.nan_to_num(standard_error) > 0)
   x, s = llc[usable], standard_error[usable]
   if len(x) < 2:
     return Spread(step, len(x), *[np.nan] * 5)
+  # The weighted mean minimizes chi-square, hence H - 1 degrees.
   mean = np.average(x, weights=s**-2)
   chi_square = float(np.sum(((x - mean) / s) ** 2))
   spread, error = float(x.std(ddof=1)), float(np.sqrt(np.mean(s**2)))
@@ -114,8 +117,9 @@ def spreads(estimates: xr.Dataset) -> xr.Dataset:
   for k, d, place in np.ndindex(values.shape[:3]):
     heads = list(layers.values())[place]
     cell = estimates.isel(checkpoint=k, dataset=d).sel(refinement=heads)
-    found = spread_of(cell.llc.values, cell.standard_error.values, 0)
-    values[k, d, place] = found[1:]
+    # Step 0 is a placeholder: the step is a coordinate of the result.
+    spread = spread_of(cell.llc.values, cell.standard_error.values, 0)
+    values[k, d, place] = spread[1:]
   dims = ('checkpoint', 'dataset', 'layer')
   return xr.Dataset(
     {name: (dims, values[..., i]) for i, name in enumerate(fields)},
@@ -127,20 +131,20 @@ def spreads(estimates: xr.Dataset) -> xr.Dataset:
   )
 
 
-def verdicts(found: xr.Dataset) -> list[Verdict]:
-  """Says of every data set and layer whether its heads separated.
+def verdicts(values: xr.Dataset) -> list[Verdict]:
+  """Judges the separation of heads, for every data set and layer.
 
-  They did if they differ at the last checkpoint (`LEVEL`), and did not at the
-  first, or by at most half of that. It cannot be said where the errors at the
-  first would have hidden all the excess of the last.
+  They separated if they differ at the last checkpoint (`LEVEL`), and did not at
+  the first, or by at most half of that. It cannot be decided where the errors
+  at the first could hide all the excess of the last.
 
   Args:
-    found: from `spreads`.
+    values: from `spreads`.
   """
   return [
-    _verdict(found.sel(dataset=dataset, layer=layer))
-    for dataset in found.dataset.values
-    for layer in found.layer.values
+    _verdict(values.sel(dataset=dataset, layer=layer))
+    for dataset in values.dataset.values
+    for layer in values.layer.values
   ]
 
 
@@ -159,6 +163,7 @@ def _verdict(layer: xr.Dataset) -> Verdict:
 
 def _at(layer: xr.Dataset, place: int) -> Spread | None:
   cell = layer.isel(checkpoint=place)
+  # `not >=` is True for NaN, too.
   if not cell.num_heads >= 2:
     return None
   values = [float(cell[name]) for name in Spread._fields[2:]]
@@ -179,6 +184,7 @@ def _judge(
   if not differ_last:
     why = 'at the end they differ no more than their errors explain'
     return False, f'{heads} did not separate: {why}. {evidence}'
+  # The errors at the start could hide the whole excess of the end.
   if not differ_first and last.excess <= first.standard_error:
     why = (
       'they differ at the end, by no more than the errors at the start, so '

@@ -1,4 +1,4 @@
-"""Tables as data, and how numbers with errors are written."""
+"""Tables as data, and the formatting of numbers with errors."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -13,8 +13,8 @@ class Cell(NamedTuple):
   """An entry of a table.
 
   Attributes:
-    text: what it says.
-    marked: whether a reader should look twice.
+    text: its content.
+    marked: True for a value that needs attention.
   """
 
   text: str
@@ -27,7 +27,7 @@ class Table(NamedTuple):
   Attributes:
     header: a word a column.
     rows: as wide as the header.
-    num_words: how many columns, from the left, are words and not numbers.
+    num_words: the number of columns, from the left, that hold words.
   """
 
   header: tuple[str, ...]
@@ -36,7 +36,7 @@ class Table(NamedTuple):
 
 
 def with_error(value: float, error: float) -> str:
-  """A value and its error, both to two digits of the error.
+  """Formats a value and its error, both to two digits of the error.
 
   Examples:
     >>> print(with_error(12.3456, 0.0789), with_error(1234.5, 67.8))
@@ -46,6 +46,7 @@ def with_error(value: float, error: float) -> str:
   """
   if not np.isfinite(value):
     return MISSING
+  # Without a positive error nothing tells the number of digits.
   if not np.isfinite(error) or error <= 0:
     return f'{value:.4g}'
   digits = decimals(error)
@@ -53,14 +54,14 @@ def with_error(value: float, error: float) -> str:
 
 
 def decimals(error: float) -> int:
-  """Digits after the point that show two digits of an error."""
+  """The digits after the point that show two digits of an error."""
   if not np.isfinite(error) or error <= 0:
     return 2
   return int(np.clip(1 - np.floor(np.log10(error)), 0, 8))
 
 
 def number(value: float, form: str) -> str:
-  """A number in a format, or a dash where there is none.
+  """Formats a number, or a dash where it is not finite.
 
   Examples:
     >>> print(number(1234.5, ',.0f'), number(float('nan'), '.2f'))
@@ -70,7 +71,7 @@ def number(value: float, form: str) -> str:
 
 
 def missing_cells(estimates: xr.Dataset) -> list[str]:
-  """Names the cells without an estimate, a line a checkpoint and data set.
+  """Lists cells without an estimate, one line per checkpoint and data set.
 
   Args:
     estimates: from `llc_from_traces`.

@@ -1,4 +1,4 @@
-"""Can the numbers be trusted? Verdicts, diagnostics, chains, gains, limits."""
+"""Section on trust: verdicts, diagnostics, chains, gains, limits."""
 
 from collections.abc import Mapping
 import json
@@ -41,22 +41,22 @@ _NOT_COVERED = (
 )
 
 
-def trust(found: inputs.Inputs, images: figures.Images) -> list[blocks.Block]:
-  """The whole section."""
-  estimates, traces = found.estimates, found.traces
+def trust(results: inputs.Inputs, images: figures.Images) -> list[blocks.Block]:
+  """Builds the section's blocks."""
+  estimates, traces = results.estimates, results.traces
   return [
     blocks.Words(
       'Every number here is an estimate at the following settings, not '
       'the asymptotic learning coefficient; other settings give other numbers.'
     ),
-    blocks.facts(_sampling_settings(estimates, traces, found.burn_in)),
+    blocks.facts(_sampling_settings(estimates, traces, results.burn_in)),
     blocks.Heading('Verdicts'),
     *_verdicts(estimates),
     blocks.Heading('Diagnostics over all cells'),
     *_diagnostics(estimates, images),
     blocks.Heading('Chains'),
     *images.at('chains'),
-    *_gains(found.variances),
+    *_gains(results.variances),
     blocks.Heading('What the errors do not cover'),
     blocks.Words(
       'Intervals cover the noise of sampling: the autocorrelation of chains '
@@ -67,11 +67,12 @@ def trust(found: inputs.Inputs, images: figures.Images) -> list[blocks.Block]:
 
 
 def counted(estimates: xr.Dataset) -> str:
-  """How many estimates are healthy, and what the others miss, in a sentence.
+  """The share of healthy estimates, and the commonest fault, in a sentence.
 
   Args:
     estimates: from `llc_from_traces`.
   """
+  # Cells without an estimate are listed as missing, not as unhealthy.
   present = estimates.llc.notnull()
   total = int(present.sum())
   healthy = int(health.check(estimates).healthy.sum())
@@ -106,7 +107,7 @@ def _verdicts(estimates: xr.Dataset) -> list[blocks.Block]:
 
 
 def _failures(estimates: xr.Dataset) -> list[blocks.Block]:
-  """Names the chains that failed."""
+  """Blocks that name the failed chains."""
   failed, total = (
     int(estimates[name].sum()) for name in ('num_failed', 'num_chains')
   )
@@ -150,7 +151,7 @@ def _sampling_settings(
     'step_size': 'step size ε',
     'num_steps_between_draws': 'steps between draws',
   }
-  known = {
+  recorded = {
     words: traces.attrs[name]
     for name, words in names.items()
     if name in traces.attrs
@@ -159,7 +160,7 @@ def _sampling_settings(
   moving = sorted(set(traces.num_coordinates.values.tolist()))
   return {
     'sampler': identity.get('sampler', tables.MISSING),
-    **known,
+    **recorded,
     'chains a refinement': traces.sizes['chain'],
     'draws of a chain, burn-in included': traces.sizes['draw'],
     'burn-in left out, in steps': burn_in,

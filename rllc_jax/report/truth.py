@@ -1,7 +1,7 @@
-"""Against the truth: problems with known answers, and how often intervals hold.
+"""Section on known answers, and on the coverage of intervals.
 
-Both are measured by commands of their own, on other problems than the run that
-is reported. They say what its sampler and its errors are worth.
+Separate commands measure both, on other problems than the reported run. They
+test its sampler and its errors.
 """
 
 from collections.abc import Sequence
@@ -23,7 +23,7 @@ def truth(
   coverage: Sequence[Record],
   images: figures.Images,
 ) -> list[blocks.Block]:
-  """Two parts, each with its table and figure or the command that makes it.
+  """Builds two parts, each with table and figure, or the command for them.
 
   Args:
     known_answers: entries of `known_answers.json`; [] if there is none.
@@ -41,13 +41,14 @@ def truth(
 
 
 def known_answers_table(records: Sequence[Record]) -> tables.Table:
-  """A row a problem; estimates that do not hold are marked."""
+  """One row per problem; wrong estimates are marked."""
   rows = []
   for record in records:
     holds, exact = record['holds'], record['exact']
     words = {True: 'yes', False: 'no', None: 'not judged'}[holds]
     error = record['standard_error']
     apart = tables.MISSING
+    # Some problems have no exact value: reported, not judged.
     if exact is not None and error:
       apart = f'{(record["llc"] - exact) / error:+.1f}'
     rows.append(
@@ -66,10 +67,10 @@ def known_answers_table(records: Sequence[Record]) -> tables.Table:
 
 
 def coverage_table(records: Sequence[Record]) -> tables.Table:
-  """A row a problem, number of draws and baseline.
+  """One row per problem, number of draws and baseline.
 
-  Marked is a share that is short of 95 % by more than chance explains: its 95 %
-  binomial interval ends below.
+  A share is marked if it is short of 95 % by more than chance explains: its
+  95 % binomial interval ends below.
   """
   rows = []
   for record in records:

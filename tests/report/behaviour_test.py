@@ -1,4 +1,4 @@
-"""What the report says of the heads' readings."""
+"""The report's section on readings of heads."""
 
 import numpy as np
 import xarray as xr
@@ -43,10 +43,14 @@ def test_losses_by_kind_are_shown_where_there_are_any():
     images = figures.Images(None, dict.fromkeys(names, b'<svg/>'))
     return rendering.html(behaviour.behaviour(readings(), images))
 
-  both = shown('heads', 'kinds')
-  assert both.count('<figure') == 2 and 'known in closed form' in both
-  one = shown('heads')
-  assert one.count('<figure') == 1 and 'closed form' not in one
+  with_kinds = shown('heads', 'kinds')
+  assert (
+    with_kinds.count('<figure') == 2 and 'known in closed form' in with_kinds
+  )
+  without_kinds = shown('heads')
+  assert (
+    without_kinds.count('<figure') == 1 and 'closed form' not in without_kinds
+  )
 
 
 def test_without_readings_the_command_is_named():

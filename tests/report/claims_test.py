@@ -15,7 +15,7 @@ FINDING = {
 
 
 def test_a_withdrawn_claim_has_no_verdict_on_the_page():
-  shown = lambda found: rendering.html(claims.claims([found]))
+  shown = lambda finding: rendering.html(claims.claims([finding]))
   withdrawn = shown({**FINDING, 'withdrawn': True})
   assert '>withdrawn<' in withdrawn and '>against it<' not in withdrawn
   assert '>against it<' in shown(FINDING)

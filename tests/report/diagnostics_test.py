@@ -1,4 +1,4 @@
-"""What is marked is what the rules of health find, and nothing else."""
+"""Tables mark exactly the faults that the rules of health name."""
 
 import numpy as np
 import pytest
@@ -11,8 +11,8 @@ from rllc_jax.report import tables
 from tests.report import saved
 
 
-def row(found, name='0:1'):
-  table = refinements.refinements_table(found, '<text>')
+def row(dataset, name='0:1'):
+  table = refinements.refinements_table(dataset, '<text>')
   (cells,) = [cells for cells in table.rows if cells[0].text == name]
   return dict(zip(table.header, cells, strict=True))
 
@@ -34,10 +34,10 @@ def test_a_row_of_the_table_by_hand():
 
 
 def test_a_missing_estimate_is_a_dash():
-  found = saved.changed('num_kept', 0)
+  dataset = saved.changed('num_kept', 0)
   for name in ('llc', 'low', 'rhat', 'ess', 'equilibrium_ratio'):
-    found[name][2, 0, 1] = np.nan
-  cells = row(found)
+    dataset[name][2, 0, 1] = np.nan
+  cells = row(dataset)
   for name in ('wrLLC', '95 % interval', 'change since step 0', 'R-hat'):
     assert cells[name] == tables.Cell(tables.MISSING)
   assert cells['healthy'] == tables.Cell('no', True)
@@ -62,18 +62,20 @@ def test_marks_follow_the_rules_of_health(column, name, fine, suspect):
   assert not any(
     cell.marked for cell in row(saved.changed(name, fine)).values()
   )
-  found = saved.changed(name, suspect)
-  marked = [k for k, cell in row(found).items() if cell.marked]
+  dataset = saved.changed(name, suspect)
+  marked = [k for k, cell in row(dataset).items() if cell.marked]
   assert marked == [*filter(None, [column]), 'healthy']
-  own = {k: np.argwhere(x.values) for k, x in diagnostics.marks(found).items()}
-  assert own.pop(name).tolist() == [[2, 0, 1]]
-  assert not any(len(where) for where in own.values())
+  places = {
+    k: np.argwhere(x.values) for k, x in diagnostics.marks(dataset).items()
+  }
+  assert places.pop(name).tolist() == [[2, 0, 1]]
+  assert not any(len(where) for where in places.values())
 
 
 def test_a_cell_whose_chains_all_failed_is_marked_by_them_alone():
-  found = saved.changed('num_failed', 4)
-  found['llc'][2, 0, 1] = found['rhat'][2, 0, 1] = np.nan
-  marked = [k for k, cell in row(found).items() if cell.marked]
+  dataset = saved.changed('num_failed', 4)
+  dataset['llc'][2, 0, 1] = dataset['rhat'][2, 0, 1] = np.nan
+  marked = [k for k, cell in row(dataset).items() if cell.marked]
   assert marked == ['failed chains', 'healthy']
 
 
@@ -82,18 +84,18 @@ def test_a_cell_with_an_estimate_is_marked_if_and_only_if_it_is_not_healthy(
   seed,
 ):
   rng = np.random.default_rng(seed)
-  found = saved.estimates()
+  dataset = saved.estimates()
   for _, name, fine, suspect in RULES:
-    bad = rng.random(found.llc.shape) < 0.15
-    found[name] = (saved.DIMS, np.where(bad, suspect, fine))
-  marked = xr.concat(diagnostics.marks(found).values(), 'name').any('name')
-  healthy = health.check(found).healthy
+    bad = rng.random(dataset.llc.shape) < 0.15
+    dataset[name] = (saved.DIMS, np.where(bad, suspect, fine))
+  marked = xr.concat(diagnostics.marks(dataset).values(), 'name').any('name')
+  healthy = health.check(dataset).healthy
   assert 0 < int(healthy.sum()) < healthy.size
   np.testing.assert_array_equal(marked.values, ~healthy.values)
 
 
-def table_rows(found):
-  table = diagnostics.diagnostics_table(found)
+def table_rows(dataset):
+  table = diagnostics.diagnostics_table(dataset)
   return {
     cells[0].text: dict(zip(table.header, cells, strict=True))
     for cells in table.rows
@@ -102,35 +104,37 @@ def table_rows(found):
 
 def test_a_row_of_the_diagnostics_names_the_worst_cell():
   rows = table_rows(saved.changed('equilibrium_ratio', 0.9, 10, '1:0'))
-  own = rows['equilibrium ratio']
-  assert own['median'].text == '1.000' and own['extreme'].text == '0.900'
-  assert own['where it is most extreme'].text == '1:0 at step 10'
-  assert own['out of bounds'] == tables.Cell('1 of 12', True)
+  ratio_row = rows['equilibrium ratio']
+  assert (
+    ratio_row['median'].text == '1.000' and ratio_row['extreme'].text == '0.900'
+  )
+  assert ratio_row['where it is most extreme'].text == '1:0 at step 10'
+  assert ratio_row['out of bounds'] == tables.Cell('1 of 12', True)
   rows = table_rows(saved.changed('ess', 7.0))
   assert rows['ESS of paired differences']['extreme'].text == '7'
   assert rows['ESS of paired differences']['median'].text == '400'
 
 
-def test_acceptance_and_scales_are_told_and_not_judged():
-  found = saved.estimates()
-  assert 'MALA acceptance' not in table_rows(found)
-  found['mala_acceptance'] = 0 * found.llc + 1e-6
-  rows = table_rows(found)
+def test_acceptance_and_scales_are_shown_and_not_judged():
+  dataset = saved.estimates()
+  assert 'MALA acceptance' not in table_rows(dataset)
+  dataset['mala_acceptance'] = 0 * dataset.llc + 1e-6
+  rows = table_rows(dataset)
   for name in ('MALA acceptance', 'drift to noise', 'negative differences'):
     assert rows[name]['out of bounds'] == tables.Cell('not judged')
   assert 'falls with the number' in rows['MALA acceptance']['what it says'].text
-  assert health.check(found).healthy.all()
+  assert health.check(dataset).healthy.all()
 
 
 def test_data_sets_are_named_where_there_are_several():
   two = xr.concat([saved.estimates(), saved.changed('rhat', 1.3)], 'dataset')
   two = two.assign_coords(dataset=['a', 'b'])
-  own = table_rows(two)['R-hat of paired differences']
-  assert own['where it is most extreme'].text == '0:1 at step 100, b'
-  assert own['out of bounds'].text == '1 of 24'
+  rhat_row = table_rows(two)['R-hat of paired differences']
+  assert rhat_row['where it is most extreme'].text == '0:1 at step 100, b'
+  assert rhat_row['out of bounds'].text == '1 of 24'
 
 
 def test_a_diagnostic_that_is_nowhere_finite_is_left_out():
-  found = saved.estimates()
-  found['rhat'] = found.rhat * np.nan
-  assert 'R-hat of paired differences' not in table_rows(found)
+  dataset = saved.estimates()
+  dataset['rhat'] = dataset.rhat * np.nan
+  assert 'R-hat of paired differences' not in table_rows(dataset)

@@ -1,4 +1,4 @@
-"""Text from elsewhere stays text: on the page, and in its figures."""
+"""Untrusted text stays text, on the page and in its figures."""
 
 import base64
 from html import parser
@@ -155,16 +155,20 @@ class Reader(parser.HTMLParser):
 
 def test_the_page_has_no_element_but_its_own(page):
   reader = Reader(page)
-  own = 'html head meta link title style body main p h1 h2 h3 a nav ul li div'
-  own += ' dl dt dd table thead tbody tr th td figure figcaption img details'
-  assert reader.tags <= {*own.split(), 'summary', 'wbr'}
+  known_tags = (
+    'html head meta link title style body main p h1 h2 h3 a nav ul li div'
+  )
+  known_tags += (
+    ' dl dt dd table thead tbody tr th td figure figcaption img details'
+  )
+  assert reader.tags <= {*known_tags.split(), 'summary', 'wbr'}
   names = {name for name, _ in reader.attributes}
   assert names <= set(
     'alt charset class content href id lang name rel src'.split()
   )
 
 
-def test_the_page_asks_for_nothing(page):
+def test_the_page_loads_nothing(page):
   for name, value in Reader(page).attributes:
     if name in ('href', 'src'):
       assert value.startswith(('#', 'data:'))
@@ -172,7 +176,7 @@ def test_the_page_asks_for_nothing(page):
   assert not re.search(r'url\(|@import|expression|https?:', sheet)
 
 
-def test_every_character_of_the_page_is_seen(page):
+def test_every_character_of_the_page_is_visible(page):
   lines = page.split('\n')
   assert [visible.text(line) for line in lines] == lines
 
@@ -180,15 +184,15 @@ def test_every_character_of_the_page_is_seen(page):
 @pytest.mark.parametrize(
   'harm', [SCRIPT, IMAGE, ENTITY, ADDRESS, MATHS, CONTROLS.rstrip(), MARKS]
 )
-def test_what_would_harm_is_there_to_be_read(page, harm):
+def test_harmful_text_is_shown_as_text(page, harm):
   words = Reader(page).words
   assert words.count(visible.text(harm)) > 20
   assert words.count(r'\x00 \ud800 end') > 15
 
 
 def figures(page):
-  found = re.findall('data:image/svg.xml;base64,([^"]*)', page)
-  return [base64.b64decode(x) for x in found]
+  encoded = re.findall('data:image/svg.xml;base64,([^"]*)', page)
+  return [base64.b64decode(x) for x in encoded]
 
 
 def check_figure(svg):
@@ -210,7 +214,7 @@ def test_figures_refer_to_nothing_and_run_nothing(page):
     check_figure(svg)
 
 
-def test_figures_have_no_character_that_is_not_seen(page):
+def test_figures_have_no_invisible_character(page):
   for svg in figures(page):
     lines = svg.decode('utf-8').split('\n')
     assert [visible.text(line) for line in lines] == lines
@@ -233,14 +237,14 @@ def test_names_in_figures_are_no_mathematics():
 def test_tokens_in_figures_are_no_mathematics():
   dims = ('layer', 'head', 'rank', 'place')
   texts = [SCRIPT, '$\\frac{$', '\x1b\u202e', 'x', '三']
-  found = xr.Dataset(
+  examples = xr.Dataset(
     {
       'affected_text': (dims, np.array(texts, object)[None, None, None]),
       'affected_attention': (dims, np.full((1, 1, 1, 5), 0.2)),
       'affected_effect': (dims[:3], np.ones((1, 1, 1))),
     }
   )
-  check_figure(style.image(affected.affected_tokens(found), 'svg'))
+  check_figure(style.image(affected.affected_tokens(examples), 'svg'))
 
 
 def test_no_element_is_made_outside_of_the_template():
@@ -272,9 +276,9 @@ def test_a_hostile_document_goes_from_the_corpus_to_the_page(tmp_path):
     '--config.analysis.num_sequences=64',
     '--config.analysis.num_tokens=512',
   ]
-  done = subprocess.run(command, capture_output=True, text=True, timeout=900)
-  assert not done.returncode, done.stderr
+  process = subprocess.run(command, capture_output=True, text=True, timeout=900)
+  assert not process.returncode, process.stderr
   page = (tmp_path / 'run' / 'report.html').read_bytes().decode('utf-8')
   test_the_page_has_no_element_but_its_own(page)
-  test_the_page_asks_for_nothing(page)
+  test_the_page_loads_nothing(page)
   assert 'harm' in Reader(page).words

@@ -1,4 +1,4 @@
-"""The page: whole, alone, and saying what the data say."""
+"""The page: complete, self-contained, and true to the data."""
 
 from html import parser
 import re
@@ -22,12 +22,12 @@ estimates = saved.estimates
 
 
 def traces():
-  found = estimates()
+  dataset = estimates()
   shape = (3, 1, 4, 2, 50)
   return xr.Dataset(
     {'loss': ((*saved.DIMS, 'chain', 'draw'), np.zeros(shape))},
     {
-      **{name: found[name] for name in saved.DIMS},
+      **{name: dataset[name] for name in saved.DIMS},
       'draw': np.arange(50),
       'num_coordinates': ('refinement', [64] * 4),
     },
@@ -64,7 +64,7 @@ def corpus():
 
 
 def write(path, svgs=SVGS, **changes):
-  given = {
+  defaults = {
     'estimates': estimates(),
     'traces': traces(),
     'training': training(),
@@ -72,8 +72,8 @@ def write(path, svgs=SVGS, **changes):
     'burn_in': 20,
     'provenance': {'device': 'CPU & "friends"'},
   }
-  found = inputs.Inputs(**given | changes)
-  return page.write_report(path, found, svgs).read_text('utf-8')
+  results = inputs.Inputs(**defaults | changes)
+  return page.write_report(path, results, svgs).read_text('utf-8')
 
 
 class Reader(parser.HTMLParser):
@@ -105,7 +105,7 @@ def read(html):
   return reader
 
 
-def test_the_page_is_one_file_that_asks_for_nothing(tmp_path):
+def test_the_page_is_one_file_that_loads_nothing(tmp_path):
   html = write(tmp_path / 'report.html')
   reader = read(html)
   assert reader.tags.count('img') == 5
@@ -132,7 +132,7 @@ def test_text_from_the_data_is_escaped(tmp_path):
     assert words in text
 
 
-def test_the_headline_is_what_the_numbers_say(tmp_path):
+def test_the_headline_agrees_with_the_numbers(tmp_path):
   text = ' '.join(read(write(tmp_path / 'report.html')).text)
   assert 'Heads of layer 0 separate over training' in text
   assert 'heads of layer 1 did not separate' in text
@@ -142,7 +142,7 @@ def test_the_headline_is_what_the_numbers_say(tmp_path):
   assert 'does not end below the unigram entropy' in text
 
 
-def test_settings_and_their_limits_are_told(tmp_path):
+def test_settings_and_their_limits_are_shown(tmp_path):
   text = ' '.join(read(write(tmp_path / 'report.html')).text)
   for words in (
     'nβ',
@@ -168,7 +168,7 @@ def test_missing_estimates_are_named(tmp_path):
   assert 'Incomplete' not in ' '.join(read(write(tmp_path / 'b.html')).text)
 
 
-def test_a_page_is_written_of_nothing_but_gaps(tmp_path):
+def test_a_page_is_written_without_any_estimate(tmp_path):
   empty = estimates().map(lambda x: x * np.nan if x.dtype == float else x)
   empty = empty.assign({'num_draws': 0 * empty.num_draws})
   html = write(
@@ -184,7 +184,7 @@ def test_a_page_is_written_of_nothing_but_gaps(tmp_path):
   assert 'is not recorded' in text
 
 
-def test_a_failure_leaves_the_page_that_was_there(tmp_path):
+def test_a_failed_write_leaves_the_old_page(tmp_path):
   path = tmp_path / 'report.html'
   before = write(path)
   with pytest.raises(TypeError):
@@ -192,7 +192,7 @@ def test_a_failure_leaves_the_page_that_was_there(tmp_path):
   assert path.read_text('utf-8') == before
 
 
-def test_several_data_sets_are_told_apart():
+def test_several_data_sets_are_named():
   two = xr.concat([estimates()] * 2, 'dataset')
   two = two.assign_coords(dataset=['a', 'b'])
   verdicts = separation.verdicts(separation.spreads(two))
@@ -200,7 +200,7 @@ def test_several_data_sets_are_told_apart():
   assert opening.headline(verdicts, loss).startswith('On a, heads of layer 0')
 
 
-def test_the_opening_says_how_many_estimates_are_healthy(tmp_path):
+def test_the_opening_counts_healthy_estimates(tmp_path):
   html = write(tmp_path / 'a.html')
   assert 'All 12 estimates are healthy.' in html
   html = write(tmp_path / 'b.html', estimates=saved.changed('ess', 20))
@@ -210,10 +210,10 @@ def test_the_opening_says_how_many_estimates_are_healthy(tmp_path):
   ) in html
 
 
-def test_none_is_healthy_where_none_is(tmp_path):
-  found = saved.estimates()
-  found['halves_difference'] = found.halves_difference + 3
-  html = write(tmp_path / 'a.html', estimates=found)
+def test_a_run_without_healthy_estimates_says_so(tmp_path):
+  dataset = saved.estimates()
+  dataset['halves_difference'] = dataset.halves_difference + 3
+  html = write(tmp_path / 'a.html', estimates=dataset)
   assert (
     'None of 12 estimates is healthy; what they miss most often is difference '
     'of halves (12).'
@@ -221,16 +221,16 @@ def test_none_is_healthy_where_none_is(tmp_path):
 
 
 def test_every_refinement_has_a_line_and_failed_chains_have_names(tmp_path):
-  found = saved.changed('num_failed', 2)
-  found['failed'][2, 0, 1, 1:3] = True
-  text = ' '.join(read(write(tmp_path / 'a.html', estimates=found)).text)
+  dataset = saved.changed('num_failed', 2)
+  dataset['failed'][2, 0, 1, 1:3] = True
+  text = ' '.join(read(write(tmp_path / 'a.html', estimates=dataset)).text)
   assert text.count('healthy at all 3 checkpoints') == 3
   assert '2 of 4 chains failed' in text and 'lower step_size' in text
   assert 'Chains that failed: 2 of 48.' in text
   assert '0:1 at step 100 on <text>: chains 1 and 2 failed' in text
 
 
-def test_the_limits_that_are_told_are_those_that_judge(tmp_path):
+def test_the_limits_on_the_page_are_those_of_the_rules(tmp_path):
   text = ' '.join(read(write(tmp_path / 'a.html')).text)
   for words in (
     f'R-hat under {faults.RHAT_LIMIT}',
@@ -241,14 +241,14 @@ def test_the_limits_that_are_told_are_those_that_judge(tmp_path):
     assert words in text
 
 
-def test_what_was_not_measured_names_the_command_that_does(tmp_path):
+def test_missing_measurements_name_their_command(tmp_path):
   text = ' '.join(read(write(tmp_path / 'a.html')).text)
   for name in ('known_answers', 'coverage'):
     assert f'python -m experiments.{name} --workdir=DIR' in text
   assert 'What pairing gains' not in text
 
 
-def test_attributes_cannot_be_broken_out_of():
+def test_text_cannot_break_out_of_attributes():
   picture = blocks.Picture('', '"><script>', 'a > b')
   html = rendering.html([picture])
   assert '<script>' not in html and '&#34;' in html

@@ -29,7 +29,7 @@ HEALTHY = {
 
 
 def estimates():
-  """Healthy ones; the heads of layer 0 separate, those of layer 1 do not."""
+  """Healthy estimates; heads separate in layer 0, not in layer 1."""
   llc = np.zeros((3, 1, 4)) + [
     [[1.0, 1, 1, 1]],
     [[5, 6, 5, 6]],
@@ -51,7 +51,7 @@ def estimates():
 
 
 def changed(name, value, step=100, head='0:1'):
-  """The same with another value in one cell."""
-  found = estimates()
-  found[name].loc[{'checkpoint': step, 'refinement': head}] = value
-  return found
+  """Estimates with another value in one cell."""
+  dataset = estimates()
+  dataset[name].loc[{'checkpoint': step, 'refinement': head}] = value
+  return dataset

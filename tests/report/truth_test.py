@@ -1,4 +1,4 @@
-"""Known answers and coverage, as the page tells them."""
+"""The page's section on known answers and coverage."""
 
 from rllc_jax.report import figures
 from rllc_jax.report import rendering
@@ -55,13 +55,13 @@ def marked(table):
   ]
 
 
-def test_a_problem_is_a_row():
+def test_every_problem_is_a_row():
   table = truth.known_answers_table([ANSWER])
   row = ['x⁴ < y', '0.25', '0.5', '0.520 ± 0.010', '+2.0', '3.2', 'yes']
   assert texts(table) == [row] and not marked(table)
 
 
-def test_what_does_not_hold_is_marked_and_named():
+def test_wrong_estimates_are_marked_and_named():
   wrong = {**ANSWER, 'holds': False}
   table = truth.known_answers_table([wrong])
   assert marked(table) == ['estimate', 'holds']
