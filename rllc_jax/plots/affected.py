@@ -1,4 +1,4 @@
-"""The tokens in context that heads matter most for, with attention shown."""
+"""Figure of tokens in context that heads matter most for, with attention."""
 
 import matplotlib
 from matplotlib import figure
@@ -13,16 +13,16 @@ _LONGEST = 9  # Characters of a token.
 
 
 @matplotlib.rc_context(style.SETTINGS)
-def affected_tokens(found: xr.Dataset, *, ranks: int = 3) -> figure.Figure:
-  """Draws a line a prediction: its context, shaded by attention.
+def affected_tokens(examples: xr.Dataset, *, ranks: int = 3) -> figure.Figure:
+  """Draws one line per prediction: its context, shaded by attention.
 
   Args:
-    found: from `affected_tokens.affected_tokens`.
+    examples: from `affected_tokens.affected_tokens`.
     ranks: predictions a head, the most affected first.
   """
-  places = found.sizes['place']
-  heads = list(np.ndindex(found.sizes['layer'], found.sizes['head']))
-  ranks = min(ranks, found.sizes['rank'])
+  places = examples.sizes['place']
+  heads = list(np.ndindex(examples.sizes['layer'], examples.sizes['head']))
+  ranks = min(ranks, examples.sizes['rank'])
   count = len(heads) * ranks
   size = _CELL * (places + 2), _ROW * (count + len(heads) + 3)
   drawn = figure.Figure(figsize=size, layout='constrained', dpi=100)
@@ -33,7 +33,7 @@ def affected_tokens(found: xr.Dataset, *, ranks: int = 3) -> figure.Figure:
   ax.text(places + 0.1, -0.7, 'nats lost', size=7, color=style.GRAY)
   line = 0.0
   for layer, head in heads:
-    cell = found.isel(layer=layer, head=head)
+    cell = examples.isel(layer=layer, head=head)
     (color,) = style.shades(layer, 1)
     ax.text(-1.1, line, f'{layer}:{head}', size=9, weight='bold', color=color)
     for rank in range(ranks):
@@ -59,6 +59,7 @@ def _line(ax, cell: xr.Dataset, line: float, color) -> None:
       'linewidth': 0.6,
     }
     if text:
+      # Readable on the shade.
       ink = 'white' if weight > 0.55 and not is_target else 'black'
       ax.text(
         place,
@@ -76,7 +77,7 @@ def _line(ax, cell: xr.Dataset, line: float, color) -> None:
 
 
 def _printable(text: str) -> str:
-  """A token as it can be read, its spaces and line ends shown."""
+  """A token with visible spaces and line ends, cut to fit its cell."""
   shown = text.replace('\n', '⏎').replace('\t', '→').replace(' ', '·')
   shown = ''.join(x if x.isprintable() else '�' for x in shown)
   return shown if len(shown) <= _LONGEST else shown[: _LONGEST - 1] + '…'

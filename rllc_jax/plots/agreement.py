@@ -1,4 +1,4 @@
-"""How well clusters of curves agree with classes, by method and scaling."""
+"""Figure of the agreement of clusters with classes, by method and scaling."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -12,20 +12,20 @@ from rllc_jax.plots import style
 
 @matplotlib.rc_context(style.SETTINGS)
 def agreement(
-  found: Mapping[str, np.ndarray],
+  scores: Mapping[str, np.ndarray],
   methods: Sequence[str],
   normalisations: Sequence[str],
 ) -> figure.Figure:
-  """Draws a table a measure, colored by its index.
+  """Draws one table per measure, colored by the adjusted Rand index.
 
   Args:
-    found: by measure, [methods, normalisations, 2]: adjusted Rand index and
+    scores: by measure, [methods, normalisations, 2]: adjusted Rand index and
       silhouette; NaN where there are no clusters.
     methods: of clustering.
     normalisations: of curves.
   """
-  drawn, grid = style.new_figure(1, len(found), (3.1, 2.4))
-  for (measure, values), ax in zip(found.items(), grid[0], strict=True):
+  drawn, grid = style.new_figure(1, len(scores), (3.1, 2.4))
+  for (measure, values), ax in zip(scores.items(), grid[0], strict=True):
     ax.grid(visible=False)
     ax.imshow(values[..., 0], cmap='RdBu', vmin=-1, vmax=1, aspect='auto')
     for row, column in np.ndindex(values.shape[:2]):

@@ -1,4 +1,4 @@
-"""Sweeps of the sampler's settings: where estimates are to be had."""
+"""Heat maps of sweeps of the sampler's settings."""
 
 from collections.abc import Mapping
 
@@ -22,7 +22,7 @@ _ERRORS = colors.LinearSegmentedColormap.from_list(
   'errors', ('#3b7fb4', '#ffffff', '#d9772b')
 )
 _HEALTHY, _UNHEALTHY, _NONE = '#cfe6d6', '#f7d9b0', '#e5e7eb'
-# What verdicts say (`estimators.faults`), and as much of it as a cell holds.
+# Words of verdicts (`estimators.faults`), and short forms that fit a cell.
 _SHORT = (
   ('failed', 'failed'),
   ('equilibrium ratio', 'ratio'),
@@ -36,7 +36,7 @@ _SHORT = (
   ('last place', 'rounding'),
   ('after the burn-in', 'few draws'),
 )
-_MAX_ERROR = 3.0  # Percent; where the colors of errors change sides.
+_MAX_ERROR = 3.0  # Percent; white in the colors of errors.
 
 
 @matplotlib.rc_context(style.SETTINGS)
@@ -47,7 +47,7 @@ def heat_maps(
   step_sizes: xr.DataArray,
   setting: Mapping[str, float] | None,
 ) -> figure.Figure:
-  """Draws estimate, error and health over the grid, a row a refinement.
+  """Draws estimate, error and health over the grid, one row per refinement.
 
   Below an estimate stands its change from half the step size. A dot marks the
   largest step size that qualifies for this refinement at each y, a frame the
@@ -108,6 +108,7 @@ def _estimates(ax: axes.Axes, cell: xr.Dataset) -> None:
 
 def _errors(ax: axes.Axes, cell: xr.Dataset) -> None:
   percent = (100 * cell.standard_error / abs(cell.llc)).values.T
+  # A color scale in octaves: half and twice the limit are equally far off.
   with np.errstate(divide='ignore', invalid='ignore'):
     octaves = np.log2(percent / _MAX_ERROR)
   fill = _ERRORS(colors.Normalize(-3, 3)(octaves))
@@ -121,9 +122,9 @@ def _errors(ax: axes.Axes, cell: xr.Dataset) -> None:
 
 def _health(ax: axes.Axes, cell: xr.Dataset) -> None:
   healthy = cell.healthy.values.T.astype(bool)
-  known = np.isfinite(cell.llc.values.T)
+  has_estimate = np.isfinite(cell.llc.values.T)
   fill = np.where(healthy[..., None], _rgba(_HEALTHY), _rgba(_UNHEALTHY))
-  _paint(ax, np.where(known[..., None], fill, _rgba(_NONE)))
+  _paint(ax, np.where(has_estimate[..., None], fill, _rgba(_NONE)))
   for (i, j), ratio in np.ndenumerate(cell.equilibrium_ratio.values.T):
     verdict = str(cell.verdict.values[j, i])
     words = f'{ratio:.2f}' if healthy[i, j] else _reasons(verdict)
@@ -131,16 +132,17 @@ def _health(ax: axes.Axes, cell: xr.Dataset) -> None:
 
 
 def _reasons(verdict: str) -> str:
-  """What a verdict finds wrong, in a word or two."""
+  """The faults of a verdict, in a word or two."""
   words = [short for long, short in _SHORT if long in verdict] or ['no']
   return '\n'.join(words[:2]) + (' …' if len(words) > 2 else '')
 
 
 def _mark(ax, cell, y, step_sizes, setting) -> None:
-  """Dots at what qualifies for the cell, a frame at what does for all."""
+  """Marks step sizes that qualify for the cell, and frames the setting."""
   steps, heights = cell.step_size.values, cell[y].values
   for i, chosen in enumerate(step_sizes.sel({y: heights}).values):
     if np.isfinite(chosen):
+      # The nearest: coordinates are floats.
       j = int(np.argmin(abs(steps - chosen)))
       ax.plot(j + 0.36, i + 0.32, 'o', ms=4, color='black', zorder=5)
   if setting is not None and np.isclose(heights, setting[y]).any():
@@ -152,12 +154,13 @@ def _mark(ax, cell, y, step_sizes, setting) -> None:
 
 
 def _limits(ax: axes.Axes, cell: xr.Dataset, y: str) -> None:
-  """Where step size times curvature is 1 and 4; columns are octaves."""
+  """Draws where step size times curvature is 1 and 4."""
   steps = cell.step_size.values
   for i, a in enumerate(cell.curvature.transpose(y).values):
     for limit, line in ((1.0, ':'), (4.0, '-')):
       if not a > 0:
         continue
+      # Columns are octaves: step sizes double from one to the next.
       x = np.log2(limit / a / steps[0])
       if -0.5 < x < len(steps) - 0.5:
         ax.plot([x, x], [i - 0.5, i - 0.16], line, color='#991b1b', lw=1.6)
@@ -166,6 +169,7 @@ def _limits(ax: axes.Axes, cell: xr.Dataset, y: str) -> None:
 def _paint(ax: axes.Axes, fill: np.ndarray) -> None:
   ax.imshow(fill, origin='lower', aspect='auto', zorder=0)
   rows, columns = fill.shape[:2]
+  # Minor ticks lie between cells: their grid is the gaps.
   ax.set_xticks(np.arange(columns + 1) - 0.5, minor=True)
   ax.set_yticks(np.arange(rows + 1) - 0.5, minor=True)
   ax.grid(False)
@@ -207,5 +211,6 @@ def _rgba(color: str) -> np.ndarray:
 
 
 def _ink(fill) -> str:
+  # Weights of ITU-R BT.601.
   luminance = np.dot(fill[:3], (0.299, 0.587, 0.114))
   return '#111827' if luminance > 0.5 else 'white'

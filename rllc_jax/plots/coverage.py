@@ -1,4 +1,4 @@
-"""Do intervals hold the truth: how often, and the intervals themselves."""
+"""Figure of the coverage of intervals, and of single intervals."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ Record = Mapping[str, Any]
 _NOMINAL, _BAND = 95, (92, 98)  # Percent.
 _OURS, _NAIVE = '#1f83c4', '#e0561f'
 _HIT, _MISS = '#9fb3c4', '#b5121b'
-# In the records: what it is, marker, color, shift within its row.
+# By the names in records: label, marker, color, shift within its row.
 _METHODS = {
   'ours': ('ours: batch means of the mean over chains', 'o', _OURS, -0.16),
   'naive': ('naive: spread between the chains', 'D', _NAIVE, 0.16),
@@ -30,8 +30,8 @@ _NUM_SHOWN = 60
 def coverage(records: Sequence[Record]) -> figure.Figure:
   """Draws the coverage of every record, and intervals of the last problem.
 
-  Left, a row a problem, baseline and number of draws: the share of runs whose
-  95 % interval holds the true value, with its own 95 % binomial interval.
+  Left, one row per problem, baseline and number of draws: the share of runs
+  whose 95 % interval holds the true value, with its own binomial interval.
   Right, the intervals of the first 60 runs of the last problem at its most
   draws, sorted by their middle; those that miss stand out. The two panels of
   the corpus baseline have one scale, the paired one has its own.
@@ -53,6 +53,7 @@ def coverage(records: Sequence[Record]) -> figure.Figure:
   by_baseline = {x['baseline']: x for x in last if x['num_draws'] == most}
   for ax, (method, baseline) in zip(panels[0, 1:], _EXAMPLES, strict=True):
     _intervals(ax, by_baseline[baseline], method)
+  # One scale for both, so that their widths compare.
   limits = np.array([ax.get_xlim() for ax in panels[0, 2:]])
   for ax in panels[0, 2:]:
     ax.set_xlim(limits[:, 0].min(), limits[:, 1].max())

@@ -12,11 +12,8 @@ import xarray as xr
 from rllc_jax.plots import style
 from rllc_jax.refinement import names
 
-_WIDTHS = (
-  6.4,
-  4.3,
-  3.3,
-)  # Of a panel, in inches, by how many are side by side.
+# Of a panel, in inches, by the number of panels side by side.
+_WIDTHS = (6.4, 4.3, 3.3)
 _CROWDED = 40  # Checkpoints beyond which points are not marked one by one.
 
 
@@ -36,7 +33,7 @@ class Group(NamedTuple):
 
 @matplotlib.rc_context(style.SETTINGS)
 def llc_curves(estimates: xr.Dataset) -> figure.Figure:
-  """Draws wrLLC against training step, a panel a layer, a row a data set.
+  """Draws wrLLC against training step, by layer (panels) and data set (rows).
 
   Bands are the 95 % intervals `low` to `high`. Lines break where an estimate is
   missing. A hollow point lacks chains that failed; a cross at the bottom has
@@ -79,9 +76,9 @@ def groups_of(refinements: Sequence[str]) -> list[Group]:
     Group(f'Layer {layer}', heads, style.shades(layer, len(heads)))
     for layer, heads in names.heads_by_layer(refinements).items()
   ]
-  if rest := names.others(refinements):
-    grays = [str(x) for x in np.linspace(0.15, 0.65, len(rest))]
-    groups.append(Group('Other refinements', rest, grays))
+  if without_layer := names.non_heads(refinements):
+    grays = [str(x) for x in np.linspace(0.15, 0.65, len(without_layer))]
+    groups.append(Group('Other refinements', without_layer, grays))
   return groups
 
 
@@ -93,10 +90,10 @@ def draw_curves(ax: axes.Axes, estimates: xr.Dataset, group: Group) -> None:
     llc, failed = cell.llc.values, cell.num_failed.values > 0
     ax.fill_between(steps, cell.low, cell.high, color=color, alpha=0.2, lw=0)
     ax.plot(steps, llc, color=color, lw=1.5, zorder=3)
-    lonely = np.isfinite(llc) & ~_beside(np.isfinite(llc))
+    lonely = np.isfinite(llc) & ~_has_neighbor(np.isfinite(llc))
     marked = np.isfinite(llc) if len(steps) <= _CROWDED else lonely
     points = {'color': color, 's': 9, 'zorder': 4}
-    # A band needs a neighbor.
+    # A band between steps needs a neighbor; a lone interval is a line.
     ax.vlines(steps[lonely], cell.low[lonely], cell.high[lonely], color=color)
     shown = marked & ~failed
     ax.scatter(steps[shown], llc[shown], lw=0, **points)
@@ -116,8 +113,8 @@ def draw_curves(ax: axes.Axes, estimates: xr.Dataset, group: Group) -> None:
     style.write_middle(ax, 'no estimates')
 
 
-def _beside(present: np.ndarray) -> np.ndarray:
-  """Which entries have a present neighbor."""
+def _has_neighbor(present: np.ndarray) -> np.ndarray:
+  """True for entries with a present neighbor."""
   padded = np.pad(present, 1)
   return padded[:-2] | padded[2:]
 
@@ -135,7 +132,7 @@ def share_limits(panels: Sequence[axes.Axes]) -> None:
 
 
 def _finish(panels, estimates, groups, datasets, rows_each) -> None:
-  """Axes of steps, the line at 0 and names, once the limits are known."""
+  """Draws step axes, lines at 0 and names, once the limits are fixed."""
   for number, dataset in enumerate(datasets):
     rows = panels[number * rows_each : (number + 1) * rows_each]
     bottom = number == len(datasets) - 1
@@ -162,7 +159,7 @@ def ends_of(estimates: xr.Dataset, group: Group) -> list[style.Label]:
 
 
 def notes_on(estimates: xr.Dataset) -> list[str]:
-  """What a footnote says of estimates."""
+  """Notes on estimates, for a footnote."""
   notes = ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
   if missing := int(estimates.llc.isnull().sum()):
     notes.append(f'{missing} of {estimates.llc.size} cells without an estimate')

@@ -1,4 +1,4 @@
-"""Can the chains be believed: every diagnostic over training."""
+"""Figure of every diagnostic over training."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,18 +19,18 @@ from rllc_jax.plots import style
 _BAND = '#e4f2e8'
 _NUM_COLUMNS = 3
 _CROWDED = 40  # Checkpoints beyond which points and rings are small.
-_MOST_NAMED = 24  # Refinements with a tick each, where there is one checkpoint.
+_MOST_NAMED = 24  # Refinements with a tick each, for a single checkpoint.
 
 
 class _Panel(NamedTuple):
-  """How a diagnostic is drawn.
+  """Title, healthy range and axis of a diagnostic's panel.
 
   Attributes:
     title: of the panel.
     low: least healthy value, or None.
     high: largest healthy value, or None.
-    logarithmic: whether y is.
-    shown: values that the range of y holds in any case.
+    logarithmic: True for a logarithmic y.
+    shown: values that the range of y always contains.
     line: a value to compare with, drawn where it is in range.
   """
 
@@ -77,7 +77,7 @@ _PANELS: Mapping[str, _Panel] = {
 
 @matplotlib.rc_context(style.SETTINGS)
 def diagnostics_curves(estimates: xr.Dataset, *, dataset: str) -> figure.Figure:
-  """Draws each diagnostic against training step, a line a refinement.
+  """Draws each diagnostic against training step, one line per refinement.
 
   Green is where a cell is healthy; a ring is a value outside it. Panels without
   green are not judged. Colors are those of `heads.llc_curves`. Of a single
@@ -142,13 +142,13 @@ def _side_by_side(
 
 
 def _ring(ax, x, y, name, color) -> None:
-  """Marks what is outside the healthy range."""
+  """Rings values outside the healthy range."""
   panel = _PANELS[name]
   low = -np.inf if panel.low is None else panel.low
   high = np.inf if panel.high is None else panel.high
   outside = np.isfinite(y) & ~((low <= y) & (y <= high))
   if not outside.any():
-    return  # Unclipped, nothing would still take room, at the origin.
+    return  # An empty unclipped line would still claim room, at the origin.
   ax.plot(
     x[outside],
     y[outside],
@@ -163,7 +163,8 @@ def _ring(ax, x, y, name, color) -> None:
 
 
 def _finish_y(ax: axes.Axes, values: np.ndarray, panel: _Panel) -> None:
-  """Range of y, the healthy part of it, and the line to compare with."""
+  """Sets the range of y; draws the healthy part and the reference line."""
+  # Limits by hand: matplotlib's own ignore the values in `shown`.
   finite = values[np.isfinite(values)]
   if panel.logarithmic:
     finite = finite[finite > 0]
@@ -192,7 +193,7 @@ def _finish_y(ax: axes.Axes, values: np.ndarray, panel: _Panel) -> None:
 
 
 def _label_decades(ax: axes.Axes) -> None:
-  """Plain numbers, and more of them where the range is short."""
+  """Labels ticks with plain numbers, more of them over a short range."""
   bottom, top = ax.get_ylim()
   few = (1, 2, 5) if top / bottom < 300 else (1,)
   ax.yaxis.set_major_locator(ticker.LogLocator(subs=few))

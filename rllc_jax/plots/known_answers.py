@@ -1,4 +1,4 @@
-"""Estimates beside the values that they must have, and exact values beside λ.
+"""Figure of estimates over exact values, and of λ over exact values.
 
 Drawn from the JSON files of `experiments.known_answers` alone.
 """
@@ -15,7 +15,7 @@ import numpy as np
 
 from rllc_jax.plots import style
 
-_NARROWEST = 0.03  # Of the ratio's axis, each side of 1.
+_NARROWEST = 0.03  # Half-width of the ratio's axis, at least.
 
 
 @matplotlib.rc_context(style.SETTINGS)
@@ -29,14 +29,14 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> figure.Figure:
     records: objects with problem ('name · settings'), family, restricted,
       learning_coefficient, exact, llc, low, high.
   """
-  known = [record for record in records if record['exact'] is not None]
-  families = list(dict.fromkeys(record['family'] for record in known))
-  places, titles = _places([record['family'] for record in known])
+  with_exact = [record for record in records if record['exact'] is not None]
+  families = list(dict.fromkeys(record['family'] for record in with_exact))
+  places, titles = _places([record['family'] for record in with_exact])
   drawn = figure.Figure(
     figsize=(9.4, 1.1 + 0.2 * (places[-1] + 1)), layout='constrained', dpi=100
   )
   left, right = drawn.subplots(1, 2, sharey=True, width_ratios=(2.2, 1))
-  for record, place in zip(known, places, strict=True):
+  for record, place in zip(with_exact, places, strict=True):
     color = _color(families.index(record['family']))
     _interval(left, record, place, color)
     ratio = record['learning_coefficient'] / record['exact']
@@ -44,10 +44,10 @@ def ratios(records: Sequence[Mapping[str, Any]]) -> figure.Figure:
   for family, place in titles.items():
     color = _color(families.index(family))
     _title(left, family, place, color)
-  _ratio_axis(left, known)
+  _ratio_axis(left, with_exact)
   _coefficient_axis(right)
-  _rows(left, right, known, places)
-  hidden = len(records) - len(known)
+  _rows(left, right, with_exact, places)
+  hidden = len(records) - len(with_exact)
   style.footnote(
     drawn,
     'bars: 95 % intervals',
@@ -90,12 +90,12 @@ def approach(curves: Sequence[Mapping[str, Any]]) -> figure.Figure:
 
 
 def _color(number: int):
-  """The colors of layers, and a gray after their four."""
+  """The colors of the first four layers, then gray."""
   return style.shades(number, 1)[0] if number < 4 else '#374151'
 
 
 def _places(families: Sequence[str]) -> tuple[list[int], dict[str, int]]:
-  """Rows of the problems, and of the titles above each family."""
+  """Assigns rows to problems, and to titles above each family."""
   places, titles, row = [], {}, 0
   for family in families:
     if family not in titles:
@@ -130,8 +130,9 @@ def _title(ax: axes.Axes, family: str, place: int, color) -> None:
   )
 
 
-def _ratio_axis(ax: axes.Axes, known) -> None:
-  ends = [record[key] / record['exact'] for record in known for key in _ENDS]
+def _ratio_axis(ax: axes.Axes, records) -> None:
+  ends = [record[key] / record['exact'] for record in records for key in _ENDS]
+  # Symmetric about 1, so that a bias shows at a glance.
   reach = max(_NARROWEST, 1.1 * np.abs(np.array(ends) - 1).max())
   ax.set_xlim(1 - reach, 1 + reach)
   ax.axvline(1, color='#111827', lw=0.9, zorder=1)
@@ -147,10 +148,10 @@ def _coefficient_axis(ax: axes.Axes) -> None:
   ax.set_xlabel('λ / exact value')
 
 
-def _rows(left: axes.Axes, right: axes.Axes, known, places) -> None:
-  """Names on the left, settings on the right."""
+def _rows(left: axes.Axes, right: axes.Axes, records, places) -> None:
+  """Writes names on the left, settings on the right."""
   names, settings = zip(
-    *(record['problem'].split(' · ') for record in known), strict=True
+    *(record['problem'].split(' · ') for record in records), strict=True
   )
   left.set_ylim(places[-1] + 0.7, -0.7)
   left.set_yticks(places, names)

@@ -1,4 +1,4 @@
-"""Refined LLCs beside what heads have memorized."""
+"""Figures of refined LLCs against the number of memorized patterns."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -19,11 +19,11 @@ _NAME_SIZE = 6.5  # Points.
 
 
 class Scatter(NamedTuple):
-  """Heads as points.
+  """A scatter plot with one point per head.
 
   Attributes:
     title: above it.
-    count: [n], of each head, distinct patterns.
+    count: [n], distinct patterns of each head.
     count_name: what is counted.
     llc: [n], of each head.
     names: [n].
@@ -108,22 +108,23 @@ def _draw(ax: axes.Axes, scatter: Scatter) -> None:
 def _name_points(
   ax: axes.Axes, names: Sequence[str], places: np.ndarray
 ) -> None:
-  """Writes a name at a corner of each point, one that is free if there is."""
+  """Writes each name at a corner of its point, a free one if possible."""
   ax.margins(0.12)
   ax.autoscale_view()
   drawn: Any = ax.get_figure(root=True)
+  # In points, like font sizes; limits must be final before.
   points = ax.transData.transform(places) * 72 / drawn.dpi
-  taken = [transforms.Bbox.from_extents(*(p - 2), *(p + 2)) for p in points]
+  occupied = [transforms.Bbox.from_extents(*(p - 2), *(p + 2)) for p in points]
   for name, place, point in zip(names, places, points, strict=True):
     size = np.array([0.65 * _NAME_SIZE * len(name), _NAME_SIZE])
-    left, below = (-3 - size).tolist()
+    left, below = (-3 - size).tolist()  # Offsets in points.
     corners = [(3.0, 3.0), (left, 3.0), (3.0, below), (left, below)]
     boxes = [transforms.Bbox.from_bounds(*(point + c), *size) for c in corners]
-    free = (
-      i for i, box in enumerate(boxes) if not any(map(box.overlaps, taken))
+    free_corners = (
+      i for i, box in enumerate(boxes) if not any(map(box.overlaps, occupied))
     )
-    corner = next(free, -1)
-    taken.append(boxes[corner])
+    corner = next(free_corners, -1)  # Overlaps, if none is free.
+    occupied.append(boxes[corner])
     ax.annotate(
       name,
       place,

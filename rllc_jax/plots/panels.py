@@ -1,4 +1,4 @@
-"""Panels of curves over training, whatever they are, with stages shaded."""
+"""Panels of curves over training, with stages shaded."""
 
 from collections.abc import Iterable
 from collections.abc import Mapping
@@ -27,9 +27,9 @@ class Panel(NamedTuple):
     unit: of y; panels of one unit and one row share their range.
     curves: `llc`, `low`, `high`, `num_failed` over (checkpoint, refinement),
       from `llc_from_traces` or `as_curves`.
-    colors: by refinement; what it lacks is not drawn, `FADED` is not named,
-      nor is one without a name, ''.
-    line: a value that is marked by a dashed line, if any.
+    colors: by refinement. Only these are drawn; those in `FADED`, and one
+      called '', get no name.
+    line: the value of a dashed line, if any.
   """
 
   title: str
@@ -42,7 +42,7 @@ class Panel(NamedTuple):
 def as_curves(
   values: np.ndarray, steps: Sequence[int], names: Sequence[str]
 ) -> xr.Dataset:
-  """Numbers without errors, [K, N], as curves."""
+  """Converts numbers without errors, [K, N], to curves."""
   array = xr.DataArray(
     np.asarray(values, float),
     {'checkpoint': list(steps), 'refinement': list(names)},
@@ -54,7 +54,7 @@ def as_curves(
 
 
 def by_class(names: Sequence[str], classes: Iterable[Any]) -> dict[str, Any]:
-  """A color for every class, in their order of appearance."""
+  """Colors by class, in their order of appearance."""
   classes = list(classes)
   order = list(dict.fromkeys(classes))
   return {
@@ -64,7 +64,7 @@ def by_class(names: Sequence[str], classes: Iterable[Any]) -> dict[str, Any]:
 
 
 def by_layer(names: Sequence[str]) -> dict[str, Any]:
-  """The colors that heads have in every figure."""
+  """Colors by layer, the same in every figure."""
   return {
     name: color
     for group in heads.groups_of(names)
@@ -73,7 +73,7 @@ def by_layer(names: Sequence[str]) -> dict[str, Any]:
 
 
 def highlighted(names: Sequence[str], chosen: Sequence[str]) -> dict[str, Any]:
-  """The colors of heads, for those that are chosen; the others fade."""
+  """Colors by layer for chosen heads; `FADED` for all others."""
   colors = by_layer(names)
   return {name: colors[name] if name in chosen else FADED for name in names}
 
@@ -100,12 +100,13 @@ def curves_over_training(
     for panel, ax in zip(panels, places, strict=False):
       draw(ax, panel)
     for unit in {panel.unit for panel in panels}:
-      same = [
+      axes_of_unit = [
         ax
         for panel, ax in zip(panels, places, strict=False)
         if panel.unit == unit
       ]
-      heads.share_limits(same)
+      heads.share_limits(axes_of_unit)
+  # After all curves, because names need the final limits.
   for number, (panels, places) in enumerate(zip(rows, grid, strict=True)):
     for panel, ax in zip(panels, places, strict=False):
       last = number == len(rows) - 1
@@ -116,7 +117,7 @@ def curves_over_training(
 
 
 def draw(ax: axes.Axes, panel: Panel) -> None:
-  """Draws a panel's curves, those that fade below the others."""
+  """Draws a panel's curves; faded ones lie below."""
   faded = [name for name, color in panel.colors.items() if color == FADED]
   for names in (faded, [x for x in panel.colors if x not in faded]):
     if names:
@@ -131,7 +132,7 @@ def draw(ax: axes.Axes, panel: Panel) -> None:
 def finish(
   ax: axes.Axes, panel: Panel, label: str, boundaries: Sequence[float]
 ) -> None:
-  """Its axis of steps, stages and names, once its limits are known."""
+  """Draws the step axis, stages and names, once the limits are fixed."""
   steps = panel.curves.checkpoint.values
   style.step_axis(ax, steps, label)
   shade_stages(ax, boundaries, steps)

@@ -1,4 +1,4 @@
-"""Time against work: one panel a knob, and how far all are from their lines."""
+"""Figure of time against work, one panel per knob, with residuals."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ _INK = '#111827'
 
 @matplotlib.rc_context(style.SETTINGS)
 def scaling(records: Sequence[Record]) -> figure.Figure:
-  """Draws the times of every knob, the line through them and what it leaves.
+  """Draws the times of every knob, a line through them, and residuals.
 
   Where the law is affine in the knob, axes are linear and the shade is the
   fixed part. Where it counts multiply-adds, these are the axis, both axes are
@@ -39,10 +39,12 @@ def scaling(records: Sequence[Record]) -> figure.Figure:
   num_rows = math.ceil((len(knobs) + 1) / _COLUMNS)
   drawn, panels = style.new_figure(num_rows, _COLUMNS, (2.7, 2.4))
   places = iter(panels.flat)
-  for knob, own in knobs.items():
+  for knob, records_of_knob in knobs.items():
     ax = next(places)
     ax.set_title(knob)
-    (_affine if own[0]['law'] == 'affine' else _multiply_adds)(ax, own)
+    (_affine if records_of_knob[0]['law'] == 'affine' else _multiply_adds)(
+      ax, records_of_knob
+    )
   _residuals(next(places), records)
   for ax in places:
     ax.set_visible(False)
@@ -64,7 +66,7 @@ def _affine(ax: axes.Axes, records: Sequence[Record]) -> None:
   _times(ax, record, np.array([0, last]))
   ax.set_xlabel('sequences' if record['knob'] == 'batch' else 'number')
   ax.set_xlim(0, 1.06 * last)
-  # A round that was disturbed may lie far above; it need not be seen.
+  # A disturbed round may lie far above; it may be cut off.
   ax.set_ylim(0, 1.25 * max(record['seconds']))
   ax.xaxis.set_major_locator(ticker.FixedLocator(record['values']))
 
@@ -89,7 +91,7 @@ def _multiply_adds(ax: axes.Axes, records: Sequence[Record]) -> None:
 
 
 def _times(ax: axes.Axes, record: Record, along: np.ndarray) -> None:
-  """The rounds, their least and the line at the work in `along`."""
+  """Draws all rounds, their minima, and the line over `along`."""
   color = _color(record)
   for place, rounds in zip(record['work'], record['rounds'], strict=True):
     many = [place] * len(rounds)
@@ -101,7 +103,7 @@ def _times(ax: axes.Axes, record: Record, along: np.ndarray) -> None:
 
 
 def _values(ax: axes.Axes, record: Record, *, above: bool) -> None:
-  """The knob's value at each dot, on the side where no other line is."""
+  """Writes the knob's value at each dot, away from the other line."""
   keys = ('work', 'seconds', 'values')
   for x, y, value in zip(*(record[key] for key in keys), strict=True):
     ax.annotate(
@@ -117,7 +119,7 @@ def _values(ax: axes.Axes, record: Record, *, above: bool) -> None:
 
 
 def _residuals(ax: axes.Axes, records: Sequence[Record]) -> None:
-  """Percent of each time above its line, a row a knob and layer."""
+  """Draws residuals in percent, one row per knob and layer."""
   for i, record in enumerate(records):
     reach = record['tolerance']
     band = {'color': '#e5e7eb', 'lw': 7, 'solid_capstyle': 'butt'}
@@ -150,6 +152,6 @@ def _layer(record: Record) -> str:
 
 
 def _color(record: Record):
-  """That of the layer; of layer 0 where a knob is turned there alone."""
+  """The color of the record's layer; that of layer 0 without one."""
   word = _layer(record)
   return style.shades(int(word.split()[-1]) if 'layer' in word else 0, 1)[0]

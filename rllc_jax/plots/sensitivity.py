@@ -1,4 +1,4 @@
-"""How estimates depend on the settings of the sampler."""
+"""Figure of estimates against settings of the sampler."""
 
 from collections.abc import Mapping
 from typing import NamedTuple
@@ -21,11 +21,11 @@ _NAMES = {
 
 
 class Sweep(NamedTuple):
-  """One setting, varied.
+  """Estimates at several values of one setting.
 
   Attributes:
     setting: its name.
-    own: its value in the run itself.
+    own: its value in the run of the other figures.
     estimates: by value, `llc`, `low`, `high` over (refinement).
   """
 
@@ -36,7 +36,7 @@ class Sweep(NamedTuple):
 
 @matplotlib.rc_context(style.SETTINGS)
 def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
-  """Draws a panel a setting, a line a head."""
+  """Draws one panel per setting, one line per head."""
   drawn, grid = style.new_figure(1, len(sweeps), (3.5, 3.2), sharey=True)
   names_at = {}
   for sweep, ax in zip(sweeps, grid[0], strict=True):
@@ -64,7 +64,10 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
     ax.label_outer()
     ax.margins(x=0.08)
     names_at[ax] = ends
-  for ax, ends in names_at.items():  # Once the shared limits are known.
+  for (
+    ax,
+    ends,
+  ) in names_at.items():  # Labels need final limits, which are shared.
     style.label_ends(ax, ends)
   grid[0, 0].set_ylabel('refined LLC (wrLLC)')
   style.footnote(
@@ -74,7 +77,9 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
 
 
 def _least_correlation(sweep: Sweep) -> float:
-  """Spearman's, of the order at the own setting with any other."""
-  own = sweep.estimates[sweep.own].llc.values
-  found = [stats.spearmanr(own, x.llc.values) for x in sweep.estimates.values()]
-  return float(np.min([x.statistic for x in found]))
+  """The least Spearman correlation with the order at the run's setting."""
+  reference = sweep.estimates[sweep.own].llc.values
+  correlations = [
+    stats.spearmanr(reference, x.llc.values) for x in sweep.estimates.values()
+  ]
+  return float(np.min([x.statistic for x in correlations]))

@@ -1,4 +1,4 @@
-"""How far apart the heads of a layer are, beside how well that is known."""
+"""Figure of the spread between heads of a layer, with typical errors."""
 
 import matplotlib
 from matplotlib import axes
@@ -37,6 +37,7 @@ def head_spread(spreads: xr.Dataset) -> figure.Figure:
     if not labels:
       style.write_middle(ax, 'no layer with two heads')
   _logarithmic(panels[0, 0], spreads)
+  # Names need the final scale.
   for ax, dataset in zip(panels.flat, spreads.dataset.values, strict=False):
     style.label_ends(ax, _ends(spreads.sel(dataset=dataset)))
   for ax in panels[:, 0]:
@@ -55,15 +56,15 @@ def _positive(values: xr.DataArray) -> np.ndarray:
 
 def _lines(ax: axes.Axes, spreads: xr.Dataset) -> bool:
   steps = spreads.checkpoint.values
-  found = False
+  has_spread = False
   for layer in spreads.layer.values:
     cell, color = spreads.sel(layer=layer), _color(layer)
     spread = _positive(cell.spread)
-    found = found or bool(np.isfinite(spread).any())
+    has_spread = has_spread or bool(np.isfinite(spread).any())
     points = {'marker': 'o', 'ms': 3.5 if len(steps) <= 40 else 0, 'mew': 0}
     ax.plot(steps, spread, color=color, lw=1.6, **points)
     ax.plot(steps, _positive(cell.standard_error), color=color, lw=1.2, ls='--')
-  return found
+  return has_spread
 
 
 def _ends(spreads: xr.Dataset) -> list[style.Label]:
@@ -88,7 +89,7 @@ def _color(layer):
 
 
 def _logarithmic(ax: axes.Axes, spreads: xr.Dataset) -> None:
-  """A logarithmic y with enough labelled ticks, whatever its range."""
+  """Makes y logarithmic, with enough labelled ticks for its range."""
   values = np.concatenate(
     [_positive(spreads[name]).ravel() for name in ('spread', 'standard_error')]
   )

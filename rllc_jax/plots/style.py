@@ -1,4 +1,4 @@
-"""How every figure looks: colors, the axis of training steps, labels, files.
+"""Common style of figures: colors, step axes, labels, image files.
 
 Figures are `matplotlib.figure.Figure` objects without pyplot: no display and
 nothing to close. Functions that draw are wrapped in `matplotlib.rc_context`.
@@ -34,13 +34,14 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
-STAMP = '#b91c1c'  # Of nothing else: a stamp is found by its color.
+STAMP = '#b91c1c'  # Used by nothing else: tests find a stamp by its color.
 _STAMP_SIZE = 10  # Points.
-_LONGEST_NAME = 32  # Characters, beside an axis or a line,
-_LONGEST_TITLE = 60  # within a panel and above it,
-_LONGEST_LINE = 240  # and anywhere else.
-# Chinese, Japanese and Korean letters, which DejaVu Sans lacks: the families
-# that Linux, macOS and Windows have them in, those that are installed.
+# Characters: longer texts would leave no room for panels.
+_LONGEST_NAME = 32  # Beside an axis or a line.
+_LONGEST_TITLE = 60  # Within a panel and above it.
+_LONGEST_LINE = 240  # Anywhere else.
+# Installed families with Chinese, Japanese and Korean letters, which DejaVu
+# Sans lacks.
 FALLBACKS = tuple(
   family
   for family in (
@@ -97,7 +98,7 @@ SETTINGS = {
 
 
 class Label(NamedTuple):
-  """What is written at the end of a line.
+  """A name at the end of a line.
 
   Attributes:
     text: the words.
@@ -113,7 +114,7 @@ class Label(NamedTuple):
 
 
 def shades(layer: int, count: int) -> list[tuple[float, float, float, float]]:
-  """Colors of the heads of a layer, light to dark; one is the middle."""
+  """Colors of the heads of a layer, light to dark; the middle for one head."""
   family = _FAMILIES[layer % len(_FAMILIES)]
   scale = colors.LinearSegmentedColormap.from_list('layer', family)
   return [scale(x) for x in (np.linspace(0, 1, count) if count > 1 else [0.5])]
@@ -122,7 +123,7 @@ def shades(layer: int, count: int) -> list[tuple[float, float, float, float]]:
 def new_figure(
   rows: int, columns: int, panel: tuple[float, float], **options: Any
 ) -> tuple[figure.Figure, np.ndarray]:
-  """An empty grid of panels.
+  """Makes an empty grid of panels.
 
   Args:
     rows: of panels.
@@ -139,24 +140,24 @@ def new_figure(
 
 
 def image(drawn: figure.Figure, kind: str) -> bytes:
-  """A figure as the bytes of a file, the same for the same figure.
+  """Renders a figure as the bytes of a file, the same for the same figure.
 
-  What is written in it means itself, wherever it is from, and the end of what
-  would leave no room for panels is left out. Letters that no font has are
-  spelled out, as in [U+4E2D 6587].
+  Text is never parsed as mathematics, and long text is cut to leave room for
+  panels. Letters that no font has are spelled out, as in [U+4E2D 6587].
 
   Args:
     drawn: the figure.
     kind: 'svg', or 'png' at twice the resolution of a screen.
   """
   buffer = io.BytesIO()
+  # No dates or versions: the same figure is the same file.
   metadata = {'svg': {'Date': None}, 'png': {'Software': None}}[kind]
   with matplotlib.rc_context(SETTINGS):
     _escape_user_text(drawn)
     drawn.savefig(
       buffer, format=kind, dpi=200, metadata=metadata, bbox_inches='tight'
     )
-  drawn.set_layout_engine('none')  # The next image has them in the same place.
+  drawn.set_layout_engine('none')  # The next image keeps this layout.
   return buffer.getvalue()
 
 
@@ -165,9 +166,10 @@ def _escape_user_text(drawn: figure.Figure) -> None:
   numbers = set()
   for axis in (axis for ax in drawn.axes for axis in (ax.xaxis, ax.yaxis)):
     labels, form = axis.get_ticklabels(which='both'), axis.major.formatter
-    if isinstance(form, ticker.FuncFormatter):  # Of labels that were given.
-      form.func = lambda x, place, given=form.func: _escape(
-        given(x, place), _LONGEST_NAME, font_manager.FontProperties()
+    # Formats of callers may contain names; matplotlib's own are numbers.
+    if isinstance(form, ticker.FuncFormatter):
+      form.func = lambda x, place, plain=form.func: _escape(
+        plain(x, place), _LONGEST_NAME, font_manager.FontProperties()
       )
       labels = axis.get_ticklabels(minor=True)
     numbers |= {axis.offsetText, *labels}
@@ -180,25 +182,27 @@ def _escape_user_text(drawn: figure.Figure) -> None:
 
 
 def _escape(words: str, most: int, font: font_manager.FontProperties) -> str:
-  """Text of which every character is seen, at most so many a line."""
+  """Makes every character visible, and cuts lines to a length."""
   lines = (_drawable(visible.text(line), font) for line in words.split('\n'))
   cut = lambda line: line if len(line) <= most else f'{line[: most - 1]}…'
   return '\n'.join(map(cut, lines))
 
 
 def _drawable(line: str, font: font_manager.FontProperties) -> str:
-  """Spells out the letters of a line that would be boxes."""
+  """Spells out letters of a line that no font has."""
   letters = _letters_of(font)
-  has = lambda cluster: any(own.issuperset(cluster) for own in letters)
+  has = lambda cluster: any(
+    font_letters.issuperset(cluster) for font_letters in letters
+  )
   runs = itertools.groupby(_clusters(line), has)
   return ''.join(
-    ''.join(run) if drawn else f'[{_code_points("".join(run))}]'
-    for drawn, run in runs
+    ''.join(run) if is_drawable else f'[{_code_points("".join(run))}]'
+    for is_drawable, run in runs
   )
 
 
 def _clusters(line: str) -> list[str]:
-  """Letters with the marks that follow; one font must have all of it."""
+  """Splits a line into letters with their marks; one font must have both."""
   clusters: list[str] = []
   for letter in line:
     if clusters and unicodedata.category(letter).startswith('M'):
@@ -213,22 +217,22 @@ def _code_points(letters: str) -> str:
 
 
 def _letters_of(font: font_manager.FontProperties) -> list[frozenset[str]]:
-  """Letters that a font has, and those of each fallback."""
-  every = []
+  """The letters of a font, and of each fallback."""
+  letters = []
   for family in font.get_family():
     single = font.copy()
     single.set_family(family)
-    every.append(_read_letters(font_manager.findfont(single)))
-  return every
+    letters.append(_read_letters(font_manager.findfont(single)))
+  return letters
 
 
-@functools.lru_cache(maxsize=64)  # A font of 60,000 letters takes a while.
+@functools.lru_cache(maxsize=64)  # Fonts of 60,000 letters are slow to read.
 def _read_letters(path: str) -> frozenset[str]:
   return frozenset(map(chr, font_manager.get_font(path).get_charmap()))
 
 
 def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
-  """Makes x logarithmic in the step, with a place for step 0 if it is there.
+  """Makes x logarithmic in the step, with a place for step 0 if present.
 
   Step 0 stands left of the first positive step, behind a mark in the axis.
 
@@ -238,23 +242,24 @@ def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
     label: of the axis; '' leaves it out.
   """
   ax.set_xlabel(label)
-  every = np.unique(np.asarray(steps))
-  positive = every[every > 0]
+  unique = np.unique(np.asarray(steps))
+  positive = unique[unique > 0]
   if not len(positive):
-    ax.set_xticks(every)
+    ax.set_xticks(unique)
     return
   first, last = float(positive[0]), float(positive[-1])
+  # Room on the right even for a single step.
   ratio = max(last / first, 1.5)
-  if every[0] == 0:
+  if unique[0] == 0:
     ax.set_xscale('symlog', linthresh=first, linscale=0.5)
-    # Steps, so in the linear part of the scale: a little left of 0.
+    # The limit lies in the linear part of the scale, a little left of 0.
     ax.set_xlim(-0.2 * first, last * ratio**0.03)
     _mark_gap(ax, first / 2)
   else:
     ax.set_xscale('log')
     ax.set_xlim(first / ratio**0.04, last * ratio**0.03)
   ticks, small = _step_ticks(positive.astype(float))
-  zero = [0.0] if every[0] == 0 else []
+  zero = [0.0] if unique[0] == 0 else []
   ax.xaxis.set_major_locator(ticker.FixedLocator(zero + ticks))
   ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:,.0f}'))
   ax.xaxis.set_minor_locator(ticker.FixedLocator(small))
@@ -262,7 +267,7 @@ def step_axis(ax: axes.Axes, steps: ArrayLike, label: str) -> None:
 
 
 def _mark_gap(ax, x):
-  """Two strokes across the axis where the scale jumps to 0."""
+  """Draws two strokes across the axis where the scale jumps to 0."""
   for shift in (-1.5, 1.5):
     ax.annotate(
       '/',
@@ -278,7 +283,7 @@ def _mark_gap(ax, x):
 
 
 def _step_ticks(steps: np.ndarray) -> tuple[list[float], list[float]]:
-  """Labelled and unlabelled ticks: the steps if few, or else round numbers."""
+  """Labelled and unlabelled ticks: the steps if few, else round numbers."""
   first, last = steps[0], steps[-1]
   gaps = steps[1:] / steps[:-1]
   if len(steps) <= 4 and (gaps > (last / first) ** 0.1).all():
@@ -316,20 +321,20 @@ def spread_apart(
     >>> print(spread_apart([5.0, 5.0, 9.0], 2.0, 0.0, 10.0))
     [4. 6. 9.]
   """
-  wanted = np.asarray(positions, float)
-  if not len(wanted):
-    return wanted
-  gap = min(gap, (high - low) / max(len(wanted) - 1, 1))
-  order = np.argsort(wanted, kind='stable')
-  shifts = gap * np.arange(len(wanted))
+  targets = np.asarray(positions, float)
+  if not len(targets):
+    return targets
+  gap = min(gap, (high - low) / max(len(targets) - 1, 1))
+  order = np.argsort(targets, kind='stable')
+  shifts = gap * np.arange(len(targets))
   pools: list[list[float]] = []  # Sum and size of each.
-  for value in wanted[order] - shifts:
+  for value in targets[order] - shifts:
     pools.append([value, 1])
     while len(pools) > 1 and _mean(pools[-2]) > _mean(pools[-1]):
       total, size = pools.pop()
       pools[-1] = [pools[-1][0] + total, pools[-1][1] + size]
   pooled = np.repeat([_mean(p) for p in pools], [int(p[1]) for p in pools])
-  placed = np.empty_like(wanted)
+  placed = np.empty_like(targets)
   placed[order] = np.clip(pooled, low, high - shifts[-1]) + shifts
   return placed
 
@@ -339,9 +344,9 @@ def _mean(pool):
 
 
 def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
-  """Writes names right of a panel, each led to the end of its line.
+  """Writes names right of a panel, each connected to the end of its line.
 
-  The limits of y are frozen, for the places hang on them.
+  The limits of y are frozen, because the places depend on them.
 
   Args:
     ax: the panel, with everything drawn.
@@ -350,6 +355,7 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
   limits = ax.get_ylim()
   ax.set_ylim(limits)
   height = ax.get_window_extent().height / ax.figure.dpi  # Inches.
+  # Smaller letters where many names share a panel.
   size = min(8.0, 72 * height / max(1.25 * len(labels), 1))
   to_axes = ax.transData + ax.transAxes.inverted()
   ends = [to_axes.transform((label.x, label.y)) for label in labels]
@@ -379,19 +385,19 @@ def label_ends(ax: axes.Axes, labels: Sequence[Label]) -> None:
 
 
 def write_middle(ax: axes.Axes, text: str) -> None:
-  """Says in a panel why it is empty, and takes its meaningless y ticks away."""
+  """Writes in a panel why it is empty, and removes its meaningless ticks."""
   ax.text(0.5, 0.6, text, transform=ax.transAxes, ha='center', color=GRAY)
   ax.tick_params(axis='y', labelleft=False)
 
 
 def footnote(drawn: figure.Figure, *parts: str) -> None:
-  """Writes what a reader must know in small print below the panels."""
+  """Writes notes in small print below the panels."""
   text = ' · '.join(part for part in parts if part)
   drawn.supxlabel(text, fontsize=7.5, color=GRAY, x=0.01, ha='left')
 
 
 def stamp(drawn: figure.Figure, words: str) -> None:
-  """Writes above all panels why a figure must not be believed."""
+  """Writes above all panels why the figure is withdrawn."""
   width = 72 * drawn.get_figwidth()  # Points; a letter is 0.62 of its height.
   lines = textwrap.wrap(words, int(width / (0.62 * _STAMP_SIZE)))
   drawn.suptitle(
@@ -405,7 +411,7 @@ def stamp(drawn: figure.Figure, words: str) -> None:
 
 
 def settings_text(attributes: Mapping[str, Any]) -> str:
-  """The settings that an estimate hangs on, for a footnote.
+  """The settings that an estimate depends on, for a footnote.
 
   Examples:
     >>> print(settings_text({'nbeta': 30.0, 'localization': 200.0,

@@ -1,4 +1,4 @@
-"""What the chains did: paired loss differences, draw by draw."""
+"""Figure of chains: paired loss differences, draw by draw."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ import xarray as xr
 from rllc_jax.plots import style
 from rllc_jax.refinement import names
 
-_WINDOWS = 60  # Of draws, over which the mean over chains is taken.
+_WINDOWS = 60  # Windows of draws for the mean over chains.
 
 
 @matplotlib.rc_context(style.SETTINGS)
@@ -76,7 +76,7 @@ def chain_traces(
 def _cell(
   ax: axes.Axes, traces: xr.Dataset, estimates: xr.Dataset, burn_in: int
 ) -> list[float]:
-  """Draws one panel; returns what its range of y must hold."""
+  """Draws one panel; returns values that its range of y must contain."""
   draws = traces.draw.values
   difference = (traces.loss - traces.center_loss).transpose('chain', 'draw')
   scaled = traces.attrs['nbeta'] * difference.values.astype(float)
@@ -88,24 +88,25 @@ def _cell(
   if failed.any():
     _write(ax, f'{failed.sum()} of {len(failed)} chains failed')
   colors, dark = _colors(str(estimates.refinement.values), len(scaled))
-  kept = scaled[~failed]
+  healthy = scaled[~failed]
   for chain, color in zip(scaled, colors, strict=True):
-    # A chain that failed is drawn as far as it is finite.
+    # A failed chain is drawn as far as it is finite. Rasterized: as paths,
+    # thousands of points would make a large file.
     ax.plot(draws, chain, color=color, lw=0.4, alpha=0.5, rasterized=True)
-  centers, means = window_means(draws, kept, _WINDOWS)
+  centers, means = window_means(draws, healthy, _WINDOWS)
   if not np.isfinite(means).any():
     _write(ax, 'no draws' if not failed.any() else 'all chains failed')
     return []
   ax.plot(centers, means, color=dark, lw=1.8, zorder=4)
   ax.axhline(float(estimates.llc), color='black', lw=0.9, ls='--', zorder=5)
-  settled = kept[:, draws >= burn_in]
+  settled = healthy[:, draws >= burn_in]
   settled = settled[np.isfinite(settled)]
   sides = np.percentile(settled, (0.5, 99.5)) if settled.size else []
   return [*sides, np.nanmin(means), np.nanmax(means), 0.0]
 
 
 def _colors(name: str, count: int):
-  """Lighter shades of the layer's family, one a chain, and its darkest."""
+  """Lighter shades of the layer's family, one per chain, and its darkest."""
   place = names.head(name)
   if place is None:
     return ['0.6'] * count, '0.2'
@@ -156,7 +157,7 @@ def window_means(
   size = -(-len(draws) // num_windows)
   starts = np.arange(0, len(draws), size)
   counts = np.diff([*starts, len(draws)])
-  if not len(chains):
+  if not len(chains):  # A mean over no chains would warn.
     chains = np.full((1, len(draws)), np.nan)
   average = lambda series: np.add.reduceat(series, starts) / counts
   return average(draws.astype(float)), average(chains.mean(axis=0))

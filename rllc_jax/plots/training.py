@@ -1,4 +1,4 @@
-"""The loss during training, beside what simple statistics would reach."""
+"""Figure of the loss during training, with entropies of the text."""
 
 import matplotlib
 from matplotlib import axes
@@ -8,7 +8,7 @@ import xarray as xr
 
 from rllc_jax.plots import style
 
-_BINS = 300  # Of steps; more could not be told apart on the page.
+_BINS = 300  # Bins of steps; more are too narrow to see.
 _BATCH, _TRAIN, _HELD_OUT = '#9db9d3', '#1f5fa8', '#c2410c'
 
 
@@ -18,8 +18,8 @@ def loss_curves(training: xr.Dataset) -> figure.Figure:
 
   The loss of each step's batch is averaged within log-spaced bins of steps; a
   band holds the middle 90 % of a bin. Points are losses on fixed sequences at
-  the checkpoints. Entropies of the training text are drawn where they are
-  known, with their values.
+  the checkpoints. Entropies of the training text are drawn if they are
+  recorded, with their values.
 
   Args:
     training: from `training.zarr`: `loss` (step), `train_loss` and
@@ -66,6 +66,7 @@ def bin_means(
     [0.  1.  2.5] [0.  1.  2.5]
   """
   last = max(steps[-1], 1)
+  # Whole steps, or early bins would be empty.
   edges = np.unique(np.round(np.geomspace(1, last + 1, num_bins + 1)))
   starts = np.searchsorted(steps, [0, *edges])
   parts = [

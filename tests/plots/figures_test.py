@@ -1,4 +1,4 @@
-"""What the figures show, read back from their artists."""
+"""Contents of figures, read back from their artists."""
 
 import pathlib
 import runpy
@@ -54,8 +54,8 @@ def words(ax):
 
 
 def test_every_head_is_drawn_and_named_in_the_panel_of_its_layer():
-  found = estimates()
-  drawn = heads.llc_curves(found)
+  dataset = estimates()
+  drawn = heads.llc_curves(dataset)
   titles = [ax.get_title('left') for ax in drawn.axes]
   assert titles == ['Layer 0', 'Layer 1']
   for layer, ax in enumerate(drawn.axes):
@@ -63,7 +63,7 @@ def test_every_head_is_drawn_and_named_in_the_panel_of_its_layer():
       name = f'{layer}:{head}'
       np.testing.assert_array_equal(line[:, 0], STEPS)
       np.testing.assert_array_equal(
-        line[:, 1], found.llc.sel(refinement=name, dataset='text')
+        line[:, 1], dataset.llc.sel(refinement=name, dataset='text')
       )
       assert name in words(ax)
 
@@ -76,19 +76,19 @@ def test_checkpoints_are_drawn_in_order_however_they_are_stored():
 
 
 def test_heads_share_an_axis_and_other_refinements_have_their_own():
-  found = estimates(names=(*HEADS, 'all'))
-  found['llc'][..., -1] = 1e4
-  first, second, other = heads.llc_curves(found).axes
+  dataset = estimates(names=(*HEADS, 'all'))
+  dataset['llc'][..., -1] = 1e4
+  first, second, third = heads.llc_curves(dataset).axes
   assert first.get_ylim() == second.get_ylim()
-  assert second.get_ylim()[1] < 100 < 5_000 < other.get_ylim()[1]
+  assert second.get_ylim()[1] < 100 < 5_000 < third.get_ylim()[1]
 
 
 def test_bands_are_the_intervals():
-  found = estimates(names=('0:0',))
-  (band,) = heads.llc_curves(found).axes[0].collections[:1]
+  dataset = estimates(names=('0:0',))
+  (band,) = heads.llc_curves(dataset).axes[0].collections[:1]
   corners = {tuple(point) for point in band.get_paths()[0].vertices}
   for side in ('low', 'high'):
-    values = found[side].values[:, 0, 0]
+    values = dataset[side].values[:, 0, 0]
     assert set(zip(STEPS, values, strict=True)) <= corners
 
 
@@ -118,19 +118,19 @@ def test_a_run_without_step_0_is_logarithmic_throughout():
 
 
 def test_missing_estimates_break_lines_and_are_counted():
-  found = estimates()
-  found['llc'][1, 0, 0] = np.nan
-  drawn = heads.llc_curves(found)
+  dataset = estimates()
+  dataset['llc'][1, 0, 0] = np.nan
+  drawn = heads.llc_curves(dataset)
   assert np.isnan(lines(drawn.axes[0])[0][1, 1])
   assert '1 of 16 cells without an estimate' in footnote_of(drawn)
 
 
 def test_failed_chains_are_marked_and_explained():
-  found = estimates()
-  found['num_failed'][1, 0, 0] = 1  # Of three: an estimate is left.
-  found['num_failed'][2, 0, 0] = 3
-  found['llc'][2, 0, 0] = np.nan
-  drawn = heads.llc_curves(found)
+  dataset = estimates()
+  dataset['num_failed'][1, 0, 0] = 1  # Of three: an estimate is left.
+  dataset['num_failed'][2, 0, 0] = 3
+  dataset['llc'][2, 0, 0] = np.nan
+  drawn = heads.llc_curves(dataset)
   hollow = [
     points
     for points in drawn.axes[0].collections
@@ -154,21 +154,21 @@ def footnote_of(drawn):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-  'found',
+  'dataset',
   [
     estimates(names=('0:0',)),
     estimates(steps=(0,)),
     estimates(steps=(500,)),
     estimates(names=('all',)),
-    estimates().assign(llc=lambda found: found.llc - 100),
-    estimates().assign(llc=lambda found: found.llc * np.nan),
+    estimates().assign(llc=lambda dataset: dataset.llc - 100),
+    estimates().assign(llc=lambda dataset: dataset.llc * np.nan),
     estimates(names=[f'{i}:{j}' for i in range(2) for j in range(8)]),
     estimates(steps=range(110)),
   ],
   ids=['head', 'start', 'step', 'all', 'negative', 'nan', '16', '110'],
 )
-def test_any_shape_of_results_becomes_a_file(found):
-  drawn = heads.llc_curves(found)
+def test_any_shape_of_results_becomes_a_file(dataset):
+  drawn = heads.llc_curves(dataset)
   assert style.image(drawn, 'svg').startswith(b'<?xml')
   for ax in drawn.axes:
     assert ax.get_xlabel() == 'training step'
@@ -176,17 +176,17 @@ def test_any_shape_of_results_becomes_a_file(found):
 
 
 def test_the_same_figure_is_the_same_file():
-  found = estimates(names=HEADS[:2])
+  dataset = estimates(names=HEADS[:2])
   first, again = (
-    style.image(heads.llc_curves(found), kind) for kind in ('png', 'png')
+    style.image(heads.llc_curves(dataset), kind) for kind in ('png', 'png')
   )
   assert first == again and first.startswith(b'\x89PNG')
 
 
 def test_end_labels_do_not_overlap():
-  found = estimates(names=[f'0:{i}' for i in range(8)])
-  found['llc'][...] = 5.0  # All lines end in one point.
-  drawn = heads.llc_curves(found)
+  dataset = estimates(names=[f'0:{i}' for i in range(8)])
+  dataset['llc'][...] = 5.0  # All lines end in one point.
+  drawn = heads.llc_curves(dataset)
   drawn.draw_without_rendering()
   # Without the line that leads to each.
   extent = text_artist.Text.get_window_extent
@@ -232,7 +232,7 @@ def test_a_record_may_be_partial(missing):
   training.loss_curves(partial).draw_without_rendering()
 
 
-def test_bins_keep_the_mean():
+def test_binning_preserves_the_mean():
   values = np.random.default_rng(0).normal(size=1000)
   steps = np.arange(1000)
   step, mean, low, high = training.bin_means(steps, values, 30)
@@ -257,11 +257,11 @@ def chains(num_draws=100):
 
 
 def test_traces_are_scaled_paired_differences_without_failed_chains():
-  found = estimates()
-  found['failed'][..., 2] = True
+  dataset = estimates()
+  dataset['failed'][..., 2] = True
   drawn = traces.chain_traces(
     chains(),
-    found,
+    dataset,
     burn_in=40,
     dataset='text',
     refinements=['0:1', '1:0'],
@@ -285,7 +285,7 @@ def test_traces_are_scaled_paired_differences_without_failed_chains():
   assert ax.get_title('left') == 'head 0:1, step 0'
 
 
-def test_cells_without_draws_say_so():
+def test_cells_without_draws_are_labelled():
   empty = chains() * np.nan
   empty.attrs = chains().attrs
   drawn = traces.chain_traces(
@@ -342,7 +342,7 @@ STAMPED = {
 
 
 class Study(saved.Saved):
-  """What a study of the planted heads of `claims_test` saved."""
+  """The saved study of the planted heads of `claims_test`."""
 
   def estimates(self, name='rllc'):
     return estimates(claims_test.STEPS, [self.settings.text], claims_test.HEADS)
@@ -357,7 +357,9 @@ class Study(saved.Saved):
 def draw(name, workdir, monkeypatch):
   """The figure of a config, and the file it is in."""
   drawn = []
-  render = lambda made, kind: drawn.append(made) or render_image(made, kind)
+  render = lambda new_figure, kind: (
+    drawn.append(new_figure) or render_image(new_figure, kind)
+  )
   render_image = style.image
   monkeypatch.setattr(saved, 'Saved', Study)
   monkeypatch.setattr(style, 'image', render)
@@ -367,7 +369,7 @@ def draw(name, workdir, monkeypatch):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize('name', ['fig_1', 'fig_2', 'fig_4', 'memorisation'])
-def test_what_is_withdrawn_is_written_above_the_figure(
+def test_withdrawn_claims_are_written_above_the_figure(
   name, tmp_path, monkeypatch
 ):
   path, drawn = draw(name, tmp_path, monkeypatch)
@@ -384,7 +386,7 @@ def test_what_is_withdrawn_is_written_above_the_figure(
   assert all(box.y0 >= ax.get_window_extent().y1 for ax in drawn.axes)
 
 
-def test_a_figure_is_stamped_only_while_what_it_shows_is_withdrawn(
+def test_a_figure_is_stamped_only_while_its_claims_are_withdrawn(
   tmp_path, monkeypatch
 ):
   monkeypatch.setattr(claims, 'WITHDRAWN', {})
@@ -401,7 +403,7 @@ def is_stamped(path):
 
 
 @pytest.mark.parametrize('name', CONFIGS)
-def test_kept_pictures_of_what_is_withdrawn_are_stamped(name):
+def test_stored_pictures_of_withdrawn_claims_are_stamped(name):
   path = EXPERIMENTS / 'figures' / 'paper' / f'{name}.png'
   assert is_stamped(path) == (name in STAMPED)
   draws = runpy.run_path(str(CONFIGS[name]))['get_config']().figure.draws
@@ -508,14 +510,14 @@ def test_letters_that_a_font_has_are_drawn(kind):
 def test_latin_text_is_drawn_in_the_same_font_with_and_without_fallbacks(
   monkeypatch,
 ):
-  found = estimates(names=('0:0',))
-  with_fallbacks = style.image(heads.llc_curves(found), 'png')
+  dataset = estimates(names=('0:0',))
+  with_fallbacks = style.image(heads.llc_curves(dataset), 'png')
   monkeypatch.setattr(style, 'FALLBACKS', ())
   monkeypatch.setitem(style.SETTINGS, 'font.family', ['DejaVu Sans'])
-  assert style.image(heads.llc_curves(found), 'png') == with_fallbacks
+  assert style.image(heads.llc_curves(dataset), 'png') == with_fallbacks
 
 
 def test_fallbacks_are_installed_and_come_after_dejavu_sans():
-  first, *others = style.SETTINGS['font.family']
-  assert first == 'DejaVu Sans' and others == list(style.FALLBACKS)
-  assert set(others) <= set(font_manager.fontManager.get_font_names())
+  first, *fallbacks = style.SETTINGS['font.family']
+  assert first == 'DejaVu Sans' and fallbacks == list(style.FALLBACKS)
+  assert set(fallbacks) <= set(font_manager.fontManager.get_font_names())

@@ -38,8 +38,8 @@ def estimates(steps=(0, 1, 10, 100), datasets=('text',), names=('0:0', '1:0')):
 
 
 @functools.cache
-def whole():
-  """The figure of what `estimates` makes, which no test changes."""
+def full_figure():
+  """The figure of `estimates()`, which no test changes."""
   return health.diagnostics_curves(estimates(), dataset='text')
 
 
@@ -57,34 +57,34 @@ def rings(ax):
 
 
 def test_every_diagnostic_has_a_panel_with_a_line_a_refinement():
-  found = estimates()
-  assert len(whole().axes) == len(VALUES)
-  for ax, name in zip(whole().axes, health._PANELS, strict=False):
+  dataset = estimates()
+  assert len(full_figure().axes) == len(VALUES)
+  for ax, name in zip(full_figure().axes, health._PANELS, strict=False):
     lines = curves(ax)[:2]
     for line, refinement in zip(lines, ('0:0', '1:0'), strict=True):
-      own = found[name].sel(refinement=refinement).values[:, 0]
-      np.testing.assert_allclose(line[:, 0], found.checkpoint)
-      np.testing.assert_allclose(line[:, 1], own)
-  found['mala_acceptance'] = 0 * found.rhat + 0.5
-  drawn = health.diagnostics_curves(found, dataset='text')
+      values_of_name = dataset[name].sel(refinement=refinement).values[:, 0]
+      np.testing.assert_allclose(line[:, 0], dataset.checkpoint)
+      np.testing.assert_allclose(line[:, 1], values_of_name)
+  dataset['mala_acceptance'] = 0 * dataset.rhat + 0.5
+  drawn = health.diagnostics_curves(dataset, dataset='text')
   assert drawn.axes[-1].get_title('left') == 'MALA acceptance'
 
 
 def test_colors_are_those_of_the_main_figure():
-  found = estimates(names=('1:0', 'all', '0:0', '0:1'))
-  drawn = health.diagnostics_curves(found, dataset='text')
+  dataset = estimates(names=('1:0', 'all', '0:0', '0:1'))
+  drawn = health.diagnostics_curves(dataset, dataset='text')
   groups = heads.groups_of(['1:0', 'all', '0:0', '0:1'])
-  wanted = {
+  expected = {
     name: color
     for group in groups
     for name, color in zip(group.names, group.colors, strict=True)
   }
-  assert wanted['1:0'] == style.shades(1, 1)[0]
+  assert expected['1:0'] == style.shades(1, 1)[0]
   (legend,) = drawn.legends
   names = [text.get_text() for text in legend.get_texts()]
   assert names == ['0:0', '0:1', '1:0', 'all']
   for name, handle in zip(names, legend.get_lines(), strict=True):
-    assert handle.get_color() == wanted[name]
+    assert handle.get_color() == expected[name]
 
 
 @pytest.mark.parametrize(
@@ -99,7 +99,7 @@ def test_colors_are_those_of_the_main_figure():
   ],
 )
 def test_the_healthy_range_is_shaded(title, low, high):
-  ax = panels(whole())[title]
+  ax = panels(full_figure())[title]
   (band,) = ax.patches
   ends = (band.get_y(), band.get_y() + band.get_height())
   bottom, top = ax.get_ylim()
@@ -111,8 +111,8 @@ def test_the_healthy_range_is_shaded(title, low, high):
     assert high < top
 
 
-def test_what_is_not_judged_has_no_healthy_range():
-  drawn = panels(whole())
+def test_diagnostics_without_limits_have_no_healthy_range():
+  drawn = panels(full_figure())
   for title in ('Drift to noise', 'Share of negative differences'):
     assert not drawn[title].patches
 
@@ -129,28 +129,28 @@ def test_what_is_not_judged_has_no_healthy_range():
   ],
 )
 def test_values_outside_have_a_ring(name, title, value):
-  found = estimates()
-  assert not any(map(rings, whole().axes))
-  found[name][2, 0, 1] = value
-  drawn = panels(health.diagnostics_curves(found, dataset='text'))
+  dataset = estimates()
+  assert not any(map(rings, full_figure().axes))
+  dataset[name][2, 0, 1] = value
+  drawn = panels(health.diagnostics_curves(dataset, dataset='text'))
   (ring,) = rings(drawn.pop(title))
   assert ring.get_xydata().tolist() == [[10, value]]
   assert not any(map(rings, drawn.values()))
 
 
 def test_one_data_set_is_drawn_and_named():
-  found = estimates(datasets=('text', 'code'))
-  found['distance'][:, 1] = 3.0
-  drawn = health.diagnostics_curves(found, dataset='code')
+  dataset = estimates(datasets=('text', 'code'))
+  dataset['distance'][:, 1] = 3.0
+  drawn = health.diagnostics_curves(dataset, dataset='code')
   assert 'data set: code' in drawn.get_supxlabel()
   line = curves(panels(drawn)['Distance from w*'])[0]
   np.testing.assert_array_equal(line[:, 1], 3.0)
 
 
 def test_refinements_of_one_checkpoint_stand_side_by_side():
-  found = estimates(steps=(500,), names=('0:0', '0:1', '1:0'))
-  found['rhat'][0, 0, 2] = 2.0
-  drawn = health.diagnostics_curves(found, dataset='text')
+  dataset = estimates(steps=(500,), names=('0:0', '0:1', '1:0'))
+  dataset['rhat'][0, 0, 2] = 2.0
+  drawn = health.diagnostics_curves(dataset, dataset='text')
   ax = panels(drawn)['R-hat, paired differences']
   points = [line[0].tolist() for line in curves(ax)]
   assert points == [[0, 1.01], [1, 1.01], [2, 2.0], [2, 2.0]]  # And its ring.
@@ -160,7 +160,7 @@ def test_refinements_of_one_checkpoint_stand_side_by_side():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize(
-  'found',
+  'dataset',
   [
     estimates(names=[f'{i}:{j}' for i in range(2) for j in range(8)]),
     estimates(steps=range(100)),
@@ -170,6 +170,6 @@ def test_refinements_of_one_checkpoint_stand_side_by_side():
   ],
   ids=['16', '100', 'start', 'nan', 'partial'],
 )
-def test_any_shape_of_results_becomes_a_file(found):
-  drawn = health.diagnostics_curves(found, dataset='text')
+def test_any_shape_of_results_becomes_a_file(dataset):
+  drawn = health.diagnostics_curves(dataset, dataset='text')
   assert style.image(drawn, 'svg').startswith(b'<?xml')

@@ -1,4 +1,4 @@
-"""What the figures of known answers show, read back from their artists."""
+"""Contents of figures of known answers, read back from their artists."""
 
 import numpy as np
 
@@ -61,7 +61,7 @@ def test_intervals_are_drawn_and_fit():
   assert low < 0.78 and high > 1.22  # The last starts at 0.39 / 0.5.
 
 
-def test_what_is_not_drawn_is_counted():
+def test_problems_without_exact_values_are_counted():
   drawn = known_answers.ratios(RECORDS)
   assert '1 without an exact value' in drawn.get_supxlabel()
   assert 'without' not in known_answers.ratios(RECORDS[:3]).get_supxlabel()
@@ -85,5 +85,5 @@ def test_curves_towards_lambda_are_shares_of_it():
   assert 'γ = 10' in drawn.get_supxlabel()
 
 
-def test_both_become_files():
+def test_both_figures_become_files():
   assert style.image(known_answers.ratios(RECORDS), 'png').startswith(b'\x89')

@@ -1,4 +1,4 @@
-"""Figures of the paper hold what they are given, where it belongs."""
+"""Figures of the paper show their data in the right places."""
 
 from matplotlib import figure
 from matplotlib import patches
@@ -73,7 +73,7 @@ def test_every_other_stage_is_shaded():
 
 
 def scatter(**changes):
-  made = memory.Scatter(
+  plot = memory.Scatter(
     'At the end',
     np.array([1, 5, 9]),
     'multigrams',
@@ -81,7 +81,7 @@ def scatter(**changes):
     HEADS,
     panels.by_layer(HEADS),
   )
-  return made._replace(**changes)
+  return plot._replace(**changes)
 
 
 def test_memory_is_drawn_with_its_correlation():
@@ -95,14 +95,14 @@ def test_memory_is_drawn_with_its_correlation():
     'Layer 1', 'rLLC', curves(), panels.by_class(HEADS, [0, 0, 1])
   )
   classes = dict(zip(HEADS, ('induction', 'other', 'multigram'), strict=True))
-  both = memory.classes_and_memory(panel, classes, scatter())
-  assert {'1:0 induction', '1:2 multigram'} <= texts(both)
+  joint = memory.classes_and_memory(panel, classes, scatter())
+  assert {'1:0 induction', '1:2 multigram'} <= texts(joint)
 
 
 def test_tokens_are_shown_with_their_effects():
   dims = 'layer', 'head', 'rank', 'place'
   spelled = np.array(['', 'a b', '\n', 'target']).reshape(1, 1, 1, 4)
-  found = xr.Dataset(
+  examples = xr.Dataset(
     {
       'affected_effect': (dims[:3], np.array([[[1.25]]])),
       'affected_text': (dims, spelled),
@@ -112,7 +112,7 @@ def test_tokens_are_shown_with_their_effects():
       ),
     }
   )
-  shown = texts(affected.affected_tokens(found))
+  shown = texts(affected.affected_tokens(examples))
   assert {'a·b', '⏎', 'target', '1.25', '0:0'} <= shown
 
 

@@ -1,4 +1,4 @@
-"""What the figures of heads show, read back from their artists."""
+"""Contents of figures of heads, read back from their artists."""
 
 import numpy as np
 import xarray as xr
@@ -10,7 +10,7 @@ STEPS = [0, 10, 100]
 SCORES = ('previous_token', 'current_token', 'prefix_matching')
 
 
-def found(num_layers=2, num_heads=3):
+def dataset(num_layers=2, num_heads=3):
   rng = np.random.default_rng(0)
   names = (*SCORES, 'ablation_resample')
   shape = len(STEPS), num_layers, num_heads
@@ -26,8 +26,8 @@ def found(num_layers=2, num_heads=3):
   )
 
 
-def test_a_line_a_head_and_what_is_even():
-  data = found()
+def test_every_head_has_a_line_and_scores_show_even_attention():
+  data = dataset()
   data = data.assign(even=('score', [0.03])).assign_coords(
     score=['previous_token']
   )
@@ -49,7 +49,7 @@ def test_a_line_a_head_and_what_is_even():
 
 
 def test_losses_stand_above_their_floors():
-  data = found()
+  data = dataset()
   drawn = readings.kind_losses(data)
   assert len(drawn.axes) == 5
   for ax, kind in zip(drawn.axes, data.kind.values, strict=True):
@@ -64,7 +64,7 @@ def test_losses_stand_above_their_floors():
 
 
 def test_one_layer_and_one_kind_are_enough_and_become_files():
-  data = found(1, 1).sel(kind=['ngram'])
+  data = dataset(1, 1).sel(kind=['ngram'])
   drawn = readings.head_readings(data), readings.kind_losses(data)
   assert [len(x.axes) for x in drawn] == [4, 1]
   assert style.image(drawn[0], 'png').startswith(b'\x89PNG')

@@ -1,4 +1,4 @@
-"""What the figure of cost against work shows, read back from its artists."""
+"""Contents of the figure of cost against work, read back from its artists."""
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ def visible(drawn):
 
 
 @pytest.mark.parametrize('layers', [(0,), (0, 1)])
-def test_a_panel_a_knob_and_one_of_residuals(layers):
+def test_every_knob_has_a_panel_beside_one_of_residuals(layers):
   panels = visible(scaling.scaling(records(layers)))
   titles = [ax.get_title(loc='left') for ax in panels]
   assert titles == [*AFFINE, 'context length', 'heads', 'off the line']
@@ -64,17 +64,17 @@ def test_a_panel_a_knob_and_one_of_residuals(layers):
 def test_times_and_rounds_stand_at_their_work():
   drawn = scaling.scaling([record()])
   ax = drawn.axes[0]
-  (found,) = dots(ax)
-  np.testing.assert_allclose(found[:, 0], [1, 2, 4, 8])
-  np.testing.assert_allclose(found[:, 1], record()['seconds'])
+  (points,) = dots(ax)
+  np.testing.assert_allclose(points[:, 0], [1, 2, 4, 8])
+  np.testing.assert_allclose(points[:, 1], record()['seconds'])
   faint = [line for line in ax.lines if line.get_alpha() is not None]
   for line, rounds in zip(faint, record()['rounds'], strict=True):
     np.testing.assert_allclose(line.get_ydata(), rounds)
 
 
-@pytest.mark.parametrize('one', [record(), counted('heads', 1)])
-def test_the_line_is_the_law(one):
-  ax = scaling.scaling([one]).axes[0]
+@pytest.mark.parametrize('case', [record(), counted('heads', 1)])
+def test_the_line_is_the_law(case):
+  ax = scaling.scaling([case]).axes[0]
   (line,) = [line for line in ax.lines if line.get_marker() == 'None']
   x, y = line.get_xydata().T
   np.testing.assert_allclose(y, 0.5 + 0.25 * x)
@@ -94,7 +94,7 @@ def test_a_disturbed_round_does_not_hide_the_others():
   assert ax.get_ylim()[1] < 2 * max(record()['seconds'])
 
 
-def test_dots_of_multiply_adds_say_the_value():
+def test_dots_of_multiply_adds_show_the_knob_s_value():
   ax = scaling.scaling([counted('context length', 0)]).axes[0]
   assert [text.get_text() for text in ax.texts] == [
     '128',
@@ -124,13 +124,13 @@ def test_residuals_stand_on_their_tolerance():
   ax = visible(drawn)[-1]
   bands = [line.get_xydata() for line in ax.lines if line.get_linewidth() == 7]
   np.testing.assert_allclose(bands, [[(-10, 0), (10, 0)], [(-15, 1), (15, 1)]])
-  found = dots(ax)
-  np.testing.assert_allclose(found[0][:, 0], far)
-  np.testing.assert_allclose(found[1], [(x, 1) for x in (1, -2, 2, -1)])
+  points = dots(ax)
+  np.testing.assert_allclose(points[0][:, 0], far)
+  np.testing.assert_allclose(points[1], [(x, 1) for x in (1, -2, 2, -1)])
   low, high = ax.get_xlim()
   assert low < -15 and high > 15
 
 
-def test_it_becomes_a_file():
+def test_the_figure_becomes_a_file():
   drawn = scaling.scaling([record(), counted('heads', 0)])
   assert style.image(drawn, 'png').startswith(b'\x89PNG')

@@ -10,13 +10,13 @@ from rllc_jax.plots import style
 @pytest.mark.parametrize('seed', range(5))
 def test_labels_are_moved_no_more_than_needed(seed):
   """Against scipy: the same least squares under the same constraints."""
-  wanted = np.random.default_rng(seed).uniform(0, 10, 6)
-  placed = style.spread_apart(wanted, 1.5, 0.0, 10.0)
-  order = np.argsort(wanted)
+  targets = np.random.default_rng(seed).uniform(0, 10, 6)
+  placed = style.spread_apart(targets, 1.5, 0.0, 10.0)
+  order = np.argsort(targets)
   assert (np.diff(placed[order]) >= 1.5 - 1e-9).all()
   assert placed.min() >= -1e-9 and placed.max() <= 10 + 1e-9
   best = optimize.minimize(
-    lambda y: np.sum((y - wanted[order]) ** 2),
+    lambda y: np.sum((y - targets[order]) ** 2),
     np.linspace(0, 10, 6),
     bounds=[(0, 10)] * 6,
     constraints={'type': 'ineq', 'fun': lambda y: np.diff(y) - 1.5},
@@ -24,7 +24,7 @@ def test_labels_are_moved_no_more_than_needed(seed):
   np.testing.assert_allclose(placed[order], best.x, atol=1e-3)  # SLSQP's.
 
 
-def test_labels_that_cannot_fit_share_what_there_is():
+def test_labels_that_cannot_fit_share_the_space():
   placed = style.spread_apart([3.0, 3.0, 3.0], 9.0, 0.0, 10.0)
   np.testing.assert_allclose(placed, [0, 5, 10])
 
