@@ -8,9 +8,9 @@ On a minibatch B the loss near the checkpoint is
 and most of the noise of a paired difference is that of its linear part. With g
 the gradient over the *whole* data set, :math:`(g_B - g) \cdot (u - u^*)` has
 expectation 0, because the minibatch is independent of where the chain is, so
-subtracting it leaves every expectation as it was. g is computed once a
-checkpoint over all sequences of the window, so it adds no error of its own;
-:math:`g_B` once a minibatch, for all refinements and chains together.
+subtracting it changes no expectation. g is computed once per checkpoint, over
+all sequences of the window, so it adds no error of its own; :math:`g_B` once
+per minibatch, for all refinements and chains together.
 
 Subtracted from the recorded loss alone, the chains are those of plain SGLD, bit
 for bit in exact arithmetic. Subtracted from the loss that drives them too, the
@@ -33,7 +33,7 @@ from rllc_jax import types
 
 
 class Anchored(NamedTuple):
-  """A checkpoint with the gradient there; what a run has as its weights.
+  """A checkpoint with the full gradient there; a run takes it for weights.
 
   Attributes:
     weights: the checkpoint, w*.
@@ -47,7 +47,7 @@ class Anchored(NamedTuple):
 def control_variates(
   family: types.Refinements, loss_fn: types.LossFn, *, in_drift: bool = False
 ) -> types.Refinements:
-  """A family whose paired differences have their linear noise removed.
+  """Removes the linear noise from paired differences of a family.
 
   Its checkpoints are `Anchored`, see `anchored`. The loss at the checkpoint is
   unchanged; minibatches must be shared, or the full gradient of each is
@@ -56,16 +56,17 @@ def control_variates(
   Args:
     family: of refinements of the weights.
     loss_fn: the plain loss that the family refines.
-    in_drift: whether the chains are driven by the corrected loss too.
+    in_drift: True to drive the chains by the corrected loss, too.
   """
   lens = _of_weights(family.lens)
   loss = _corrected(family.lens, family.loss, loss_fn, in_drift)
   return family._replace(lens=lens, loss=loss)
 
 
+# Cached, so that equal lenses are one object and nothing compiles twice.
 @functools.lru_cache(maxsize=64)
 def _of_weights(lens: types.Lens) -> types.Lens:
-  """The same lens, on the weights of an `Anchored`."""
+  """Applies a lens to the weights of an `Anchored`."""
   return types.Lens(
     lambda params, index: lens.extract(params.weights, index),
     lambda position, params, index: params._replace(
@@ -83,6 +84,7 @@ def _corrected(
 ) -> types.RefinedLoss:
   def context(params, batch):
     inner, center_loss = plain.context(params.weights, batch)
+    # Of all weights: one gradient serves all refinements and chains.
     of_batch = jax.grad(loss_fn)(params.weights, batch)
     noise = trees.subtract(of_batch, params.gradient)
     return (inner, noise, params.weights), center_loss
@@ -91,6 +93,7 @@ def _corrected(
     inner, noise, weights = context
     displacement = trees.subtract(position, lens.extract(weights, index))
     linear = trees.dot(lens.extract(noise, index), displacement)
+    # Without its gradient, chains move as plain SGLD does.
     linear = linear if in_drift else jax.lax.stop_gradient(linear)
     return plain.loss(position, inner, index) - linear
 
@@ -114,25 +117,26 @@ def anchored(
   *,
   batch_size: int,
 ) -> types.Trajectory:
-  """Checkpoints with their full gradients, each computed once and kept.
+  """Adds full gradients to checkpoints, each computed once and cached.
 
   Args:
     trajectory: of plain weights.
     loss_fn: the plain loss, a mean over sequences.
     data: resident arrays, leaves [N, ...].
-    window: the data set. Each has its own gradient, so a run is of one.
+    window: the data set. The gradient belongs to it, so a run has only one.
     batch_size: sequences of a pass; changes the cost, not the gradient.
   """
-  kept: dict[int, Anchored] = {}
+  cache: dict[int, Anchored] = {}
 
   def load_one(step: int) -> Anchored:
-    if step not in kept:
+    if step not in cache:
       weights = jax.tree.map(lambda leaf: leaf[0], trajectory.load([step]))
+      # A pass over all data: for a corpus dearer than the estimates themselves.
       gradient = full_gradient(
         loss_fn, weights, data, window, batch_size=batch_size
       )
-      kept[step] = Anchored(weights, jax.device_get(gradient))
-    return kept[step]
+      cache[step] = Anchored(weights, jax.device_get(gradient))
+    return cache[step]
 
   def load(steps: Sequence[int]) -> types.Params:
     return trees.stack([load_one(int(step)) for step in steps])
@@ -169,14 +173,16 @@ def full_gradient(
     -3.000
   """
   start, length = int(window.start), int(window.length)
-  num_batches, left = divmod(length, batch_size)
+  num_batches, remainder = divmod(length, batch_size)
   total = _gradient_sum(
     loss_fn, batch_size, params, data, start, np.int32(num_batches)
   )
-  if left:
+  if remainder:  # A pass of its own, because batch sizes are static.
     last = start + num_batches * batch_size
-    rest = _gradient_sum(loss_fn, left, params, data, last, np.int32(1))
-    total = jax.tree.map(jnp.add, total, rest)
+    rest_sum = _gradient_sum(
+      loss_fn, remainder, params, data, last, np.int32(1)
+    )
+    total = jax.tree.map(jnp.add, total, rest_sum)
   return jax.tree.map(lambda leaf: leaf / length, total)
 
 

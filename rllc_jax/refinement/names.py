@@ -3,12 +3,12 @@
   all  embed  unembed        every weight; W_E; W_U and b_U
   0                          every weight of block 0, its LayerNorm included
   0:attn                     its attention: all heads and b_O
-  0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V, those of
-                             the biases that there are
+  0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V, without
+                             biases that the model lacks
   0:1+0:4                    a union, sorted, of parts that do not overlap
 
-Names are coordinates of the results and addresses of the noise. Which parts a
-model has is in `refinement.parts`.
+Names are coordinates of the results and addresses of the noise.
+`refinement.parts` finds the parts of a model.
 """
 
 from collections.abc import Iterable
@@ -20,7 +20,7 @@ _HEAD = re.compile(r'(\d+):(\d+)')
 
 
 def head(name: str) -> tuple[int, int] | None:
-  """Layer and number of a head; None of what is not one head.
+  """Layer and number of a head; None if the name is not that of one head.
 
   Examples:
     >>> head('0:10'), head('0:attn'), head('0:0+0:1')
@@ -31,19 +31,19 @@ def head(name: str) -> tuple[int, int] | None:
 
 
 def place(name: str) -> tuple[int, int]:
-  """Layer and number of a name that must be a head's.
+  """Layer and number of a head; raises for other names.
 
   Raises:
     ValueError: if it is not.
   """
-  found = head(name)
-  if found is None:
+  layer_and_head = head(name)
+  if layer_and_head is None:
     raise ValueError(f"A head must be named 'LAYER:HEAD'; got {name!r}.")
-  return found
+  return layer_and_head
 
 
 def label(name: str) -> str:
-  """The name as figures write it.
+  """The name as it stands in figures.
 
   Examples:
     >>> label('0:10'), label('0:attn')
@@ -66,16 +66,17 @@ def heads_by_layer(names: Iterable[str]) -> dict[int, list[str]]:
     {0: ['0:9', '0:10'], 1: ['1:0']}
   """
   layers: dict[int, list[str]] = {}
+  # Sorted as numbers: 0:10 comes after 0:9.
   for layer, number in sorted(filter(None, map(head, names))):
     layers.setdefault(layer, []).append(f'{layer}:{number}')
   return layers
 
 
-def others(names: Iterable[str]) -> list[str]:
-  """Those names that are not one head, in their order.
+def non_heads(names: Iterable[str]) -> list[str]:
+  """The names that are not those of one head, in their order.
 
   Examples:
-    >>> others(['0:0', 'all', '0:attn', '0:0+0:1'])
+    >>> non_heads(['0:0', 'all', '0:attn', '0:0+0:1'])
     ['all', '0:attn', '0:0+0:1']
   """
   return [str(name) for name in names if not head(name)]

@@ -1,8 +1,8 @@
-"""Parts of a model by name: where their weights lie.
+"""Parts of a model by name: the places of their weights.
 
-Names are read from keys and shapes alone. They do not say how a model computes:
-weights trained with other positions have the same names. The grammar is in
-`refinement.names`.
+Names are read from keys and shapes alone, which do not show how a model
+computes: weights trained with other positions have the same names. The grammar
+is in `refinement.names`.
 """
 
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ class Part(NamedTuple):
 
   Attributes:
     path: keys down to the weights.
-    head: its row of them; -1 for no single head.
+    head: the row of a head in them; -1 for no single head.
     name: canonical.
   """
 
@@ -41,7 +41,7 @@ class Part(NamedTuple):
 
 
 def head_names(params: types.Params) -> tuple[str, ...]:
-  """The names of all heads, by layer, then by number.
+  """Lists the names of all heads, by layer, then by number.
 
   Args:
     params: the weights of a model, or their shapes.
@@ -66,7 +66,7 @@ def head_names(params: types.Params) -> tuple[str, ...]:
 
 
 def canonical_name(name: str, params: types.Params) -> str:
-  """Sorts a union and drops spaces, so that one refinement has one name.
+  """Sorts a union and drops spaces: one refinement has one name.
 
   Raises:
     ValueError: if a part does not exist (naming those that do), holds no
@@ -76,12 +76,13 @@ def canonical_name(name: str, params: types.Params) -> str:
 
 
 def parse(name: str, params: types.Params) -> tuple[Part, ...]:
-  """The parts that a name is a union of, sorted.
+  """Parses a name into the parts of its union, sorted.
 
   Raises:
     ValueError: if one does not exist (naming those that do), holds no numbers,
       or overlaps another.
   """
+  # Sorted: 0:1+0:0 and 0:0+0:1 are one refinement, with one name.
   parts = sorted(_part(term, params) for term in name.split('+'))
   for i, a in enumerate(parts):
     for b in parts[i + 1 :]:
@@ -95,7 +96,7 @@ def parse(name: str, params: types.Params) -> tuple[Part, ...]:
 
 def _part(term: str, params: types.Params) -> Part:
   term = term.strip()
-  part = _known_part(term, params)
+  part = _find_part(term, params)
   if part is None:
     raise ValueError(
       f'{_unknown(term, params)}; got {term!r}.'
@@ -111,8 +112,8 @@ def _part(term: str, params: types.Params) -> Part:
   return part
 
 
-def _known_part(term: str, params: types.Params) -> Part | None:
-  """The part that a term names; None if there is none."""
+def _find_part(term: str, params: types.Params) -> Part | None:
+  """The part that a term names; None if the model lacks it."""
   if term in _wholes(params):
     return Part(() if term == 'all' else (term,), -1, term)
   match = grammar.IN_BLOCK.fullmatch(term)
@@ -127,22 +128,22 @@ def _known_part(term: str, params: types.Params) -> Part | None:
     return Part((block, 'attn'), -1, f'{layer}:attn')
   head = int(match[2])
   if head >= _num_heads(params, layer):
-    return None  # Reading clamps such a number and writing drops it.
+    return None  # JAX would clamp the index of a read and drop the write.
   return Part((block, 'attn'), head, f'{layer}:{head}')
 
 
 def _unknown(term: str, params: types.Params) -> str:
-  """Names the parts that there are, for a message."""
+  """Lists the parts of the model, for a message."""
   layers = _layers(params)
   attentions = [n for n in layers if _attention(params, n) is not None]
-  known = [*_wholes(params), *map(str, layers)]
-  known += [f'{layer}:attn' for layer in attentions]
+  available = [*_wholes(params), *map(str, layers)]
+  available += [f'{layer}:attn' for layer in attentions]
   for layer in attentions:
-    with contextlib.suppress(ValueError):  # Of heads that have no names.
-      known += [f'{layer}:{n}' for n in range(_num_heads(params, layer))]
+    with contextlib.suppress(ValueError):  # These heads have no names.
+      available += [f'{layer}:{n}' for n in range(_num_heads(params, layer))]
   return (
     'A refinement must name a part of the model, one of '
-    f'{", ".join(known)}, or a union like 0:0+0:1'
+    f'{", ".join(available)}, or a union like 0:0+0:1'
   )
 
 
@@ -153,7 +154,7 @@ def _overlap(a: Part, b: Part) -> bool:
   return a.head < 0 or b.head < 0 or a.head == b.head
 
 
-# What names are read from.
+# Keys and shapes that names are read from.
 
 
 def _wholes(params: types.Params) -> list[str]:
@@ -167,6 +168,7 @@ def _keys(params: types.Params) -> list:
 
 def _layers(params: types.Params) -> list[int]:
   """The numbers of the blocks, ascending."""
+  # No leading zeros: blocks_01 would be a second key of layer 1.
   matches = (
     re.fullmatch(r'blocks_(0|[1-9]\d*)', str(key)) for key in _keys(params)
   )
@@ -180,7 +182,7 @@ def _attention(params: types.Params, layer: int) -> types.PyTree | None:
 
 
 def head_weights(attention: types.PyTree) -> list[str]:
-  """The leaves with a head axis: four matrices, and the biases there are."""
+  """Names of leaves with a head axis: four matrices, and biases if present."""
   matrices, biases = HEAD_WEIGHTS[:4], HEAD_WEIGHTS[4:]
   return [*matrices, *(name for name in biases if name in attention)]
 
@@ -221,7 +223,7 @@ def _check_matrices(names: list[str], layer: int) -> None:
 
 
 def _no_blocks(params: types.Params) -> str:
-  """Says which weights have names of heads, what came instead, what helps."""
+  """Message for weights without blocks, with a remedy."""
   return (
     'Weights must be nested dicts named as in TransformerLens, '
     "{'blocks_0': {'attn': {'W_Q': ...}}}, because names of heads are read "
@@ -250,7 +252,7 @@ def _remedy(params: types.Params) -> str:
 
 
 def _listed(keys: Sequence, node: types.PyTree = None, most: int = 8) -> str:
-  """Keys in words, not more than a few; the type of what has none."""
+  """Lists the first few keys in words; without keys, the node's type."""
   if not keys:
     name = type(node).__name__
     return 'an empty dict' if isinstance(node, Mapping) else f'a {name}'

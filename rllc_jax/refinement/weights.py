@@ -1,10 +1,10 @@
-"""Weight refinements: which coordinates of a model a chain may move.
+"""Weight refinements: lenses onto the coordinates that a chain may move.
 
 A refinement splits the weights as W = U x V and holds V at the checkpoint (Wang
 et al., "Differentiation and Specialization of Attention Heads via the Refined
 Local Learning Coefficient", ICLR 2025, https://arxiv.org/abs/2410.02984). Here
 it is a lens onto U: noise, distances and dimension then count the coordinates
-that move and nothing else, and a chain holds one head, not one model.
+that move and nothing else, and a chain stores one head, not one model.
 
 Refinements have names, see `refinement.names`. Those that differ in head
 numbers alone form a family, written 0:*, and share one compiled program.
@@ -22,14 +22,15 @@ from rllc_jax import types
 from rllc_jax.refinement import parts
 
 
+# Cached by function: define a loss once, or it compiles anew.
 @functools.lru_cache(maxsize=64)
 def refine(loss_fn: types.LossFn, lens: types.Lens) -> types.RefinedLoss:
-  """The two halves of any loss: nothing is shared but the loss at w*.
+  """Splits any loss into two halves, which share only the loss at w*.
 
   Args:
-    loss_fn: `loss_fn(params, batch) -> []`. What else it reads, a global say,
-      is compiled in with its first value. Its attribute `check`, if it has one,
-      becomes that of the loss.
+    loss_fn: `loss_fn(params, batch) -> []`. Other values that it reads, such as
+      a global, are compiled in with their first value. Its attribute `check`,
+      if it has one, becomes that of the loss.
     lens: which weights move.
   """
 
@@ -44,7 +45,8 @@ def refine(loss_fn: types.LossFn, lens: types.Lens) -> types.RefinedLoss:
   return types.RefinedLoss(context, loss, check=check)
 
 
-# Lenses. Cached, so that one lens is one function and programs are found again.
+# Lenses. Cached: programs are looked up by the identity of their functions, so
+# an equal lens must be the same object.
 
 
 @functools.cache
@@ -100,7 +102,7 @@ def attention_head(layer: int) -> types.Lens:
 
 @functools.cache
 def within(lens: types.Lens, *path: str) -> types.Lens:
-  """The same lens, onto the part of larger params that lies at `path`."""
+  """Applies a lens to the part of larger params that lies at `path`."""
   part = subtree(*path)
 
   def extract(params, index):
@@ -132,7 +134,8 @@ def union(*lenses: types.Lens) -> types.Lens:
 def mask_of(
   lens: types.Lens, index: types.Index, params: types.Params
 ) -> types.PyTree:
-  """The boolean tree, like `params`, of what a lens frees: for optax, say."""
+  """A boolean tree like `params`, True where a lens frees a weight."""
+  # Found by writing: a lens need not know the places that it frees.
   zeros = jax.tree.map(jnp.zeros_like, params)
   ones = jax.tree.map(jnp.ones_like, lens.extract(params, index))
   return jax.tree.map(lambda x: x == 1, lens.insert(ones, zeros, index))
@@ -152,7 +155,7 @@ def families(
   """Groups named refinements into families, one compiled program each.
 
   Args:
-    names: see `refinement.names`; unions in any order.
+    names: see `refinement.names`; the terms of a union in any order.
     params: the weights of the model, or their shapes.
     loss_fn: `loss_fn(params, batch) -> []`, for families without a faster one.
     factored: two-half losses by family, such as {'0:*': ...}; see
@@ -194,6 +197,7 @@ def _refinements(family, group, loss_fn, factored, path):
     names=tuple('+'.join(part.name for part in terms) for terms in group),
     lens=lens,
     indices=indices[0] if len(lenses) == 1 else indices,
+    # A faster loss of the model if there is one.
     loss=factored.get(family) or refine(loss_fn, lens),
   )
 

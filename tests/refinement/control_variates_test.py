@@ -48,24 +48,24 @@ def corrected(in_drift):
 
 class ControlVariatesTest(parameterized.TestCase):
   def test_the_chains_are_those_of_plain_sgld(self):
-    """Only what is recorded changes; the drift does not."""
-    found = corrected(in_drift=False)
+    """Only the recorded loss changes; the drift does not."""
+    traces = corrected(in_drift=False)
     for name in ('squared_distance', 'squared_gradient', 'center_loss'):
-      np.testing.assert_allclose(found[name], plain()[name], rtol=2e-4)
-    self.assertGreater(float(abs(found.loss - plain().loss).max()), 1e-3)
+      np.testing.assert_allclose(traces[name], plain()[name], rtol=2e-4)
+    self.assertGreater(float(abs(traces.loss - plain().loss).max()), 1e-3)
 
   @parameterized.parameters(False, True)
-  def test_the_estimate_is_the_same_and_sharper(self, in_drift):
+  def test_the_estimate_has_the_same_mean_and_a_smaller_error(self, in_drift):
     """The same expectation: the difference is noise of the plain estimate.
 
     In the drift it is another law at finite step size, whose distance from the
     plain one, of the order of eps, is far below these errors.
     """
     usual = llc.llc_from_traces(plain())
-    found = llc.llc_from_traces(corrected(in_drift))
-    error = np.hypot(usual.standard_error, found.standard_error)
-    np.testing.assert_array_less(abs(found.llc - usual.llc), 4 * error)
-    gain = (usual.standard_error / found.standard_error) ** 2
+    estimate = llc.llc_from_traces(corrected(in_drift))
+    error = np.hypot(usual.standard_error, estimate.standard_error)
+    np.testing.assert_array_less(abs(estimate.llc - usual.llc), 4 * error)
+    gain = (usual.standard_error / estimate.standard_error) ** 2
     # The linear part is most of the noise here: gains are above 10.
     self.assertGreater(float(np.exp(np.log(gain).mean())), 4)
 
@@ -87,10 +87,10 @@ class ControlVariatesTest(parameterized.TestCase):
     )
     noiseless = sgld.sgld(noise_scale=0.0)
     with self.assertWarnsRegex(UserWarning, 'biased'):
-      found = sample(
+      traces = sample(
         family, anchored(step, loss_fn), sampler=noiseless, num_draws=100
       )
-    measured = (found.loss - found.center_loss).transpose('draw', ...).values
+    measured = (traces.loss - traces.center_loss).transpose('draw', ...).values
     u, g = np.zeros(3), np.asarray(data)[:40].mean(axis=0, dtype=np.float64)
     for draw in range(100):
       expected = 0.5 * u @ u + u @ g
@@ -105,17 +105,17 @@ class FullGradientTest(parameterized.TestCase):
   @parameterized.parameters(1, 7, 24, 64)
   def test_any_batch_size_gives_the_gradient_of_the_mean(self, batch_size):
     params, window = toy.checkpoint(0), toy.DATASETS['code']
-    found = control_variates.full_gradient(
+    full = control_variates.full_gradient(
       toy.loss_fn, params, toy.data(), window, batch_size=batch_size
     )
     expected = gradient(params, toy.data()[40:64])
     jax.tree.map(
       lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6),
-      found,
+      full,
       expected,
     )
 
-  def test_a_checkpoint_is_passed_once(self):
+  def test_a_checkpoint_s_gradient_is_computed_once(self):
     loaded = []
     counted = toy.trajectory(toy.STEPS[:2])
     trajectory = types.Trajectory(

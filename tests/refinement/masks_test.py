@@ -1,4 +1,4 @@
-"""A mask is a lens onto the leaves that it touches, and only those."""
+"""A mask is a lens onto exactly the leaves that it touches."""
 
 from typing import NamedTuple
 
@@ -74,7 +74,7 @@ def sample(lens, index, loss_fn, params, num_steps=25):
 
 
 def quartic(params, batch):
-  """Every number has its own curvature, so that none stands for another."""
+  """A loss in which every number has another curvature."""
   flat = jnp.concatenate([jnp.ravel(leaf) for leaf in jax.tree.leaves(params)])
   scale = 1 + jnp.arange(len(flat)) / len(flat)
   noise = jnp.mean(batch.astype(jnp.float32))
@@ -82,7 +82,7 @@ def quartic(params, batch):
 
 
 class LensTest(parameterized.TestCase):
-  def test_laws_with_all_kinds_of_leaves(self):
+  def test_lens_laws_hold_for_all_kinds_of_leaves(self):
     w, (lens, index) = tree(), masks.mask_lens(tree_mask(), tree())
     u = lens.extract(jax.tree.map(lambda leaf: leaf + 1, w), index)
     moved = lens.insert(u, w, index)
@@ -112,7 +112,7 @@ class LensTest(parameterized.TestCase):
     moved = lens.insert(lens.extract(w, index), w, index)
     self.assertIs(moved['fixed'], w['fixed'])
 
-  def test_no_ravelling_of_leaves_that_stay(self):
+  def test_leaves_that_stay_are_not_ravelled(self):
     """The work of a write is that of the leaves that it touches."""
     params = {'a': jnp.zeros(4), 'b': jnp.zeros((50, 7)), 'c': jnp.zeros(4)}
     mask = {'a': np.array([1, 0, 0, 1]), 'b': False, 'c': True}
@@ -140,14 +140,14 @@ class LensTest(parameterized.TestCase):
       write(a.extract(params, index), params, index)
     self.assertEqual(write._cache_size(), 1)
 
-  def test_no_index_a_number_where_numbers_lie_together(self):
+  def test_a_box_needs_no_index_per_number(self):
     """Or every chain would hold as many places as it holds weights."""
     mask = {'W': np.zeros((6, 50), bool), 'b': True}
     mask['W'][:, 10:30] = True
     _, index = masks.mask_lens(mask, {'W': np.zeros((6, 50)), 'b': np.zeros(9)})
     self.assertEqual(sum(np.size(leaf) for leaf in index), 3)
 
-  def test_nnx_state(self):
+  def test_an_nnx_state_takes_a_mask(self):
     _, params = nnx.split(nnx.Linear(3, 2, rngs=nnx.Rngs(0)), nnx.Param)
     mask = jax.tree.map(lambda leaf: leaf.ndim == 1, params)
     lens, index = masks.mask_lens(mask, params)
@@ -156,7 +156,7 @@ class LensTest(parameterized.TestCase):
     chex.assert_trees_all_equal(moved['bias'][...], params['bias'][...] + 1)
     chex.assert_trees_all_equal(moved['kernel'][...], params['kernel'][...])
 
-  def test_shapes_do_for_params(self):
+  def test_shapes_may_stand_for_params(self):
     shapes = jax.eval_shape(tree)
     lens, index = masks.mask_lens(tree_mask(), shapes)
     self.assertIs(lens, masks.mask_lens(tree_mask(), tree())[0])
@@ -170,13 +170,13 @@ class ChainTest(absltest.TestCase):
   def assert_same_chains(self, mask, loss_fn, params):
     raveled = masks.coordinates(), masks.mask_index(mask, params)
     expected = sample(*raveled, loss_fn, params)
-    found = sample(*masks.mask_lens(mask, params), loss_fn, params)
-    for trace, expected_trace in zip(found, expected, strict=True):
+    chain = sample(*masks.mask_lens(mask, params), loss_fn, params)
+    for trace, expected_trace in zip(chain, expected, strict=True):
       np.testing.assert_allclose(trace, expected_trace, rtol=2e-5)
     self.assertGreater(expected[1].max(), 1e-3)
     self.assertLess(expected[1].max(), 10)
 
-  def test_any_tree(self):
+  def test_any_tree_takes_a_mask(self):
     self.assert_same_chains(tree_mask(), quartic, tree())
 
 
@@ -233,7 +233,7 @@ class RefusalTest(parameterized.TestCase):
     ({'p': (1, 0)}, {'p': Pair(1.0, 2.0)}, r"at \['p'\].*tuple.*Pair"),
     ({'p': [1, 0]}, {'p': (1.0, 2.0)}, r"at \['p'\].*list.*tuple"),
   )
-  def test_another_structure_by_path(self, mask, params, text):
+  def test_another_structure_is_refused_by_path(self, mask, params, text):
     start = '^mask must be a tree like params or its upper part'
     with self.assertRaisesRegex(ValueError, f'{start}.*{text}'):
       masks.mask_lens(mask, params)
@@ -241,13 +241,13 @@ class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
     (np.array([1, 0, 1]),), (np.ones((2, 2, 1)),), (np.ones((1, 2, 2)),)
   )
-  def test_a_shape_that_does_not_broadcast_by_path(self, marks):
+  def test_a_shape_that_does_not_broadcast_is_refused_by_path(self, marks):
     with self.assertRaisesRegex(
       ValueError, rf"broadcast.*at \['w'\] got .*{marks.shape[-1]}\].*\[2, 2\]"
     ):
       masks.mask_lens({'w': marks}, {'w': np.zeros((2, 2))})
 
-  def test_neither_0_nor_1(self):
+  def test_values_other_than_0_and_1_are_refused(self):
     for bad in (0.5, -1, np.nan):
       with self.assertRaisesRegex(
         ValueError, rf"0 and 1 alone.*{bad}.*\['a'\]"
@@ -257,11 +257,11 @@ class RefusalTest(parameterized.TestCase):
   @parameterized.parameters(
     ({'a': 0}, {'a': np.zeros(2)}), (True, {'a': np.zeros(0)}), (True, {})
   )
-  def test_nothing_to_move(self, mask, params):
+  def test_a_mask_of_zeros_is_refused(self, mask, params):
     with self.assertRaisesRegex(ValueError, 'at least one'):
       masks.mask_lens(mask, params)
 
-  def test_one_number_alone_moves(self):
+  def test_a_mask_may_free_one_number(self):
     mask = {'a': np.array([0, 1, 0])}
     lens, index = masks.mask_lens(mask, {'a': np.arange(3.0)})
     (moving,) = lens.extract({'a': jnp.arange(3.0)}, index)

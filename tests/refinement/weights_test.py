@@ -1,4 +1,4 @@
-"""Every weight refinement is a lens, and its name says which."""
+"""Weight refinements: lenses, and names that select them."""
 
 import re
 
@@ -60,7 +60,7 @@ def mask_lens():
 
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize('name', [*NAMES, 'mask'])
-def test_laws(name):
+def test_lens_laws_hold_for_every_refinement(name):
   extract, insert = mask_lens() if name == 'mask' else lens_of(name)
   w = random_params(0)
   u, v = extract(random_params(1)), extract(random_params(2))
@@ -111,11 +111,11 @@ class NameTest(parameterized.TestCase):
   def test_one_refinement_has_one_name(self, name, canonical):
     self.assertEqual(parts.canonical_name(name, SHAPES), canonical)
 
-  def test_families_are_what_differs_in_heads_alone(self):
+  def test_names_that_differ_in_heads_alone_form_a_family(self):
     names = ['0:0', '1:1', '0:2', 'all', '0:1+1:0', '1:2+0:0', '0:1+0:2']
-    found = weights.families(names, SHAPES, lambda p, b: 0.0)
+    families = weights.families(names, SHAPES, lambda p, b: 0.0)
     self.assertEqual(
-      [family.names for family in found],
+      [family.names for family in families],
       [
         ('0:0', '0:2'),
         ('1:1',),
@@ -124,11 +124,11 @@ class NameTest(parameterized.TestCase):
         ('0:1+0:2',),
       ],
     )
-    np.testing.assert_array_equal(found[0].indices, [0, 2])
-    np.testing.assert_array_equal(found[3].indices, [[1, 0], [0, 2]])
+    np.testing.assert_array_equal(families[0].indices, [0, 2])
+    np.testing.assert_array_equal(families[3].indices, [[1, 0], [0, 2]])
 
   def test_the_same_lens_is_the_same_object(self):
-    """So that a compiled program is found again."""
+    """Compiled programs are looked up by the lens object."""
     a, b = (
       weights.families(['0:0+0:1'], SHAPES, random_params)[0] for _ in range(2)
     )
@@ -136,7 +136,7 @@ class NameTest(parameterized.TestCase):
     self.assertIs(a.loss, b.loss)
 
   @parameterized.parameters('0:3', '2:0', '2', '0:x', '', 'mlp', '-1:0', '0:-1')
-  def test_what_does_not_exist_is_named_with_what_does(self, name):
+  def test_an_unknown_name_is_refused_with_the_known_ones(self, name):
     with self.assertRaisesRegex(ValueError, '0:0, 0:1, 0:2, 1:0, 1:1, 1:2'):
       weights.families([name], SHAPES, lambda p, b: 0.0)
 
@@ -180,7 +180,7 @@ class HeadAxisTest(parameterized.TestCase):
     ):
       ask(shapes_of(4, 2))
 
-  def test_each_of_the_seven_counts(self):
+  def test_each_of_the_seven_weights_must_have_the_head_axis(self):
     for name in parts.HEAD_WEIGHTS:
       params = shapes_of(4)
       attn = params['blocks_0']['attn']
@@ -192,7 +192,7 @@ class HeadAxisTest(parameterized.TestCase):
   def test_grouped_queries_move_as_a_whole(self, name):
     self.assertEqual(family_of(name, shapes_of(4, 2)).names, (name,))
 
-  def test_an_unknown_name_is_told_beside_grouped_queries(self):
+  def test_an_unknown_name_is_refused_beside_grouped_queries(self):
     with self.assertRaisesRegex(
       ValueError, 'one of all, embed, 0, 0:attn.*3:1'
     ):
@@ -251,10 +251,10 @@ def flat_state_dict():
 
 
 class NamedWeightsTest(parameterized.TestCase):
-  """Params that are no nested dict of blocks: what is wrong, and what helps."""
+  """Params that are no nested dict of blocks are refused with a remedy."""
 
   def repaired(self, error, params):
-    """What the lines of a message give, run as a user would run them."""
+    """Runs the lines of a message, as a user would."""
     *imports, last = re.findall('`(.*?)`', str(error))
     scope = {'params': params, 'np': np}
     for line in imports:
@@ -266,7 +266,7 @@ class NamedWeightsTest(parameterized.TestCase):
     (lambda: {'params': random_params(0)}, "'params'"),
     (lambda: {'model': random_params(0), 'reference': {}}, "'model'"),
   )
-  def test_the_remedy_works(self, make, got):
+  def test_the_remedy_in_the_message_works(self, make, got):
     params = make()
     for ask in (parts.head_names, lambda p: family_of('0:1', p)):
       with self.assertRaisesRegex(
@@ -304,17 +304,17 @@ class NamedWeightsTest(parameterized.TestCase):
     ('embed', {'embed': {}, 'w': np.zeros(3)}),
     ('all', ()),
   )
-  def test_nothing_that_moves_is_refused_by_name(self, name, params):
+  def test_a_part_without_weights_is_refused_by_name(self, name, params):
     with self.assertRaisesRegex(ValueError, f"at least one.*got '{name}'"):
       family_of(name, params)
 
 
 class MaskTest(absltest.TestCase):
-  def test_neither_0_nor_1_is_refused(self):
+  def test_mask_values_other_than_0_and_1_are_refused(self):
     with self.assertRaisesRegex(ValueError, '0 and 1 alone.*0.5'):
       masks.mask_index({'a': np.array([0.5, 1])}, {'a': np.zeros(2)})
 
-  def test_nothing_to_move_is_refused(self):
+  def test_a_mask_of_zeros_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'at least one'):
       masks.mask_index({'a': 0}, {'a': np.zeros(2)})
 
