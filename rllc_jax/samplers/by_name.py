@@ -1,7 +1,7 @@
-"""Samplers by their text, as configs and command lines give them.
+"""Samplers by name or call, as written in configs and on command lines.
 
-The names are those of the public surface, `rllc_jax/__init__.pyi`: a sampler
-that is listed there can be chosen.
+The names are those of the public surface, `rllc_jax/__init__.pyi`: every
+sampler that is listed there can be chosen.
 """
 
 import ast
@@ -15,7 +15,7 @@ _PACKAGE = 'rllc_jax.samplers.'
 
 
 def names() -> tuple[str, ...]:
-  """The samplers there are.
+  """Lists the names of all samplers.
 
   Examples:
     >>> 'sgld' in names()
@@ -26,11 +26,11 @@ def names() -> tuple[str, ...]:
 
 
 def sampler(text: str) -> types.Sampler:
-  """The sampler of a text: a name, or a call with keywords.
+  """Makes the sampler of a text: a name, or a call with keywords.
 
   Args:
     text: 'sgld', or 'sghmc(friction=0.5)'; values are numbers, strings, None,
-      True or False. It is read, not run.
+      True or False. It is parsed, never evaluated.
 
   Raises:
     ValueError: if there is no such sampler or it does not take such arguments.
@@ -39,7 +39,8 @@ def sampler(text: str) -> types.Sampler:
     >>> sampler('sghmc(friction=0.5)').name
     'sghmc(friction=0.5)'
   """
-  name, arguments = _parsed(text)
+  name, arguments = _parse(text)
+  # Imported by name: a sampler needs no second list of names here.
   factory = getattr(importlib.import_module(rllc_jax.HOMES[name]), name)
   try:
     return factory(**arguments)
@@ -50,15 +51,16 @@ def sampler(text: str) -> types.Sampler:
     ) from error
 
 
-def _parsed(text: str) -> tuple[str, dict[str, object]]:
+def _parse(text: str) -> tuple[str, dict[str, object]]:
   try:
     call = ast.parse(text, mode='eval').body
     arguments = {}
     if isinstance(call, ast.Call) and not call.args:
+      # Literals alone: a config must not run code.
       arguments = {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
       call = call.func
     name = ast.unparse(call)
-  except (SyntaxError, ValueError):
+  except (SyntaxError, ValueError):  # The message below lists the names.
     name, arguments = text, {}
   if name not in names():
     raise ValueError(

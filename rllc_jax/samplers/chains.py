@@ -1,7 +1,7 @@
 """Many chains at once: a loop over steps around a map over columns.
 
-Knows no model, no lens and no posterior. What all columns share at a step is
-prepared once; what a column does with it is a function argument.
+The loop knows no model, no lens and no posterior. `prepare` computes what all
+columns share at a step, once; `advance` moves one column.
 """
 
 from collections.abc import Callable
@@ -23,12 +23,14 @@ Advance = Callable[
 def chunked_map(
   function: Callable, columns: types.PyTree, chunk_size: int
 ) -> types.PyTree:
-  """Maps over columns, `chunk_size` at a time: memory against parallelism.
+  """Maps over columns, `chunk_size` at a time.
+
+  Larger chunks trade memory for parallelism.
 
   Args:
     function: takes and returns pytrees without the leading axis.
     columns: leaves [N, ...].
-    chunk_size: how many columns run in parallel; must divide N, because a
+    chunk_size: the number of columns in parallel; must divide N, because a
       remainder would compile the function a second time.
 
   Returns:
@@ -62,18 +64,18 @@ def run_chains(
 ) -> tuple[types.PyTree, types.PyTree]:
   """Takes draws first, first + 1, ..., first + count - 1 of every column.
 
-  How many is traced, so that the same compiled code, and hence the same
-  rounding, serves every way to cut a run into segments.
+  The number is traced, so that the same compiled code, and hence the same
+  rounding, serves every division of a run into segments.
 
   Args:
     prepare: `prepare(step) -> (shared, report)`, once a step for all columns.
     advance: `advance(column, state, step, shared) -> (state, report)`.
-    columns: leaves [N, ...], what tells the columns apart.
+    columns: leaves [N, ...], constant data of each column.
     states: leaves [N, ...].
     first: [], the first draw. Draw i is the step i * num_steps_between_draws
       counted from the checkpoint; the steps up to the next draw are taken and
       not recorded.
-    count: [], how many draws, at most `max_draws`.
+    count: [], the number of draws, at most `max_draws`.
     max_draws: D, the size of the reports. Static.
     num_steps_between_draws: steps from one recorded step to the next.
     chunk_size: columns that run in parallel.
@@ -95,7 +97,7 @@ def run_chains(
   def take_draw(draw, states):
     step = draw * num_steps_between_draws
     states, report = take_step(step, states)
-    if num_steps_between_draws > 1:
+    if num_steps_between_draws > 1:  # Else an empty loop would be compiled.
       skip = lambda step, states: take_step(step, states)[0]
       stop = step + num_steps_between_draws
       states = jax.lax.fori_loop(step + 1, stop, skip, states)
@@ -107,6 +109,7 @@ def run_chains(
     put = lambda buffer, value: buffer.at[i].set(value)
     return states, jax.tree.map(put, buffers, report)
 
+  # Shapes alone: the buffers have their full, static size from the start.
   report = jax.eval_shape(take_draw, first, states)[1]
   buffers = jax.tree.map(
     lambda leaf: jnp.zeros((max_draws, *leaf.shape), leaf.dtype), report

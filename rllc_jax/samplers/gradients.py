@@ -1,4 +1,4 @@
-"""The gradients that kernels step by."""
+"""Value and gradients of a potential, for the kernels."""
 
 from typing import NamedTuple
 
@@ -10,7 +10,7 @@ from rllc_jax import types
 
 
 class Gradients(NamedTuple):
-  r"""A potential at a position.
+  r"""Values and gradients of a potential at a position.
 
   Attributes:
     value: [], :math:`U`.
@@ -38,6 +38,7 @@ def gradients(
     54.0 4.5 3.0 36.0
   """
   loss, of_loss = jax.value_and_grad(potential.loss)(position)
+  # Apart from the loss: preconditioners follow the loss's gradient alone.
   tether, of_tether = jax.value_and_grad(potential.tether)(position)
   of_potential = jax.tree.map(
     lambda g, t: potential.nbeta * g + t, of_loss, of_tether

@@ -1,4 +1,4 @@
-r"""The Metropolis-adjusted Langevin algorithm, and SGLD watched by its test.
+r"""The Metropolis-adjusted Langevin algorithm, and SGLD that records its test.
 
 Roberts and Tweedie, "Exponential convergence of Langevin distributions and
 their discrete approximations", Bernoulli 1996. The proposal is the step of
@@ -20,12 +20,12 @@ from rllc_jax.samplers import sgld
 
 
 class _Proposal(NamedTuple):
-  """A step of SGLD that may be taken.
+  """A proposed step of SGLD, with its acceptance probability.
 
   Attributes:
-    position: where it leads.
+    position: its end.
     memory: of the preconditioner.
-    here: the potential where it starts.
+    start: value and gradients of the potential where it starts.
     square: [], its gradient's squared length there, as G sees it.
     square_with_loss: [], the inner product with the loss's gradient.
     acceptance: [], the probability of the Metropolis-Hastings test.
@@ -33,12 +33,13 @@ class _Proposal(NamedTuple):
 
   position: types.Position
   memory: types.PyTree
-  here: gradients.Gradients
+  start: gradients.Gradients
   square: types.Array
   square_with_loss: types.Array
   acceptance: types.Array
 
 
+# Cached: equal settings are one kernel, and so one compiled program.
 @functools.cache
 def mala(
   preconditioner: preconditioners.Preconditioner | None = None,
@@ -99,15 +100,17 @@ def mala(
     proposal = _propose(
       proposal_key, state, potential, step_size, preconditioner
     )
+    # A refused proposal keeps the position; the memory follows all the same.
     passed = jax.random.uniform(test_key) < proposal.acceptance
     position = jax.tree.map(
-      lambda there, here: jnp.where(passed, there, here),
+      lambda end, start: jnp.where(passed, end, start),
       proposal.position,
       state.position,
     )
-    here = proposal.here
+    start = proposal.start
     recorded = {'acceptance': proposal.acceptance}
-    info = types.SamplerInfo(here.loss, here.of_potential, 0.0, recorded, 0.0)
+    # The law is exact, so there is nothing to correct for the step size.
+    info = types.SamplerInfo(start.loss, start.of_potential, 0.0, recorded, 0.0)
     return sgld.SGLDState(position, proposal.memory), info
 
   name = preconditioners.sampler_name('mala', preconditioner)
@@ -120,7 +123,7 @@ def mala(
 def sgld_with_mala_acceptance(
   preconditioner: preconditioners.Preconditioner | None = None,
 ) -> types.Sampler:
-  r"""SGLD that records how MALA would have judged each step.
+  r"""SGLD that records the acceptance probability of MALA at each step.
 
   The chain is that of `sgld.sgld(preconditioner=preconditioner)` to the bit,
   and costs twice as much. The test is that of the step just made, on that
@@ -149,14 +152,15 @@ def sgld_with_mala_acceptance(
   preconditioner = preconditioner or preconditioners.identity()
 
   def step(rng_key, state, potential, step_size):
+    # The key is not split, so that the chain is that of SGLD to the bit.
     proposal = _propose(rng_key, state, potential, step_size, preconditioner)
-    here = proposal.here
+    start = proposal.start
     correction = step_size / 4 * proposal.square
     recorded = {'mala_acceptance': proposal.acceptance}
     of_loss = step_size / 4 * proposal.square_with_loss
     info = types.SamplerInfo(
-      here.loss,
-      here.of_potential,
+      start.loss,
+      start.of_potential,
       correction,
       recorded,
       jnp.nan if preconditioner.bias else of_loss,
@@ -167,19 +171,24 @@ def sgld_with_mala_acceptance(
 
 
 def _propose(rng_key, state, potential, step_size, preconditioner):
-  """A step of SGLD and its test. The key is consumed."""
-  here = gradients.gradients(potential, state.position)
-  memory, G = preconditioner.update(state.memory, here.of_loss)
-  position = sgld.move(rng_key, state.position, here.of_potential, G, step_size)
-  there = gradients.gradients(potential, position)
-  way = trees.subtract(position, state.position)
-  both = jax.tree.map(jnp.add, here.of_potential, there.of_potential)
-  square = gradients.squared_length(here.of_potential, G)
-  square_there = gradients.squared_length(there.of_potential, G)
-  # The proposals' densities, of which G^-1 and the noise cancel.
-  log_ratio = here.value - there.value + trees.dot(way, both) / 2
-  log_ratio -= step_size / 8 * (square_there - square)
+  """Proposes a step of SGLD and computes its test. The key is consumed."""
+  start = gradients.gradients(potential, state.position)
+  memory, G = preconditioner.update(state.memory, start.of_loss)
+  position = sgld.move(
+    rng_key, state.position, start.of_potential, G, step_size
+  )
+  end = gradients.gradients(potential, position)
+  displacement = trees.subtract(position, state.position)
+  gradient_sum = jax.tree.map(jnp.add, start.of_potential, end.of_potential)
+  square = gradients.squared_length(start.of_potential, G)
+  square_end = gradients.squared_length(end.of_potential, G)
+  # The ratio of the proposals' densities; terms in G^-1 and the noise cancel.
+  log_ratio = (
+    start.value - end.value + trees.dot(displacement, gradient_sum) / 2
+  )
+  log_ratio -= step_size / 8 * (square_end - square)
   acceptance = jnp.exp(jnp.minimum(log_ratio, 0.0))
+  # A chain must never move to where the loss is NaN.
   acceptance = jnp.where(jnp.isnan(acceptance), 0.0, acceptance)
-  with_loss = gradients.squared_length(here.of_potential, G, here.of_loss)
-  return _Proposal(position, memory, here, square, with_loss, acceptance)
+  with_loss = gradients.squared_length(start.of_potential, G, start.of_loss)
+  return _Proposal(position, memory, start, square, with_loss, acceptance)

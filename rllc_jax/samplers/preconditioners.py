@@ -1,4 +1,4 @@
-r"""Preconditioners: a step size of its own for every weight.
+r"""Preconditioners: a separate step size for every weight.
 
 A preconditioner is a diagonal matrix :math:`G`, by which kernels multiply
 :math:`\epsilon`: the drift by :math:`G`, the noise by :math:`\sqrt G`. A fixed
@@ -43,9 +43,10 @@ class Preconditioner(NamedTuple):
   bias: str = ''
 
 
+# Cached: equal settings are one kernel, and so one compiled program.
 @functools.cache
 def identity() -> Preconditioner:
-  """G = 1."""
+  """The preconditioner G = 1."""
   ones = lambda gradient: jax.tree.map(lambda _: 1.0, gradient)
   return Preconditioner(
     '', lambda position: (), lambda memory, gradient: (memory, ones(gradient))
@@ -54,10 +55,10 @@ def identity() -> Preconditioner:
 
 @functools.cache
 def fixed(name: str, scales: Callable[[types.Position], types.Position]):
-  """A G that is a function of the position at which the chain starts.
+  """A constant G, computed from the position at which the chain starts.
 
   Args:
-    name: tells this function from others in the identity of a run.
+    name: identifies the function in the identity of a run.
     scales: `scales(position) -> G`, like the position.
 
   Examples:
@@ -146,7 +147,7 @@ def rmsprop_corrected(
   def update(memory, gradient):
     average, steps = memory
     average, steps = _average(average, gradient, decay), steps + 1
-    # 1 - decay**t, of which a subtraction would leave four digits at t = 1.
+    # This is 1 - decay**t; a subtraction would keep four digits at t = 1.
     weight = lambda dtype: -jnp.expm1(math.log(decay) * steps.astype(dtype))
     corrected = jax.tree.map(lambda v: v / weight(v.dtype), average)
     return (average, steps), _inverse_root(corrected, eps)
@@ -159,7 +160,7 @@ def rmsprop_corrected(
 def sampler_name(
   kernel: str, preconditioner: Preconditioner, *settings: str
 ) -> str:
-  """The name of a kernel with what it was given.
+  """The name of a kernel with its settings.
 
   Examples:
     >>> sampler_name('sgld', identity())
@@ -167,8 +168,8 @@ def sampler_name(
     >>> sampler_name('sghmc', rmsprop(), 'friction=0.5')
     'sghmc(rmsprop(decay=0.99, eps=0.1), friction=0.5)'
   """
-  given = [text for text in (preconditioner.name, *settings) if text]
-  return f'{kernel}({", ".join(given)})' if given else kernel
+  arguments = [text for text in (preconditioner.name, *settings) if text]
+  return f'{kernel}({", ".join(arguments)})' if arguments else kernel
 
 
 def _average(average, gradient, decay):

@@ -21,7 +21,7 @@ from rllc_jax.samplers import preconditioners
 
 
 class SGHMCState(NamedTuple):
-  r"""What the next step needs.
+  r"""The state of a chain between steps.
 
   Attributes:
     position: the weights that move.
@@ -34,6 +34,7 @@ class SGHMCState(NamedTuple):
   memory: Any
 
 
+# Cached: equal settings are one kernel, and so one compiled program.
 @functools.cache
 def sghmc(
   friction: float = 0.1,
@@ -101,30 +102,31 @@ def sghmc(
     return SGHMCState(position, velocity, preconditioner.init(position))
 
   def step(rng_key, state, potential, step_size):
-    here = gradients.gradients(potential, state.position)
-    memory, G = preconditioner.update(state.memory, here.of_loss)
+    current = gradients.gradients(potential, state.position)
+    memory, G = preconditioner.update(state.memory, current.of_loss)
     position, velocity = move(
       rng_key,
       state.position,
       state.velocity,
-      here.of_potential,
+      current.of_potential,
       G,
       step_size,
       friction,
       friction,
     )
-    square = gradients.squared_length(here.of_potential, G)
+    square = gradients.squared_length(current.of_potential, G)
     root = jax.tree.map(jnp.sqrt, G)
-    power = gradients.squared_length(state.velocity, root, here.of_potential)
+    # The inner product v . sqrt(G) grad U of the docstring.
+    power = gradients.squared_length(state.velocity, root, current.of_potential)
     correction = step_size / 4 * square / friction
     correction -= (1 - friction) / friction * power
-    square = gradients.squared_length(here.of_potential, G, here.of_loss)
-    power = gradients.squared_length(state.velocity, root, here.of_loss)
+    square = gradients.squared_length(current.of_potential, G, current.of_loss)
+    power = gradients.squared_length(state.velocity, root, current.of_loss)
     of_loss = step_size / 4 * square / friction
     of_loss -= (1 - friction) / friction * power
     info = types.SamplerInfo(
-      here.loss,
-      here.of_potential,
+      current.loss,
+      current.of_potential,
       correction,
       {},
       jnp.nan if preconditioner.bias else of_loss,
@@ -176,8 +178,8 @@ def move(
     G,
     noise,
   )
-  # u + sqrt(G) v', in the order in which SGLD adds up: at friction 1 the two
-  # are then rounded alike.
+  # This is u + sqrt(G) v', summed in the order of SGLD, so that friction 1
+  # rounds alike.
   position = jax.tree.map(
     lambda u, v, f, g, xi: (
       u

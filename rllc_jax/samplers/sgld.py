@@ -20,7 +20,7 @@ from rllc_jax.samplers import preconditioners
 
 
 class SGLDState(NamedTuple):
-  """What the next step needs.
+  """The state of a chain between steps.
 
   Attributes:
     position: the weights that move.
@@ -31,6 +31,7 @@ class SGLDState(NamedTuple):
   memory: Any
 
 
+# Cached: equal settings are one kernel, and so one compiled program.
 @functools.cache
 def sgld(
   noise_scale: float = 1.0,
@@ -92,18 +93,20 @@ def sgld(
     return SGLDState(position, preconditioner.init(position))
 
   def step(rng_key, state, potential, step_size):
-    here = gradients.gradients(potential, state.position)
-    memory, G = preconditioner.update(state.memory, here.of_loss)
+    current = gradients.gradients(potential, state.position)
+    memory, G = preconditioner.update(state.memory, current.of_loss)
     position = move(
-      rng_key, state.position, here.of_potential, G, step_size, noise_scale
+      rng_key, state.position, current.of_potential, G, step_size, noise_scale
     )
-    square = gradients.squared_length(here.of_potential, G)
-    of_loss = gradients.squared_length(here.of_potential, G, here.of_loss)
+    square = gradients.squared_length(current.of_potential, G)
+    of_loss = gradients.squared_length(current.of_potential, G, current.of_loss)
+    # Corrections of the virial and of the estimate; see the docstring.
     info = types.SamplerInfo(
-      here.loss,
-      here.of_potential,
+      current.loss,
+      current.of_potential,
       step_size / 4 * square,
       {},
+      # The prediction holds for a fixed G and noise of scale 1.
       jnp.nan if bias else step_size / 4 * of_loss,
     )
     return SGLDState(position, memory), info

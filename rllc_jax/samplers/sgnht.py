@@ -21,7 +21,7 @@ from rllc_jax.samplers import sghmc
 
 
 class SGNHTState(NamedTuple):
-  r"""What the next step needs.
+  r"""The state of a chain between steps.
 
   Attributes:
     position: the weights that move.
@@ -36,6 +36,7 @@ class SGNHTState(NamedTuple):
   memory: Any
 
 
+# Cached: equal settings are one kernel, and so one compiled program.
 @functools.cache
 def sgnht(
   diffusion: float = 1.0,
@@ -115,26 +116,28 @@ def sgnht(
     return SGNHTState(position, velocity, thermostat, memory)
 
   def step(rng_key, state, potential, step_size):
-    here = gradients.gradients(potential, state.position)
-    memory, G = preconditioner.update(state.memory, here.of_loss)
+    current = gradients.gradients(potential, state.position)
+    memory, G = preconditioner.update(state.memory, current.of_loss)
     injected = diffusion * jnp.sqrt(step_size / 2)
     friction = injected + state.thermostat
     position, velocity = sghmc.move(
       rng_key,
       state.position,
       state.velocity,
-      here.of_potential,
+      current.of_potential,
       G,
       step_size,
       friction,
       injected,
     )
+    # The thermostat compares the new velocity with its target, epsilon / 2.
     square = trees.dot(velocity, velocity)
     thermostat = state.thermostat + square / trees.size(velocity)
     thermostat -= step_size / 2
+    # The equilibrium ratio takes the velocity before the step.
     before = trees.dot(state.velocity, state.velocity)
     correction = -friction * before / step_size
-    info = types.SamplerInfo(here.loss, here.of_potential, correction, {})
+    info = types.SamplerInfo(current.loss, current.of_potential, correction, {})
     return SGNHTState(position, velocity, thermostat, memory), info
 
   name = preconditioners.sampler_name(

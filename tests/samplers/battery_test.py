@@ -1,4 +1,4 @@
-"""What every sampler must get right. A new sampler is a new row of SAMPLERS.
+"""Known answers for every sampler; a new one is a new row of SAMPLERS.
 
 One program a row runs all problems, at two settings: a problem is the index of
 a refinement, so a row is compiled once.
@@ -55,7 +55,7 @@ SINGULAR = {
 
 
 def _loss(u, context, problem):
-  """Of the problem; the weights that do not move must be where they were."""
+  """The loss of a problem, which shows if a frozen weight has moved."""
   frozen, z = context
   values = [loss(u['a'], u['b'], z) for loss in PROBLEMS.values()]
   return jnp.stack(values)[problem] + 1e6 * jnp.sum((frozen - 1.0) ** 2)
@@ -94,7 +94,7 @@ SETTLES = preconditioners.Preconditioner(
 
 
 class Row(NamedTuple):
-  """A sampler and what it gives in a bowl, its bias included.
+  """A sampler and its exact moments in a bowl, with its bias.
 
   Attributes:
     sampler: the kernel.
@@ -116,7 +116,7 @@ def _sghmc(friction, G=1.0):
 
 
 def _sgnht(diffusion):
-  """That of SGHMC with the friction at which |v|^2 / d is eps / 2."""
+  """Heat of SGHMC with the friction at which |v|^2 / d is eps / 2."""
 
   def heat(a, eps, C):
     injected = diffusion * np.sqrt(eps / 2) + eps * C / 4
@@ -142,7 +142,7 @@ SAMPLERS = {
 
 
 class Settings(NamedTuple):
-  """What is swept: traced by every sampler."""
+  """The swept settings, traced by every sampler."""
 
   nbeta: float
   localization: float
@@ -162,7 +162,7 @@ def _draw(rng_key, step, data, window):
 def estimate(row, settings):
   """{problem: (llc, standard error, equilibrium ratio)}, of 64 chains each."""
   shifts = 0 * SHIFTS if row.full_batch else SHIFTS
-  found = toy.estimate(
+  results = toy.estimate(
     jax.random.key(0),
     FAMILY,
     CENTER,
@@ -176,7 +176,7 @@ def estimate(row, settings):
     burn_in=BURN_IN,
     sampler=row.sampler,
   )
-  columns = (found.llc, found.standard_error, found.equilibrium_ratio)
+  columns = (results.llc, results.standard_error, results.equilibrium_ratio)
   return dict(zip(PROBLEMS, zip(*columns, strict=True), strict=True))
 
 
@@ -204,8 +204,8 @@ class SamplerTest(parameterized.TestCase):
     row = SAMPLERS[name]
     compiled = COMPILED['jit(run)']
     for settings in (TEMPERED, LOCALIZED):
-      found = estimate(row, settings)
-      for problem, (llc, standard_error, ratio) in found.items():
+      results = estimate(row, settings)
+      for problem, (llc, standard_error, ratio) in results.items():
         with self.subTest(problem, settings=settings):
           self.assertLess(standard_error, 0.035 * llc)
           if 'bowl' in problem:

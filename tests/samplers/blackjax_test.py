@@ -1,4 +1,4 @@
-"""blackjax has four of the kernels: ours at eps are theirs at eta = eps / 2.
+"""Four kernels agree with blackjax: ours at eps, its own at eta = eps / 2.
 
 SGLD and MALA agree step by step, key by key. Its SGHMC and SGNHT move the
 position by the old momentum, so what agrees step by step is the update of
@@ -39,7 +39,7 @@ def log_density(u):
   return -NBETA * loss(u) - tether(u)
 
 
-def ours(sampler):
+def our_chains(sampler):
   potential = types.Potential(loss, tether, NBETA)
   run = lambda key: chain.run(
     sampler,
@@ -52,58 +52,62 @@ def ours(sampler):
   return jax.jit(run)(jax.random.key(0))
 
 
-def assert_close(found, expected):
+def assert_close(actual, expected):
   """float32, and a chain that forgets its rounding as it forgets its start."""
   for a, b in zip(
-    jax.tree.leaves(found), jax.tree.leaves(expected), strict=True
+    jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True
   ):
     np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5)
 
 
 class BlackjaxTest(parameterized.TestCase):
-  def test_sgld(self):
-    theirs = blackjax.sgld(lambda u, batch: jax.grad(log_density)(u))
+  def test_sgld_agrees_step_by_step(self):
+    blackjax_kernel = blackjax.sgld(lambda u, batch: jax.grad(log_density)(u))
 
     def step(position, index):
       key = jax.random.fold_in(jax.random.key(0), index)
-      return theirs.step(key, position, None, EPS / 2), position
+      return blackjax_kernel.step(key, position, None, EPS / 2), position
 
     expected = jax.jit(
-      lambda: jax.lax.scan(step, theirs.init(CENTER), jnp.arange(STEPS))[1]
+      lambda: jax.lax.scan(
+        step, blackjax_kernel.init(CENTER), jnp.arange(STEPS)
+      )[1]
     )()
-    assert_close(ours(sgld.sgld())[0].position, expected)
+    assert_close(our_chains(sgld.sgld())[0].position, expected)
 
-  def test_mala(self):
-    theirs = blackjax.mala(log_density, EPS / 2)
+  def test_mala_agrees_step_by_step(self):
+    blackjax_kernel = blackjax.mala(log_density, EPS / 2)
 
     def step(state, index):
       key = jax.random.fold_in(jax.random.key(0), index)
-      new, info = theirs.step(key, state)
+      new, info = blackjax_kernel.step(key, state)
       return new, (state.position, info.acceptance_rate)
 
     expected = jax.jit(
-      lambda: jax.lax.scan(step, theirs.init(CENTER), jnp.arange(STEPS))[1]
+      lambda: jax.lax.scan(
+        step, blackjax_kernel.init(CENTER), jnp.arange(STEPS)
+      )[1]
     )()
-    states, infos = ours(mala.mala())
+    states, infos = our_chains(mala.mala())
     assert_close((states.position, infos.recorded['acceptance']), expected)
     moved = np.diff(states.position['a'][:, 0]) != 0
     self.assertBetween(moved.mean(), 0.1, 0.95)  # Both ways were taken.
 
   @parameterized.parameters('sghmc', 'sgnht')
-  def test_momentum(self, name):
+  def test_updates_of_momentum_and_thermostat_agree(self, name):
     """p = v / h, friction per unit of time: alpha / h."""
     if name == 'sghmc':
-      states, _ = ours(sghmc.sghmc(0.2))
+      states, _ = our_chains(sghmc.sghmc(0.2))
       update = diffusions.sghmc(0.2 / H)
-      theirs = lambda key, state, slope: update(
+      blackjax_update = lambda key, state, slope: update(
         key, state.position, momentum(state), slope, H
       )
       expected = lambda state: (state.position, momentum(state))
     else:
-      states, _ = ours(sgnht.sgnht(0.7))
+      states, _ = our_chains(sgnht.sgnht(0.7))
       update = diffusions.sgnht(0.7)
       friction = lambda state: 0.7 + state.thermostat / H
-      theirs = lambda key, state, slope: update(
+      blackjax_update = lambda key, state, slope: update(
         key, state.position, momentum(state), friction(state), slope, H
       )
       expected = lambda state: (
@@ -114,17 +118,19 @@ class BlackjaxTest(parameterized.TestCase):
 
     def step(key, state):
       slope = jax.grad(log_density)(state.position)
-      _, *rest = theirs(key, state, slope)
-      # Ours moves by the new momentum, theirs does at its next step.
-      position = jax.tree.map(lambda u, p: u + H * p, state.position, rest[0])
-      return position, *rest
+      _, *new_state = blackjax_update(key, state, slope)
+      # Our kernel moves by the new momentum, blackjax does so one step later.
+      position = jax.tree.map(
+        lambda u, p: u + H * p, state.position, new_state[0]
+      )
+      return position, *new_state
 
     momentum = lambda state: jax.tree.map(lambda v: v / H, state.velocity)
     before = jax.tree.map(lambda leaf: leaf[:-1], states)
     after = jax.tree.map(lambda leaf: leaf[1:], states)
     keys = chain.step_keys(jax.random.key(0), STEPS)[:-1]
-    found = jax.jit(jax.vmap(step))(keys, before)
-    assert_close(found, jax.vmap(expected)(after))
+    new = jax.jit(jax.vmap(step))(keys, before)
+    assert_close(new, jax.vmap(expected)(after))
 
 
 if __name__ == '__main__':

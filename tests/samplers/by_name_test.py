@@ -1,4 +1,4 @@
-"""Samplers as configs and command lines give them."""
+"""Samplers by name, as configs and command lines write them."""
 
 import pytest
 
@@ -39,6 +39,6 @@ def test_a_text_names_a_sampler_and_its_arguments(text, name):
     ('full', 'one of .*sgld'),
   ],
 )
-def test_a_text_that_names_none_is_refused(text, message):
+def test_a_text_that_names_no_sampler_is_refused(text, message):
   with pytest.raises(ValueError, match=message):
     by_name.sampler(text)

@@ -24,9 +24,9 @@ def run(sampler, potential_at, position, step_size, rng_key, inputs):
   steps = jnp.arange(len(jax.tree.leaves(inputs)[0]))
 
   def step(state, step_and_input):
-    index, here = step_and_input
+    index, this_input = step_and_input
     key = jax.random.fold_in(rng_key, index)
-    new, info = sampler.step(key, state, potential_at(here), step_size)
+    new, info = sampler.step(key, state, potential_at(this_input), step_size)
     return new, (state, info)
 
   return jax.lax.scan(step, sampler.init(position), (steps, inputs))[1]

@@ -1,4 +1,4 @@
-"""Long chains are worth compiling well, whatever the rest is compiled with."""
+"""Compiles samplers at level 1, because their chains are long."""
 
 import jax
 import pytest

@@ -156,7 +156,7 @@ KERNELS = {
 
 @functools.cache
 def random_numbers(with_test):
-  """What chains [3] draw: normals [3, STEPS, D], and uniforms for MALA."""
+  """Random numbers of 3 chains: normals [3, STEPS, D], uniforms for MALA."""
 
   def draw(rng_key):
     if not with_test:
@@ -176,7 +176,7 @@ def chain_keys():
 
 class LoopTest(parameterized.TestCase):
   @parameterized.product(name=tuple(KERNELS))
-  def test_a_chain_is_the_loop_of_its_paper(self, name):
+  def test_a_chain_equals_the_loop_of_its_paper(self, name):
     """Three chains at once, each the loop of its own noise and minibatches.
 
     So a chain is also the same whatever runs beside it, and run again.

@@ -1,4 +1,4 @@
-"""MALA's test, and what it says of SGLD. Its law is in the battery."""
+"""MALA's acceptance, on its own and recorded by SGLD."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -36,7 +36,7 @@ def acceptance(sampler, name, *, dimension, eps_a, noise=0.0):
 
 class DensityTest(parameterized.TestCase):
   @parameterized.parameters('acceptance', 'mala_acceptance')
-  def test_it_is_the_ratio_of_densities(self, name):
+  def test_acceptance_is_the_ratio_of_densities(self, name):
     """q and U written out, at steps so large that each term matters."""
     eps, G = 0.5, np.array([0.5, 1.0, 2.0])
     fixed = preconditioners.fixed('three', lambda u: jnp.float32(G))
@@ -60,16 +60,16 @@ class DensityTest(parameterized.TestCase):
       return info.recorded[name]
 
     rng = np.random.default_rng(0)
-    found, expected = [], []
+    logs, expected = [], []
     for i in range(20):
       u, key = rng.normal(size=3), jax.random.key(i)
-      found.append(step(jax.random.key(i), jnp.float32(u)))
+      logs.append(step(jax.random.key(i), jnp.float32(u)))
       if name == 'acceptance':
         key, _ = jax.random.split(key)
       new = mean(u) + np.sqrt(eps * G) * np.asarray(jax.random.normal(key, 3))
       log_ratio = U(u) - U(new) + log_q(u, new) - log_q(new, u)
       expected.append(np.exp(min(log_ratio, 0)))
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(logs, expected, rtol=1e-4)
     self.assertBetween(np.mean(np.array(expected) < 1), 0.2, 0.8)
 
 
@@ -80,13 +80,13 @@ class AcceptanceTest(parameterized.TestCase):
   standard deviations are up to 0.3.
   """
 
-  def test_mala_falls_with_dimension(self):
-    found = acceptance(mala.mala(), 'acceptance', dimension=10_000, eps_a=0.1)
+  def test_acceptance_of_mala_falls_with_dimension(self):
+    mean = acceptance(mala.mala(), 'acceptance', dimension=10_000, eps_a=0.1)
     expected = 2 * stats.norm.cdf(-(0.1**1.5) * 100 / 8)
     self.assertAlmostEqual(expected, 0.693, places=3)
-    self.assertAlmostEqual(float(found), expected, delta=0.04)
+    self.assertAlmostEqual(float(mean), expected, delta=0.04)
 
-  def test_mala_at_the_center(self):
+  def test_acceptance_of_mala_at_the_center_has_its_closed_form(self):
     """Every way leads up there."""
     bowl = lambda u: 0.5 * u @ u
     potential = types.Potential(bowl, lambda u: 0.0 * u.sum(), 1.0)
@@ -98,21 +98,21 @@ class AcceptanceTest(parameterized.TestCase):
     expected = np.exp(-(0.05**2) * 10_000 / 8)
     np.testing.assert_allclose(info.recorded['acceptance'], expected, rtol=0.2)
 
-  def test_sgld_tends_to_one_half(self):
+  def test_acceptance_of_sgld_tends_to_one_half(self):
     watched = mala.sgld_with_mala_acceptance()
-    found = acceptance(watched, 'mala_acceptance', dimension=10_000, eps_a=0.1)
+    mean = acceptance(watched, 'mala_acceptance', dimension=10_000, eps_a=0.1)
     s = 0.1**1.5 * 100 / 4 / np.sqrt(1 - 0.1 / 4)
     expected = 0.5 + np.exp(s**2 / 2) * stats.norm.cdf(-s)
-    self.assertAlmostEqual(float(found), expected, delta=0.03)
+    self.assertAlmostEqual(float(mean), expected, delta=0.03)
 
-  def test_minibatch_noise_hides_it(self):
+  def test_minibatch_noise_raises_the_acceptance(self):
     watched = mala.sgld_with_mala_acceptance()
-    found = acceptance(
+    mean = acceptance(
       watched, 'mala_acceptance', dimension=10_000, eps_a=0.1, noise=1.0
     )
-    self.assertGreater(found, 0.999)
+    self.assertGreater(mean, 0.999)
 
-  def test_names(self):
+  def test_names_hold_the_recorded_acceptance(self):
     rmsprop = preconditioners.rmsprop()
     watched = mala.sgld_with_mala_acceptance(rmsprop)
     self.assertEqual(

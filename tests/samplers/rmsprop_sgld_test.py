@@ -21,7 +21,7 @@ def bowl(u, batch):
 
 
 def estimate(sampler, step_size, num_draws=6_000, burn_in=6_000, num_chains=32):
-  """Of the bowl of the docstring: 10 weights, truth 5."""
+  """Estimates of the bowl of the docstring: 10 weights, truth 5."""
   return rllc.estimate_llc(
     jax.random.key(0),
     bowl,
@@ -44,19 +44,19 @@ class BiasTest(parameterized.TestCase):
     (rmsprop_sgld.rmsprop_sgld(), (5.75, 5.46, 6.44)),
     (rmsprop_sgld.rmsprop_sgld_corrected(), (6.42, 5.17, 5.46)),
   )
-  def test_as_documented(self, sampler, documented):
+  def test_estimates_are_those_of_the_docstring(self, sampler, documented):
     """Too high at all three step sizes, and least at the middle one."""
     for step_size, expected in zip((1e-3, 1e-4, 1e-5), documented, strict=True):
       with self.assertWarnsRegex(UserWarning, 'sgld.rmsprop.*biased.*Gamma'):
-        found = estimate(sampler, step_size)
+        estimates = estimate(sampler, step_size)
       with self.subTest(step_size=step_size):
-        self.assertLess(found.standard_error, 0.02 * expected)
+        self.assertLess(estimates.standard_error, 0.02 * expected)
         # Measured with an error of up to 0.5 % itself.
         self.assertLess(
-          abs(found.llc - expected), 4 * found.standard_error + 0.02
+          abs(estimates.llc - expected), 4 * estimates.standard_error + 0.02
         )
 
-  def test_the_limit(self):
+  def test_small_steps_reach_the_density_exp_minus_U_over_G(self):
     """With V the place's own squared gradient, the density is exp(-U) / G.
 
     Against that density's mean by quadrature, one coordinate of ten. The step
@@ -64,7 +64,7 @@ class BiasTest(parameterized.TestCase):
     """
     at_once = sgld.sgld(preconditioner=preconditioners.rmsprop(decay=0.0))
     with self.assertWarns(UserWarning):
-      found = estimate(at_once, 5e-5, num_draws=12_000, burn_in=1_000)
+      estimates = estimate(at_once, 5e-5, num_draws=12_000, burn_in=1_000)
     weight = lambda u, power: (
       u**power * (abs(u) + 0.1) * np.exp(-0.5 * 100 * u**2)
     )
@@ -74,8 +74,8 @@ class BiasTest(parameterized.TestCase):
     ]
     expected = 10 * 0.5 * 100 * moments[1] / moments[0]
     self.assertAlmostEqual(expected, 7.22, places=2)
-    self.assertLess(found.standard_error, 0.01 * expected)
-    np.testing.assert_allclose(found.llc, expected, rtol=0.03)
+    self.assertLess(estimates.standard_error, 0.01 * expected)
+    np.testing.assert_allclose(estimates.llc, expected, rtol=0.03)
 
 
 class WarningTest(parameterized.TestCase):
@@ -93,7 +93,7 @@ class WarningTest(parameterized.TestCase):
     (mala.mala(), False),
     (mala.sgld_with_mala_acceptance(), False),
   )
-  def test_biased_samplers_say_so(self, sampler, biased):
+  def test_exactly_the_biased_samplers_name_their_bias(self, sampler, biased):
     self.assertEqual(bool(sampler.bias), biased)
 
 

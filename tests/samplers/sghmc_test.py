@@ -13,7 +13,7 @@ from rllc_jax.samplers import sghmc
 
 
 def stationary_covariance(a, eps, friction, C):
-  """Of (u, v) in a bowl of curvature a, by the discrete Lyapunov equation.
+  """Covariance of (u, v) in a bowl, by the discrete Lyapunov equation.
 
   C is the variance that minibatches add to the gradient of U.
   """
@@ -27,7 +27,9 @@ class BowlTest(parameterized.TestCase):
   @parameterized.product(
     friction=(0.05, 0.5, 1.0), eps_a=(0.01, 1.0, 3.5), C=(0.0, 400.0)
   )
-  def test_closed_form_is_the_lyapunov_equation(self, friction, eps_a, C):
+  def test_the_closed_form_solves_the_lyapunov_equation(
+    self, friction, eps_a, C
+  ):
     a, eps = 50.0, eps_a / 50
     variance = stationary_covariance(a, eps, friction, C)[0, 0]
     expected = (1 + eps * C / (4 * friction)) / (
@@ -36,7 +38,7 @@ class BowlTest(parameterized.TestCase):
     np.testing.assert_allclose(variance, expected, rtol=1e-9)
 
   @parameterized.parameters(0.05, 0.5, 1.0)
-  def test_stable_up_to_the_stated_step(self, friction):
+  def test_chains_are_stable_up_to_the_stated_step(self, friction):
     for share, stable in ((0.999, True), (1.001, False)):
       b = share * 2 * (2 - friction)  # eps a / 2.
       A = np.array([[1 - b, 1 - friction], [-b, 1 - friction]])
@@ -45,7 +47,7 @@ class BowlTest(parameterized.TestCase):
   @parameterized.product(
     friction=(0.05, 0.5, 1.0), eps_a=(0.01, 1.0), C=(0.0, 400.0), G=(1.0, 0.3)
   )
-  def test_the_ratio_is_1_exactly(self, friction, eps_a, C, G):
+  def test_the_equilibrium_ratio_is_exactly_1(self, friction, eps_a, C, G):
     """The kernel's own quadratic form in (u, v), summed over the covariance.
 
     Its value at (1, 0), (0, 1) and (1, 1) gives all of it. A minibatch adds its
@@ -76,7 +78,7 @@ class BowlTest(parameterized.TestCase):
 
 class SettingsTest(parameterized.TestCase):
   @parameterized.parameters(0.0, -0.1, 1.5, float('nan'))
-  def test_friction_is_a_share(self, friction):
+  def test_friction_outside_0_to_1_is_refused(self, friction):
     with self.assertRaisesRegex(ValueError, f'at most 1.*got {friction}'):
       sghmc.sghmc(friction)
 

@@ -20,7 +20,7 @@ SCALES = preconditioners.fixed('scales', lambda u: jnp.linspace(0.5, 1.5, 12))
 
 
 class SameChainTest(absltest.TestCase):
-  def test_other_names_for_sgld_are_sgld_to_the_bit(self):
+  def test_kernels_that_reduce_to_sgld_equal_it_to_the_bit(self):
     """200 steps of a tanh regression with a fresh minibatch at each."""
     draw = np.random.default_rng(0).normal
     batches = draw(size=(200, 4, 13)).astype(np.float32)
@@ -46,9 +46,9 @@ class SameChainTest(absltest.TestCase):
 
 
 class EquilibriumTest(absltest.TestCase):
-  def test_a_well_that_is_not_reached_yet_shows_in_the_ratio(self):
+  def test_a_spreading_chain_has_a_low_equilibrium_ratio(self):
     """Started at its center, a chain needs 1 / (eps a) steps to spread."""
-    found = rllc.estimate_llc(
+    estimate = rllc.estimate_llc(
       jax.random.key(0),
       lambda u, batch: 0.0 * jnp.sum(u),
       jnp.zeros(50),
@@ -62,12 +62,12 @@ class EquilibriumTest(absltest.TestCase):
       burn_in=0,
       chunk_size=64,
     )
-    self.assertLess(found.equilibrium_ratio, 0.1)
+    self.assertLess(estimate.equilibrium_ratio, 0.1)
 
 
 @pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')
 class NoiseOffTest(absltest.TestCase):
-  def test_a_chain_is_gradient_descent(self):
+  def test_without_noise_a_chain_is_gradient_descent(self):
     """Step by step, in a float64 loop on a hand-differentiated regression.
 
     loss = mean (x.w + c - y)^2 over the minibatch; its gradient by hand is
@@ -86,7 +86,7 @@ class NoiseOffTest(absltest.TestCase):
 
     params = {'w': jnp.asarray(w, jnp.float32), 'c': jnp.float32(c)}
     with jax.default_matmul_precision('highest'):
-      found = rllc.estimate_llc(
+      estimate = rllc.estimate_llc(
         jax.random.key(7),
         loss_fn,
         params,
@@ -112,7 +112,7 @@ class NoiseOffTest(absltest.TestCase):
       design = np.concatenate([data['x'][rows], np.ones((4, 1))], axis=1)
       error = design @ u - data['y'][rows]
       np.testing.assert_allclose(
-        found.traces['loss'][0, step], np.mean(error**2), rtol=1e-5
+        estimate.traces['loss'][0, step], np.mean(error**2), rtol=1e-5
       )
       gradient = nbeta * 2 * design.T @ error / 4 + gamma * (u - center)
       u = u - eps / 2 * gradient

@@ -1,4 +1,4 @@
-"""SGNHT: its bias and how it goes; the rest is in the battery."""
+"""The bias of SGNHT, and its dependence on the step size."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -17,7 +17,7 @@ def bowl(u, batch):
 
 @pytest.mark.filterwarnings('ignore:Estimates by sgnht')
 class BiasTest(absltest.TestCase):
-  def test_halved_when_the_step_falls_4_fold(self):
+  def test_the_bias_is_halved_when_the_step_falls_4_fold(self):
     """Too low by A sqrt(eps / 8), to first order, and by nothing else.
 
     To second order the share is (1 - sqrt(1 - 2x)) / 2 with x the friction
@@ -25,7 +25,7 @@ class BiasTest(absltest.TestCase):
     """
     biases = []
     for step_size in (3.2e-3, 8e-4, 2e-4):
-      found = rllc.estimate_llc(
+      estimate = rllc.estimate_llc(
         jax.random.key(0),
         bowl,
         jnp.zeros(40),
@@ -40,7 +40,7 @@ class BiasTest(absltest.TestCase):
         chunk_size=128,
         sampler=sgnht.sgnht(diffusion=3.0),
       )
-      bias, standard_error = 1 - found.llc / 20, found.standard_error / 20
+      bias, standard_error = 1 - estimate.llc / 20, estimate.standard_error / 20
       x = 3.0 * np.sqrt(step_size / 2) / (1 - step_size * 100 / 8)
       expected = (1 - np.sqrt(1 - 2 * x)) / 2
       self.assertLess(standard_error, 0.1 * expected)
@@ -51,7 +51,7 @@ class BiasTest(absltest.TestCase):
 
 class SettingsTest(parameterized.TestCase):
   @parameterized.parameters(0.0, -1.0, float('nan'))
-  def test_diffusion_is_positive(self, diffusion):
+  def test_diffusion_that_is_not_positive_is_refused(self, diffusion):
     with self.assertRaisesRegex(ValueError, f'positive.*got {diffusion}'):
       sgnht.sgnht(diffusion)
 

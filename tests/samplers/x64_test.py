@@ -25,7 +25,7 @@ SAMPLERS = (
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
 @pytest.mark.parametrize('sampler', SAMPLERS, ids=lambda s: s.name)
-def test_a_state_keeps_its_dtypes_with_x64(sampler, dtype):
+def test_a_state_has_the_dtypes_of_its_weights_with_x64(sampler, dtype):
   """A thermostat in float64 beside weights in float32 ended sgnht's loop."""
   with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
     position = {'w': jnp.ones(3, dtype)}
