@@ -194,6 +194,7 @@ def predictions(batch: types.Batch) -> Predictions:
     return Predictions(tokens[:, :-1], tokens[:, 1:], weights)
   predicted = tokens[:, 1:] != IGNORED
   if not weights.shape:
+    # The mean over all places is then that over the predicted ones.
     weights = predicted.size / jnp.maximum(1, predicted.sum())
   weights = jnp.where(predicted, weights, 0.0)
   # JAX wraps -100 to another row; any valid id does, since its weight is 0.

@@ -25,6 +25,7 @@ def whole(name: str, value: Any, reason: str = 'it counts') -> int:
     (200, 200)
   """
   array = np.asarray(value)
+  # Not 'b': True is no count.
   if array.shape == () and array.dtype.kind in 'iu':
     return operator.index(array.item())
   if array.shape == () and array.dtype.kind == 'f':

@@ -54,6 +54,7 @@ def open_store(
     StoreError: if there is something else in it.
   """
   path = pathlib.Path(path)
+  # Or `mkdir` would fail later, without a word about the link.
   if path.is_symlink() and not path.exists():
     raise xr_traces.StoreError(
       f'{path} must be a directory or not exist; got a link to nothing.'
@@ -105,6 +106,7 @@ class DiskStore:
         self.path.mkdir(parents=True, exist_ok=True)
         self._owner = owners.Owner(self.path / 'owners', self._process)
         self._prepare_or_wait(self._owner, identity, extent)
+    # KeyboardInterrupt, too: a failed start must release the lock.
     except BaseException:
       self.end()
       raise
@@ -146,6 +148,7 @@ class DiskStore:
     steps, datasets, refinements = map(frozenset, layout.extent[:3])
     is_stored = np.array([name in refinements for name in names])
     places = [layout.at((name, 0))[0] for name in names if name in refinements]
+    # A mark is read once, not once per row.
     recorded = functools.cache(lambda piece: layout.sound_mark(piece).recorded)
     cells = []
     for row in itertools.product(extent.checkpoints, extent.datasets):
@@ -288,6 +291,7 @@ class DiskStore:
     live_shares = [
       self._pieces.share(p, count) for p in owners.stable_for_one_second(peers)
     ]
+    # Blocks of live processes are theirs to fold; those of dead ones are not.
     self._fold_unfinished_blocks(all_pieces.difference(*live_shares))
 
   def _refuse_growth(self, peers):
@@ -366,6 +370,7 @@ class DiskStore:
     """Moves a block's draws to the table; its file keeps the chains, if any."""
     # Draws leave the block file last: a kill repeats the move.
     self._pieces.fold(block)
+    # At full size chains take 42 TB beside 1.9 TB of traces.
     if self._keep_chains or block.stop < self._num_draws:
       self._blocks.save(name, block.without_draws())
     else:

@@ -38,7 +38,7 @@ def write_arrays(
   path: pathlib.Path, arrays: Mapping[str, np.ndarray], owner: str
 ) -> None:
   """Writes named arrays of a store, with a checksum each, in one move."""
-  content = io.BytesIO()
+  content = io.BytesIO()  # In memory first, so that the file is one move.
   np.savez(content, allow_pickle=False, owner=np.array(owner), **arrays)
   replace(path, content.getvalue())
 

@@ -41,7 +41,7 @@ class Mark(NamedTuple):
 
   def check(self, name: str) -> np.ndarray:
     """The checksums of an array, writable in place."""
-    count = 2 if name == BASELINE else 3
+    count = 2 if name == BASELINE else 3  # Baselines have no chain.
     zeros = np.zeros(self.recorded.shape[:count], np.uint32)
     return self.checks.setdefault(name, zeros)
 
@@ -101,6 +101,7 @@ def checksums(
     begun: [cells], checksums of the draws before; zeros by default.
   """
   begun = np.zeros(len(values), np.uint32) if begun is None else begun
+  # Zarr notices no missing chunk, none of another run, and few flipped bits.
   checks = [
     zlib.crc32(np.ascontiguousarray(cell[:count]).tobytes(), int(start))
     for cell, count, start in zip(values, counts, begun, strict=True)

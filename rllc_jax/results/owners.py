@@ -174,7 +174,8 @@ def _live_files(
 def _open_locked(path: pathlib.Path) -> Any:
   if path.is_dir():  # A damaged store: no process locks a directory.
     files.remove(path)
-  # Unbuffered: on a full disk a buffer would fail again when it is closed.
+  # Appending: opening must not empty the state of a live owner. Unbuffered: on
+  # a full disk a buffer would fail again when it is closed.
   file = open(path, 'ab', buffering=0)
   for _ in range(_TRIES):
     try:
@@ -197,6 +198,7 @@ def _is_locked(path: pathlib.Path) -> bool:
   """True if a live process holds the lock."""
   try:
     with open(path, 'rb') as file:
+      # A shared lock: readers do not block one another.
       fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
   except BlockingIOError:
     return True

@@ -92,6 +92,7 @@ class Pieces:
 
   def mark_path(self, piece: Piece) -> pathlib.Path:
     """The file of a piece's mark."""
+    # One file per piece: one per refinement would be 80 million at full size.
     dataset = files.name_of(self.extent.datasets[piece[0]])
     return self.path / 'marks' / dataset / f'{piece[1]}.npz'
 

@@ -104,6 +104,7 @@ class _Arrays:
 
   def _array(self, name, shape, dtype) -> np.ndarray:
     if name not in self.arrays:
+      # Integers have no NaN.
       fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
       self.arrays[name] = np.full(shape, fill, dtype)
     return self.arrays[name]

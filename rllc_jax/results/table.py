@@ -53,6 +53,7 @@ def num_files(extent: store.Extent, length: int) -> int:
 def chunk_draws(extent: store.Extent, length: int) -> int:
   """Draws of a file: all, or as many as fit into 64 MB of float32."""
   cells = length * len(extent.refinements) * extent.num_chains
+  # Four bytes per draw: float32.
   most = max(_LEAST_CHUNK_DRAWS, _CHUNK_BYTES // (4 * cells))
   return min(extent.num_draws, most)
 
@@ -254,7 +255,7 @@ class Table(NamedTuple):
       slab = array[(*self._slices(piece, 0, self.length), *window)]
     except Exception as error:  # Codecs raise anything.
       return error
-    short = self.length - slab.shape[0]
+    short = self.length - slab.shape[0]  # The last piece may be shorter.
     if short < 0:
       return ValueError(f'an array of shape {array.shape}')
     return np.pad(slab, [(0, short)] + [(0, 0)] * (slab.ndim - 1))
@@ -287,6 +288,7 @@ class Table(NamedTuple):
   def _group(self, mode) -> Any:
     import zarr
 
+    # Format 3 has no specification of fixed-length strings, and Zarr warns.
     return zarr.open_group(self.path, mode=mode, zarr_format=2)
 
   def _array(self, name, extra, dtype) -> Any:

@@ -84,7 +84,7 @@ def dataset_of(
     'dataset': np.array(extent.datasets, str),
     'refinement': np.array(extent.refinements, str),
     'chain': np.arange(extent.num_chains),
-    'draw': np.arange(extent.num_draws) * spacing,
+    'draw': np.arange(extent.num_draws) * spacing,  # In steps.
     'num_coordinates': ('refinement', np.array(moving, np.int64)),
   }
   settings = ('nbeta', 'localization', 'step_size', 'num_steps_between_draws')
@@ -194,6 +194,7 @@ def _close(old: Any, new: Mapping[str, Any]) -> bool:
     return False
   same_device = old['device'] == new['device']
   tolerance = _SAME_DEVICE if same_device else _OTHER_DEVICE
+  # The initial value avoids 0 / 0 where all numbers are 0.
   scale = np.nanmax(abs(a), axis=0, initial=1e-30)
   return np.allclose(a / scale, b / scale, 0, tolerance, equal_nan=True)
 

@@ -1,4 +1,4 @@
-"""A store says what is wrong with it, and keeps what it has."""
+"""A store names its faults, and loses nothing that it holds."""
 
 import json
 import pathlib
@@ -16,7 +16,7 @@ import xarray as xr
 import rllc_jax
 from rllc_jax.results import files
 from rllc_jax.results import pieces
-from rllc_jax.results import traces as tables
+from rllc_jax.results import traces
 from tests.estimators import toy
 from tests.results import numbers
 
@@ -51,14 +51,14 @@ class DiskStoreTest(absltest.TestCase):
     shutil.copytree(self.done, self.path)
     return self.path
 
-  def test_others_read_it_with_xarray_alone(self):
-    found = xr.open_zarr(self.done / 'traces.zarr', consolidated=False)
-    self.assertEqual(found.loss.dims, tables.DIMS)
-    self.assertEqual(found.refinement.values.tolist(), ['0:0', '0:1'])
-    self.assertEqual(found.checkpoint.dtype, np.int64)
-    np.testing.assert_array_equal(found.loss, self.traces.loss)
+  def test_xarray_alone_reads_the_traces(self):
+    dataset = xr.open_zarr(self.done / 'traces.zarr', consolidated=False)
+    self.assertEqual(dataset.loss.dims, traces.DIMS)
+    self.assertEqual(dataset.refinement.values.tolist(), ['0:0', '0:1'])
+    self.assertEqual(dataset.checkpoint.dtype, np.int64)
+    np.testing.assert_array_equal(dataset.loss, self.traces.loss)
 
-  def test_what_is_not_there_is_named(self):
+  def test_unknown_coordinates_are_named(self):
     store = rllc_jax.open_store(self.done)
     for changes in (
       {'checkpoints': (0, 5)},
@@ -68,7 +68,7 @@ class DiskStoreTest(absltest.TestCase):
       {'num_draws': 31},
     ):
       extent = store.extent._replace(**changes)
-      with self.assertRaisesRegex(tables.StoreError, '|'.join(changes)):
+      with self.assertRaisesRegex(traces.StoreError, '|'.join(changes)):
         store.read(extent)
       self.assertTrue(store.missing(extent))
     for changes in ({'num_chains': -1}, {'checkpoints': (0, 0)}):
@@ -76,41 +76,42 @@ class DiskStoreTest(absltest.TestCase):
         store.read(store.extent._replace(**changes))
     self.assertEqual(store.missing(store.extent), [])
 
-  def test_a_part_is_read_in_the_order_asked_for(self):
-    """And `recorded` tells of that part: longer chains are not others."""
+  def test_a_part_is_read_in_the_order_of_the_extent(self):
+    """`recorded` is cut to the part, too: longer chains are not unfinished."""
     store = rllc_jax.open_store(self.done)
-    asked = store.extent._replace(
+    extent = store.extent._replace(
       refinements=('0:1', '0:0'), num_chains=1, num_draws=20
     )
-    found = store.read(asked)
+    part = store.read(extent)
     expected = self.traces.isel(
       refinement=[1, 0], chain=slice(1), draw=slice(20)
     )
-    self.assertTrue(found.loss.identical(expected.loss))
-    np.testing.assert_array_equal(found.recorded, 20)
+    self.assertTrue(part.loss.identical(expected.loss))
+    np.testing.assert_array_equal(part.recorded, 20)
 
-  def test_chains_alone_are_not_read(self):
+  def test_blocks_without_draws_are_not_read(self):
     for path in (self.copy() / 'blocks').iterdir():
-      whole = bytearray(path.read_bytes())
-      whole[200] ^= 1  # Of its first array.
-      path.write_bytes(whole)
+      content = bytearray(path.read_bytes())
+      content[200] ^= 1  # Of its first array.
+      path.write_bytes(content)
       with self.assertRaisesRegex(files.DamagedFileError, 'CRC'):
         files.read_arrays(path, '')
     numbers.assert_same(rllc_jax.open_store(self.path).read(), self.traces)
 
-  def test_only_what_is_not_there_is_missing(self):
+  def test_missing_lists_exactly_the_cells_without_draws(self):
     store = rllc_jax.open_store(self.done)
-    some = {'checkpoints': (0, 5), 'refinements': ('0:2', '0:1')}
-    found = store.missing(store.extent._replace(**some))
-    there = {(0, 'text', '0:1')}
+    wanted = {'checkpoints': (0, 5), 'refinements': ('0:2', '0:1')}
+    missing = store.missing(store.extent._replace(**wanted))
+    present = {(0, 'text', '0:1')}
     self.assertCountEqual(
-      {(s, 'text', r) for s in (0, 5) for r in ('0:2', '0:1')} - there, found
+      {(s, 'text', r) for s in (0, 5) for r in ('0:2', '0:1')} - present,
+      missing,
     )
     fewer = store.extent._replace(num_chains=1, num_draws=7)
     self.assertEqual(store.missing(fewer), [])
 
-  def test_draws_that_never_came_cost_nothing(self):
-    """Of a run that was asked for far too many, and stopped."""
+  def test_planned_draws_take_no_memory(self):
+    """After a stopped run that was asked for far too many."""
 
     def stop(done, total):
       raise KeyboardInterrupt
@@ -122,11 +123,11 @@ class DiskStoreTest(absltest.TestCase):
     self.assertEqual((store.extent.num_draws, store.longest()), (2**20 + 6, 30))
     tracemalloc.start()
     self.addCleanup(tracemalloc.stop)
-    for found in (
+    for dataset in (
       store.read(),
       store.read(store.extent._replace(num_draws=30)),
     ):
-      numbers.assert_same(found, self.traces)
+      numbers.assert_same(dataset, self.traces)
     self.assertLess(tracemalloc.get_traced_memory()[1], 2**23)
 
   def test_a_store_may_grow_while_it_is_open(self):
@@ -140,14 +141,14 @@ class DiskStoreTest(absltest.TestCase):
       )
 
   def test_a_store_may_grow_while_it_is_read(self):
-    """What is there already is read, cut to what the reader knows."""
+    """Traces are cut to the extent that the reader knows."""
     sound = pieces.Pieces.sound
     for more in ({'num_chains': 3}, {'refinements': [toy.family(0, 1, 2)]}):
       path = self.path / str(len(more)) / next(iter(more))
       shutil.copytree(self.done, path)
       reader = rllc_jax.open_store(path)
 
-      def grow(held, piece, path=path, more=more):
+      def grow(store_pieces, piece, path=path, more=more):
         pieces.Pieces.sound = sound
         numbers.run(
           rllc_jax.open_store(path),
@@ -158,7 +159,7 @@ class DiskStoreTest(absltest.TestCase):
           }
           | more,
         )
-        return sound(held, piece)
+        return sound(store_pieces, piece)
 
       self.addCleanup(setattr, pieces.Pieces, 'sound', sound)
       pieces.Pieces.sound = grow
@@ -170,9 +171,9 @@ class DiskStoreTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, 'must be a store.*not exist'):
       rllc_jax.open_store(self.path)
 
-  def test_a_link_to_nothing_is_said(self):
+  def test_a_link_to_nothing_is_refused(self):
     self.path.symlink_to('nowhere')
-    with self.assertRaisesRegex(tables.StoreError, 'a link to nothing'):
+    with self.assertRaisesRegex(traces.StoreError, 'a link to nothing'):
       rllc_jax.open_store(self.path)
 
   def test_an_empty_store_has_nothing_to_read(self):
@@ -192,21 +193,23 @@ class DiskStoreTest(absltest.TestCase):
     path.write_bytes(path.read_bytes()[:-9])
     return path
 
-  def test_a_damaged_mark_is_named_and_its_draws_done_again(self):
+  def test_a_damaged_mark_is_named_and_its_draws_sampled_again(self):
     mark = self.damage('marks/*/*.npz')
     with self.assertRaisesRegex(ValueError, f'{mark.name} must be as it was'):
       rllc_jax.open_store(self.path).read()
     with self.assertWarnsRegex(UserWarning, f'{mark.name} was expected'):
-      found = small_run(self.path)
-    np.testing.assert_array_equal(found.loss, self.traces.loss)
+      repaired = small_run(self.path)
+    np.testing.assert_array_equal(repaired.loss, self.traces.loss)
 
-  def test_a_mark_that_is_gone_is_done_again(self):
+  def test_draws_of_a_missing_mark_are_sampled_again(self):
     (self.copy() / 'marks' / TEXT / '1.npz').unlink()
-    kept = rllc_jax.open_store(self.path).read()
-    counts = kept.recorded.sum(('dataset', 'refinement', 'chain')).values
+    without_mark = rllc_jax.open_store(self.path).read()
+    counts = without_mark.recorded.sum(
+      ('dataset', 'refinement', 'chain')
+    ).values
     self.assertEqual(counts.tolist(), [120, 0])
-    found = small_run(self.path)
-    np.testing.assert_array_equal(found.loss, self.traces.loss)
+    repaired = small_run(self.path)
+    np.testing.assert_array_equal(repaired.loss, self.traces.loss)
 
   def test_a_full_disk_loses_nothing(self):
     """A real process whose writes fail: files may not grow beyond a limit."""
@@ -228,22 +231,22 @@ class DiskStoreTest(absltest.TestCase):
     self.assertNotEqual(result.returncode, 0)
     last = result.stderr.splitlines()[-1]
     self.assertRegex(last, r'DiskError: .*store/blocks/.*File too large')
-    kept = rllc_jax.open_store(self.path).read()
+    after_failure = rllc_jax.open_store(self.path).read()
     np.testing.assert_array_equal(
-      kept.loss.isel(draw=slice(30)), self.traces.loss
+      after_failure.loss.isel(draw=slice(30)), self.traces.loss
     )
-    self.assertGreater(int(kept.recorded.max()), 30)
+    self.assertGreater(int(after_failure.recorded.max()), 30)
     more = small_run(self.path, num_draws=60)
     np.testing.assert_array_equal(
       more.loss.isel(draw=slice(30)), self.traces.loss
     )
 
-  def test_a_place_that_cannot_be_written_is_an_error_of_the_system(self):
+  def test_an_unwritable_place_raises_os_error(self):
     self.path.write_text('a file')
     with self.assertRaises(OSError):
       small_run(self.path / 'below')
 
-  def test_run_json_is_for_people_too(self):
+  def test_run_json_holds_identity_and_extent(self):
     run = json.loads((self.done / 'run.json').read_text())
     self.assertEqual(run['identity']['step_size'], 1e-3)
     self.assertEqual(run['extent']['num_draws'], 30)

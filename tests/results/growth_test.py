@@ -1,4 +1,4 @@
-"""A store grows: what is there stays, and only what is missing is done."""
+"""A store grows: its draws stay, and only missing ones are sampled."""
 
 import shutil
 
@@ -10,7 +10,7 @@ from tests.results import numbers
 
 
 @pytest.fixture(scope='module')
-def whole():
+def complete():
   return numbers.run()
 
 
@@ -43,19 +43,19 @@ def path(tmp_path):
   ],
   ids=lambda first: ' '.join(first),
 )
-def test_a_run_grows_in_every_direction(path, whole, first):
+def test_a_run_grows_in_every_direction(path, complete, first):
   numbers.run(rllc_jax.open_store(path), **first)
-  kept = int(rllc_jax.open_store(path).read().recorded.sum())
+  num_before = int(rllc_jax.open_store(path).read().recorded.sum())
   calls = []
-  say = lambda done, total: calls.append(done)
-  found = numbers.run(rllc_jax.open_store(path), progress=say)
-  assert calls[0] == kept  # Nothing is done again.
-  numbers.assert_same(found, whole)
+  record = lambda done, total: calls.append(done)
+  traces = numbers.run(rllc_jax.open_store(path), progress=record)
+  assert calls[0] == num_before  # Nothing is sampled again.
+  numbers.assert_same(traces, complete)
   read = rllc_jax.open_store(path).read()
   assert read.checkpoint.values.tolist() == [0, 10, 20]
 
 
-def test_what_is_done_stays_done_while_more_is_on_its_way(path, finished):
+def test_finished_chains_stay_recorded_while_new_ones_run(path, finished):
   shutil.copytree(finished, path)
   before = 3 * 2 * 3 * 2 * 30
 
@@ -72,11 +72,11 @@ def test_what_is_done_stays_done_while_more_is_on_its_way(path, finished):
   assert recorded.isel(chain=2).sum() > 0
 
 
-def test_what_is_there_is_not_done_again(path, finished):
+def test_recorded_chains_are_not_sampled_again(path, finished):
   shutil.copytree(finished, path)
   calls = []
-  say = lambda done, total: calls.append((done, total))
-  numbers.run(rllc_jax.open_store(path), num_chains=3, progress=say)
+  record = lambda done, total: calls.append((done, total))
+  numbers.run(rllc_jax.open_store(path), num_chains=3, progress=record)
   cells, draws = 3 * 2 * 3, 30
   assert calls[-1] == (cells * 3 * draws, cells * 3 * draws)
   assert calls[0] == (cells * 2 * draws, cells * 3 * draws)
@@ -92,16 +92,16 @@ def test_one_run_at_a_time_writes(path):
   numbers.run(rllc_jax.open_store(path))
 
 
-def test_two_handles_see_what_each_other_wrote(path, whole):
+def test_two_handles_see_each_other_s_writes(path, complete):
   handles = [rllc_jax.open_store(path), rllc_jax.open_store(path)]
   for step, store in zip((0, 10, 20), [*handles, handles[0]], strict=True):
     numbers.run(store, trajectory=toy.trajectory((step,)))
-  numbers.assert_same(numbers.run(handles[1]), whole)
+  numbers.assert_same(numbers.run(handles[1]), complete)
 
 
-def test_long_and_odd_names_are_names_of_files(path):
+def test_long_and_odd_names_become_file_names(path):
   names = ('..', '.', 'x' * 400)
   for num_draws in (18, 24):
     store = rllc_jax.open_store(path)
-    found = numbers.run(store, datasets=names, num_draws=num_draws)
-  numbers.assert_same(found, numbers.run(datasets=names))
+    traces = numbers.run(store, datasets=names, num_draws=num_draws)
+  numbers.assert_same(traces, numbers.run(datasets=names))

@@ -1,4 +1,4 @@
-"""Wherever a run is stopped, the next one ends as if nothing had happened."""
+"""A run after a kill or a full disk ends with the same traces."""
 
 import contextlib
 import errno
@@ -31,7 +31,7 @@ def run(path, **options):
 
 @pytest.fixture
 def replacing(monkeypatch):
-  """Every file that is written passes here: `replacing[0](move)` moves it."""
+  """A hook on every file that is written: `replacing[0](move)` moves it."""
   real, hooks, lock = os.replace, [lambda move: move()], threading.Lock()
 
   def replace(source, target, **options):
@@ -51,36 +51,38 @@ def copy_unless_gone(source, target):
 @pytest.mark.parametrize(
   'keep_chains', [True, pytest.param(False, marks=pytest.mark.long)]
 )
-def test_a_kill_at_any_write(tmp_path, replacing, sample, keep_chains):
-  """The directory as it was before every move, given to a run of its own.
+def test_a_kill_at_any_write_changes_no_draw(
+  tmp_path, replacing, sample, keep_chains
+):
+  """Runs on copies of the directory, taken before every move, end the same.
 
-  What was written lies beside its place, and what was moved before is there.
+  Each copy holds the temporary file of the move, and all files moved before.
   """
   path, number = tmp_path / 'store', itertools.count()
-  first = {'num_draws': 24, 'keep_chains': keep_chains}
+  fewer = {'num_draws': 24, 'keep_chains': keep_chains}
   more = {'num_draws': 32, 'keep_chains': keep_chains}
 
-  def keep(move):
+  def copy_before(move):
     copied = tmp_path / 'copies' / str(next(number))
     shutil.copytree(path, copied, copy_function=copy_unless_gone)
     move()
 
-  replacing[0] = keep
-  run(path, **first)
+  replacing[0] = copy_before
+  run(path, **fewer)
   expected = run(path, **more)
   replacing[0] = lambda move: move()
   copies = sorted((tmp_path / 'copies').iterdir(), key=lambda x: int(x.name))
   assert len(copies) > 50
   for killed in sample(copies, 12):
-    found = run(killed, **more)
+    traces = run(killed, **more)
     for name in expected.variables:
-      np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
-    left = [*(killed / 'blocks').glob('*.npz')]
-    assert len(left) == (2 if keep_chains else 0)
+      np.testing.assert_array_equal(traces[name], expected[name], err_msg=name)
+    blocks = [*(killed / 'blocks').glob('*.npz')]
+    assert len(blocks) == (2 if keep_chains else 0)
 
 
 def refused(path, replacing, number, error):
-  """Whether the move with this number was, and a run then did all."""
+  """True if the move with this number failed, and a second run ended."""
   calls = itertools.count()
 
   def fail(move):
@@ -92,21 +94,23 @@ def refused(path, replacing, number, error):
   try:
     run(path)
     return False
-  except OSError as told:
-    said = f'{re.escape(str(path))}.*{error.strerror}.*run the same command'
-    assert re.search(said, str(told))
+  except OSError as raised:
+    message = f'{re.escape(str(path))}.*{error.strerror}.*run the same command'
+    assert re.search(message, str(raised))
   replacing[0] = lambda move: move()
   run(path)
   return True
 
 
 def assert_same(path, expected):
-  found = rllc_jax.open_store(path).read()
+  traces = rllc_jax.open_store(path).read()
   for name in expected.variables:
-    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(traces[name], expected[name], err_msg=name)
 
 
-def test_a_full_disk_at_any_write(tmp_path, replacing, sample):
+def test_a_full_disk_at_any_write_is_named_and_loses_nothing(
+  tmp_path, replacing, sample
+):
   expected = run(tmp_path / 'whole')
   full = OSError(errno.ENOSPC, 'No space left on device')
   calls = itertools.count()
@@ -121,20 +125,22 @@ def test_a_full_disk_at_any_write(tmp_path, replacing, sample):
 
 
 @pytest.mark.parametrize('number', [0, 25])
-def test_a_disk_that_nobody_may_write_to(tmp_path, replacing, number):
+def test_a_read_only_disk_is_named_and_loses_nothing(
+  tmp_path, replacing, number
+):
   expected = run(tmp_path / 'whole')
   error = PermissionError(errno.EACCES, 'Permission denied')
   assert refused(tmp_path / 'store', replacing, number, error)
   assert_same(tmp_path / 'store', expected)
 
 
-def test_chains_that_were_not_kept_are_run_again_for_more(tmp_path):
+def test_without_saved_chains_more_draws_start_from_the_checkpoint(tmp_path):
   path = tmp_path / 'store'
   calls = []
-  say = lambda done, total: calls.append(done)
+  record = lambda done, total: calls.append(done)
   run(path, num_draws=24, keep_chains=False)
   assert not [*(path / 'blocks').iterdir()]
-  found = run(path, keep_chains=False, progress=say)
+  traces = run(path, keep_chains=False, progress=record)
   assert calls[0] == 0
-  expected = run(tmp_path / 'kept', progress=say)
-  np.testing.assert_array_equal(found.loss, expected.loss)
+  expected = run(tmp_path / 'kept', progress=record)
+  np.testing.assert_array_equal(traces.loss, expected.loss)

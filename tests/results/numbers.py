@@ -1,8 +1,8 @@
-"""Fills a store as a trajectory does, with numbers that NumPy makes at once.
+"""Fills a store as a trajectory does, with numbers from NumPy, without a model.
 
-The way through a store is that of `trajectory.fill`: what it lacks, block by
-block and segment by segment. A draw's numbers say whose they are, so traces of
-two runs are the same if and only if every draw is in its place.
+Like `trajectory.fill`, it plans the missing draws, block by block and segment
+by segment. A draw's numbers depend on its address, so traces of two runs are
+the same if and only if every draw is in its place.
 """
 
 import math
@@ -12,7 +12,7 @@ import numpy as np
 
 from rllc_jax.estimators import blocks
 from rllc_jax.results import memory
-from rllc_jax.results import store as stores
+from rllc_jax.results import store as store_types
 from rllc_jax.results import traces
 from tests.estimators import toy
 
@@ -34,11 +34,11 @@ def run(
   segment=12,
   progress=lambda done, total: None,
 ):
-  """What `toy.run` takes of a store, and what it gives."""
+  """Fills a store and reads it, with the options of `toy.run`."""
   store = memory.MemoryStore() if store is None else store
   families = refinements or [toy.family(0, 1, 2)]
   steps = (trajectory or toy.trajectory()).steps
-  extent = stores.Extent(
+  extent = store_types.Extent(
     tuple(steps),
     tuple(datasets),
     tuple(name for family in families for name in family.names),
@@ -53,10 +53,10 @@ def run(
   return store.read(extent)
 
 
-def assert_same(found, expected):
-  """Every variable, bit for bit."""
+def assert_same(actual, expected):
+  """Compares every variable, bit for bit."""
   for name in expected.variables:
-    np.testing.assert_array_equal(found[name], expected[name], err_msg=name)
+    np.testing.assert_array_equal(actual[name], expected[name], err_msg=name)
 
 
 def _identity(extent, step_size):
@@ -75,15 +75,15 @@ def _identity(extent, step_size):
 def _fill(store, families, extent, rows_per_block, segment, progress):
   rows = store.own(blocks.all_rows(extent))
   works = blocks.plan(store.recorded, families, extent, rows, rows_per_block)
-  left = sum(
+  missing = sum(
     work.num_chains * (extent.num_draws - work.first) for work in works
   )
   total = len(rows) * math.prod(traces.sizes(extent)[2:])
-  done = total - left
+  done = total - missing
   progress(done, total)
   for work in works:
     first = work.first
-    if first:  # Chains go on from where they were.
+    if first:  # The store must return the chains after these draws.
       [states] = store.states(work.rows, work.columns)
       np.testing.assert_array_equal(states, _states(work, first))
     progress(done, total)
@@ -112,7 +112,7 @@ def _write(store, work, first, count):
 
 
 def _draws(work, name, first, count):
-  """[K, N, count]: of a column on its own, but for the loss at the center."""
+  """Draws [K, N, count]; columns share the loss at the center alone."""
   shared = name == 'center_loss'
   cells = [
     [
@@ -133,6 +133,6 @@ def _states(work, first):
 
 
 def _numbers(name, count):
-  """The first of the numbers that belong to a name."""
+  """The first `count` random numbers of a name."""
   rng = np.random.default_rng(zlib.crc32(repr(name).encode()))
   return rng.uniform(1, 2, count).astype(np.float32)
