@@ -29,7 +29,7 @@ STEP, LAST = 4, 8
 
 
 def train(directory, **changes):
-  """Trains, or goes on; returns all that is left of it."""
+  """Trains, or resumes; returns the record and a hash of the weights."""
   options = {'num_steps': LAST, 'checkpoint_steps': (0, STEP, LAST)}
   record = loop_test.run(directory, resume_every=2, **options, **changes)
   if not (directory / 'training.zarr').exists():
@@ -38,10 +38,10 @@ def train(directory, **changes):
 
 
 def read(directory):
-  """What estimates read of a training run."""
-  kept = choices.whole_trajectory(directory)
-  assert kept.steps == (0, STEP, LAST)
-  return trees.content_hash(kept.load(kept.steps))
+  """A hash of the weights that estimates read from a run."""
+  trajectory = choices.whole_trajectory(directory)
+  assert trajectory.steps == (0, STEP, LAST)
+  return trees.content_hash(trajectory.load(trajectory.steps))
 
 
 @pytest.fixture(autouse=True)
@@ -52,10 +52,10 @@ def impatient(monkeypatch):
 @pytest.fixture(scope='module')
 def two_runs(tmp_path_factory):
   """Directories of two runs, of other seeds."""
-  found = [tmp_path_factory.mktemp('run') for _ in range(2)]
-  for seed, directory in enumerate(found):
+  directories = [tmp_path_factory.mktemp('run') for _ in range(2)]
+  for seed, directory in enumerate(directories):
     train(directory, seed=seed)
-  return found
+  return directories
 
 
 @pytest.fixture(scope='module')
@@ -78,8 +78,8 @@ def largest(directory: pathlib.Path, pattern: str) -> pathlib.Path:
 
 
 def read_one(directory):
-  kept = checkpoints.trajectory(directory / 'checkpoints', (STEP,))
-  return trees.content_hash(kept.load([STEP]))
+  trajectory = checkpoints.trajectory(directory / 'checkpoints', (STEP,))
+  return trees.content_hash(trajectory.load([STEP]))
 
 
 def check(two_runs, run, pattern, kind):
@@ -98,21 +98,25 @@ def check(two_runs, run, pattern, kind):
 @pytest.mark.sampled(6)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('pattern', NEEDED)
-def test_a_file_that_weights_are_read_from(two_runs, run, pattern, kind):
-  found = check(two_runs, run, pattern, kind)
-  assert all(found) or kind == 'flipped'
+def test_damage_to_weights_of_a_checkpoint_is_named(
+  two_runs, run, pattern, kind
+):
+  messages = check(two_runs, run, pattern, kind)
+  assert all(messages) or kind == 'flipped'
 
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize('kind', damages.KINDS)
-def test_the_other_files_of_a_checkpoint(two_runs, run, kind):
+def test_damage_to_other_files_of_a_checkpoint_is_named_or_harmless(
+  two_runs, run, kind
+):
   for pattern in OTHERS:
     check(two_runs, run, pattern, kind)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('kind', damages.KINDS)
-def test_the_state_that_a_run_goes_on_from(two_runs, stopped, tmp_path, kind):
+def test_damage_to_a_resume_state_is_named(two_runs, stopped, tmp_path, kind):
   expected = train(shutil.copytree(stopped, tmp_path / 'whole'))
   place = pathlib.Path('resume', str(STEP))
   for pattern in ('_CHECKPOINT_METADATA', 'state/d/*'):
@@ -131,7 +135,7 @@ def test_the_state_that_a_run_goes_on_from(two_runs, stopped, tmp_path, kind):
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
 @pytest.mark.parametrize('attempt', [train, read])
-def test_a_checkpoint_as_a_whole(two_runs, run, attempt, kind):
+def test_a_replaced_checkpoint_is_named(two_runs, run, attempt, kind):
   place = pathlib.Path('checkpoints', str(STEP))
   expected = attempt(run)
   damages.replace_directory(run / place, kind, two_runs[1] / place)
@@ -144,19 +148,19 @@ def test_a_checkpoint_as_a_whole(two_runs, run, attempt, kind):
   assert attempt(run) == expected
 
 
-def test_all_checkpoints_of_another_run(two_runs, run):
-  """They agree with one another, but not with the state beside them."""
+def test_checkpoints_of_another_run_are_named(two_runs, run):
+  """They agree with one another, but not with the resume state."""
   shutil.rmtree(run / 'checkpoints')
   shutil.copytree(two_runs[1] / 'checkpoints', run / 'checkpoints')
   shutil.rmtree(run / 'training.zarr')
   attempt = functools.partial(train, run)
   message, _ = damages.outcome(run, attempt, str(run / 'checkpoints' / '0'))
   assert 'got one of another' in message
-  damages.remove(run)  # As the message says.
+  damages.remove(run)  # The remedy of the message.
   assert train(run) == train(two_runs[0])
 
 
-def test_the_last_checkpoint_is_missed_and_made_again(run):
+def test_a_missing_last_checkpoint_is_named_and_trained_again(run):
   expected = train(run)
   shutil.rmtree(run / 'checkpoints' / str(LAST))
   attempt = functools.partial(read, run)
@@ -167,7 +171,7 @@ def test_the_last_checkpoint_is_missed_and_made_again(run):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('kind', ['missing', 'empty', 'file', 'another'])
-def test_a_state_as_a_whole(two_runs, stopped, tmp_path, kind):
+def test_a_replaced_resume_state_is_named(two_runs, stopped, tmp_path, kind):
   run = shutil.copytree(stopped, tmp_path / 'run')
   damages.replace_directory(
     run / 'resume' / str(STEP), kind, two_runs[1] / 'resume/8'
@@ -175,7 +179,7 @@ def test_a_state_as_a_whole(two_runs, stopped, tmp_path, kind):
   attempt = functools.partial(train, run)
   message, _ = damages.outcome(run, attempt, str(run))
   assert message
-  damages.remove(run)  # As the message says.
+  damages.remove(run)  # The remedy of the message.
   assert train(run) == train(two_runs[0])
 
 

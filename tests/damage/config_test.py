@@ -1,4 +1,4 @@
-"""Damage to a config: the program that says what a command does."""
+"""Damage to a config, the program with a command's settings."""
 
 import functools
 import json
@@ -26,7 +26,7 @@ def workdir(trained, tmp_path):
 
 @pytest.fixture
 def run(workdir, monkeypatch, capsys):
-  """`run(path)` does what the command does with this config."""
+  """`run(path)` trains as the command does with a config."""
   monkeypatch.setattr(sys, 'dont_write_bytecode', True)
 
   def read(path):
@@ -53,19 +53,19 @@ def run(workdir, monkeypatch, capsys):
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', tiny.CONFIGS)
-def test_a_config(workdir, run, name, kind):
+def test_damage_to_a_config_is_named(workdir, run, name, kind):
   path, attempt = workdir / name, functools.partial(run, workdir / name)
   other = tiny.CONFIGS[name].replace('3', '4').encode()
   # With a bit or a number changed it may be of another run, as which the one
   # that is here does not go on.
   named = str(workdir if kind in ('flipped', 'another') else path)
-  found = damages.check(
+  messages = damages.check(
     workdir, path, kind, attempt, attempt(), other=other, named=named
   )
-  assert all(found) or kind == 'flipped'
+  assert all(messages) or kind == 'flipped'
 
 
-def test_a_section_of_another_name_is_not_passed_over(workdir, run):
+def test_a_misspelled_section_is_refused(workdir, run):
   path = workdir / 'other.py'
   path.write_text(tiny.PROGRAM.replace('training=', 'trainimg='))
   with pytest.raises(ValueError, match='got trainimg'):

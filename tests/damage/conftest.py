@@ -1,4 +1,4 @@
-"""A trained run, of which several files damage copies."""
+"""A trained run, whose copies several test files damage."""
 
 import gc
 
@@ -10,7 +10,7 @@ from tests.damage import tiny
 
 @pytest.fixture(scope='package', autouse=True)
 def compiled_once(tmp_path_factory):
-  """Training compiles anew in every call; here it finds what it compiled."""
+  """Caches the compiled training step, which every call compiles anew."""
   options = {
     'jax_compilation_cache_dir': str(tmp_path_factory.mktemp('compiled')),
     'jax_persistent_cache_min_compile_time_secs': 0.0,

@@ -1,4 +1,4 @@
-"""Damage to a corpus: to what is complete, and to what a build goes on with."""
+"""Damage to a complete corpus, and to documents that a build resumes with."""
 
 import functools
 import json
@@ -31,7 +31,7 @@ def write_text(path, words):
 
 
 def build(text, workdir):
-  """Builds or reads the corpus of `workdir`, and returns what is in it."""
+  """Builds or reads the corpus of `workdir`, and returns its content."""
   section = {
     'sources': (),
     'further': (),
@@ -75,9 +75,11 @@ def workdir(built, tmp_path):
 @pytest.mark.parametrize(
   'name', ['corpus.json', 'tokens.npy', 'tokenizer.json']
 )
-def test_a_complete_corpus(built, texts, workdir, name, kind):
+def test_damage_to_a_complete_corpus_is_named(
+  built, texts, workdir, name, kind
+):
   path = workdir / 'corpus' / name
-  found = damages.check(
+  messages = damages.check(
     workdir,
     path,
     kind,
@@ -86,14 +88,16 @@ def test_a_complete_corpus(built, texts, workdir, name, kind):
     other=(built[1] / 'corpus' / name).read_bytes(),
     named=str(path.parent if kind == 'another' else path),
   )
-  # Without corpus.json the corpus is made again.
-  assert all(found) != ((name, kind) == ('corpus.json', 'missing'))
+  # Without corpus.json the corpus is built again.
+  assert all(messages) != ((name, kind) == ('corpus.json', 'missing'))
 
 
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', DOCUMENTS)
-def test_documents_that_a_build_goes_on_with(built, texts, workdir, name, kind):
+def test_damage_to_documents_of_an_unfinished_build_is_named(
+  built, texts, workdir, name, kind
+):
   def build_on():
     try:
       return build(texts[0], workdir)
@@ -114,7 +118,7 @@ def test_documents_that_a_build_goes_on_with(built, texts, workdir, name, kind):
 
 
 @pytest.mark.parametrize('kind', ['cut', 'zeroed', 'flipped', 'missing'])
-def test_a_data_set_of_the_users_own(workdir, kind):
+def test_damage_to_a_user_s_data_set_is_named(workdir, kind):
   directory = workdir / 'corpus' / DATA_SET
 
   def read():
@@ -127,7 +131,7 @@ def test_a_data_set_of_the_users_own(workdir, kind):
 @pytest.mark.parametrize(
   'name', ['tokens.npy', 'tokenizer.json', 'corpus.json']
 )
-def test_what_the_message_says_makes_it_good(texts, workdir, name):
+def test_the_remedy_for_a_damaged_corpus_works(texts, workdir, name):
   expected = build(texts[0], workdir)
   path = workdir / 'corpus' / name
   path.write_bytes(path.read_bytes()[:-5])
@@ -139,7 +143,7 @@ def test_what_the_message_says_makes_it_good(texts, workdir, name):
   assert build(texts[0], workdir) == expected
 
 
-def test_removing_damaged_documents_makes_them_good(texts, workdir):
+def test_the_remedy_for_damaged_documents_works(texts, workdir):
   expected = build(texts[0], workdir)
   (workdir / 'corpus' / 'corpus.json').unlink()
   directory = workdir / 'corpus' / DATA_SET
@@ -150,7 +154,7 @@ def test_removing_damaged_documents_makes_them_good(texts, workdir):
   assert build(texts[0], workdir) == expected
 
 
-def test_documents_that_parse_but_are_others(texts, workdir):
+def test_exchanged_shards_are_named(texts, workdir):
   """The shard of another split, under the name of this one."""
   train, held_out = (workdir / 'corpus' / DATA_SET / x for x in DOCUMENTS[:2])
   info = workdir / 'corpus' / DATA_SET / 'dataset_info.json'

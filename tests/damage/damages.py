@@ -1,4 +1,4 @@
-"""Kinds of damage to a file, and what must be true of every one of them."""
+"""Kinds of damage to a file, and a check of the reaction to each."""
 
 from collections.abc import Callable
 from collections.abc import Iterable
@@ -22,18 +22,18 @@ def _cut(data, rng):
 
 def _zeroed(data, rng):
   del rng
-  start = _written(data)[len(_written(data)) // 2]
+  start = _nonzero_places(data)[len(_nonzero_places(data)) // 2]
   yield data[:start] + bytes(16) + data[start + 16 :]
 
 
 def _flipped(data, rng):
-  for place in rng.choice(_written(data), _NUM_BITS):
+  for place in rng.choice(_nonzero_places(data), _NUM_BITS):
     bit = 1 << int(rng.integers(8))
     yield data[:place] + bytes([data[place] ^ bit]) + data[place + 1 :]
 
 
-def _written(data):
-  """Where bytes are not zero: array_record pads its files with many zeros."""
+def _nonzero_places(data):
+  """Places of bytes that are not zero: array_record pads with many zeros."""
   return np.flatnonzero(np.frombuffer(data, np.uint8))
 
 
@@ -48,16 +48,16 @@ KINDS = (*_CONTENTS, 'missing', 'directory', 'another')
 
 
 def each(path: pathlib.Path, kind: str, other: bytes = b'') -> Iterator[None]:
-  """Damages a file in one way after another, and puts it back at the end.
+  """Damages a file in one way after another, and restores it at the end.
 
   Args:
     path: of the file.
     kind: one of `KINDS`.
     other: the same file of another run.
   """
-  whole = path.read_bytes()
+  original = path.read_bytes()
   try:
-    for damaged in _contents(whole, kind, path.name, other):
+    for damaged in _contents(original, kind, path.name, other):
       remove(path)
       if kind == 'directory':
         path.mkdir()
@@ -66,7 +66,7 @@ def each(path: pathlib.Path, kind: str, other: bytes = b'') -> Iterator[None]:
       yield
   finally:
     remove(path)
-    path.write_bytes(whole)
+    path.write_bytes(original)
 
 
 def remove(path: pathlib.Path) -> None:
@@ -84,9 +84,9 @@ def check(
   other: bytes = b'',
   named: str | None = None,
 ) -> list[str]:
-  """Whatever the damage to a file, the result is the same or the error is good.
+  """Checks that damage to a file changes no result, or gives a good error.
 
-  And when the file is put back the result is the same.
+  When the file is restored the result must be the same.
 
   Args:
     root: nothing in it may change where there is an error.
@@ -100,19 +100,19 @@ def check(
   Returns:
     The texts of the errors; '' where the result was the same.
   """
-  found = []
+  messages = []
   for _ in each(path, kind, other):
     message, result = outcome(root, attempt, named or str(path))
     assert message or result == expected
-    found.append(message)
+    messages.append(message)
   assert attempt() == expected
-  return found
+  return messages
 
 
 def outcome(
   root: pathlib.Path, attempt: Callable[[], Any], named: str
 ) -> tuple[str, Any]:
-  """(the text of a good error, None) or ('', the result) of an attempt."""
+  """Runs an attempt: (text of a good error, None) or ('', result)."""
   before = content(root)
   try:
     return '', attempt()
@@ -126,7 +126,7 @@ def outcome(
 
 
 def content(root: pathlib.Path) -> dict[str, bytes | None]:
-  """All that lies in a directory, but for locks: path -> bytes or None."""
+  """Content of a directory without locks: path -> bytes or None."""
   return {
     path.relative_to(root).as_posix(): path.read_bytes()
     if path.is_file()
@@ -136,16 +136,16 @@ def content(root: pathlib.Path) -> dict[str, bytes | None]:
   }
 
 
-def _contents(whole, kind, name, other) -> Iterable[bytes]:
+def _contents(original, kind, name, other) -> Iterable[bytes]:
   if kind in ('missing', 'directory', 'another'):
     return [other]
-  if not whole:
+  if not original:
     return [b'x']
-  return _CONTENTS[kind](whole, np.random.default_rng([*name.encode()]))
+  return _CONTENTS[kind](original, np.random.default_rng([*name.encode()]))
 
 
 def replace_directory(path, kind, other):
-  """Leaves nothing where a directory was, or what does not belong there."""
+  """Replaces a directory by nothing, an empty one, a file or another one."""
   remove(path)
   if kind == 'empty':
     path.mkdir()

@@ -1,7 +1,7 @@
-"""A disk that is full, or that nobody may write to, at any moment.
+"""A full or read-only disk at any moment.
 
-What is there afterwards is whole, old or new, or is told to be incomplete; and
-the next attempt does what the first one could not.
+Afterwards files are whole, old or new, or are named as incomplete; and the next
+attempt succeeds.
 """
 
 from concurrent import futures
@@ -50,28 +50,28 @@ def impatient(monkeypatch):
 def corpus(path):
   rows = np.random.default_rng(0).integers(0, 9, (400, 8))
   rows[:, 0] = 9
-  found = packing.arrange(
+  arranged = packing.arrange(
     {'a': rows[:300]}, {'a': rows[300:]}, {}, vocab_size=10, eos_id=9
   )
   tokenizer = tokenizers.train([], tokenizers.MIN_VOCABULARY)
   tokenizers.save(tokenizer, path / 'tokenizer.json')
-  packing.save_corpus(path, found, {'a': 1}, files=['tokenizer.json'])
+  packing.save_corpus(path, arranged, {'a': 1}, files=['tokenizer.json'])
 
 
 def read_corpus(path):
-  found = packing.load_corpus(path)
-  return trees.content_hash(found.tokens), found[1:]
+  loaded = packing.load_corpus(path)
+  return trees.content_hash(loaded.tokens), loaded[1:]
 
 
 def data_set(path):
   texts = [f'{number} times the sea' for number in range(20)]
-  kept = [
+  rows = [
     documents.Document(
       documents.content_key(text), 'a', ['train', 'held_out'][i % 2], text
     )
     for i, text in enumerate(texts)
   ]
-  corpora.prepare(path, kept, {'a': 1})
+  corpora.prepare(path, rows, {'a': 1})
 
 
 def read_data_set(path):
@@ -88,14 +88,16 @@ def read_checkpoint(path):
 
 
 def record(path):
-  made = xr.Dataset({'loss': ('step', np.linspace(7, 4, 400))}, attrs={'a': 1})
+  dataset = xr.Dataset(
+    {'loss': ('step', np.linspace(7, 4, 400))}, attrs={'a': 1}
+  )
   if not (path / 'training.zarr').exists():
-    records.save_record(made, path / 'training.zarr')
+    records.save_record(dataset, path / 'training.zarr')
 
 
 def read_record(path):
-  found = records.load_record(path / 'training.zarr')
-  return json.dumps(found.to_dict(), sort_keys=True)
+  dataset = records.load_record(path / 'training.zarr')
+  return json.dumps(dataset.to_dict(), sort_keys=True)
 
 
 def json_file(path):
@@ -124,19 +126,19 @@ def watched(monkeypatch, root, act):
 
   def after_act(real):
     def call(path, *args, **options):
-      ours = str(path).startswith(str(root))
-      there = real.__name__ == 'mkdir' and os.path.isdir(path)
-      if ours and not there:
+      is_below = str(path).startswith(str(root))
+      exists = real.__name__ == 'mkdir' and os.path.isdir(path)
+      if is_below and not exists:
         act(real.__name__)
       return real(path, *args, **options)
 
     return call
 
-  opened, seen = io.open, after_act(io.open)
+  opened, watched_open = io.open, after_act(io.open)
 
   def open_(file, mode='r', *args, **options):
     writes = set(mode) & set('wax+')
-    return (seen if writes else opened)(file, mode, *args, **options)
+    return (watched_open if writes else opened)(file, mode, *args, **options)
 
   with monkeypatch.context() as patch:
     for name in ('mkdir', 'rename', 'replace'):
@@ -173,7 +175,9 @@ def message_of(attempt, path):
 @pytest.mark.sampled(4)
 @pytest.mark.parametrize('error', ERRORS)
 @pytest.mark.parametrize('name', WRITERS)
-def test_a_disk_that_refuses_a_call(tmp_path, monkeypatch, name, error):
+def test_a_refused_call_is_named_and_the_next_attempt_succeeds(
+  tmp_path, monkeypatch, name, error
+):
   write, read = WRITERS[name]
   write(tmp_path / 'whole')
   expected = read(tmp_path / 'whole')
@@ -185,7 +189,7 @@ def test_a_disk_that_refuses_a_call(tmp_path, monkeypatch, name, error):
     if not reached:
       break
     assert 'run the same command again' in message or read(path) == expected
-    # Half of it is not taken for the whole.
+    # An incomplete file must not pass for a whole one.
     assert message_of(functools.partial(read, path), path) or (
       read(path) == expected
     )
@@ -194,10 +198,10 @@ def test_a_disk_that_refuses_a_call(tmp_path, monkeypatch, name, error):
   assert number > 2
 
 
-def test_threads_of_a_write_that_failed_may_be_at_it_still(
+def test_a_second_attempt_is_safe_from_threads_of_the_first(
   tmp_path, monkeypatch
 ):
-  """As Zarr's are: a second attempt has a directory of its own."""
+  """Zarr's threads do so: a second attempt uses another directory."""
   ended, places = threading.Event(), []
 
   def fail(record, path, **options):
@@ -226,7 +230,7 @@ def test_threads_of_a_write_that_failed_may_be_at_it_still(
 
 
 @pytest.mark.parametrize('name', WRITERS)
-def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path, name):
+def test_a_disk_full_within_a_file_is_named(tmp_path, name):
   write, read = WRITERS[name]
   write(tmp_path / 'whole')
   expected = read(tmp_path / 'whole')
@@ -245,9 +249,11 @@ def test_a_disk_that_is_full_in_the_middle_of_a_file(tmp_path, name):
 
 
 @pytest.mark.parametrize('error', ERRORS)
-def test_a_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, error):
+def test_a_resume_state_is_the_old_one_or_the_new_one(
+  tmp_path, monkeypatch, error
+):
   old, new = {'w': WEIGHTS['w'] + 1}, WEIGHTS
-  found = set()
+  steps = set()
   for number in itertools.count():
     path = tmp_path / str(number)
     checkpoints.save_resume(path, old, 1)
@@ -258,10 +264,10 @@ def test_a_state_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, error):
       break
     state, step = checkpoints.load_resume(path, WEIGHTS)
     np.testing.assert_array_equal(state['w'], (old, new)[step - 1]['w'])
-    found.add(step)
+    steps.add(step)
     checkpoints.save_resume(path, new, 3)
     assert checkpoints.steps(path) == (3,)
-  assert found == {1, 2}
+  assert steps == {1, 2}
 
 
 @pytest.mark.parametrize('error', ERRORS)
@@ -280,22 +286,24 @@ def test_a_file_is_the_old_one_or_the_new_one(tmp_path, monkeypatch, error):
 @pytest.mark.sampled(1)
 # To move the first figure, and the page.
 @pytest.mark.parametrize(('error', 'number'), [('full', 1), ('unwritable', 11)])
-def test_a_report(tmp_path, monkeypatch, error, number):
+def test_a_failed_report_leaves_the_old_files(
+  tmp_path, monkeypatch, error, number
+):
   """Rendering is left out: it takes seconds."""
   report_test.write_run(tmp_path)
   monkeypatch.setattr(style, 'image', lambda *args: b'<svg></svg>')
   run = functools.partial(report.run, report_test.config(burn_in=20), tmp_path)
   page = run().read_bytes()
-  whole = damages.content(tmp_path)
+  before = damages.content(tmp_path)
   with failing(monkeypatch, tmp_path, number, ERRORS[error]) as reached:
     message = message_of(run, tmp_path)
   assert reached and 'run the same command again' in message
-  left = damages.content(tmp_path)
-  assert {x: left[x] for x in whole} == whole
+  after = damages.content(tmp_path)
+  assert {x: after[x] for x in before} == before
   assert run().read_bytes() == page
 
 
-def test_a_training_run_goes_on(tmp_path, monkeypatch, sample):
+def test_training_resumes_after_a_full_disk(tmp_path, monkeypatch, sample):
   expected = checkpoints_test.train(tmp_path / 'whole')
   for number in sample(range(5, 55, 7), 2):
     run = tmp_path / str(number)

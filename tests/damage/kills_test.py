@@ -1,6 +1,6 @@
-"""A kill before any write: the next attempt ends as if nothing had happened.
+"""After a kill before any write the next attempt ends the same.
 
-What is there at that moment is given to an attempt of its own. The store of
+A copy of the directory at that moment is given to another attempt. The store of
 estimates has the same test in tests/results/kills_test.py.
 """
 
@@ -22,62 +22,66 @@ MARKS = {'checkpoint_steps': (0, 2, 5), 'num_steps': 8, 'resume_every': 3}
 
 
 def times(path):
-  """When each file was written; other threads may take one away."""
-  found = set()
+  """Times of the writes of all files; threads may remove some meanwhile."""
+  entries = set()
   for directory, _, names in os.walk(path):
-    found.add(directory)
+    entries.add(directory)
     for name in names:
       with contextlib.suppress(FileNotFoundError):
         file = pathlib.Path(directory) / name
-        found.add((str(file), file.stat().st_mtime_ns))
-  return found
+        entries.add((str(file), file.stat().st_mtime_ns))
+  return entries
 
 
 @contextlib.contextmanager
 def copied_before_writes(monkeypatch, path, copies):
   """Yields a list that gets a copy of a directory for every write to it."""
-  found, before, lock = [], set(), threading.Lock()
+  copied, before, lock = [], set(), threading.Lock()
 
-  def keep(name):
+  def copy(name):
     nonlocal before
     del name
     with lock:  # Orbax writes in threads.
-      now = times(path)
-      if now != before:
-        before = now
-        found.append(copies / str(len(found)))
+      current = times(path)
+      if current != before:
+        before = current
+        copied.append(copies / str(len(copied)))
         shutil.copytree(
-          path, found[-1], copy_function=kills_test.copy_unless_gone
+          path, copied[-1], copy_function=kills_test.copy_unless_gone
         )
 
-  with full_disk_test.watched(monkeypatch, path, keep):
-    yield found
+  with full_disk_test.watched(monkeypatch, path, copy):
+    yield copied
 
 
 @pytest.mark.parametrize('name', full_disk_test.WRITERS)
-def test_a_writer(tmp_path, monkeypatch, name):
+def test_a_kill_at_any_write_leaves_a_file_whole_or_named(
+  tmp_path, monkeypatch, name
+):
   write, read = full_disk_test.WRITERS[name]
   path, copies = tmp_path / 'whole', tmp_path / 'copies'
-  with copied_before_writes(monkeypatch, path, copies) as found:
+  with copied_before_writes(monkeypatch, path, copies) as copied:
     write(path)
   expected = read(path)
-  assert found
-  for copy in found:
+  assert copied
+  for copy in copied:
     attempt = functools.partial(read, copy)
-    # Half of it is not taken for the whole.
+    # An incomplete file must not pass for a whole one.
     assert full_disk_test.message_of(attempt, copy) or read(copy) == expected
     write(copy)
     assert read(copy) == expected
 
 
-def test_a_training_run(tmp_path, monkeypatch, sample):
+def test_a_kill_at_any_write_of_training_changes_nothing(
+  tmp_path, monkeypatch, sample
+):
   path, copies = tmp_path / 'whole', tmp_path / 'copies'
-  with copied_before_writes(monkeypatch, path, copies) as found:
+  with copied_before_writes(monkeypatch, path, copies) as copied:
     expected = loop_test.run(path, **MARKS)
-  assert len(found) > 20
-  for copy in sample(found, 4):
+  assert len(copied) > 20
+  for copy in sample(copied, 4):
     assert loop_test.run(copy, **MARKS).identical(expected)
-    kept = copy / 'checkpoints'
-    assert checkpoints.steps(kept) == MARKS['checkpoint_steps']
+    directory = copy / 'checkpoints'
+    assert checkpoints.steps(directory) == MARKS['checkpoint_steps']
     for step in MARKS['checkpoint_steps']:
-      checkpoints.load(kept, step)
+      checkpoints.load(directory, step)

@@ -41,13 +41,13 @@ def readings(seed):
 
 
 def read(path):
-  found = records.load_record(path)
-  values = {str(name): x.values for name, x in found.variables.items()}
-  return trees.content_hash(values), found.attrs
+  record = records.load_record(path)
+  values = {str(name): x.values for name, x in record.variables.items()}
+  return trees.content_hash(values), record.attrs
 
 
 @pytest.fixture(scope='module')
-def others(trained, tmp_path_factory):
+def other_records(trained, tmp_path_factory):
   """Records of another run."""
   directory = tmp_path_factory.mktemp('others')
   training = records.load_record(trained / 'train' / 'training.zarr')
@@ -71,26 +71,26 @@ def workdir(trained, tmp_path):
 @pytest.mark.sampled(8)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', FILES)
-def test_a_file_of_a_record(others, workdir, name, kind):
-  path, other = workdir / 'train' / name, (others / name).read_bytes()
+def test_damage_to_a_record_is_named(other_records, workdir, name, kind):
+  path, other = workdir / 'train' / name, (other_records / name).read_bytes()
   record = workdir / 'train' / name.partition('/')[0]
   same = kind == 'another' and other == path.read_bytes()
   read_it = functools.partial(read, record)
-  found = damages.check(
+  messages = damages.check(
     workdir, path, kind, read_it, read_it(), other=other, named=str(record)
   )
-  assert all(found) or same
+  assert all(messages) or same
 
 
 @pytest.mark.parametrize('kind', ['empty', 'file', 'another'])
-def test_a_record_as_a_whole(others, workdir, kind):
+def test_a_replaced_record_is_named(other_records, workdir, kind):
   expected = tiny.go_on(workdir)
   path = workdir / 'train' / 'training.zarr'
-  damages.replace_directory(path, kind, others / 'training.zarr')
+  damages.replace_directory(path, kind, other_records / 'training.zarr')
   attempt = functools.partial(tiny.go_on, workdir)
   message, _ = damages.outcome(workdir, attempt, str(path))
   assert 'remove' in message.lower()
-  damages.remove(path)  # As the message says.
+  damages.remove(path)  # The remedy of the message.
   assert tiny.go_on(workdir).identical(expected)
   assert records.load_record(path).identical(expected)
 

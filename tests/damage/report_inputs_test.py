@@ -1,4 +1,4 @@
-"""Damage to what the report is made of, and to what claims are judged by."""
+"""Damage to inputs of the report, and to findings that claims rest on."""
 
 import functools
 import json
@@ -36,7 +36,7 @@ CASES = [
 
 
 def write(path, tokens, seed):
-  """A workdir, whole but for `coverage` and `analysis` being no real ones."""
+  """Writes a workdir; its `coverage` and `analysis` are stand-ins."""
   report_test.write_run(path)
   corpus = checked_files.read_json(path / 'corpus' / 'corpus.json', [], '')
   corpus['tokens_hash'] = tokens
@@ -45,8 +45,8 @@ def write(path, tokens, seed):
     answers = {'records': [{**report_test.ANSWER, 'seconds': seed}]}
     checked_files.write_json(path / name, answers)
   run = {'tokens': tokens, 'seed': seed}
-  found = {**run, 'language': 'planted', 'findings': [FINDING]}
-  checked_files.write_json(path / 'claims.json', found)
+  content = {**run, 'language': 'planted', 'findings': [FINDING]}
+  checked_files.write_json(path / 'claims.json', content)
   readings = xr.Dataset(
     {'score': ('head', [1.0, seed])}, attrs={'identity': json.dumps(run)}
   )
@@ -54,7 +54,7 @@ def write(path, tokens, seed):
 
 
 def read(workdir):
-  """All that the report is made of, in a form that can be compared."""
+  """All inputs of the report, in a comparable form."""
   parts = [
     part.to_dict() if isinstance(part, xr.Dataset) else part
     for part in report._read(workdir)
@@ -78,7 +78,9 @@ def workdir(written, tmp_path):
 
 @pytest.mark.sampled(7)
 @pytest.mark.parametrize(('name', 'kind'), CASES)
-def test_a_file(written, workdir, name, kind):
+def test_damage_to_an_input_of_the_report_is_named(
+  written, workdir, name, kind
+):
   attempt, path = functools.partial(read, workdir), workdir / name
   other = (written[1] / name).read_bytes()
   assert all(
@@ -94,27 +96,27 @@ def test_a_file(written, workdir, name, kind):
     ('corpus/corpus.json', 'claims.json'),
   ],
 )
-def test_a_file_of_another_kind(workdir, name, other):
-  """Whole, and with a checksum that is right."""
+def test_a_file_of_another_kind_is_named(workdir, name, other):
+  """The file is whole and has a right checksum."""
   path, attempt = workdir / name, functools.partial(read, workdir)
   other = (workdir / other).read_bytes()
-  found = damages.check(
+  messages = damages.check(
     workdir, path, 'another', attempt, attempt(), other=other
   )
-  assert 'got one without' in found[0]
+  assert 'got one without' in messages[0]
 
 
 @pytest.mark.parametrize('name', ['train/training.zarr', 'analysis.zarr'])
-def test_a_record_of_another_run(written, workdir, name):
+def test_a_record_of_another_run_is_named(written, workdir, name):
   expected = read(workdir)
   if name == 'train/training.zarr':  # Which is by what the others are judged.
     for part in ('claims.json', 'analysis.zarr'):
       damages.remove(workdir / part)
-    found = records.load_record(workdir / name)
-    identity = json.loads(found.attrs['identity']) | {'tokens': 'xyz'}
-    found.attrs['identity'] = json.dumps(identity)
+    record = records.load_record(workdir / name)
+    identity = json.loads(record.attrs['identity']) | {'tokens': 'xyz'}
+    record.attrs['identity'] = json.dumps(identity)
     shutil.rmtree(workdir / name)
-    records.save_record(found, workdir / name)
+    records.save_record(record, workdir / name)
   else:
     shutil.rmtree(workdir / name)
     shutil.copytree(written[1] / name, workdir / name)
@@ -136,8 +138,8 @@ def test_claims_are_not_judged_by_a_damaged_file(tmp_path, written, kind):
   assert all(damages.check(tmp_path, path, kind, attempt, attempt()))
 
 
-def test_files_are_named_one_after_the_other(workdir):
-  config, whole = report_test.config(burn_in=20), read(workdir)
+def test_damaged_files_are_named_one_by_one(workdir):
+  config, expected = report_test.config(burn_in=20), read(workdir)
   contents = {}
   for name in ('known_answers', 'claims'):
     path = workdir / f'{name}.json'
@@ -149,4 +151,4 @@ def test_files_are_named_one_after_the_other(workdir):
     message, _ = damages.outcome(workdir, attempt, str(path))
     assert f'Run experiments.{name} again, or remove the file' in message
     path.write_bytes(content)
-  assert read(workdir) == whole
+  assert read(workdir) == expected

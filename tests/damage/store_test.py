@@ -1,4 +1,4 @@
-"""The store: what is damaged is told to readers, and done again by a run."""
+"""Damage to a store is named to readers, and repaired by a run."""
 
 import itertools
 import shutil
@@ -40,7 +40,7 @@ def run(path, **options):
 
 @pytest.fixture(scope='module')
 def stores(tmp_path_factory):
-  """A finished store, and the same of another run."""
+  """A finished store, and one of another run."""
   path = tmp_path_factory.mktemp('stores')
   run(path / 'whole')
   with warnings.catch_warnings():
@@ -50,22 +50,24 @@ def stores(tmp_path_factory):
 
 
 def read(path):
-  found = rllc_jax.open_store(path).read()
-  return {name: found[name].values.tobytes() for name in VARIABLES}
+  dataset = rllc_jax.open_store(path).read()
+  return {name: dataset[name].values.tobytes() for name in VARIABLES}
 
 
-def is_part(path, whole):
-  """Whether chains are as they are in another store, or said to be missing."""
+def is_part(path, complete):
+  """True if all chains equal those of a store, or count as missing."""
   names = ['loss', 'center_loss', 'squared_distance']
-  found, known = (rllc_jax.open_store(x).read() for x in (path, whole))
-  return found[names].equals(known[names].where(found.recorded > 0))
+  actual, expected = (rllc_jax.open_store(x).read() for x in (path, complete))
+  return actual[names].equals(expected[names].where(actual.recorded > 0))
 
 
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', FILES)
-def test_a_file_of_a_store(tmp_path, stores, name, kind):
-  """Right numbers or a good error; then a run makes it whole."""
+def test_damage_to_a_file_of_a_store_is_named_and_repaired(
+  tmp_path, stores, name, kind
+):
+  """Readers get right numbers or a good error, and a run repairs it."""
   root = tmp_path / 'store'
   shutil.copytree(stores / 'whole', root)
   expected = read(root)
@@ -73,19 +75,19 @@ def test_a_file_of_a_store(tmp_path, stores, name, kind):
   if name == 'blocks':
     path, other = (sorted(x.iterdir())[0] for x in (path, other))
   for number, _ in enumerate(damages.each(path, kind, other.read_bytes())):
-    message, found = damages.outcome(root, lambda: read(root), str(root))
-    assert message or found == expected or is_part(root, stores / 'whole')
-    if not number:  # Of a kind of damage one is enough.
-      again = tmp_path / 'again'
-      shutil.copytree(root, again)
-      run(again)
-      assert read(again) == expected
+    message, result = damages.outcome(root, lambda: read(root), str(root))
+    assert message or result == expected or is_part(root, stores / 'whole')
+    if not number:  # One variant per kind of damage is enough.
+      copy = tmp_path / 'again'
+      shutil.copytree(root, copy)
+      run(copy)
+      assert read(copy) == expected
   assert read(root) == expected
 
 
 @pytest.mark.parametrize('kind', ['cut', 'empty', 'directory'])
-def test_a_mark_and_its_draws_at_once(tmp_path, stores, kind):
-  """A piece that no mark vouches for, and that cannot be read."""
+def test_a_mark_and_its_draws_are_repaired_together(tmp_path, stores, kind):
+  """The piece has no checksums, and cannot be read."""
   root = tmp_path / 'store'
   shutil.copytree(stores / 'whole', root)
   expected = read(root)
@@ -97,8 +99,8 @@ def test_a_mark_and_its_draws_at_once(tmp_path, stores, kind):
     assert read(tmp_path / path.name) == expected
 
 
-def test_draws_that_a_kill_left_before_their_mark(tmp_path, monkeypatch):
-  """Nobody knows of them, and they cannot be read."""
+def test_unreadable_draws_without_a_mark_are_replaced(tmp_path, monkeypatch):
+  """No mark counts them, and they cannot be read."""
   monkeypatch.setattr(table, '_LEAST_CHUNK_DRAWS', 8)
   monkeypatch.setattr(table, '_CHUNK_BYTES', 1)
   root, before = tmp_path / 'store', tmp_path / 'before'
@@ -118,8 +120,8 @@ def test_draws_that_a_kill_left_before_their_mark(tmp_path, monkeypatch):
 
 @pytest.mark.sampled(3)
 @pytest.mark.parametrize('kind', damages.KINDS)
-def test_the_file_of_the_run(tmp_path, stores, kind):
-  """It cannot be made again; put back, all is there."""
+def test_damage_to_the_run_file_is_named(tmp_path, stores, kind):
+  """It cannot be computed again; restored, the store is whole."""
   root = tmp_path / 'store'
   shutil.copytree(stores / 'whole', root)
   expected = read(root)
@@ -135,8 +137,10 @@ def test_the_file_of_the_run(tmp_path, stores, kind):
   )
 
 
-def test_draws_that_a_run_forgot_are_not_read(tmp_path, stores):
-  """Changed, but readable, and the run that found it was stopped."""
+def test_damaged_draws_stay_missing_if_their_repair_is_stopped(
+  tmp_path, stores
+):
+  """They are readable, and the run that noticed the damage was stopped."""
   root = tmp_path / 'store'
   shutil.copytree(stores / 'whole', root)
   zarr.open_array(root / LOSS, mode='r+')[0, 0, 0, 0, 3] = 7.0
@@ -150,8 +154,10 @@ def test_draws_that_a_run_forgot_are_not_read(tmp_path, stores):
   assert is_part(root, stores / 'whole')
 
 
-def test_a_block_that_was_not_done(tmp_path, stores, sample):
-  """Its draws are told to readers, and taken again by a run."""
+def test_damage_to_an_unfinished_block_is_named_and_repaired(
+  tmp_path, stores, sample
+):
+  """Readers get an error, and a run samples its draws again."""
   expected, root = read(stores / 'whole'), tmp_path / 'store'
 
   def stop(done, total):
@@ -165,11 +171,11 @@ def test_a_block_that_was_not_done(tmp_path, stores, sample):
   for kind in sample(damages.KINDS[:5], 2):
     for number, _ in enumerate(damages.each(path, kind)):
       # A header of the archive that nobody reads may be damaged unnoticed.
-      message, found = damages.outcome(root, lambda: read(root), path.name)
-      assert message or found == before
-      if not number:  # Of a kind of damage one is enough.
-        again = tmp_path / kind
-        shutil.copytree(root, again)
-        run(again)
-        assert read(again) == expected
+      message, result = damages.outcome(root, lambda: read(root), path.name)
+      assert message or result == before
+      if not number:  # One variant per kind of damage is enough.
+        copy = tmp_path / kind
+        shutil.copytree(root, copy)
+        run(copy)
+        assert read(copy) == expected
   assert np.isfinite(rllc_jax.open_store(root).read().loss).any()

@@ -1,4 +1,4 @@
-"""A corpus that others wrote: its record and its tokens."""
+"""An untrusted corpus: its record and its tokens."""
 
 import json
 import pickle
@@ -13,25 +13,27 @@ from tests.untrusted import strangers
 
 @pytest.fixture
 def corpus(tmp_path):
-  """A function that writes a changed corpus with checksums that are right."""
+  """A function that writes a changed corpus with right checksums."""
   path = tmp_path / 'run' / 'corpus'
   path.mkdir(parents=True)
   (tmp_path / 'outside').write_text('secret')
 
   def written(change=lambda record: None, tokens=None):
-    given = dict(fuzz_parsers.corpus_examples()[0])
-    record = json.loads(given['corpus.json'])
+    contents = dict(fuzz_parsers.corpus_examples()[0])
+    record = json.loads(contents['corpus.json'])
     change(record)
-    given['corpus.json'] = json.dumps(record).encode()
-    given['tokens.npy'] = given['tokens.npy'] if tokens is None else tokens
-    for name, content in fuzz_parsers.seal_corpus(given).items():
+    contents['corpus.json'] = json.dumps(record).encode()
+    contents['tokens.npy'] = (
+      contents['tokens.npy'] if tokens is None else tokens
+    )
+    for name, content in fuzz_parsers.seal_corpus(contents).items():
       (path / name).write_bytes(content)
     return path
 
   return written
 
 
-def test_the_corpus_itself_is_read(corpus):
+def test_the_unchanged_corpus_is_read(corpus):
   assert packing.load_corpus(corpus()).tokens.shape == (10, 6)
 
 
@@ -43,18 +45,18 @@ def test_no_name_in_a_record_leads_outside(corpus, tmp_path, name):
   path = corpus(strangers.put('files', name, '00000000'))
   (path / 'link').symlink_to(tmp_path / 'outside')
   read = lambda: packing.load_corpus(path)
-  assert strangers.told(read, path, 'expected names of files in it')
+  assert strangers.is_refused(read, path, 'expected names of files in it')
 
 
 class Harmful:
-  """Calls what it likes when it is unpickled."""
+  """Runs code when it is unpickled."""
 
   def __reduce__(self):
     return sys.exit, ('was unpickled',)
 
 
 def head(shape, kind='<u2'):
-  """An array without its numbers."""
+  """The header of an array, without its numbers."""
   words = {'descr': kind, 'fortran_order': False, 'shape': shape}
   return b'\x93NUMPY\x01\x00\x76\x00' + f'{words!r:<117}\n'.encode()
 
@@ -76,10 +78,10 @@ def head(shape, kind='<u2'):
   ],
 )
 @pytest.mark.filterwarnings('ignore:Reading `.npy`')  # As of Python 2.
-def test_tokens_that_are_none(corpus, tokens):
+def test_files_that_are_no_tokens_are_refused(corpus, tokens):
   path = corpus(tokens=tokens)
   read = lambda: packing.load_corpus(path)
-  assert strangers.told(read, path / 'tokens.npy', 'expected')
+  assert strangers.is_refused(read, path / 'tokens.npy', 'expected')
 
 
 @pytest.mark.parametrize(
@@ -114,15 +116,15 @@ def test_tokens_that_are_none(corpus, tokens):
     (strangers.put('provenance', 'settings', []), 'got provenance'),
   ],
 )
-def test_a_record_that_no_corpus_has(corpus, change, words):
+def test_impossible_records_are_refused(corpus, change, words):
   path = corpus(change)
-  assert strangers.told(lambda: packing.load_corpus(path), path, words)
+  assert strangers.is_refused(lambda: packing.load_corpus(path), path, words)
 
 
-def test_ids_beyond_the_vocabulary(corpus):
+def test_ids_beyond_the_vocabulary_are_refused(corpus):
   """Looking them up would give the last row of an embedding, and no error."""
   path = corpus()
   change = strangers.put('vocab_size', 31)
   tokens = (path / 'tokens.npy').read_bytes()[:-2] + b'\xff\x00'
   read = lambda: packing.load_corpus(corpus(change, tokens))
-  assert strangers.told(read, path, 'ids from 0 to 255')
+  assert strangers.is_refused(read, path, 'ids from 0 to 255')

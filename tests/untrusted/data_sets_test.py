@@ -1,4 +1,4 @@
-"""Data sets of TFDS that others wrote."""
+"""Untrusted data sets of TFDS."""
 
 import json
 import shutil
@@ -12,11 +12,11 @@ from tests.untrusted import strangers
 
 @pytest.fixture(scope='module')
 def prepared(tmp_path_factory):
-  kept = [
+  rows = [
     documents.Document(f'{i:032x}', 'a', ('train', 'held_out')[i % 2], f'{i}')
     for i in range(8)
   ]
-  return corpora.prepare(tmp_path_factory.mktemp('c'), kept, {})
+  return corpora.prepare(tmp_path_factory.mktemp('c'), rows, {})
 
 
 @pytest.fixture
@@ -46,14 +46,14 @@ def test_a_data_set_imports_nothing(data_set, tmp_path, monkeypatch, key):
 
   edit(data_set / 'features.json', change)
   read = lambda: read_data_set(data_set)
-  assert strangers.told(read, data_set, 'a feature of another package')
+  assert strangers.is_refused(read, data_set, 'a feature of another package')
 
 
 def test_a_data_set_of_an_old_form_imports_nothing(data_set):
   content = {'type': 'harmful.Feature', 'content': {}}
   (data_set / 'features.json').write_text(json.dumps(content))
   read = lambda: read_data_set(data_set)
-  assert strangers.told(read, data_set, 'a feature of another package')
+  assert strangers.is_refused(read, data_set, 'a feature of another package')
 
 
 @pytest.mark.parametrize(
@@ -69,12 +69,12 @@ def test_a_data_set_of_an_old_form_imports_nothing(data_set):
 def test_a_data_set_opens_no_file_elsewhere(data_set, change):
   edit(data_set / 'dataset_info.json', change)
   read = lambda: read_data_set(data_set)
-  assert strangers.told(read, data_set, 'a file elsewhere')
+  assert strangers.is_refused(read, data_set, 'a file elsewhere')
 
 
-def test_a_data_set_with_a_name_that_is_no_domain(data_set):
+def test_a_data_set_whose_name_is_no_domain_is_refused(data_set):
   edit(data_set / 'dataset_info.json', strangers.put('name', 'a b'))
   for shard in data_set.glob('corpus-*'):
     shard.rename(data_set / shard.name.replace('corpus', 'a b'))
   read = lambda: read_data_set(data_set)
-  assert strangers.told(read, data_set, 'expected a domain name')
+  assert strangers.is_refused(read, data_set, 'expected a domain name')

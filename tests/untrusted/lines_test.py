@@ -1,4 +1,4 @@
-"""JSONL and plain text that others wrote."""
+"""Untrusted JSONL and plain text."""
 
 import json
 
@@ -18,13 +18,15 @@ from tests.untrusted import strangers
     '{"a": ' * 100_000,
   ],
 )
-def test_bad_lines(tmp_path, line):
+def test_bad_lines_are_refused_by_number(tmp_path, line):
   path = tmp_path / 'a.jsonl'
   path.write_text(line)
-  assert strangers.told(lambda: strangers.texts(path), path, ':1: expected')
+  assert strangers.is_refused(
+    lambda: strangers.texts(path), path, ':1: expected'
+  )
 
 
-def test_a_mark_within_a_plain_text_is_text(tmp_path):
+def test_a_byte_order_mark_within_a_text_is_text(tmp_path):
   path = tmp_path / 'a.txt'
   path.write_text('\ufeffone\n\ufefftwo', encoding='utf-8')
   assert strangers.texts(path) == ['one\n\ufefftwo']

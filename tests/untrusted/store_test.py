@@ -1,4 +1,4 @@
-"""A store that others wrote: nothing in it is run, or leads outside."""
+"""An untrusted store: nothing in it is run, or leads outside."""
 
 import json
 import pickle
@@ -43,12 +43,12 @@ def written(tmp_path_factory):
 
 @pytest.fixture
 def store(written, tmp_path):
-  """The same in a workdir."""
+  """A copy of the store in a workdir."""
   return shutil.copytree(written, tmp_path / 'run' / 'rllc')
 
 
 class Harmful:
-  """Calls what it likes when it is unpickled."""
+  """Runs code when it is unpickled."""
 
   def __reduce__(self):
     return sys.exit, ('it was unpickled',)
@@ -69,7 +69,7 @@ PICKLE = {'id': 'pickle', 'protocol': 5}
 )
 @pytest.mark.parametrize('name', ['loss', 'checkpoint'])
 def test_no_array_is_unpickled(store, name, changes):
-  """Zarr has a codec that would."""
+  """Zarr has a codec that unpickles."""
   path = store / 'traces.zarr' / name
   layout = json.loads((path / '.zarray').read_text()) | changes
   (path / '.zarray').write_text(json.dumps(layout))
@@ -77,7 +77,7 @@ def test_no_array_is_unpickled(store, name, changes):
     chunk.write_bytes(pickle.dumps(Harmful()))
   if name == 'loss':
     read = disk.open_store(store).read
-    assert strangers.told(read, store, 'must be as it was written')
+    assert strangers.is_refused(read, store, 'must be as it was written')
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     again = disk.open_store(store)
@@ -101,15 +101,15 @@ def test_no_array_is_unpickled(store, name, changes):
   ],
   ids=str,
 )
-def test_a_run_file_of_a_stranger_is_named(store, changes):
-  """Whoever writes it can write its checksum, too."""
+def test_impossible_run_files_are_refused(store, changes):
+  """A stranger can write a right checksum, too."""
   path = store / 'run.json'
   run = checked_files.read_json(path, (), '') | changes
   checked_files.write_json(
     path, {k: x for k, x in run.items() if x is not None}
   )
   open_it = lambda: disk.open_store(store)
-  assert strangers.told(open_it, path, 'must be that of a store; got')
+  assert strangers.is_refused(open_it, path, 'must be that of a store; got')
 
 
 MARK = {
@@ -137,15 +137,15 @@ BLOCK = {
   ('kind', 'name'),
   [('marks', x) for x in MARK] + [('blocks', x) for x in BLOCK],
 )
-def test_arrays_of_another_kind_are_done_again(store, kind, name):
-  """In files of a stranger: a good error or nothing, and a run goes on."""
+def test_arrays_of_another_kind_are_sampled_again(store, kind, name):
+  """Readers get a good error or nothing, and a run goes on."""
   [path] = (store / kind).rglob('*.npz')
   owner = json.loads((store / 'run.json').read_text())['owner']
   wrong = {name: (MARK if kind == 'marks' else BLOCK)[name]}
   files.write_arrays(path, files.read_arrays(path, owner) | wrong, owner)
   if kind == 'marks':
     read = disk.open_store(store).read
-    assert strangers.told(read, path, 'must be as it was written')
+    assert strangers.is_refused(read, path, 'must be as it was written')
   with pytest.warns(UserWarning, match='was expected to be as it was written'):
     again = disk.open_store(store)
     again.begin(IDENTITY, EXTENT, 'x')
@@ -158,7 +158,7 @@ def test_arrays_of_another_kind_are_done_again(store, kind, name):
 @pytest.mark.parametrize('kind', ['check', 'layout', 'trace'])
 @pytest.mark.parametrize('name', ['../../../outside', '/outside', '..', ''])
 def test_no_name_of_an_array_leads_outside(store, tmp_path, name, kind):
-  """A run that finds something damaged removes it, and nothing else."""
+  """A run removes damaged entries, and nothing outside."""
   outside = tmp_path / 'outside'
   outside.mkdir()
   (outside / '0.0.0').mkdir()
@@ -169,7 +169,9 @@ def test_no_name_of_an_array_leads_outside(store, tmp_path, name, kind):
   arrays = files.read_arrays(path, owner)
   files.write_arrays(path, arrays | {f'{kind}/{name}': np.ones(3)}, owner)
   if kind != 'trace':
-    assert strangers.told(disk.open_store(store).read, path, 'array named')
+    assert strangers.is_refused(
+      disk.open_store(store).read, path, 'array named'
+    )
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
     again = disk.open_store(store)

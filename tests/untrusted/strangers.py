@@ -1,12 +1,12 @@
-"""What the tests of files that others wrote share."""
+"""Helpers for tests of untrusted files."""
 
 import pytest
 
 from rllc_jax.data import files
 
 
-def told(read, path, words):
-  """Whether `read` raises a good error: one line, seen, not long, of a file."""
+def is_refused(read, path, words):
+  """True if `read` raises a good error: one short line with the path."""
   with pytest.raises((ValueError, OSError), match=words) as error:
     read()
   message = str(error.value)

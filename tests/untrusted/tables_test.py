@@ -1,4 +1,4 @@
-"""Parquet tables that others wrote."""
+"""Untrusted Parquet tables."""
 
 import numpy as np
 import pyarrow as pa
@@ -19,24 +19,24 @@ def write(path, texts, **options):
 
 
 def allocated_by(path):
-  """Bytes of Arrow's at the first text, and how many texts there are."""
-  before, held = pa.total_allocated_bytes(), []
+  """Arrow's bytes at the first text, and the number of texts."""
+  before, allocated = pa.total_allocated_bytes(), []
   for text in files.source(str(path)).read():
     assert text.startswith(LONG[:99])
-    held.append(pa.total_allocated_bytes() - before)
-  return held[0], len(held)
+    allocated.append(pa.total_allocated_bytes() - before)
+  return allocated[0], len(allocated)
 
 
 def test_a_text_that_many_rows_share_is_in_memory_once(tmp_path):
-  """As one string a row these are a gigabyte."""
+  """As one string per row these would take a gigabyte."""
   shared = pa.DictionaryArray.from_arrays(np.zeros(1000, np.int32), [LONG])
   path = write(tmp_path / 'a.parquet', shared, store_schema=False)
-  held = []
+  allocated = []
   with pytest.raises(ValueError, match='at most 1000 characters a byte'):
     for _ in files.source(str(path)).read():
-      held.append(pa.total_allocated_bytes())
-  assert 1 < len(held) < 1000 and max(held) - min(held) < 1e7
-  assert held[0] < 1e8
+      allocated.append(pa.total_allocated_bytes())
+  assert 1 < len(allocated) < 1000 and max(allocated) - min(allocated) < 1e7
+  assert allocated[0] < 1e8
 
 
 def test_texts_that_share_their_beginning_come_one_by_one(tmp_path):
@@ -47,28 +47,28 @@ def test_texts_that_share_their_beginning_come_one_by_one(tmp_path):
     use_dictionary=False,
     column_encoding={'text': 'DELTA_BYTE_ARRAY'},
   )
-  held, count = allocated_by(path)
-  assert held < 3e7 and count == 100  # All of them are 1e8 bytes.
+  allocated, count = allocated_by(path)
+  assert allocated < 3e7 and count == 100  # All of them are 1e8 bytes.
 
 
 @pytest.mark.parametrize('texts_', [[LONG * 100], [''] * 100_000])
-def test_what_unfolds_beyond_measure(tmp_path, texts_):
+def test_texts_that_expand_over_a_thousandfold_are_refused(tmp_path, texts_):
   path = tmp_path / 'a.parquet'
   table = pa.table({'text': texts_})
   parquet.write_table(table, path, compression='zstd', use_dictionary=False)
-  assert strangers.told(
+  assert strangers.is_refused(
     lambda: strangers.texts(path), path, 'at most 1000 characters a byte'
   )
 
 
 def test_a_dictionary_that_overflows_changes_no_text(tmp_path):
-  """Writers give a dictionary up when it grows to a megabyte."""
+  """Writers stop using a dictionary when it reaches a megabyte."""
   expected = [f'{i} {NOISE[i % 1000]}' * 5 for i in range(5_000)]
   parquet.write_table(pa.table({'text': expected}), tmp_path / 'a.parquet')
   assert strangers.texts(tmp_path / 'a.parquet') == expected
 
 
-def test_a_page_that_is_not_as_it_was_written(tmp_path):
+def test_a_damaged_page_is_refused(tmp_path):
   path = write(
     tmp_path / 'a.parquet',
     ['some text that is found'],
@@ -79,17 +79,19 @@ def test_a_page_that_is_not_as_it_was_written(tmp_path):
   content = path.read_bytes()
   path.write_bytes(content.replace(b'some text that', b'some text what'))
   assert path.read_bytes() != content
-  assert strangers.told(
+  assert strangers.is_refused(
     lambda: strangers.texts(path), path, 'expected a Parquet file.*CRC'
   )
 
 
-def test_a_text_that_is_not_utf_8(tmp_path):
+def test_a_text_that_is_not_utf_8_is_refused(tmp_path):
   buffers = pa.array([b'\xff\xfe'], pa.binary()).buffers()
   column = pa.Array.from_buffers(pa.string(), 1, buffers)
   path = tmp_path / 'a.parquet'
   parquet.write_table(pa.table({'text': column}), path)
-  assert strangers.told(lambda: strangers.texts(path), path, "'utf-8' codec")
+  assert strangers.is_refused(
+    lambda: strangers.texts(path), path, "'utf-8' codec"
+  )
 
 
 @pytest.mark.parametrize(
@@ -100,24 +102,24 @@ def test_a_text_that_is_not_utf_8(tmp_path):
     (['b' * 9_000, 'a'], 'the columns b'),
   ],
 )
-def test_bad_columns(tmp_path, names, words):
+def test_ambiguous_columns_are_refused(tmp_path, names, words):
   path = tmp_path / 'a.parquet'
   parquet.write_table(pa.table([['x']] * 2, names=names), path)
-  assert strangers.told(lambda: strangers.texts(path), path, words)
+  assert strangers.is_refused(lambda: strangers.texts(path), path, words)
 
 
-def test_a_damaged_end_of_a_table(tmp_path):
+def test_a_damaged_footer_is_refused(tmp_path):
   path = write(tmp_path / 'a.parquet', ['a'])
   content = bytearray(path.read_bytes())
   content[-60:-8] = bytes(52)
   path.write_bytes(content)
-  assert strangers.told(
+  assert strangers.is_refused(
     lambda: strangers.texts(path), path, 'expected a Parquet file'
   )
 
 
-def test_one_bit_of_what_a_table_says_of_itself(tmp_path):
-  """Arrow's summary of a column ends the process where some of them differ."""
+def test_flipped_bits_in_the_footer_give_results_or_errors(tmp_path):
+  """Some flips make Arrow's summary of a column end the process."""
   path = write(tmp_path / 'a.parquet', ['a', 'b'])
   content = path.read_bytes()
   size = int.from_bytes(content[-8:-4], 'little')

@@ -1,4 +1,4 @@
-"""Tokenizers that others wrote."""
+"""Untrusted tokenizers."""
 
 import json
 
@@ -63,16 +63,16 @@ TRUNCATION = {
     lambda record: record.pop('pre_tokenizer'),
   ],
 )
-def test_a_tokenizer_that_nobody_trained_here(tmp_path, change, capfd):
+def test_changed_tokenizers_are_refused(tmp_path, change, capfd):
   path = tmp_path / 'tokenizer.json'
   path.write_text(changed(tokenizers.train(['to be'], 260), change))
-  assert strangers.told(
+  assert strangers.is_refused(
     lambda: tokenizers.load(path), path, 'expected a saved tokenizer'
   )
   assert 'panicked' not in capfd.readouterr().err
 
 
-def test_of_a_part_that_is_there_twice_neither_is_hidden(tmp_path):
+def test_a_repeated_key_hides_no_setting(tmp_path):
   path = tmp_path / 'tokenizer.json'
   text = tokenizers.train([], 257).to_str()
   hidden = '{"normalizer": {"type": "Lowercase"},'
@@ -82,16 +82,16 @@ def test_of_a_part_that_is_there_twice_neither_is_hidden(tmp_path):
 
 
 @pytest.mark.parametrize('content', [b'\xff', b'[' * 100_000, b'3', b''])
-def test_what_is_no_tokenizer(tmp_path, content):
+def test_files_that_are_no_tokenizers_are_refused(tmp_path, content):
   path = tmp_path / 'tokenizer.json'
   path.write_bytes(content)
-  assert strangers.told(
+  assert strangers.is_refused(
     lambda: tokenizers.load(path), path, 'expected a saved tokenizer'
   )
 
 
 @pytest.mark.parametrize('train', [tokenizers.train, tokenizers.train_words])
-def test_no_text_forges_the_end_of_one(train, tmp_path):
+def test_no_text_forges_the_end_token(train, tmp_path):
   text = 'a <|endoftext|> b <|endoftext|>'
   tokenizer = train([text] * 9, 400)
   path = tmp_path / 'tokenizer.json'
@@ -101,9 +101,11 @@ def test_no_text_forges_the_end_of_one(train, tmp_path):
     assert tokenizers.eos_id(saved) not in ids
 
 
-def test_a_tokenizer_that_takes_a_word_for_the_end(tmp_path):
+def test_an_end_token_that_is_a_word_is_refused(tmp_path):
   path = tmp_path / 'tokenizer.json'
   tokenizer = tokenizers.train_words(['a b'], 9)
   word = strangers.put('model', 'vocab', '<|endoftext|>', 3)
   path.write_text(changed(tokenizer, word))
-  assert strangers.told(lambda: tokenizers.load(path), path, 'not a special')
+  assert strangers.is_refused(
+    lambda: tokenizers.load(path), path, 'not a special'
+  )
