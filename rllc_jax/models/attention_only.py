@@ -30,11 +30,12 @@ LAYER_NORM_EPSILON = 1e-5
 def linear(x: types.Array, W: types.Array, b: types.Array) -> types.Array:
   """The affine map x W + b, [..., D] -> [..., E]."""
   product = x @ W
+  # Explicitly, because jax_numpy_rank_promotion may be set to 'raise'.
   return product + jnp.broadcast_to(b, product.shape)
 
 
 def deviation(x: types.Array) -> types.Array:
-  """What LayerNorm divides by, [..., D] -> [..., 1]."""
+  """The divisor of LayerNorm, [..., D] -> [..., 1]."""
   return jnp.sqrt(jnp.var(x, axis=-1, keepdims=True) + LAYER_NORM_EPSILON)
 
 
@@ -62,6 +63,7 @@ def attention_pattern(
   k = linear(positioned, head['W_K'], head['b_K'])
   scores = jnp.einsum('bqe,bke->bqk', q, k) / math.sqrt(q.shape[-1])
   causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
+  # -inf is safe, because every query sees its own key.
   return jax.nn.softmax(jnp.where(causal[None], scores, -jnp.inf), axis=-1)
 
 
@@ -73,7 +75,7 @@ def head_values(
   Args:
     head: its seven leaves, without the head axis.
     x: [B, T, D], normed residual stream.
-    positions: [T, D]. Added to what queries and keys see, not to values.
+    positions: [T, D], added to the input of queries and keys, not of values.
   """
   pattern = attention_pattern(head, x + positions[None])
   return pattern @ linear(x, head['W_V'], head['b_V'])
@@ -83,12 +85,13 @@ def all_head_values(
   attention: types.PyTree, x: types.Array, positions: types.Array
 ) -> types.Array:
   """`head_values` of every head of a layer, [H, B, T, E]."""
+  # b_O belongs to the layer and has no head axis.
   heads = {name: w for name, w in attention.items() if name != 'b_O'}
   return jax.vmap(head_values, (0, None, None))(heads, x, positions)
 
 
 def write(attention: types.PyTree, values: types.Array) -> types.Array:
-  """What a layer's heads write, [H, B, T, E] -> [B, T, D]."""
+  """The output of a layer's heads, [H, B, T, E] -> [B, T, D]."""
   summed = jnp.einsum('hbte,hed->btd', values, attention['W_O'])
   return summed + jnp.broadcast_to(attention['b_O'], summed.shape)
 
@@ -101,12 +104,12 @@ def attend(
 
 
 def first_positions(W_pos: types.Array, length: int) -> types.Array:
-  """The positions of a sequence, [T, D].
+  """The first rows of W_pos, [T, D].
 
   Raises:
-    ValueError: if the model has fewer.
+    ValueError: if the model has fewer positions.
   """
-  if length > len(W_pos):
+  if length > len(W_pos):  # A slice would be shorter without an error.
     raise ValueError(
       'Sequences must be at most context_length tokens long, as W_pos has '
       f'{len(W_pos)} rows; got {length} tokens.'
@@ -215,6 +218,7 @@ class AttentionOnly(nn.Module):
   vocab_size: int = 5000
 
   def setup(self):
+    # At the paper's width, 256, a standard deviation of 0.05.
     init = nn.initializers.normal(0.8 / math.sqrt(self.d_model))
     vocabulary = (self.vocab_size, self.d_model)
     places = (self.context_length, self.d_model)
@@ -237,11 +241,12 @@ class AttentionOnly(nn.Module):
 
 def init_params(rng_key: types.Key, model: AttentionOnly) -> types.Params:
   """Draws the weights of a model. The key is consumed."""
+  # One token suffices: no shape depends on the batch.
   return model.init(rng_key, jnp.zeros((1, 1), jnp.int32))['params']
 
 
 def params_shapes(model: AttentionOnly) -> types.Params:
-  """The shapes of the weights, without drawing them."""
+  """Computes the shapes of the weights without drawing them."""
   return jax.eval_shape(lambda key: init_params(key, model), jax.random.key(0))
 
 
@@ -250,4 +255,6 @@ def apply(
 ) -> types.Array:
   """Maps tokens [B, T] to logits [B, T, V]: a pure function of weights."""
   logits = model.apply({'params': params}, tokens)
-  return cast(types.Array, logits)  # Not a pair: nothing is mutable here.
+  return cast(
+    types.Array, logits
+  )  # Flax returns a pair only with mutable collections.

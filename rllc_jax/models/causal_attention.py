@@ -1,10 +1,10 @@
 r"""Causal attention by blocks of queries, with a gradient that recomputes.
 
-A block of queries sees the keys up to its own end, so what lies above the
-diagonal is computed only within the blocks on it, and at most a block's scores
-exist at once. Kept for the gradient are the output and one number a query, the
-log of what its scores sum to; the pattern is computed again from them (Dao et
-al., 2205.14135, without their tiles along the keys). With o the output, P the
+A block of queries sees the keys up to its own end, so scores above the diagonal
+are computed only within the blocks on it. At most a block's scores exist at
+once. Stored for the gradient are the output and one number per query, the log
+of the sum of its exponentials. The pattern is recomputed from them (Dao et al.,
+2205.14135, without their tiles along the keys). With o the output, P the
 pattern and a bar for a cotangent,
 
 .. math:: \bar S = P \circ (\bar o\, v^T - \delta), \qquad
@@ -27,7 +27,7 @@ from rllc_jax import types
 def causal_attention(
   q: types.Array, k: types.Array, v: types.Array, block_size: int
 ) -> types.Array:
-  """softmax(q k^T, causal) v, [..., T, E]; differentiable once.
+  """Computes softmax(q k^T, causal) v, [..., T, E]; differentiable once.
 
   Args:
     q: [..., T, E], queries, already divided by sqrt(E).
@@ -39,10 +39,12 @@ def causal_attention(
 
 
 def _forward(q, k, v, block_size):
+  # k is transposed, so that the far larger scores never are.
   k_T = jnp.swapaxes(k, -1, -2)
   outputs, log_sums = [], []
   for block, seen in _blocks(q.shape[-2], block_size):
     scores = _scores(q, k_T, block, seen)
+    # Subtracted, because exp overflows from 88 on in float32.
     peak = jnp.max(scores, axis=-1, keepdims=True)
     odds = jnp.exp(scores - peak)
     total = jnp.sum(odds, axis=-1, keepdims=True)
@@ -59,6 +61,7 @@ def _backward(block_size, residual, d_output):
   d_q, d_k_T, d_v_T = [], jnp.zeros_like(k_T), jnp.zeros_like(v_T)
   for block, seen in _blocks(q.shape[-2], block_size):
     rows = lambda x, block=block: x[..., block, :]
+    # Recomputed: writing and reading a stored pattern is no faster.
     pattern = jnp.exp(_scores(q, k_T, block, seen) - rows(log_sum))
     d_pattern = rows(d_output) @ v_T[..., seen]
     d_scores = pattern * (d_pattern - rows(delta))
@@ -73,7 +76,7 @@ causal_attention.defvjp(_forward, _backward)
 
 
 def _blocks(length, block_size):
-  """Pairs of a block of queries and the keys that it sees, as slices."""
+  """Lists pairs of slices: a block of queries, and the keys that it sees."""
   starts = range(0, length, block_size)
   stops = [min(start + block_size, length) for start in starts]
   return [

@@ -1,11 +1,11 @@
 r"""Two-half losses of the transformer when one attention head moves.
 
-The context holds what no chain can change: the normed residual stream that the
-layer reads, every head's attention-weighted values z* at the checkpoint, what
-the layer writes, and the layers above in the form in which they are fastest to
-run. A chain recomputes the values z of its own head, replaces that head's
-contribution and goes on from there. All of it agrees with the plain model
-(`attention_only`), gradient included.
+The context holds everything that no chain changes: the normed residual stream
+that the layer reads, every head's attention-weighted values z* at the
+checkpoint, the layer's output, and the layers above in their fastest form. A
+chain recomputes the values z of its own head, replaces that head's contribution
+and runs the layers above. Value and gradient agree with the plain model
+(`attention_only`).
 
 In the last layer only the unembedding follows. With the final LayerNorm's gain
 folded into W_U and its bias into b_U,
@@ -34,7 +34,7 @@ from rllc_jax.models import unembedding
 
 
 class HeadContext(NamedTuple):
-  """What one moving head of a layer leaves unchanged.
+  """Quantities that do not depend on the moving head of a layer.
 
   Attributes:
     params: the checkpoint.
@@ -43,7 +43,7 @@ class HeadContext(NamedTuple):
     values: [H, B, T, E], z* of every head of the layer.
     written: [B, T, D], the residual stream after the layer.
     above: the layers that follow.
-    targets: what the logits are compared with.
+    targets: the targets of the logits.
   """
 
   params: types.Params
@@ -56,7 +56,7 @@ class HeadContext(NamedTuple):
 
 
 class LastLayerContext(NamedTuple):
-  """What one moving head of the last layer leaves unchanged.
+  """Quantities that do not depend on the moving head of the last layer.
 
   Attributes:
     head: the same as in any layer.
@@ -82,15 +82,15 @@ def head_losses(
   share_logits: bool = True,
   tiles: frozen_layers.Tiles | None = None,
 ) -> dict[str, types.RefinedLoss]:
-  """The two-half losses of all head families, for `weights.families`.
+  """Builds the two-half losses of all head families, for `weights.families`.
 
   Args:
     model: its sizes.
-    objective: what its logits are compared with; by default the next tokens.
-    share_logits: whether the last layer keeps the logits of a minibatch at the
-      checkpoint, B T V numbers a row, and updates them by rank d_head. False
-      streams over the tokens instead, as in the other layers.
-    tiles: how the work is cut; by the default backend if None.
+    objective: the targets of its logits; by default the next tokens.
+    share_logits: True stores the logits of a minibatch at the checkpoint for
+      the last layer, B T V numbers a row, and updates them by rank d_head.
+      False streams over the tokens instead, as in the other layers.
+    tiles: sizes of the pieces of work; by the default backend if None.
 
   Returns:
     {'0:*': loss, '1:*': loss, ...}.
@@ -98,14 +98,16 @@ def head_losses(
   tiles = frozen_layers.default_tiles() if tiles is None else tiles
   objective = objective or targets_lib.next_tokens()
   last = model.num_layers - 1
-  found = {
+  fast = {
     f'{i}:*': head_loss(model, objective, i, tiles)
     for i in range(model.num_layers)
   }
+  # Only there: below, the layers above make the update nonlinear.
   if share_logits:
-    found[f'{last}:*'] = last_layer_head_loss(model, objective, tiles)
+    fast[f'{last}:*'] = last_layer_head_loss(model, objective, tiles)
+  # XLA clamps ids beyond the vocabulary instead of raising.
   check = lambda params, data: losses.check_tokens(data, model.vocab_size)
-  return {name: loss._replace(check=check) for name, loss in found.items()}
+  return {name: loss._replace(check=check) for name, loss in fast.items()}
 
 
 def head_loss(
@@ -114,7 +116,7 @@ def head_loss(
   layer: int,
   tiles: frozen_layers.Tiles,
 ) -> types.RefinedLoss:
-  """The two halves of a loss for the heads of one layer."""
+  """Builds the two-half loss for the heads of one layer."""
 
   def from_residual(shared, residual):
     for frozen in shared.above:
@@ -144,7 +146,7 @@ def last_layer_head_loss(
   objective: targets_lib.Objective,
   tiles: frozen_layers.Tiles,
 ) -> types.RefinedLoss:
-  """The same for the last layer, by a low-rank update of shared logits."""
+  """Builds the loss of the last layer, by low-rank updates of shared logits."""
   layer = model.num_layers - 1
 
   def from_residual(shared, frozen, moving, residual):
@@ -167,10 +169,11 @@ def last_layer_head_loss(
   def context(params, batch):
     shared = _head_context(model, objective, params, batch, layer, tiles)
     final, unembed = shared.params['ln_final'], shared.params['unembed']
+    # The scale of LayerNorm is left out: it depends on the moving head.
     fold = lambda rows: attention_only.centered(rows * final['w'][None])
     folded = fold(unembed['W_U'].T).T
     targets = shared.targets
-    found = LastLayerContext(
+    last = LastLayerContext(
       head=shared,
       W_U=folded,
       b_U=unembed['b_U'] + final['b'] @ unembed['W_U'],
@@ -180,11 +183,13 @@ def last_layer_head_loss(
         W=fold(targets.W), b=targets.b + targets.W @ final['b']
       ),
     )
-    nothing = jnp.zeros_like(found.base[:, :0]), jnp.zeros_like(folded[:0])
-    return found, from_residual(found, nothing, nothing, shared.written)
+    # Rank 0: at the checkpoint the shared logits are the logits.
+    nothing = jnp.zeros_like(last.base[:, :0]), jnp.zeros_like(folded[:0])
+    return last, from_residual(last, nothing, nothing, shared.written)
 
   def loss(position, shared, head):
     values, residual = _rewritten(position, shared.head, head, layer, tiles)
+    # Minus the head at the checkpoint plus the moving head, rank 2 d_head.
     frozen = -_flat(shared.head.values[head]), shared.W_OU[head]
     moving = _flat(values), position['W_O'] @ shared.W_U
     return from_residual(shared, frozen, moving, residual)
@@ -193,7 +198,7 @@ def last_layer_head_loss(
 
 
 def _expected_logits(targets: targets_lib.Targets, x, scale):
-  """The weighted sum of q . logits over predictions, and the offset, []."""
+  """The weighted sum of q . logits over predictions, plus the offset, []."""
   logits = jnp.sum(x * targets.W, axis=1) * scale + targets.b
   return jnp.sum(targets.weights * logits) + targets.offset
 
@@ -201,28 +206,29 @@ def _expected_logits(targets: targets_lib.Targets, x, scale):
 def _head_context(
   model, objective, all_params, batch, layer, tiles
 ) -> HeadContext:
+  """Runs the model up to and including a layer."""
   params = objective.model_params(all_params)
   tokens = losses.predictions(batch).inputs
   residual = params['embed']['W_E'][tokens]
   layers, positions = frozen_layers.of_params(params, tokens.shape[1])
   for below in layers[:layer]:
     residual = frozen_layers.attend(below, residual, model.num_heads, tiles)
-  own, above = layers[layer], layers[layer + 1 :]
-  x = attention_only.layer_norm(own.norm, residual)
-  values = frozen_layers.all_values(own, x, model.num_heads, tiles)
+  moving, above = layers[layer], layers[layer + 1 :]
+  x = attention_only.layer_norm(moving.norm, residual)
+  values = frozen_layers.all_values(moving, x, model.num_heads, tiles)
   return HeadContext(
     params=params,
     x=x,
     positioned=x + positions[None],
     values=values.transpose(2, 0, 1, 3),  # [B, T, H, E] -> [H, B, T, E]
-    written=residual + frozen_layers.write(own, values),
+    written=residual + frozen_layers.write(moving, values),
     above=above,
     targets=objective.targets(all_params, batch),
   )
 
 
 def _rewritten(position, shared: HeadContext, head, layer, tiles):
-  """The moving head's values, and the residual stream with them written."""
+  """Values of the moving head, and the residual stream after the layer."""
   scale = 1 / math.sqrt(position['W_Q'].shape[-1])
   reads = {'Q': shared.positioned, 'K': shared.positioned, 'V': shared.x}
   q, k, v = (
@@ -231,6 +237,7 @@ def _rewritten(position, shared: HeadContext, head, layer, tiles):
   )
   values = frozen_layers.patterned(q * scale, k, v, tiles)
   W_O = _weights(shared, layer)['W_O'][head]
+  # The other heads' output is not recomputed.
   change = values @ position['W_O'] - shared.values[head] @ W_O
   return values, shared.written + change
 
@@ -240,5 +247,5 @@ def _weights(shared: HeadContext, layer):
 
 
 def _flat(x):
-  """[B, T, ...] -> [B T, ...]."""
+  """Merges batch and positions, [B, T, ...] -> [B T, ...]."""
   return x.reshape(-1, x.shape[-1])

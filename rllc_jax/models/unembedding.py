@@ -1,9 +1,9 @@
-"""The log of the softmax's sum, over a vocabulary, a chunk of tokens at a time.
+"""The logsumexp of logits over a vocabulary, a chunk of tokens at a time.
 
-The cross-entropy of a token is this less the logit of its target, and only this
-needs all of its logits. At most a chunk's exist at once, and value and gradient
-come from one pass over them. The unembedding is frozen: its gradient is zero.
-Differentiable once; second derivatives need `losses`.
+The cross-entropy of a token is this less the logit of its target, and this part
+alone needs all of its logits. At most a chunk's exist at once, and one pass
+over them gives value and gradient. The unembedding is frozen: its gradient is
+zero. Differentiable once; second derivatives need `losses`.
 """
 
 from collections.abc import Callable
@@ -29,18 +29,20 @@ def log_partition(
   """The weighted sum of logsumexp(x W_U + b_U) over tokens, [].
 
   Args:
-    x: [N, D], what is unembedded; differentiable in it alone.
+    x: [N, D], the normed residual stream; differentiable in it alone.
     W_U: [D, V].
     b_U: [V].
     weights: [N], 1 / N each for a mean.
     chunk_size: tokens a chunk. Static.
   """
   chunk = _unembedded_chunk(x, W_U, b_U, weights)
+  # Without a gradient XLA drops the products that only it needs.
   value_alone = lambda at: (chunk(at)[0], ())
   return _over_chunks(value_alone, len(x), chunk_size)[0]
 
 
 def _forward(x, W_U, b_U, weights, chunk_size):
+  # The gradient here, not in _backward, where logits would be computed again.
   chunk = _unembedded_chunk(x, W_U, b_U, weights)
   value, d_x = _over_chunks(chunk, len(x), chunk_size)
   return value, (d_x, W_U, b_U, weights)
@@ -56,7 +58,7 @@ log_partition.defvjp(_forward, _backward)
 
 
 def _unembedded_chunk(x, W_U, b_U, weights):
-  """Chunk -> its part of the sum, [], and the gradient in x, [c, D].
+  """Returns chunk -> (its part of the sum, the gradient in x [c, D]).
 
   d value / d x = weight sum_v p_v W_U[:, v].
   """
@@ -64,7 +66,7 @@ def _unembedded_chunk(x, W_U, b_U, weights):
   def chunk(at):
     weight = at.fresh_weights(weights)
     odds, partition, log_sum = _softmax(at.rows(x) @ W_U + b_U[None])
-    # A dot with the second axes of both: W_U is not transposed in memory.
+    # Over the second axes of both, so that W_U is not transposed in memory.
     weighted_W = jnp.einsum('cv,dv->cd', odds, W_U)
     share = at.rows(weights)[:, None] / partition
     return jnp.sum(weight * log_sum), weighted_W * share
@@ -82,9 +84,9 @@ class LowRankLogits(NamedTuple):
     frozen_left: [N, r], frozen.
     frozen_right: [r, V], frozen.
     bias: [V], frozen.
-    left: [N, s], moves.
-    right: [s, V], moves.
-    scale: [N, 1], moves.
+    left: [N, s], of the moving head.
+    right: [s, V], of the moving head.
+    scale: [N, 1], of the moving head.
   """
 
   base: types.Array
@@ -103,7 +105,7 @@ def low_rank_log_partition(
   """The weighted sum of logsumexp of low-rank logits over tokens, [].
 
   Args:
-    logits: the parts; differentiable in what moves.
+    logits: the parts; differentiable in those of the moving head.
     weights: [N], 1 / N each for a mean.
     chunk_size: tokens a chunk. Static.
   """
@@ -127,14 +129,16 @@ def _low_rank_backward(chunk_size, residual, cotangent):
   return moving, jnp.zeros_like(weights)
 
 
+# By hand: jax.grad of the plain expression took 1.65 times the streamed path.
 low_rank_log_partition.defvjp(_low_rank_forward, _low_rank_backward)
 
 
 def _low_rank_chunk(logits, weights):
-  """Chunk -> ((its part of the sum, d_right), (d_left, d_scale) of its rows).
+  """Returns chunk -> ((its sum, d_right), (d_left, d_scale) of its rows).
 
   d value / d logits = weight p.
   """
+  # One product of twice the rank instead of two.
   left = jnp.concatenate([logits.frozen_left, logits.left], axis=1)
   right = jnp.concatenate([logits.frozen_right, logits.right], axis=0)
 
@@ -143,6 +147,7 @@ def _low_rank_chunk(logits, weights):
     scale = at.rows(logits.scale)
     product = at.rows(logits.base) + at.rows(left) @ right
     odds, partition, log_sum = _softmax(product * scale + logits.bias[None])
+    # Rows of an overlap are written twice, but sums count them once.
     share = at.rows(weights)[:, None] / partition
     fresh_share = weight[:, None] / partition
     d_left = jnp.einsum('cv,sv->cs', odds, logits.right) * (share * scale)
@@ -155,6 +160,7 @@ def _low_rank_chunk(logits, weights):
 
 def _softmax(logits):
   """exp(logits - peak) [c, V], its sums [c, 1], log-sum-exp of logits [c]."""
+  # The pass for the peak costs 2 to 8 %, but without it exp overflows.
   peak = jnp.max(logits, axis=1, keepdims=True)
   odds = jnp.exp(logits - peak)
   partition = jnp.sum(odds, axis=1, keepdims=True)
@@ -162,10 +168,10 @@ def _softmax(logits):
 
 
 class _Chunk(NamedTuple):
-  """Some consecutive tokens.
+  """A chunk of consecutive tokens.
 
   Attributes:
-    start: [], the first.
+    start: [], the first token.
     fresh: [c], False for a token that an earlier chunk has summed.
   """
 
@@ -186,13 +192,13 @@ def _over_chunks(
   num_tokens: int,
   chunk_size: int,
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Sums over chunks, and rows [N, ...] put together.
+  """Adds up sums over chunks, and assembles rows [N, ...].
 
-  The last chunk reaches back where chunks do not fit: nothing is padded, and
-  its rows are computed twice, with the same result.
+  If chunks do not divide N, the last one begins earlier instead of being
+  padded. Some rows are then computed twice, with the same result.
 
   Args:
-    function: chunk -> (what is summed, rows [c, ...]).
+    function: chunk -> (a tree to sum, rows [c, ...]).
     num_tokens: N.
     chunk_size: c; all tokens if there are fewer.
   """
@@ -204,11 +210,11 @@ def _over_chunks(
     sums, rows = carry
     start = jnp.minimum(i * size, num_tokens - size)
     fresh = start + jnp.arange(size) >= i * size
-    more, found = function(_Chunk(start, fresh))
+    more, new_rows = function(_Chunk(start, fresh))
     put = functools.partial(jax.lax.dynamic_update_slice_in_dim, axis=0)
     return (
       jax.tree.map(jnp.add, sums, more),
-      jax.tree.map(lambda all, some: put(all, some, start), rows, found),
+      jax.tree.map(lambda all, some: put(all, some, start), rows, new_rows),
     )
 
   chunk = _Chunk(jnp.int32(0), jnp.ones(size, bool))

@@ -1,12 +1,12 @@
-r"""What an estimate tends to at its own n beta, localization and step size.
+r"""Exact limits of estimates at finite n beta, localization and step size.
 
 A sampler's estimate converges to :math:`E[n\beta (K - K^*)]` under
 
 .. math:: p(w) \propto \exp\bigl(-n\beta K(w) - \tfrac\gamma2 |w - w^*|^2\bigr),
 
-which is not the learning coefficient but for :math:`n\beta \to \infty`, and the
-step size adds a bias. For the losses here and in `truth.two_layer_linear` they
-are known, so that a test can be as tight as its standard error.
+which is the learning coefficient only for :math:`n\beta \to \infty`, and the
+step size adds a bias. Both are computed for the losses here and in
+`truth.two_layer_linear`, so that a test can be as tight as its standard error.
 
 **The step size.** A Langevin step, drift :math:`-\tfrac\epsilon2 \nabla U` and
 noise :math:`\sqrt\epsilon`, has the stationary density
@@ -30,8 +30,8 @@ from rllc_jax import types
 from rllc_jax.truth import toy
 
 _GRID, _MOST_POINTS = 2_000_000, 700  # Points of a grid, and of one axis.
-# Nats by which the potential has grown at the upper end of an axis, and e-folds
-# that the lower end lies below the smallest scale of the loss.
+# The potential at the upper end of an axis, in nats, and the e-folds from the
+# lower end up to the smallest scale of the loss.
 _TAIL, _FLAT = 400.0, 18.0
 _LARGEST_BIAS = 0.05  # As a share of the value.
 
@@ -39,15 +39,15 @@ _LARGEST_BIAS = 0.05  # As a share of the value.
 def quadratic(
   curvatures: ArrayLike, posterior: types.Posterior, step_size: float = 0.0
 ) -> float:
-  r"""Of :math:`K = \tfrac12 \sum_i h_i (w_i - w^*_i)^2`, exact in epsilon.
+  r"""The limit for a bowl, :math:`K = \tfrac12 \sum_i h_i (w_i - w^*_i)^2`.
 
   .. math::
     \hat\lambda = \tfrac12 \sum_i \frac{n\beta h_i}{a_i (1 - \epsilon a_i / 4)},
     \qquad a_i = n\beta h_i + \gamma
 
-  A half for every direction that the loss holds, less where
-  :math:`\gamma \gg n\beta h_i`: there the localization sets the number. Also
-  of any loss near a minimum that its Hessian describes, with its eigenvalues.
+  It is exact in epsilon. A direction counts a half, and less where
+  :math:`\gamma \gg n\beta h_i`, because the localization dominates there. With
+  the eigenvalues of its Hessian it holds for any loss near a regular minimum.
 
   Args:
     curvatures: the h_i, at least 0, [n].
@@ -68,7 +68,7 @@ def quadratic(
   """
   nbeta, localization = _numbers(posterior)
   h = np.asarray(curvatures, np.float64)
-  h = h[h > 0]  # A flat direction adds nothing, even where it is not held.
+  h = h[h > 0]  # Flat directions add nothing, and at gamma 0 give 0 / 0.
   a = nbeta * h + localization
   if (step_size * a >= 4).any():
     raise ValueError(
@@ -81,10 +81,10 @@ def quadratic(
 def polynomial(
   loss: toy.Polynomial, posterior: types.Posterior, step_size: float = 0.0
 ) -> float:
-  """Of a polynomial at w* = 0, by quadrature; to first order in epsilon.
+  """The limit for a polynomial at w* = 0, to first order in epsilon.
 
-  On a grid in log |w|, on which singular posteriors, spread over orders of
-  magnitude, are smooth: the sum converges exponentially.
+  By quadrature on a grid in log |w|. On it singular posteriors, which spread
+  over orders of magnitude, are smooth, so the sum converges exponentially.
 
   Args:
     loss: in up to three coordinates, 0 at 0 and at least 0 elsewhere.
@@ -92,9 +92,9 @@ def polynomial(
     step_size: epsilon.
 
   Raises:
-    ValueError: if there is no posterior, for at gamma 0 something must hold
-      every coordinate; if there are too many coordinates; or if the bias is too
-      large for its first order, see `with_bias`.
+    ValueError: if there is no posterior, because at gamma 0 the loss does not
+      confine a coordinate; if there are too many coordinates; or if the bias is
+      too large for its first order, see `with_bias`.
 
   Examples:
     A crossing is far from its coefficient of 1/2, whatever the sampler.
@@ -108,6 +108,7 @@ def polynomial(
   """
   nbeta, localization = _numbers(posterior)
   log_density, value, tilt = _on_grid(loss, nbeta, localization)
+  # Less the maximum, because the exponential could underflow everywhere.
   density = np.exp(log_density - log_density.max())
   density /= density.sum()
   mean = float(np.sum(density * value))
@@ -116,7 +117,7 @@ def polynomial(
 
 
 def with_bias(value: float, bias: float) -> float:
-  """The sum, if the bias is one that its first order describes.
+  """Adds a bias to a value, if its first order describes it.
 
   Raises:
     ValueError: if the bias is more than 5 % of the value: on a bowl the second
@@ -132,9 +133,11 @@ def with_bias(value: float, bias: float) -> float:
 
 
 def _on_grid(loss, nbeta, localization):
-  """Log density by volume in log |w|, n beta K and g, at all grid points."""
+  """Log density in log |w|, n beta K, and g, at all grid points."""
   axes = _axes(loss, nbeta, localization)
+  # Sparse, because a dense grid of three axes takes three times the memory.
   grid = np.meshgrid(*axes, indexing='ij', sparse=True)
+  # dw = w d(log w), for every coordinate.
   log_volume = sum(np.log(x) for x in grid)
   columns = []
   for signs in itertools.product(*_signs(loss)):
@@ -149,7 +152,7 @@ def _on_grid(loss, nbeta, localization):
 
 
 def _axes(loss, nbeta, localization):
-  """A logarithmic axis a coordinate, over all scales of the posterior."""
+  """Yields a logarithmic axis per coordinate, over all posterior scales."""
   count = len(loss.exponents[0])
   if count > 3:
     raise ValueError(
@@ -164,15 +167,15 @@ def _axes(loss, nbeta, localization):
 
 
 def _scales(loss, i, nbeta, ends):
-  """Where each term is a nat, with the other coordinates at their ends."""
+  """Yields the w_i at which each term is a nat, other coordinates at ends."""
   for c, row in zip(*loss, strict=True):
     if row[i]:
-      others = [ends[j] ** p for j, p in enumerate(row) if j != i]
-      yield (nbeta * abs(c) * math.prod(others)) ** (-1 / row[i])
+      factors = [ends[j] ** p for j, p in enumerate(row) if j != i]
+      yield (nbeta * abs(c) * math.prod(factors)) ** (-1 / row[i])
 
 
 def _end(loss, i, nbeta, localization):
-  """Where the posterior has ended along coordinate i."""
+  """The largest w_i with a density worth counting."""
   ends = [np.sqrt(2 * _TAIL / localization)] if localization else []
   for c, row in zip(*loss, strict=True):
     if row[i] and row[i] == sum(row):
@@ -187,13 +190,13 @@ def _end(loss, i, nbeta, localization):
 
 
 def _signs(loss):
-  """The signs to visit of each coordinate: one if the loss is even in it."""
+  """Yields the signs of each coordinate: one if the loss is even in it."""
   for powers in zip(*loss.exponents, strict=True):
     yield (1.0, -1.0) if any(p % 2 for p in powers) else (1.0,)
 
 
 def _tilt(loss, w, nbeta, localization):
-  """The g of the module's docstring."""
+  """Computes g, the correction of the density in the module's docstring."""
   squared_gradient, laplacian = 0.0, 0.0
   for i, x in enumerate(w):
     slope = toy.derivative(loss, i)
@@ -205,6 +208,7 @@ def _tilt(loss, w, nbeta, localization):
 
 
 def _numbers(posterior: types.Posterior) -> tuple[float, float]:
+  """Returns n beta and gamma as checked floats."""
   nbeta, localization = map(float, posterior)
   if not (nbeta > 0 and localization >= 0):
     raise ValueError(

@@ -1,4 +1,4 @@
-r"""Learning coefficients known in closed form, with their multiplicities.
+r"""Learning coefficients and multiplicities in closed form.
 
 As :math:`n\beta` grows,
 
@@ -8,15 +8,15 @@ As :math:`n\beta` grows,
 where :math:`\lambda` is the learning coefficient of K and m its multiplicity
 (Watanabe, "Algebraic Geometry and Statistical Learning Theory", 2009). Hence
 :math:`E[n\beta K] = -\partial \ln Z / \partial \ln n\beta` tends to
-:math:`\lambda`, but for m > 1 as slowly as :math:`(m - 1) / \ln n\beta` falls.
-An estimate at one :math:`n\beta` is to be compared with the exact value there
+:math:`\lambda`, for m > 1 as slowly as :math:`(m - 1) / \ln n\beta` falls. So
+compare an estimate at one :math:`n\beta` with the exact value there
 (`truth.finite_temperature`), not with :math:`\lambda`.
 
 **A trap: global and local.** For linear networks the literature gives the
-*global* coefficient, the least over all true parameters; it belongs to the most
+*global* coefficient, the least over all true parameters. It belongs to the most
 degenerate ones, such as w* = 0 at rank 0. An estimate is local to one
-checkpoint, and a true parameter drawn at random, or found by training, can have
-a larger coefficient: for two layers 4 -> 4 -> 4 of product 0,
+checkpoint. A random true parameter, or a trained one, can have a larger
+coefficient: for two layers 4 -> 4 -> 4 of product 0,
 
 >>> print(reduced_rank_regression(4, 4, 4, rank=0))
 λ = 6, m = 1
@@ -56,10 +56,10 @@ class LearningCoefficient(NamedTuple):
 
 
 def leading_order(coefficient: LearningCoefficient, nbeta: float) -> float:
-  r"""What E[n beta K] is near, :math:`\lambda - (m - 1) / \ln n\beta`.
+  r"""Approximates E[n beta K] by :math:`\lambda - (m - 1) / \ln n\beta`.
 
-  The first two terms at large n beta. It is no value to test against: what is
-  left out falls like :math:`1 / \ln^2 n\beta`, and depends on the localization.
+  These are the first two terms at large n beta. It is no value to test against:
+  the rest falls like :math:`1 / \ln^2 n\beta`, and depends on the localization.
 
   Examples:
     >>> print(f'{leading_order(LearningCoefficient(5, 25), nbeta=1e12):.4f}')
@@ -74,7 +74,7 @@ def leading_order(coefficient: LearningCoefficient, nbeta: float) -> float:
 
 
 def normal_crossing(powers: Sequence[int]) -> LearningCoefficient:
-  r"""Of :math:`K = \prod_i w_i^{2 k_i}` at 0.
+  r"""The coefficient of :math:`K = \prod_i w_i^{2 k_i}` at 0.
 
   :math:`\lambda = \min_i 1 / 2 k_i`, and m counts the i that attain it.
 
@@ -98,7 +98,9 @@ def normal_crossing(powers: Sequence[int]) -> LearningCoefficient:
 
 
 def weighted_homogeneous(weights: Sequence[float]) -> LearningCoefficient:
-  r"""Of a K with :math:`K(t^{a_1} w_1, t^{a_2} w_2, \dots) = t\,K(w)`.
+  r"""The coefficient of a weighted homogeneous loss, at 0.
+
+  Such a K has :math:`K(t^{a_1} w_1, t^{a_2} w_2, \dots) = t\,K(w)`.
 
   :math:`\lambda = \sum_i a_i`, if K vanishes at 0 alone; and without
   localization E[n beta K] is that *at every* n beta, because scaling w by its
@@ -127,7 +129,7 @@ def weighted_homogeneous(weights: Sequence[float]) -> LearningCoefficient:
 def reduced_rank_regression(
   inputs: int, hidden: int, outputs: int, rank: int
 ) -> LearningCoefficient:
-  """Global, of two linear layers inputs -> hidden -> outputs.
+  """The global coefficient of two linear layers inputs -> hidden -> outputs.
 
   Aoyagi and Watanabe, "Stochastic complexities of reduced rank regression in
   Bayesian estimation", Neural Networks 18 (2005).
@@ -150,6 +152,7 @@ def reduced_rank_regression(
   """
   _check_rank((inputs, hidden, outputs), rank)
   M, H, N, r = inputs, hidden, outputs, rank
+  # The cases of the theorem.
   if M + H < N + r:
     return LearningCoefficient((H * M - H * r + N * r) / 2, 1)
   if N + H < M + r:
@@ -164,7 +167,7 @@ def reduced_rank_regression(
 def deep_linear_network(
   widths: Sequence[int], rank: int
 ) -> LearningCoefficient:
-  r"""Global, of L linear layers of the given widths.
+  r"""The global coefficient of L linear layers.
 
   Aoyagi, "Consideration on the learning efficiency of multiple-layered neural
   networks with linear units", Neural Networks 172 (2024) 106132, theorem 1.
@@ -215,7 +218,7 @@ def _counted(excess: list[int]) -> list[int]:
 def local_reduced_rank_regression(
   inputs: int, hidden: int, outputs: int, *, ranks: tuple[int, int], rank: int
 ) -> LearningCoefficient:
-  r"""Local, of two linear layers at a true parameter of given ranks.
+  r"""The local coefficient of two linear layers at layers of given ranks.
 
   At layers (A*, B*) of ranks (a, b) whose product has rank r, row operations
   leave q = Ma + bN - ab regular directions (N inputs, M outputs) beside a
@@ -258,7 +261,7 @@ def local_reduced_rank_regression(
 
 
 def _check_rank(widths: Sequence[int], rank: int) -> None:
-  """Raises unless a linear network of these widths can have this rank."""
+  """Raises ValueError unless a network of these widths can have this rank."""
   if len(widths) < 2 or min(widths) < 1:
     raise ValueError(
       'widths must be at least two positive numbers, because a layer maps '

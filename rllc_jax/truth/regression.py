@@ -1,11 +1,10 @@
-r"""Linear regression with minibatches, and what SGLD does on it exactly.
+r"""Linear regression with minibatches, and the exact law of SGLD on it.
 
 The loss of a point is :math:`\tfrac12 (y - x \cdot w)^2`, so a minibatch has a
 curvature of its own as well as a gradient: noise that multiplies the position
 and noise that adds to it. Both are linear in the displacement from the minimum,
-so the stationary covariance solves a linear equation, and the estimate that
-chains tend to is known with every bias in it: step size, localization and
-minibatches.
+so the stationary covariance solves a linear equation. It gives the limit of
+estimates with the biases of step size, localization and minibatches.
 """
 
 from typing import NamedTuple
@@ -65,7 +64,9 @@ def loss(weights: types.Params, points: Points) -> types.Array:
 
 
 def minimum(points: Points) -> np.ndarray:
-  """Where the loss over all points is least: ordinary least squares, [d].
+  """Computes the minimum of the loss over all points, [d].
+
+  That is the solution of ordinary least squares.
 
   Examples:
     >>> points = Points(np.eye(2), np.array([1.0, 3.0]))
@@ -82,7 +83,7 @@ def stationary_covariance(
   step_size: float,
   batch_size: float,
 ) -> np.ndarray:
-  r"""The covariance that SGLD from the minimum tends to, [d, d].
+  r"""Computes the stationary covariance of SGLD from the minimum, [d, d].
 
   With :math:`\delta = w - w^*`, B a minibatch of m points drawn with
   replacement, :math:`H_B` its curvature and :math:`g_B` its gradient at
@@ -103,7 +104,7 @@ def stationary_covariance(
   elsewhere :math:`g_B` has a mean.
 
   Args:
-    points: all that minibatches are drawn from.
+    points: all points, from which minibatches are drawn.
     posterior: n beta and gamma.
     step_size: epsilon, in weight^2, drift epsilon / 2.
     batch_size: m; `math.inf` for the loss over all points at every step.
@@ -112,7 +113,7 @@ def stationary_covariance(
     ValueError: if the step size is too large for the covariance to exist.
 
   Examples:
-    One weight, one point that is met exactly: a bowl of curvature 1.
+    One weight and one point on the line make a bowl of curvature 1.
 
     >>> points = Points(np.ones((1, 1)), np.zeros(1))
     >>> settings = types.Posterior(nbeta=30.0, localization=10.0)
@@ -132,6 +133,7 @@ def stationary_covariance(
   spread = np.einsum('nab,ncd->acbd', *2 * [curvatures - H]) / len(x)
   step = np.kron(A, A) + drift**2 / batch_size * spread.reshape(d * d, d * d)
   _check_contraction(step, step_size)
+  # At batch_size inf the terms of minibatch noise vanish.
   additive = step_size * np.eye(d)
   additive += drift**2 / batch_size * gradients.T @ gradients / len(x)
   return np.linalg.solve(np.eye(d * d) - step, additive.ravel()).reshape(d, d)
@@ -143,7 +145,7 @@ def stationary_llc(
   step_size: float,
   batch_size: float,
 ) -> float:
-  r"""The estimate that SGLD from the minimum tends to.
+  r"""The limit of the estimate from chains of SGLD at the minimum.
 
   .. math:: \hat\lambda = \tfrac{n\beta}{2} \mathrm{tr}(H \Sigma)
 
@@ -151,7 +153,7 @@ def stationary_llc(
   for curvatures h; the noise of minibatches adds to it.
 
   Args:
-    points: all that minibatches are drawn from.
+    points: all points, from which minibatches are drawn.
     posterior: n beta and gamma.
     step_size: epsilon.
     batch_size: m; `math.inf` for the loss over all points at every step.
@@ -176,12 +178,14 @@ def stationary_llc(
 
 
 def _residuals(points: Points) -> np.ndarray:
-  """Targets less what the minimum predicts, [N]."""
+  """Targets less the predictions of the minimum, [N]."""
   inputs, targets = (np.asarray(leaf, np.float64) for leaf in points)
   return targets - inputs @ minimum(points)
 
 
 def _check_contraction(step: np.ndarray, step_size: float) -> None:
+  """Refuses a step size at which second moments grow."""
+  # Not of A: second moments can grow where the mean contracts.
   radius = np.abs(np.linalg.eigvals(step)).max()
   if radius >= 1:
     raise ValueError(

@@ -1,8 +1,8 @@
-"""Losses whose learning coefficients, and more, are known.
+"""Losses with exact learning coefficients.
 
 Each is a pure function `loss(params, batch)` with a true parameter to sample
-around and the data it reads: what `estimate_llc` takes. Their exact values are
-in `truth.finite_temperature` and `truth.learning_coefficients`.
+around and the data that it reads, as `estimate_llc` takes them. Exact values
+are in `truth.finite_temperature` and `truth.learning_coefficients`.
 """
 
 from collections.abc import Callable
@@ -17,16 +17,16 @@ from numpy.typing import ArrayLike
 
 from rllc_jax import types
 
-_TINY = 8  # Widths up to which a product is summed by hand, see `_product`.
+_TINY = 8  # Widths up to which `_product` sums elementwise.
 
 
 class Toy(NamedTuple):
-  """A loss with a parameter where it is 0.
+  """A loss with a true parameter, at which it is 0.
 
   Attributes:
     loss: `loss(params, batch) -> []`.
     params: w*.
-    data: what minibatches are drawn from; one entry, so that all are the same.
+    data: a single entry, so that all minibatches are equal.
   """
 
   loss: types.LossFn
@@ -68,20 +68,21 @@ def sum_of_powers(exponents: Sequence[int]) -> Polynomial:
 
 
 def evaluate(polynomial: Polynomial, w: Sequence[Any]) -> Any:
-  """The value at w, whose n entries are arrays that broadcast.
+  """Evaluates a polynomial at w, whose n entries are arrays that broadcast.
 
   Examples:
     >>> evaluate(Polynomial((3.0, 1.0), ((1, 2), (0, 1))), (2.0, 10.0))
     610.0
   """
   return sum(
+    # Without factors of power 0, so that terms need not broadcast to all axes.
     math.prod((x**p for x, p in zip(w, row, strict=True) if p), start=c)
     for c, row in zip(*polynomial, strict=True)
   )
 
 
 def derivative(polynomial: Polynomial, i: int) -> Polynomial:
-  """The derivative by coordinate i.
+  """Differentiates a polynomial by coordinate i.
 
   Examples:
     >>> derivative(Polynomial((3.0, 1.0), ((1, 2), (0, 1))), 1)
@@ -98,9 +99,9 @@ def derivative(polynomial: Polynomial, i: int) -> Polynomial:
 def freeze(
   polynomial: Polynomial, values: Sequence[float | None]
 ) -> Polynomial:
-  """The polynomial in the coordinates that are left free.
+  """Freezes coordinates of a polynomial at values.
 
-  Terms of frozen coordinates alone are dropped, for they cancel from a loss
+  Terms of frozen coordinates alone are dropped, because they cancel from a loss
   difference, and so are terms frozen to 0.
 
   Args:
@@ -116,18 +117,19 @@ def freeze(
     pairs = list(zip(row, values, strict=True))
     free = tuple(p for p, value in pairs if value is None)
     scale = math.prod((v**p for p, v in pairs if v is not None), start=c)
-    if any(free) and scale:
+    if any(free) and scale:  # A constant or a zero moves no chain.
       terms.append((scale, free))
   return _of_terms(terms)
 
 
 def _of_terms(terms):
+  """A polynomial from pairs of coefficient and exponents, maybe none."""
   coefficients, exponents = zip(*terms, strict=True) if terms else ((), ())
   return Polynomial(coefficients, exponents)
 
 
 def quadratic_toy(curvatures: ArrayLike) -> Toy:
-  r"""The bowl :math:`\tfrac12 \sum_i h_i w_i^2` at its bottom.
+  r"""Builds the bowl :math:`\tfrac12 \sum_i h_i w_i^2` at its bottom.
 
   Args:
     curvatures: the h_i, [n].
@@ -144,7 +146,7 @@ def quadratic_toy(curvatures: ArrayLike) -> Toy:
 def polynomial_toy(
   polynomial: Polynomial, params: ArrayLike | None = None
 ) -> Toy:
-  """A polynomial as a loss, at 0 or at another w* [n]."""
+  """Builds a loss from a polynomial, at 0 or at another w* [n]."""
   n = len(polynomial.exponents[0])
 
   def loss(params, batch):
@@ -156,7 +158,7 @@ def polynomial_toy(
 
 
 def linear_network_toy(layers: Sequence[np.ndarray]) -> Toy:
-  r"""A linear network that has learned its own product.
+  r"""Builds a linear network at a parameter with the true product.
 
   :math:`K(W) = \tfrac12 \lVert W_L \cdots W_1 - T \rVert^2`, with
   :math:`T = W^*_L \cdots W^*_1`: the population loss of a regression on
@@ -192,6 +194,7 @@ def linear_network_residual(params: types.Params, batch: types.Batch):
 
 
 def _forward(params):
+  """The product of all layers, [outputs, inputs]."""
   product = params['layer_0']
   for i in range(1, len(params)):
     product = _product(params[f'layer_{i}'], product)
@@ -208,7 +211,7 @@ def _product(b, a):
 def squared_norm_curvatures(
   residual: Callable[[types.Position], types.Array], position: types.Position
 ) -> np.ndarray:
-  r"""Curvatures of :math:`\tfrac12 \lVert F(u) \rVert^2` where F = 0.
+  r"""Computes curvatures of :math:`\tfrac12 \lVert F(u) \rVert^2` at F = 0.
 
   The Hessian there is :math:`J^T J`. Its eigenvalues that are not 0 are those
   of :math:`J J^T`, a matrix as large as F.
@@ -218,8 +221,7 @@ def squared_norm_curvatures(
     position: u*, a zero of F: elsewhere the Hessian has another term.
 
   Returns:
-    [size of F], ascending, in float64. Directions that these do not count are
-    flat.
+    [size of F], ascending, in float64. All further directions are flat.
 
   Examples:
     >>> print(squared_norm_curvatures(lambda u: 3 * u[:1], jnp.zeros(2)))
@@ -228,5 +230,6 @@ def squared_norm_curvatures(
   flat = lambda u: jnp.ravel(residual(u))
   leaves = jax.tree.leaves(jax.jit(jax.jacrev(flat))(position))
   rows = [np.reshape(leaf, (len(leaf), -1)) for leaf in leaves]
+  # float64: products in float32 would blur small eigenvalues.
   jacobian = np.concatenate(rows, axis=1).astype(np.float64)
   return np.linalg.eigvalsh(jacobian @ jacobian.T)

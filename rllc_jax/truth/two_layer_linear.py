@@ -33,21 +33,21 @@ from rllc_jax import types
 from rllc_jax.truth import finite_temperature
 
 _POINTS = 1 << 14
-# e-folds below gamma / nbeta, under which eigenvalues are as good as 0. Their
-# density rises at least like the root of x: e^-30 of it is left out.
+# The grid begins so many e-folds below gamma / nbeta. The density rises at
+# least like the root of x, so e^-30 of it is omitted.
 _SPAN = 60.0
 _DIFFERENCE = 1e-3  # Of ln nbeta, for a central difference.
-# Of Q. Against sums of longer words, five digits are right up to here.
+# Of Q. Compared with higher precision, five digits are right up to here.
 _MOST_CONDITION = 1e11
 
 
 class _Eigenvalues(NamedTuple):
-  """The eigenvalues of A A^T that are not 0, under a posterior.
+  """The law of the eigenvalues of A A^T that are not 0.
 
   Attributes:
     x: [G], the grid.
     psi: [G, r], polynomials times the weight of a grid point.
-    inverse: of Q, with its border.
+    inverse: the inverse of Q with its border.
   """
 
   x: np.ndarray
@@ -60,10 +60,11 @@ def at_zero(
   posterior: types.Posterior,
   step_size: float = 0.0,
 ) -> float:
-  """E[n beta K] of two linear layers at w* = 0; to first order in epsilon.
+  """Computes E[n beta K] of two linear layers at w* = 0.
 
-  The bias of the step size is that of `truth.finite_temperature`. It grows
-  with n beta x / gamma: long weights of one layer stiffen the other.
+  The bias of the step size is that of `truth.finite_temperature`, to first
+  order in epsilon. It grows with n beta x / gamma: long weights of one layer
+  stiffen the other.
 
   Args:
     widths: inputs N, hidden H, outputs M. Reversing them changes nothing.
@@ -72,10 +73,10 @@ def at_zero(
 
   Raises:
     ValueError: if a width is under 1, n beta or gamma is not positive, double
-      precision does not do, or the bias is too large for its first order.
+      precision is insufficient, or the bias is too large for its first order.
 
   Examples:
-    lambda is 6, and reached only where the localization lets it.
+    lambda is 6, and approached only at a weak localization.
 
     >>> for localization in (1.0, 10.0, 100.0):
     ...   print(f'{at_zero((4, 4, 4), types.Posterior(1e4, localization)):.3f}')
@@ -90,9 +91,9 @@ def at_zero(
       'localization the weights of one layer have no bound where the other is '
       f'0; got {tuple(widths)}, {nbeta}, {localization}.'
     )
-  found = _eigenvalues(widths, nbeta, localization)
-  share = nbeta * found.x / (localization + nbeta * found.x)
-  value = widths[2] / 2 * _mean(found, share)
+  eigenvalues = _eigenvalues(widths, nbeta, localization)
+  share = nbeta * eigenvalues.x / (localization + nbeta * eigenvalues.x)
+  value = widths[2] / 2 * _mean(eigenvalues, share)
   if not step_size:
     return value
   up, down = (
@@ -106,6 +107,7 @@ def at_zero(
 
 
 def _eigenvalues(widths, nbeta, localization) -> _Eigenvalues:
+  """Builds the grid of eigenvalues and the inverse of Q on it."""
   inputs, hidden, outputs = widths
   first = np.log(localization / nbeta) - _SPAN
   last = np.log((200 + 10 * sum(widths)) / localization)
@@ -116,6 +118,7 @@ def _eigenvalues(widths, nbeta, localization) -> _Eigenvalues:
     - localization * x / 2
     - outputs / 2 * np.log(localization + nbeta * x)
   )
+  # The root of the weight, for QR; its scale cancels in Q^-1 dQ.
   root = np.exp((log_weight - log_weight.max()) / 2)[:, None]
   powers = (x[:, None] / x[-1]) ** np.arange(min(inputs, hidden))
   # Orthonormal by the weight, so that Q is well conditioned.
@@ -131,14 +134,18 @@ def _eigenvalues(widths, nbeta, localization) -> _Eigenvalues:
   return _Eigenvalues(x, psi, np.linalg.inv(Q))
 
 
-def _mean(found: _Eigenvalues, f: np.ndarray) -> float:
+def _mean(eigenvalues: _Eigenvalues, f: np.ndarray) -> float:
   """E sum_i f(x_i), f on the grid: d ln Pf = tr(Q^-1 dQ) / 2."""
-  return 0.5 * float(np.trace(found.inverse @ _first_order(found.psi, f)))
+  return 0.5 * float(
+    np.trace(eigenvalues.inverse @ _first_order(eigenvalues.psi, f))
+  )
 
 
-def _covariance(found: _Eigenvalues, f: np.ndarray, g: np.ndarray) -> float:
+def _covariance(
+  eigenvalues: _Eigenvalues, f: np.ndarray, g: np.ndarray
+) -> float:
   """Cov(sum_i f(x_i), sum_i g(x_i)), the mixed second derivative of ln Pf."""
-  psi, inverse = found.psi, found.inverse
+  psi, inverse = eigenvalues.psi, eigenvalues.inverse
   by_f, by_g = (x[:, None] * psi for x in (f, g))
   both = f[:, None] * by_g
   mixed = _bordered(
@@ -149,17 +156,18 @@ def _covariance(found: _Eigenvalues, f: np.ndarray, g: np.ndarray) -> float:
 
 
 def _first_order(psi, f):
+  """The derivative of Q when the weight is multiplied by 1 + t f."""
   by_f = f[:, None] * psi
   return _bordered(by_f, [(by_f, psi), (psi, by_f)])
 
 
 def _bordered(single, pairs):
-  """Sums of x < y over pairs of functions, and the border over single ones."""
+  """Sums pairs of functions over x < y, and single ones in the border."""
   size = single.shape[1]
   Q = np.zeros((size + size % 2,) * 2)
-  for left, right in pairs:
-    # With x = y in them: these terms cancel, for pairs come in both orders.
-    below = np.cumsum(left, axis=0).T @ right
+  for lower, upper in pairs:
+    # Terms of x = y are included: they cancel, as pairs have both orders.
+    below = np.cumsum(lower, axis=0).T @ upper
     Q[:size, :size] += below - below.T
   if size % 2:
     Q[:size, -1] = single.sum(axis=0)
@@ -168,7 +176,7 @@ def _bordered(single, pairs):
 
 
 def _mean_tilt(widths, nbeta, localization, posterior_nbeta):
-  r"""E g under another n beta, up to what does not depend on that.
+  r"""Computes E g under another n beta, up to a constant.
 
   g is a quarter of |grad U|^2 less half of the Laplacian of U. Given A, an
   entry of B along the eigenvalue x has the variance s, and with
@@ -180,8 +188,8 @@ def _mean_tilt(widths, nbeta, localization, posterior_nbeta):
   Delta K        = N |B|^2 + M |A|^2 = N M sum s + M sum x
   """
   inputs, hidden, outputs = widths
-  found = _eigenvalues(widths, posterior_nbeta, localization)
-  x, M = found.x, outputs
+  eigenvalues = _eigenvalues(widths, posterior_nbeta, localization)
+  x, M = eigenvalues.x, outputs
   s = 1 / (localization + posterior_nbeta * x)
   squared = nbeta**2 * M * (x**2 * s + (M + 1) * x * s**2)
   crossed = 4 * localization * nbeta * M * x * s
@@ -189,8 +197,8 @@ def _mean_tilt(widths, nbeta, localization, posterior_nbeta):
   laplacian = nbeta * M * (inputs * s + x)
   # Directions of B that A does not reach have the variance 1 / gamma.
   unreached = (hidden - min(inputs, hidden)) / localization
-  product = _covariance(found, x * s, s) + _mean(found, x * s) * (
-    _mean(found, s) + unreached
+  product = _covariance(eigenvalues, x * s, s) + _mean(eigenvalues, x * s) * (
+    _mean(eigenvalues, s) + unreached
   )
-  one = _mean(found, (squared + crossed + tethered) / 4 - laplacian / 2)
+  one = _mean(eigenvalues, (squared + crossed + tethered) / 4 - laplacian / 2)
   return one + nbeta**2 * M * product / 4

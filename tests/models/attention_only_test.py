@@ -1,4 +1,4 @@
-"""The transformer is the paper's, and looks at the past alone."""
+"""The transformer is the paper's, and attends to the past alone."""
 
 import functools
 
@@ -24,9 +24,9 @@ SMALL = attention_only.AttentionOnly(
 
 @functools.cache
 def random_params(model, seed=0):
-  """Weights with nothing at its special initial value.
+  """Draws weights with no leaf at its special initial value.
 
-  By NumPy: JAX takes seconds to compile as many draws as there are leaves.
+  By NumPy, because JAX takes seconds to compile a draw for every leaf.
   """
   rng = np.random.default_rng(seed)
 
@@ -40,7 +40,9 @@ def random_params(model, seed=0):
 
 class SizeTest(parameterized.TestCase):
   @parameterized.parameters((2, 3_355_016), (1, 3_091_336))
-  def test_full_size(self, num_layers, expected):
+  def test_the_paper_s_model_has_its_number_of_weights(
+    self, num_layers, expected
+  ):
     model = attention_only.AttentionOnly(num_layers=num_layers)
     shapes = attention_only.params_shapes(model)
     self.assertEqual(trees.size(shapes), expected)
@@ -66,7 +68,7 @@ class SizeTest(parameterized.TestCase):
 
 
 class ForwardTest(parameterized.TestCase):
-  def test_the_future_has_no_gradient(self):
+  def test_logits_have_no_gradient_in_later_tokens(self):
     """Loss at one position against the embedding of every position."""
     params = random_params(SMALL)
     tokens = jnp.arange(9)[None]
@@ -81,7 +83,7 @@ class ForwardTest(parameterized.TestCase):
     np.testing.assert_array_equal(np.triu(reach, 1), 0)
     self.assertGreater(reach[np.tril_indices(9)].min(), 1e-6)
 
-  def test_by_hand_in_numpy(self):
+  def test_the_forward_pass_agrees_with_float64_numpy(self):
     """The forward pass of the paper, written out in float64."""
     params = jax.tree.map(lambda w: np.asarray(w, float), random_params(SMALL))
     tokens = np.array([3, 1, 4, 1, 5])
@@ -109,8 +111,8 @@ class ForwardTest(parameterized.TestCase):
     expected += params['unembed']['b_U']
     with jax.default_matmul_precision('highest'):
       apply = jax.jit(functools.partial(attention_only.apply, SMALL))
-      found = apply(random_params(SMALL), tokens[None])
-    np.testing.assert_allclose(found[0], expected, rtol=1e-4, atol=1e-4)
+      logits = apply(random_params(SMALL), tokens[None])
+    np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
 
   def test_the_loss_starts_near_the_logarithm_of_the_vocabulary(self):
     model = attention_only.AttentionOnly(context_length=32, vocab_size=1000)

@@ -1,4 +1,4 @@
-"""Attention by blocks is attention, value and gradient."""
+"""Attention by blocks has the value and the gradient of plain attention."""
 
 import math
 
@@ -11,7 +11,7 @@ from rllc_jax.models import causal_attention
 
 
 def plain(q, k, v):
-  """All of the pattern at once, [N, T, E]."""
+  """Attention with the whole pattern at once, [N, T, E]."""
   scores = jnp.einsum('nqe,nke->nqk', q, k)
   causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
   scores = jnp.where(causal[None], scores, -jnp.inf)
@@ -25,7 +25,7 @@ def normal(seed, count, *shape):
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('block_size', [1, 4, 5, 10, 64])
-def test_any_block_is_the_whole_pattern(block_size):
+def test_blocks_of_any_size_agree_with_plain_attention(block_size):
   *qkv, weight = normal(0, 4, 3, 10, 4)
   by_blocks = lambda *qkv: jnp.sum(
     weight * causal_attention.causal_attention(*qkv, block_size)
@@ -36,11 +36,11 @@ def test_any_block_is_the_whole_pattern(block_size):
   ]
   with jax.default_matmul_precision('highest'):
     leaves = map(jax.tree.leaves, jax.jit(both)(*qkv))
-  for ours, wanted in zip(*leaves, strict=True):
-    np.testing.assert_allclose(ours, wanted, rtol=1e-5, atol=3e-6)
+  for ours, expected in zip(*leaves, strict=True):
+    np.testing.assert_allclose(ours, expected, rtol=1e-5, atol=3e-6)
 
 
-def test_without_leading_axes_and_mapped():
+def test_vmap_agrees_with_single_sequences():
   """One head of one sequence, alone and as part of a vmap."""
   qkv = normal(1, 3, 2, 6, 4)
   attend = lambda q, k, v: causal_attention.causal_attention(q, k, v, 4)
@@ -51,11 +51,11 @@ def test_without_leading_axes_and_mapped():
 
 
 def test_far_scores_do_not_overflow():
-  """A query that is sure of a key takes its value, however far the score."""
+  """A query whose scores are far apart takes the value of one key."""
   q = np.float32([[0.0], [1e4]])
   k, v = np.float32([[1.0], [-1.0]]), np.float32([[3.0], [5.0]])
   attend = lambda q: causal_attention.causal_attention(q, k, v, 1)
   gradient = jax.grad(lambda q: jnp.sum(attend(q)))
-  found, slope = jax.jit(lambda q: (attend(q), gradient(q)))(q)
-  np.testing.assert_allclose(found, [[3.0], [3.0]])
+  values, slope = jax.jit(lambda q: (attend(q), gradient(q)))(q)
+  np.testing.assert_allclose(values, [[3.0], [3.0]])
   assert math.isfinite(float(slope.sum()))

@@ -1,4 +1,4 @@
-"""Every two-half loss has the loss and the gradient of the plain model."""
+"""Every two-half loss has the value and the gradient of the plain model."""
 
 import functools
 
@@ -68,14 +68,14 @@ def plain_gradient(name):
 
 
 def both_halves(family):
-  """Compiled: loss at w* by the context; loss and gradient by the chain."""
+  """Compiles the context, and loss and gradient of the chain."""
   gradient = jax.jit(jax.value_and_grad(family.loss.loss))
   return jax.jit(family.loss.context), gradient
 
 
 @functools.cache
 def head_halves(layer):
-  """Of the loss that is the default."""
+  """Compiled halves of the default loss of a layer."""
   return both_halves(head_families('2_layers')[layer])
 
 
@@ -87,25 +87,25 @@ def head_families(name, **options):
   return weights.families(names, params, plain_loss(name), fast)
 
 
-def relative_error(found, expected):
-  difference = trees.norm(trees.subtract(found, expected))
+def relative_error(actual, expected):
+  difference = trees.norm(trees.subtract(actual, expected))
   return float(difference / trees.norm(expected))
 
 
 def check(families, loss, gradient, params, batch, atol=0.0, rtol=3e-7):
-  """Over all leaves of a refinement together: b_K alone has no gradient."""
+  """Compares all leaves of a refinement together, as b_K has no gradient."""
   for family in families:
     contexts, chains = both_halves(family)
     context, center_loss = contexts(params, batch)
     for place, name in enumerate(family.names):
       index = jax.tree.map(lambda leaf, i=place: leaf[i], family.indices)
-      value, found = chains(family.lens.extract(params, index), context, index)
+      value, slope = chains(family.lens.extract(params, index), context, index)
       expected = family.lens.extract(gradient, index)
-      assert relative_error(found, expected) <= 1e-5, name
+      assert relative_error(slope, expected) <= 1e-5, name
       np.testing.assert_allclose(
         center_loss, loss, rtol=1e-6, atol=atol, err_msg=name
       )
-      # At w* both halves say the same: a paired difference of rounding.
+      # At w* both halves agree: a paired difference is rounding alone.
       np.testing.assert_allclose(
         value, center_loss, rtol=rtol, atol=atol, err_msg=name
       )
@@ -121,20 +121,20 @@ def check_next_tokens(name, families):
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(('name', 'tiles'), CASES)
-def test_heads_that_share_logits(name, tiles):
+def test_losses_of_heads_that_share_logits_are_exact(name, tiles):
   families = head_families(name, share_logits=True, tiles=tiles)
   check_next_tokens(name, families)
 
 
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize(('name', 'tiles'), CASES)
-def test_heads_that_stream(name, tiles):
+def test_losses_of_heads_that_stream_are_exact(name, tiles):
   families = head_families(name, share_logits=False, tiles=tiles)
   check_next_tokens(name, families)
 
 
 @pytest.mark.long
-def test_every_other_lens():
+def test_losses_of_other_refinements_are_exact():
   families = weights.families(
     OTHER_NAMES, random_params('2_layers'), plain_loss('2_layers')
   )
@@ -142,7 +142,7 @@ def test_every_other_lens():
 
 
 @pytest.mark.parametrize('layer', [0, 1])
-def test_far_from_the_checkpoint_too(layer):
+def test_losses_are_exact_far_from_the_checkpoint(layer):
   """The low-rank update is exact, not a linearization."""
   params, other = random_params('2_layers'), random_params('2_layers', 9)
   lens, index = weights.attention_head(layer), np.int32(2)
@@ -150,10 +150,10 @@ def test_far_from_the_checkpoint_too(layer):
   moved = lens.insert(position, params, index)
   contexts, chains = head_halves(layer)
   context, center_loss = contexts(params, BATCH)
-  found, gradient = chains(position, context, index)
+  value, gradient = chains(position, context, index)
   expected, all_gradients = plain_gradient('2_layers')(moved, BATCH)
   assert abs(float(expected - center_loss)) > 0.01
-  np.testing.assert_allclose(found, expected, rtol=1e-6)
+  np.testing.assert_allclose(value, expected, rtol=1e-6)
   expected_gradient = lens.extract(all_gradients, index)
   assert relative_error(gradient, expected_gradient) <= 1e-5
 
@@ -169,8 +169,8 @@ def test_key_biases_have_no_gradient(layer):
   assert trees.norm(gradient['b_Q']) > 1e-4
 
 
-def test_the_streaming_head_loss_holds_no_logits():
-  """The widest thing it makes is [chunk, V], not [B, T, V]."""
+def test_the_streaming_head_loss_never_has_all_logits():
+  """Its widest array is [chunk, V], not [B, T, V]."""
   model = attention_only.AttentionOnly(
     num_layers=2,
     num_heads=2,
@@ -217,7 +217,7 @@ def families_against(reference, params, **options):
 @pytest.mark.sampled(1)
 @pytest.mark.parametrize('batch', [BATCH, WEIGHTED], ids=['plain', 'weighted'])
 @pytest.mark.parametrize('share_logits', [True, False])
-def test_another_model(share_logits, batch):
+def test_losses_against_a_reference_model_are_exact(share_logits, batch):
   """The plain loss, and its gradient, of every head."""
   params = {
     'model': random_params('2_layers'),
@@ -231,15 +231,15 @@ def test_another_model(share_logits, batch):
 
 
 @pytest.mark.long
-def test_weighted_next_tokens():
+def test_losses_of_weighted_tokens_are_exact():
   params = random_params('2_layers')
   loss, gradient = plain_gradient('2_layers')(params, WEIGHTED)
   families = head_families('2_layers')
   check(families, loss, gradient, params, WEIGHTED, atol=3e-6, rtol=1e-7)
 
 
-def test_a_model_is_its_own_reference():
-  """No loss at the checkpoint and no gradient, streamed or low-rank."""
+def test_a_model_against_itself_has_no_loss_and_no_gradient():
+  """At the checkpoint, streamed or low-rank."""
   params = random_params('2_layers')
   both = {'model': params, 'reference': params}
   usual = {'model': plain_gradient('2_layers')(params, BATCH)[1]}
@@ -247,7 +247,7 @@ def test_a_model_is_its_own_reference():
   for family in families_against('2_layers', both):
     contexts, chains = both_halves(family)
     context, center_loss = contexts(both, BATCH)
-    _, found = chains(family.lens.extract(both, index), context, index)
+    _, slope = chains(family.lens.extract(both, index), context, index)
     assert abs(center_loss) < 3e-6
     scale = trees.norm(family.lens.extract(usual, index))
-    assert trees.norm(found) < 1e-5 * scale
+    assert trees.norm(slope) < 1e-5 * scale

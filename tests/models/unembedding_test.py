@@ -1,4 +1,4 @@
-"""logsumexp by chunks is the plain one, value and gradient."""
+"""logsumexp by chunks has the value and the gradient of the plain sum."""
 
 import jax
 import numpy as np
@@ -16,7 +16,7 @@ def normal(seed, *shapes):
 
 
 def check(by_chunks, plain, at):
-  """Value and gradient, by chunks and plainly; alone, and doubled."""
+  """Compares value and gradient by chunks with the plain ones, also doubled."""
 
   def every(at):
     doubled = jax.grad(lambda at: 2 * by_chunks(at))(at)
@@ -29,17 +29,17 @@ def check(by_chunks, plain, at):
     )(at)
   np.testing.assert_allclose(value, expected, rtol=2e-6)
   np.testing.assert_allclose(alone, expected, rtol=2e-6)
-  for found, twice, wanted in zip(
+  for actual, twice, plain_slope in zip(
     *map(jax.tree.leaves, (gradient, doubled, expected_gradient)), strict=True
   ):
     # Twenty roundings of numbers near 10.
-    np.testing.assert_allclose(found, wanted, atol=2e-5)
-    np.testing.assert_allclose(twice, 2 * wanted, atol=4e-5)
+    np.testing.assert_allclose(actual, plain_slope, atol=2e-5)
+    np.testing.assert_allclose(twice, 2 * plain_slope, atol=4e-5)
 
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('chunk_size', CHUNK_SIZES)
-def test_any_chunk_is_the_plain_sum(chunk_size):
+def test_chunks_of_any_size_agree_with_the_plain_sum(chunk_size):
   x, W_U, b_U, weights = normal(0, (12, 5), (5, 11), (11,), (12,))
   W_U *= 3
 
@@ -62,16 +62,16 @@ def test_far_logits_do_not_overflow():
 
 @pytest.mark.sampled(2)
 @pytest.mark.parametrize('chunk_size', CHUNK_SIZES)
-def test_any_chunk_of_low_rank_is_the_plain_sum(chunk_size):
-  """In what moves."""
+def test_low_rank_chunks_of_any_size_agree_with_the_plain_sum(chunk_size):
+  """The gradient is in the parts of the moving head."""
   N, V, r, s = 12, 9, 2, 3
   shapes = (N,), (N, V), (N, r), (r, V), (V,), (N, s), (s, V), (N, 1)
   weights, base, left, right, bias, *moving = normal(1, *shapes)
   moving[2] = np.exp(moving[2])
 
   def plain(moving):
-    own_left, own_right, scale = moving
-    product = base + left @ right + own_left @ own_right
+    moving_left, moving_right, scale = moving
+    product = base + left @ right + moving_left @ moving_right
     logits = product * scale + bias[None]
     return weights @ jax.nn.logsumexp(logits, axis=1)
 

@@ -1,4 +1,4 @@
-"""Exact values by two routes each, and in the limits where they are known."""
+"""Exact values agree with a second computation, and with their limits."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -16,10 +16,10 @@ NBETAS = [1e3 / np.log(1e3), 1e4 / np.log(1e4), 1e6 / np.log(1e6), 1e9]
 
 
 def stationary_value(loss, posterior, step_size):
-  """E[n beta K] of the Langevin chain itself in one coordinate.
+  """Computes E[n beta K] of the Langevin chain in one coordinate.
 
-  Its transition matrix on an even grid, whose rows are Gaussian densities,
-  applied until nothing moves.
+  The transition matrix on an even grid, whose rows are Gaussian densities, is
+  applied until it is stationary.
   """
   w = np.linspace(-2.5, 2.5, 401)
   slope = toy.evaluate(toy.derivative(loss, 0), (w,))
@@ -40,16 +40,18 @@ class QuadraticTest(parameterized.TestCase):
     (1000, 1, 1e-4, 5.1232),
     (30, 200, 1e-3, 0.6920),
   )
-  def test_tabulated(self, nbeta, localization, step_size, expected):
+  def test_quadratic_agrees_with_the_table(
+    self, nbeta, localization, step_size, expected
+  ):
     posterior = types.Posterior(nbeta, localization)
-    found = finite_temperature.quadratic(np.ones(10), posterior, step_size)
-    self.assertAlmostEqual(found, expected, 4)
+    value = finite_temperature.quadratic(np.ones(10), posterior, step_size)
+    self.assertAlmostEqual(value, expected, 4)
 
-  def test_the_chain_itself(self):
+  def test_quadratic_agrees_with_the_stationary_chain(self):
     posterior, loss = types.Posterior(10.0, 2.0), toy.sum_of_powers((2,))
-    found = finite_temperature.quadratic([2.0], posterior, 0.02)
+    value = finite_temperature.quadratic([2.0], posterior, 0.02)
     # The grid is 0.0125 apart, noise 0.14: sums are as good as integrals.
-    self.assertAlmostEqual(found, stationary_value(loss, posterior, 0.02), 8)
+    self.assertAlmostEqual(value, stationary_value(loss, posterior, 0.02), 8)
 
   def test_flat_directions_add_nothing(self):
     for localization in (0.0, 10.0):
@@ -59,7 +61,7 @@ class QuadraticTest(parameterized.TestCase):
         finite_temperature.quadratic([2.0], posterior, 1e-3),
       )
 
-  def test_a_diverging_chain_has_no_value(self):
+  def test_a_diverging_chain_is_refused(self):
     with self.assertRaisesRegex(ValueError, 'must be under 4.*got 4'):
       finite_temperature.quadratic([1.0], types.Posterior(4.0, 0.0), 1.0)
 
@@ -75,16 +77,16 @@ class PolynomialTest(parameterized.TestCase):
     ((1, 3), 1, (0.14156, 0.15123, 0.16142, 0.16630)),
     ((3, 3), 1, (0.08927, 0.09828, 0.11248, 0.13066)),
   )
-  def test_crossings_as_tabulated(self, powers, localization, expected):
+  def test_crossings_agree_with_the_table(self, powers, localization, expected):
     loss = toy.normal_crossing([k for k in powers if k])
-    found = [
+    values = [
       finite_temperature.polynomial(
         loss, types.Posterior(nbeta, float(localization))
       )
       for nbeta in NBETAS
     ]
     # Half a unit of the last digit that the table has.
-    np.testing.assert_allclose(found, expected, atol=6e-6)
+    np.testing.assert_allclose(values, expected, atol=6e-6)
 
   @parameterized.parameters(
     (COUPLED, (1 / 2, 1 / 4)),
@@ -92,34 +94,34 @@ class PolynomialTest(parameterized.TestCase):
     (toy.sum_of_powers((2, 6)), (1 / 2, 1 / 6)),
     (toy.sum_of_powers((2, 2, 4)), (1 / 2, 1 / 2, 1 / 4)),
   )
-  def test_without_localization_it_is_lambda_at_every_nbeta(
+  def test_the_value_without_localization_is_lambda_at_every_nbeta(
     self, loss, scaling
   ):
-    known = learning_coefficients.weighted_homogeneous(scaling)
+    coefficient = learning_coefficients.weighted_homogeneous(scaling)
     for nbeta in (1.0, 1e3, 1e7):
-      found = finite_temperature.polynomial(loss, types.Posterior(nbeta, 0.0))
-      self.assertAlmostEqual(found, known.value, 6)
+      value = finite_temperature.polynomial(loss, types.Posterior(nbeta, 0.0))
+      self.assertAlmostEqual(value, coefficient.value, 6)
 
-  def test_an_even_grid_agrees(self):
-    """Another quadrature, of a loss that is odd in x and has no closed form."""
+  def test_polynomial_agrees_with_an_even_grid(self):
+    """The loss is odd in x and has no closed form."""
     w = np.linspace(-4, 4, 801)
     x, y = np.meshgrid(w, w, indexing='ij', sparse=True)
     value = 3 * toy.evaluate(COUPLED, (x, y))
     density = np.exp(-value - 2.5 * (x**2 + y**2) / 2)
     expected = np.sum(density * value) / np.sum(density)
     posterior = types.Posterior(3.0, 2.5)
-    found = finite_temperature.polynomial(COUPLED, posterior)
-    self.assertAlmostEqual(found, float(expected), 7)
+    actual = finite_temperature.polynomial(COUPLED, posterior)
+    self.assertAlmostEqual(actual, float(expected), 7)
 
-  def test_bowls_agree_with_their_closed_form(self):
-    """Exactly at step size 0; then to first order: the rest is of second."""
+  def test_polynomial_agrees_with_the_closed_form_of_bowls(self):
+    """Exactly at step size 0, then up to an error of second order."""
     loss = toy.Polynomial((0.5, 1.5), ((2, 0), (0, 2)))
     posterior = types.Posterior(50.0, 7.0)
     closed = lambda step_size: finite_temperature.quadratic(
       [1.0, 3.0], posterior, step_size
     )
-    found = finite_temperature.polynomial(loss, posterior)
-    self.assertAlmostEqual(found, closed(0.0), 7)
+    value = finite_temperature.polynomial(loss, posterior)
+    self.assertAlmostEqual(value, closed(0.0), 7)
     errors = [
       closed(step_size)
       - finite_temperature.polynomial(loss, posterior, step_size)
@@ -128,8 +130,8 @@ class PolynomialTest(parameterized.TestCase):
     # Four and a little, from the third order.
     self.assertAlmostEqual(errors[1] / errors[0], 4, delta=0.1)
 
-  def test_the_bias_of_a_quartic_is_that_of_the_chain(self):
-    """The stationary law of the chain itself; what is left is second order."""
+  def test_the_bias_of_a_quartic_agrees_with_the_stationary_chain(self):
+    """The rest is of second order in the step size."""
     loss, posterior = toy.sum_of_powers((4,)), types.Posterior(10.0, 3.0)
     plain = finite_temperature.polynomial(loss, posterior)
     errors, biases = [], []
@@ -144,22 +146,22 @@ class PolynomialTest(parameterized.TestCase):
     self.assertBetween(errors[1] / errors[0], 3.5, 4.6)
 
   @parameterized.parameters((1, 1), (1, 1, 1), (1, 2))
-  def test_the_multiplicity_is_seen_as_nbeta_grows(self, *powers):
+  def test_the_gap_to_lambda_falls_as_the_multiplicity_predicts(self, *powers):
     """lambda - E[n beta K] = (m - 1) / (ln n beta + a constant)."""
     loss = toy.normal_crossing(powers)
-    known = learning_coefficients.normal_crossing(powers)
+    coefficient = learning_coefficients.normal_crossing(powers)
     gaps = [
-      known.value
+      coefficient.value
       - finite_temperature.polynomial(loss, types.Posterior(nbeta, 1.0))
       for nbeta in (1e8, 1e10)
     ]
-    if known.multiplicity == 1:
+    if coefficient.multiplicity == 1:
       # No logarithm: a power of n beta, here its fourth root.
       self.assertAlmostEqual(gaps[0] / gaps[1], 10**0.5, delta=0.3)
     else:
       slope = (1 / gaps[1] - 1 / gaps[0]) / np.log(100.0)
       # The next terms, of 1 / ln^2, are a few percent here.
-      self.assertAlmostEqual(1 / slope, known.multiplicity - 1, delta=0.1)
+      self.assertAlmostEqual(1 / slope, coefficient.multiplicity - 1, delta=0.1)
 
   @parameterized.parameters(
     (CROSSING, (100.0, 0.0), 0.0, 'nothing else holds that coordinate'),
@@ -167,7 +169,7 @@ class PolynomialTest(parameterized.TestCase):
     (CROSSING, (0.0, 1.0), 0.0, 'nbeta must be positive'),
     (toy.sum_of_powers((2,)), (100.0, 0.0), 5e-3, 'under 5 % of the value'),
   )
-  def test_what_has_no_value_is_refused(
+  def test_losses_without_a_value_are_refused(
     self, loss, posterior, step_size, message
   ):
     with self.assertRaisesRegex(ValueError, message):

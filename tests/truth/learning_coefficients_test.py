@@ -1,4 +1,4 @@
-"""Closed forms of three papers agree wherever they speak of the same thing."""
+"""Closed forms of three papers agree wherever they overlap."""
 
 import itertools
 
@@ -6,7 +6,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from rllc_jax.truth import learning_coefficients as known
+from rllc_jax.truth import learning_coefficients as closed_forms
 
 SIZES = [
   (M, H, N, r)
@@ -26,47 +26,53 @@ def possible_ranks(inputs, hidden, outputs, rank):
 
 
 class LinearNetworkTest(parameterized.TestCase):
-  def assert_same(self, found, expected, case=None):
-    self.assertAlmostEqual(found.value, expected.value, 9, msg=case)
-    self.assertEqual(found.multiplicity, expected.multiplicity, msg=case)
+  def assert_same(self, actual, expected, case=None):
+    self.assertAlmostEqual(actual.value, expected.value, 9, msg=case)
+    self.assertEqual(actual.multiplicity, expected.multiplicity, msg=case)
 
   def test_three_formulas_agree_on_all_small_sizes(self):
     """Aoyagi & Watanabe 2005, Aoyagi 2024, and the local form at (r, r)."""
     self.assertLen(SIZES, 350)
     for case in SIZES:
       M, H, N, r = case
-      two = known.reduced_rank_regression(M, H, N, r)
-      self.assert_same(known.deep_linear_network((M, H, N), r), two, case)
-      local = known.local_reduced_rank_regression(M, H, N, ranks=(r, r), rank=r)
+      two = closed_forms.reduced_rank_regression(M, H, N, r)
+      self.assert_same(
+        closed_forms.deep_linear_network((M, H, N), r), two, case
+      )
+      local = closed_forms.local_reduced_rank_regression(
+        M, H, N, ranks=(r, r), rank=r
+      )
       self.assert_same(local, two, case)
 
   def test_the_global_coefficient_is_the_least_local_one(self):
     for case in SIZES:
       M, H, N, r = case
       local = [
-        known.local_reduced_rank_regression(M, H, N, ranks=ranks, rank=r)
+        closed_forms.local_reduced_rank_regression(M, H, N, ranks=ranks, rank=r)
         for ranks in possible_ranks(M, H, N, r)
       ]
       least = min(coefficient.value for coefficient in local)
       self.assertEqual(
-        least, known.reduced_rank_regression(M, H, N, r).value, msg=case
+        least, closed_forms.reduced_rank_regression(M, H, N, r).value, msg=case
       )
 
-  def test_what_row_operations_leave_is_a_network_at_zero(self):
-    """Regular directions, then two layers of the widths left, at rank 0."""
+  def test_the_local_form_is_regular_directions_plus_a_network_at_zero(self):
+    """The network has the remaining widths and rank 0."""
     count = 0
     for case in SIZES:
       M, H, N, r = case
       for a, b in possible_ranks(M, H, N, r):
         n, h, p = M - a, H - a - b + r, N - b
         if min(n, h, p):
-          left = known.reduced_rank_regression(n, h, p, 0)
+          remainder = closed_forms.reduced_rank_regression(n, h, p, 0)
           regular = (N * a + b * M - a * b) / 2
-          found = known.local_reduced_rank_regression(
+          local = closed_forms.local_reduced_rank_regression(
             M, H, N, ranks=(a, b), rank=r
           )
           self.assert_same(
-            found, left._replace(value=regular + left.value), (case, a, b)
+            local,
+            remainder._replace(value=regular + remainder.value),
+            (case, a, b),
           )
           count += 1
     self.assertGreater(count, 500)
@@ -84,51 +90,65 @@ class LinearNetworkTest(parameterized.TestCase):
     ((4, 4, 4, 4), (5.5, 3), (6.5, 1)),
     ((6, 5, 4, 5, 6), (8, 5), (10.5, 4)),
   )
-  def test_tabulated(self, widths, *expected):
-    found = [known.deep_linear_network(widths, rank) for rank in (0, 1)]
-    np.testing.assert_allclose(found, expected, rtol=1e-12)
+  def test_deep_linear_networks_agree_with_the_table(self, widths, *expected):
+    coefficients = [
+      closed_forms.deep_linear_network(widths, rank) for rank in (0, 1)
+    ]
+    np.testing.assert_allclose(coefficients, expected, rtol=1e-12)
 
   def test_full_rank_is_regular(self):
     """Any depth: the product moves in every direction of the true matrix."""
     for depth in range(2, 8):
-      found = known.deep_linear_network((depth + 1) * (6,), 6)
-      self.assertEqual(found, (18.0, 1))
+      coefficient = closed_forms.deep_linear_network((depth + 1) * (6,), 6)
+      self.assertEqual(coefficient, (18.0, 1))
 
   def test_transposing_the_network_changes_nothing(self):
     for M, H, N, r in SIZES:
       self.assertEqual(
-        known.reduced_rank_regression(M, H, N, r),
-        known.reduced_rank_regression(N, H, M, r),
+        closed_forms.reduced_rank_regression(M, H, N, r),
+        closed_forms.reduced_rank_regression(N, H, M, r),
       )
       for a, b in possible_ranks(M, H, N, r):
         self.assertEqual(
-          known.local_reduced_rank_regression(M, H, N, ranks=(a, b), rank=r),
-          known.local_reduced_rank_regression(N, H, M, ranks=(b, a), rank=r),
+          closed_forms.local_reduced_rank_regression(
+            M, H, N, ranks=(a, b), rank=r
+          ),
+          closed_forms.local_reduced_rank_regression(
+            N, H, M, ranks=(b, a), rank=r
+          ),
         )
 
-  def test_another_layer_never_makes_it_more_regular(self):
+  def test_another_layer_never_raises_the_coefficient(self):
     for M, H, N, r in SIZES:
-      deeper = known.deep_linear_network((M, H, max(M, H, N), N), r)
-      shallow = known.deep_linear_network((M, H, N), r)
+      deeper = closed_forms.deep_linear_network((M, H, max(M, H, N), N), r)
+      shallow = closed_forms.deep_linear_network((M, H, N), r)
       self.assertLessEqual(deeper.value, shallow.value)
 
   @parameterized.parameters(
-    (lambda: known.reduced_rank_regression(2, 2, 2, 3), 'rank must lie .*3'),
-    (lambda: known.deep_linear_network((2, 0, 2), 0), 'two positive numbers'),
     (
-      lambda: known.local_reduced_rank_regression(
+      lambda: closed_forms.reduced_rank_regression(2, 2, 2, 3),
+      'rank must lie .*3',
+    ),
+    (
+      lambda: closed_forms.deep_linear_network((2, 0, 2), 0),
+      'two positive numbers',
+    ),
+    (
+      lambda: closed_forms.local_reduced_rank_regression(
         2, 2, 2, ranks=(2, 1), rank=0
       ),
       r'at most hidden \+ rank.*got \(2, 1\)',
     ),
-    (lambda: known.normal_crossing((0, 0)), 'not all 0'),
-    (lambda: known.weighted_homogeneous((0.5, 0)), 'must be positive'),
+    (lambda: closed_forms.normal_crossing((0, 0)), 'not all 0'),
+    (lambda: closed_forms.weighted_homogeneous((0.5, 0)), 'must be positive'),
     (
-      lambda: known.leading_order(known.LearningCoefficient(1, 2), 1.0),
+      lambda: closed_forms.leading_order(
+        closed_forms.LearningCoefficient(1, 2), 1.0
+      ),
       'nbeta must be over 1',
     ),
   )
-  def test_what_cannot_be_is_refused(self, call, message):
+  def test_impossible_arguments_are_refused(self, call, message):
     with self.assertRaisesRegex(ValueError, message):
       call()
 

@@ -1,4 +1,4 @@
-"""The stationary law of SGLD on a regression, by another route."""
+"""The stationary law of SGLD on a regression agrees with enumeration."""
 
 import itertools
 import math
@@ -16,12 +16,12 @@ STEP_SIZE = 5e-3
 
 
 def few_points():
-  """Four points in two dimensions, far from their plane: all noise is large."""
+  """Four points in two dimensions, far from their plane, for large noise."""
   return regression.draw_points(4, num_points=4, num_coordinates=2, noise=1.0)
 
 
 def potential_gradients(points, displacements, members):
-  """Of a minibatch's potential, at displacements from the minimum, [..., d]."""
+  """Gradients of a minibatch's potential, at displacements [..., d]."""
   x = np.asarray(points.inputs, np.float64)[list(members)]
   y = np.asarray(points.targets, np.float64)[list(members)]
   weights = regression.minimum(points) + displacements
@@ -30,11 +30,11 @@ def potential_gradients(points, displacements, members):
 
 
 def one_step(points, covariance, batch_size):
-  """The covariance after a step, by going through every minibatch there is.
+  """Computes the covariance after a step by enumerating all minibatches.
 
-  From the points +- sqrt(d) L_i, L L' the covariance: equally likely, they have
-  mean 0 and just this covariance, and the step is affine, so second moments
-  need no more than those.
+  It starts from the points +- sqrt(d) L_i, where L L' is the covariance.
+  Equally likely, they have mean 0 and this covariance. The step is affine, so
+  they suffice for second moments.
   """
   d = len(covariance)
   ends = math.sqrt(d) * np.linalg.cholesky(covariance).T
@@ -48,7 +48,7 @@ def one_step(points, covariance, batch_size):
 
 
 class RegressionTest(parameterized.TestCase):
-  def test_the_minimum_is_one(self):
+  def test_the_gradient_at_the_minimum_is_zero(self):
     points = regression.draw_points(0, 50, 3, noise=0.5)
     slope = jax.grad(regression.loss)(
       np.asarray(regression.minimum(points), np.float32), points
@@ -78,22 +78,22 @@ class RegressionTest(parameterized.TestCase):
       one_step(points, covariance, batch_size), covariance, rtol=1e-9
     )
 
-  def test_the_noise_of_minibatches_is_not_small_there(self):
-    """Or the test above would not see it."""
+  def test_the_noise_of_minibatches_is_large_in_these_tests(self):
+    """Otherwise the test above would not be sensitive to it."""
     whole, single = (
       regression.stationary_covariance(few_points(), POSTERIOR, STEP_SIZE, m)
       for m in (math.inf, 1)
     )
     self.assertGreater(np.trace(single), 2 * np.trace(whole))
 
-  def test_without_minibatches_it_is_a_bowl(self):
+  def test_the_limit_without_minibatches_is_that_of_a_bowl(self):
     """1/2 sum nbeta h / (a (1 - eps a / 4)) over the curvatures."""
     points = regression.draw_points(2, 30, 4, noise=1.0)
     h = np.linalg.svd(points.inputs.astype(float))[1] ** 2 / 30
     a = POSTERIOR.nbeta * h + POSTERIOR.localization
     expected = 0.5 * POSTERIOR.nbeta * np.sum(h / (a * (1 - STEP_SIZE * a / 4)))
-    found = regression.stationary_llc(points, POSTERIOR, STEP_SIZE, math.inf)
-    np.testing.assert_allclose(found, expected, rtol=1e-9)
+    limit = regression.stationary_llc(points, POSTERIOR, STEP_SIZE, math.inf)
+    np.testing.assert_allclose(limit, expected, rtol=1e-9)
 
   def test_the_estimate_is_the_excess_of_the_loss(self):
     """nbeta (E l(w) - l(w*)) over a law with just this covariance."""
@@ -112,7 +112,7 @@ class RegressionTest(parameterized.TestCase):
       rtol=1e-9,
     )
 
-  def test_the_equilibrium_identity(self):
+  def test_the_stationary_law_satisfies_the_equilibrium_identity(self):
     """E[delta . grad U] - (eps / 4) E|grad U|^2 = d, minibatches and all."""
     points = few_points()
     covariance = regression.stationary_covariance(

@@ -1,4 +1,4 @@
-"""Toy losses are what their exact values are computed for."""
+"""Toy losses are those for which exact values are computed."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -36,12 +36,12 @@ class ToyTest(parameterized.TestCase):
     for leaf in jax.tree.leaves(gradient):
       np.testing.assert_allclose(leaf, 0, atol=1e-4)
 
-  def test_the_curvatures_of_a_bowl(self):
+  def test_the_hessian_of_a_bowl_has_its_curvatures(self):
     bowl = toy.quadratic_toy([1.0, 3.0])
     hessian = jax.jit(jax.hessian(bowl.loss))(bowl.params, bowl.data)
     np.testing.assert_array_equal(hessian, np.diag([1.0, 3.0]))
 
-  def test_derivatives_are_those_of_the_loss(self):
+  def test_derivatives_agree_with_autodiff(self):
     w = jnp.array([0.7, -1.3])
     loss = toy.polynomial_toy(COUPLED).loss
     slopes = [toy.derivative(COUPLED, i) for i in range(2)]
@@ -73,8 +73,8 @@ class ToyTest(parameterized.TestCase):
       toy.freeze(COUPLED, (0.0, None)), toy.Polynomial((1.0,), ((4,),))
     )
 
-  def test_networks_of_any_size_multiply_alike(self):
-    """Tiny products are summed by hand; value and gradient must not know."""
+  def test_tiny_networks_agree_with_plain_products(self):
+    """Tiny products are summed elementwise, with equal value and gradient."""
     small = layers(3, 2, 4)
     params = {f'layer_{i}': jnp.asarray(w) for i, w in enumerate(small)}
     params = jax.tree.map(lambda w: w.astype(jnp.float32), params)
@@ -84,16 +84,18 @@ class ToyTest(parameterized.TestCase):
       product = params['layer_1'] @ params['layer_0']
       return 0.5 * jnp.sum((product - batch[0]) ** 2)
 
-    found = jax.jit(jax.value_and_grad(toy.linear_network_loss))(params, target)
+    actual = jax.jit(jax.value_and_grad(toy.linear_network_loss))(
+      params, target
+    )
     expected = jax.jit(jax.value_and_grad(plain))(params, target)
     jax.tree.map(
-      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), found, expected
+      lambda x, y: np.testing.assert_allclose(x, y, rtol=1e-4), actual, expected
     )
 
   def test_layers_are_applied_in_order(self):
     first, second = layers(2, 3, 4)
-    found = toy.linear_network_toy([first, second])
-    np.testing.assert_allclose(found.data[0], second @ first, rtol=1e-5)
+    network = toy.linear_network_toy([first, second])
+    np.testing.assert_allclose(network.data[0], second @ first, rtol=1e-5)
 
   @parameterized.parameters((3, 2, 4), (10, 12, 9))
   def test_curvatures_are_the_eigenvalues_of_the_hessian(self, *widths):
@@ -103,15 +105,15 @@ class ToyTest(parameterized.TestCase):
       jax.hessian(lambda w: network.loss(unravel(w), network.data))
     )
     every = np.linalg.eigvalsh(np.asarray(hessian(flat), np.float64))
-    found = toy.squared_norm_curvatures(
+    curvatures = toy.squared_norm_curvatures(
       lambda u: toy.linear_network_residual(u, network.data), network.params
     )
-    self.assertLen(found, widths[0] * widths[-1])
+    self.assertLen(curvatures, widths[0] * widths[-1])
     # Relative to the largest: the Hessian is in float32.
-    scale = found[-1]
-    both = min(len(found), len(every))
+    scale = curvatures[-1]
+    both = min(len(curvatures), len(every))
     np.testing.assert_allclose(
-      found[-both:] / scale, every[-both:] / scale, atol=1e-5
+      curvatures[-both:] / scale, every[-both:] / scale, atol=1e-5
     )
     np.testing.assert_allclose(every[:-both] / scale, 0, atol=1e-5)
 
@@ -120,7 +122,7 @@ class ToyTest(parameterized.TestCase):
     inputs, (first, second) = 3, layers(3, 2, 4)
     network = toy.linear_network_toy([first, second])
     frozen = network.params['layer_1']
-    found = toy.squared_norm_curvatures(
+    curvatures = toy.squared_norm_curvatures(
       lambda u: toy.linear_network_residual(
         {'layer_0': u, 'layer_1': frozen}, network.data
       ),
@@ -128,8 +130,8 @@ class ToyTest(parameterized.TestCase):
     )
     expected = np.repeat(np.linalg.eigvalsh(second.T @ second), inputs)
     # The rest, outputs that B does not reach, are flat.
-    np.testing.assert_allclose(found[:-6], 0, atol=1e-5)
-    np.testing.assert_allclose(found[-6:], expected, rtol=1e-5)
+    np.testing.assert_allclose(curvatures[:-6], 0, atol=1e-5)
+    np.testing.assert_allclose(curvatures[-6:], expected, rtol=1e-5)
 
 
 if __name__ == '__main__':

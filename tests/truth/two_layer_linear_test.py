@@ -1,4 +1,4 @@
-"""Two layers at 0: every value by a second route."""
+"""Values of two layers at 0 agree with a second computation."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -12,7 +12,7 @@ from rllc_jax.truth import two_layer_linear
 
 
 def by_importance(widths, posterior, draws, seed=0):
-  """E[n beta K] and its standard error, from the first layer's own Gaussian."""
+  """E[n beta K] and its standard error, by importance sampling of A."""
   inputs, hidden, outputs = widths
   nbeta, localization = posterior
   rng, sums = np.random.default_rng(seed), []
@@ -35,12 +35,12 @@ class AtZeroTest(parameterized.TestCase):
     ((4, 4, 4), (5.9344, 5.6043, 3.6639)),
   )
   def test_values_at_localizations_1_10_100(self, widths, expected):
-    """Of this implementation, which the other tests check."""
-    found = [
+    """The numbers are of this implementation, which other tests check."""
+    values = [
       two_layer_linear.at_zero(widths, types.Posterior(1e4, localization))
       for localization in (1.0, 10.0, 100.0)
     ]
-    np.testing.assert_allclose(found, expected, atol=6e-5)
+    np.testing.assert_allclose(values, expected, atol=6e-5)
 
   @parameterized.parameters(
     # The number of eigenvalues is the first number, then the second.
@@ -51,22 +51,22 @@ class AtZeroTest(parameterized.TestCase):
     ((5, 3, 2),),  # 3 2
     ((4, 5, 6),),  # 4 5
   )
-  def test_either_layer_may_be_integrated_out(self, widths):
-    """K is the same transposed; the densities and Pfaffians are not.
+  def test_integrating_out_either_layer_gives_the_same_value(self, widths):
+    """K is the same transposed, but the densities and Pfaffians differ.
 
-    They share no number of eigenvalues, so that one chain of equalities leads
-    from every size to the single eigenvalue. The step size's bias, too.
+    The sizes share no number of eigenvalues, so a chain of equalities leads
+    from each to the single eigenvalue. The step size's bias agrees, too.
     """
     for localization, step_size in ((100.0, 2e-5), (10.0, 1e-5), (10.0, 0.0)):
       posterior = types.Posterior(1e4, localization)
-      found = [
+      values = [
         two_layer_linear.at_zero(each, posterior, step_size)
         for each in (widths, widths[::-1])
       ]
       # 1e-6: the grid's own error, which falls with its square.
-      np.testing.assert_allclose(found[0], found[1], rtol=1e-6)
+      np.testing.assert_allclose(values[0], values[1], rtol=1e-6)
 
-  def test_one_number_a_layer_is_a_crossing(self):
+  def test_one_weight_a_layer_agrees_with_a_crossing(self):
     """K = a^2 b^2 / 2, by quadrature in the plane; the bias, too."""
     loss = toy.Polynomial((0.5,), ((2, 2),))
     for step_size in (0.0, 1e-4):
@@ -77,8 +77,8 @@ class AtZeroTest(parameterized.TestCase):
         6,
       )
 
-  def test_a_sum_over_both_eigenvalues_agrees(self):
-    """Of 2 -> 2 -> 2: the density of the module's docstring as it stands."""
+  def test_widths_of_2_agree_with_a_sum_over_both_eigenvalues(self):
+    """The density is that of the module's docstring, for 2 -> 2 -> 2."""
     nbeta, localization = 1e4, 10.0
     u = np.linspace(-45, 4, 1500)
     x = np.exp(u)
@@ -88,50 +88,51 @@ class AtZeroTest(parameterized.TestCase):
     share = nbeta * x / (localization + nbeta * x)
     value = share[:, None] + share[None]
     expected = float(np.sum(density * value) / np.sum(density))
-    found = two_layer_linear.at_zero(
+    actual = two_layer_linear.at_zero(
       (2, 2, 2), types.Posterior(nbeta, localization)
     )
     # |x - y| has a kink on the diagonal, which costs the sum its last digits.
-    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4)
 
   @parameterized.parameters(((4, 4, 4),), ((5, 3, 5),), ((3, 5, 4),))
   def test_importance_sampling_agrees(self, widths):
     posterior = types.Posterior(1e4, 100.0)
     mean, error = by_importance(widths, posterior, 200_000)
     self.assertLess(error, 0.005 * mean)
-    found = two_layer_linear.at_zero(widths, posterior)
-    self.assertLess(abs(found - mean), 4 * error)
+    exact = two_layer_linear.at_zero(widths, posterior)
+    self.assertLess(abs(exact - mean), 4 * error)
 
-  def test_only_two_combinations_of_the_settings_count(self):
+  def test_rescaled_settings_give_the_same_value(self):
     """K is of degree four: w -> 2 w is another n beta, gamma and epsilon."""
-    found = [
+    values = [
       two_layer_linear.at_zero((4, 3, 4), types.Posterior(*posterior), step)
       for *posterior, step in ((1e4, 50.0, 4e-5), (16e4, 200.0, 1e-5))
     ]
-    np.testing.assert_allclose(found[0], found[1], rtol=1e-8)
+    np.testing.assert_allclose(values[0], values[1], rtol=1e-8)
 
   @parameterized.parameters(((2, 2, 2),), ((4, 4, 4),), ((5, 3, 2),))
   def test_lambda_is_approached_from_below(self, widths):
-    known = learning_coefficients.reduced_rank_regression(*widths, rank=0)
-    self.assertEqual(known.multiplicity, 1)
+    coefficient = learning_coefficients.reduced_rank_regression(*widths, rank=0)
+    self.assertEqual(coefficient.multiplicity, 1)
     gaps = [
-      known.value - two_layer_linear.at_zero(widths, types.Posterior(nbeta, 1))
+      coefficient.value
+      - two_layer_linear.at_zero(widths, types.Posterior(nbeta, 1))
       for nbeta in (1e2, 1e4, 1e6)
     ]
     self.assertGreater(gaps[2], 0)
-    self.assertLess(gaps[2], 0.003 * known.value)
+    self.assertLess(gaps[2], 0.003 * coefficient.value)
     self.assertGreater(gaps[0], 5 * gaps[1])
 
   def test_a_multiplicity_of_two_costs_a_logarithm(self):
-    known = learning_coefficients.reduced_rank_regression(5, 3, 5, rank=0)
+    coefficient = learning_coefficients.reduced_rank_regression(5, 3, 5, rank=0)
     gaps = [
-      known.value
+      coefficient.value
       - two_layer_linear.at_zero((5, 3, 5), types.Posterior(nbeta, 1.0))
       for nbeta in (1e8, 1e10)
     ]
     slope = (1 / gaps[1] - 1 / gaps[0]) / np.log(100.0)
     # The next terms, of 1 / ln^2, are a few percent here.
-    self.assertAlmostEqual(1 / slope, known.multiplicity - 1, delta=0.1)
+    self.assertAlmostEqual(1 / slope, coefficient.multiplicity - 1, delta=0.1)
 
   @parameterized.parameters(
     ((2, 2, 2), (1e4, 0.0), 0.0, 'must be positive.*no bound'),
@@ -139,7 +140,7 @@ class AtZeroTest(parameterized.TestCase):
     ((8, 8, 8), (1e8, 1.0), 0.0, 'digits are lost'),
     ((4, 4, 4), (1e4, 1.0), 2e-5, 'under 5 % of the value'),
   )
-  def test_what_has_no_value_is_refused(
+  def test_arguments_without_a_value_are_refused(
     self, widths, posterior, step_size, message
   ):
     with self.assertRaisesRegex(ValueError, message):
