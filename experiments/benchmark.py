@@ -1,4 +1,4 @@
-"""The command of experiments.checks.benchmark."""
+"""Runs the command of experiments.checks.benchmark."""
 
 from experiments.checks import benchmark
 

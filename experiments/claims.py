@@ -1,4 +1,4 @@
-"""The command of experiments.paper.claim_runs."""
+"""Runs the command of experiments.paper.claim_runs."""
 
 from experiments.paper import claim_runs
 

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.control_variates."""
+"""Runs the command of experiments.checks.control_variates."""
 
 from experiments.checks import control_variates
 

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.coverage."""
+"""Runs the command of experiments.checks.coverage."""
 
 from experiments.checks import coverage
 

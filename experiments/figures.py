@@ -1,4 +1,4 @@
-"""The command of experiments.paper.drawing."""
+"""Runs the command of experiments.paper.drawing."""
 
 from experiments.paper import drawing
 

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.fuzz."""
+"""Runs the command of experiments.checks.fuzz."""
 
 from experiments.checks import fuzz
 

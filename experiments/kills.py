@@ -1,4 +1,4 @@
-"""The command of experiments.checks.kills."""
+"""Runs the command of experiments.checks.kills."""
 
 from experiments.checks import kills
 

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.known_answers."""
+"""Runs the command of experiments.checks.known_answers."""
 
 from experiments.checks import known_answers
 

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.parity_devinterp."""
+"""Runs the command of experiments.checks.parity_devinterp."""
 
 from experiments.checks import parity_devinterp
 

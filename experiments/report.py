@@ -73,7 +73,7 @@ def run(
   """
   workdir = pathlib.Path(workdir)
   settings = sections.read(config).sampling
-  saved = _read_results(workdir)
+  saved = _read(workdir)
   burn_in = settings.burn_in
   if burn_in is None:
     burn_in = cells.default_burn_in(saved.traces.attrs)
@@ -109,7 +109,7 @@ def _inputs(
   )
 
 
-def _read_results(workdir: pathlib.Path) -> _Saved:
+def _read(workdir: pathlib.Path) -> _Saved:
   for part, binary in (
     ('corpus/corpus.json', 'build_corpus'),
     ('train/training.zarr', 'train'),

@@ -1,4 +1,4 @@
-"""The command of experiments.checks.scale."""
+"""Runs the command of experiments.checks.scale."""
 
 from experiments.checks import scale
 

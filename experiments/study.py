@@ -1,4 +1,4 @@
-"""The command of experiments.paper.study."""
+"""Runs the command of experiments.paper.study."""
 
 from experiments.paper import study
 

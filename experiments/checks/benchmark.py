@@ -1,13 +1,13 @@
-"""How fast, beside what it could be and beside devinterp: one table.
+"""Measures speed and memory, against the hardware's limits and devinterp.
 
   python -m experiments.benchmark [--quick] [--against=devinterp]
 
 times the paper's transformer on this machine, in float32. With
 --against=devinterp, which needs the extra `bench`, devinterp 2.0.1 takes steps
-in turn with ours on the same weights and sequences. Meant for half an hour on
-two cores, and for some five minutes with --quick: smaller, hence noisier, and
-without what needs minutes (BUILD_NOTES.md has the times that were measured).
-Let nothing else run beside it.
+in turn with ours on the same weights and sequences. It takes about half an hour
+on two cores. With --quick it takes some five minutes: runs are smaller, hence
+noisier, and measurements that need minutes are left out. Run nothing else on
+the machine meanwhile.
 """
 
 import pathlib
@@ -36,10 +36,11 @@ AGAINST = flags.DEFINE_enum(
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Measures everything, and returns what must hold."""
+  """Measures everything, and returns the targets."""
   peer = parity_devinterp.import_peer() if AGAINST.value else None
   quick = QUICK.value
   problem = problems.prepare(workdir)
+  # First, because the yardstick is compared with these times.
   timing = speed.measure(problem, peer, quick=quick)
   parts = {
     'speed': lambda: speed.rows(timing),
@@ -58,5 +59,5 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/benchmark')

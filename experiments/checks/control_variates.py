@@ -1,13 +1,13 @@
-"""What control variates at the checkpoint gain, and what they cost.
+"""Measures gain and cost of control variates at the checkpoint.
 
   python -m experiments.control_variates --config=FILE --workdir=DIR
 
-reads `DIR/corpus` and the last checkpoint in `DIR/train/checkpoints`, samples
-every head with the settings of the section `sampling` three times, plain,
-corrected in the estimate and corrected in the drift, on the same minibatches
-and noise, and shows what falls in variance and what a step costs. The data set
-is the first 3,200 sequences of the section's first one, so that its full
-gradient is soon had; stores are not touched.
+reads `DIR/corpus` and the last checkpoint in `DIR/train/checkpoints`. It
+samples every head three times with the settings of the section `sampling`:
+plain, corrected in the estimate and corrected in the drift, on the same
+minibatches and noise. It prints the reduction in variance and the cost of a
+step. The data set is the first 3,200 sequences of the first one of
+`estimation`, because its full gradient takes seconds. Stores are not changed.
 """
 
 import dataclasses
@@ -37,18 +37,18 @@ from rllc_jax.models import attention_only
 from rllc_jax.refinement import control_variates
 from rllc_jax.training import checkpoints
 
-_SEQUENCES = 3_200  # The data set: a full gradient of more takes minutes.
-_PASS = 64  # Sequences of a pass of the full gradient.
+_SEQUENCES = 3_200  # A full gradient over more takes minutes.
+_PASS = 64  # Sequences a batch of the full gradient.
 KINDS = ('plain', 'in the estimate', 'in the drift')
 
 
-class _Found(NamedTuple):
-  """A kind of run.
+class _Sampled(NamedTuple):
+  """Results of one of the three kinds of runs.
 
   Attributes:
     estimates: of every head.
     variance: [R], of a draw's paired difference, averaged over chains.
-    seconds: of a chain-step, median of the segments, compilation left out.
+    seconds: of a chain-step, median over segments, without compilation.
   """
 
   estimates: xr.Dataset
@@ -66,23 +66,23 @@ def run(
     workdir: with the subdirectories `corpus` and `train`.
   """
   estimation = sections.read(config).estimation
-  # Nobody reads the corpus's baseline here.
+  # Only paired estimates are used, so the corpus baseline is not needed.
   sampling = dataclasses.replace(
     sections.read(config).sampling, num_baseline_batches=0
   )
   corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(kept, corpus)
+  directory = workdir / 'train' / 'checkpoints'
+  model = choices.trained_model(directory, corpus)
   loss_fn = losses.next_token_loss(
     functools.partial(attention_only.apply, model)
   )
-  last = checkpoints.trajectory(kept)
+  last = checkpoints.trajectory(directory)
   plain = types.Trajectory(last.steps[-1:], last.load)
   dataset = estimation.datasets[0]
   batches = minibatches.uniform(corpus.tokens, estimation.batch_size)
-  whole = corpus.windows[dataset]
-  length = min(_SEQUENCES, int(whole.length))
-  window = types.Window(whole.start, length)
+  full_window = corpus.windows[dataset]
+  length = min(_SEQUENCES, int(full_window.length))
+  window = types.Window(full_window.start, length)
   began = time.perf_counter()
   corrected = control_variates.anchored(
     plain, loss_fn, batches.data, window, batch_size=_PASS
@@ -94,7 +94,7 @@ def run(
     ('heads',), model, share_logits=estimation.share_logits
   )
 
-  def sample(kind: str) -> _Found:
+  def sample(kind: str) -> _Sampled:
     correct = lambda family: control_variates.control_variates(
       family, loss_fn, in_drift=kind == KINDS[2]
     )
@@ -108,18 +108,18 @@ def run(
       sampling,
     )
 
-  found = {kind: sample(kind) for kind in KINDS}
+  sampled = {kind: sample(kind) for kind in KINDS}
   cost = targets.Row(
     'full gradient',
     1e3 * gradient_seconds / length,
     'ms a sequence',
-    note=f'{whole.length} sequences in {dataset}; compilation included',
+    note=f'{full_window.length} sequences in {dataset}; compilation included',
   )
-  return [cost, *_rows(found)]
+  return [cost, *_rows(sampled)]
 
 
 def _sample(rng_key, families, trajectory, datasets, batches, sampling):
-  marks = []
+  moments = []
   traces = trajectories.estimate_trajectory(
     rng_key,
     families,
@@ -127,30 +127,30 @@ def _sample(rng_key, families, trajectory, datasets, batches, sampling):
     datasets,
     batches,
     sampling,
-    layout=settings.Layout(segment=25),
-    progress=lambda done, total: marks.append((done, time.perf_counter())),
+    layout=settings.Layout(segment=25),  # Short, for many rates to a median.
+    progress=lambda done, total: moments.append((done, time.perf_counter())),
   )
   rates = [
     (later[1] - earlier[1]) / (later[0] - earlier[0])
-    for earlier, later in itertools.pairwise(marks)
-    if later[0] > earlier[0]  # Not while a block was made ready.
+    for earlier, later in itertools.pairwise(moments)
+    if later[0] > earlier[0]  # Calls without new draws mark other work.
   ]
   estimates = llc.llc_from_traces(traces)
-  kept = traces.isel(draw=slice(-sampling.num_draws, None))
-  paired = sampling.nbeta * (kept.loss - kept.center_loss).mean('chain')
+  late = traces.isel(draw=slice(-sampling.num_draws, None))
+  paired = sampling.nbeta * (late.loss - late.center_loss).mean('chain')
   variance = paired.var('draw', ddof=1).values.ravel()
-  return _Found(estimates, variance, float(np.median(rates)))
+  return _Sampled(estimates, variance, float(np.median(rates)))
 
 
-def _rows(found) -> list[targets.Row]:
-  """What each kind gains and costs beside the plain one."""
-  plain = found[KINDS[0]]
+def _rows(sampled) -> list[targets.Row]:
+  """Gain and cost of each kind relative to the plain one."""
+  plain = sampled[KINDS[0]]
   rows = []
-  for kind, (estimates, variance, seconds) in found.items():
+  for kind, (estimates, variance, seconds) in sampled.items():
     gains = plain.variance / variance
     gain, cost = float(np.exp(np.log(gains).mean())), seconds / plain.seconds
     joint = np.hypot(plain.estimates.standard_error, estimates.standard_error)
-    apart = float((abs(estimates.llc - plain.estimates.llc) / joint).max())
+    distance = float((abs(estimates.llc - plain.estimates.llc) / joint).max())
     by_head = ', '.join(f'{value:.2f}' for value in gains)
     row = functools.partial(targets.Row, unit='x')
     rows += [
@@ -159,10 +159,10 @@ def _rows(found) -> list[targets.Row]:
       row(f'{kind}: precision a second', gain / cost, note='the two together'),
       targets.Row(
         f'{kind}: farthest head from plain',
-        apart,
+        distance,
         'joint errors',
         'at most 4',
-        apart <= 4,
+        distance <= 4,
         'another law at finite step size' if kind == KINDS[2] else '',
       ),
     ]
@@ -170,5 +170,5 @@ def _rows(found) -> list[targets.Row]:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start(lambda config, workdir: targets.finish(run(config, workdir)))

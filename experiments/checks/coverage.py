@@ -1,15 +1,16 @@
-"""Do the error bars cover? Hundreds of runs of a problem against its truth.
+"""Measures the coverage of error bars in hundreds of runs of each problem.
 
   python -m experiments.coverage
 
-A bowl and a linear regression, whose values are known exactly, biases included,
-and a head of a transformer that is trained here, against a reference at the
-same settings with a far smaller error. Every 95 % interval is asked whether it
-holds the truth; beside it stands the usual one, from the spread between chains.
+The problems are a bowl and a linear regression, whose values are known exactly,
+biases included, and a head of a transformer that is trained here. The head is
+compared with a reference at the same settings with a far smaller error. The
+share of 95 % intervals that contain the true value is printed beside that of
+the usual intervals, from the spread between chains.
 
 Writes into WORKDIR, runs/coverage by default: `coverage.json`, all intervals;
 `coverage.png`; in `coverage/` the transformer and its runs, from which a
-command that was stopped goes on.
+stopped command resumes.
 """
 
 from collections.abc import Iterator
@@ -32,19 +33,19 @@ from rllc_jax.plots import coverage as plots
 from rllc_jax.plots import style
 
 NUM_RUNS = 400
-NUM_DRAWS = (200, 1000)  # The first 200 of the same 1,000.
+NUM_DRAWS = (200, 1000)  # The 200 are the first ones of the same 1,000.
 BASELINES = ('paired', 'corpus')
-# As many draws as 48 runs of 1,000: an error of a seventh of a run's.
+# As many draws as 48 runs of 1,000, so the error is a seventh of a run's.
 NUM_REFERENCE_RUNS, NUM_REFERENCE_DRAWS = 24, 2000
 
 Record = dict[str, Any]
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Samples what is missing; reads, writes and draws everything.
+  """Samples missing runs, and writes and draws the coverage of all.
 
   Args:
-    workdir: what is kept goes there.
+    workdir: for the results.
   """
   records = [
     measure(problem, num_draws, baseline)
@@ -60,7 +61,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
 
 
 def problems(workdir: pathlib.Path) -> Iterator[coverage_problems.Problem]:
-  """The problems, one after the other: all their traces are much to hold."""
+  """Yields the problems one by one, to hold the traces of one at a time."""
   num_draws = max(NUM_DRAWS)
   yield coverage_problems.bowl(NUM_RUNS, num_draws)
   for share_batches in (True, False):
@@ -69,7 +70,7 @@ def problems(workdir: pathlib.Path) -> Iterator[coverage_problems.Problem]:
     )
   yield coverage_problems.head(
     head_config.get_config(),
-    workdir / 'coverage',  # The workdir may be that of a run of its own.
+    workdir / 'coverage',  # The workdir may contain a corpus and a run already.
     NUM_RUNS,
     num_draws,
     num_reference_runs=NUM_REFERENCE_RUNS,
@@ -80,25 +81,25 @@ def problems(workdir: pathlib.Path) -> Iterator[coverage_problems.Problem]:
 def measure(
   problem: coverage_problems.Problem, num_draws: int, baseline: str
 ) -> Record:
-  """How often the intervals of a problem hold its true value.
+  """Coverage of the intervals of a problem, and of naive intervals.
 
   Args:
-    problem: with at least so many draws.
-    num_draws: draws of a chain after the burn-in; the first of those there are.
+    problem: with at least `num_draws` draws.
+    num_draws: draws of a chain after the burn-in; the first ones are used.
     baseline: of `llc_from_traces`.
 
   Returns:
-    What `coverage.json` has an entry of: the arguments, the truth, and for
-    'ours' and 'naive' alike the intervals, their mean half-width and their
-    `coverage` with its 95 % binomial interval.
+    An entry of `coverage.json`: the arguments, the true value, and for 'ours'
+    and 'naive' the intervals, their mean half-width and their `coverage` with
+    its 95 % binomial interval.
   """
   settings = problem.traces.attrs
   burn_in = errors.default_burn_in(
     settings['step_size'], settings['localization']
   )
   traces = problem.traces.isel(draw=slice(burn_in + num_draws))
-  found = llc.llc_from_traces(traces, baseline=baseline, burn_in=burn_in)
-  flat = {name: value.values.ravel() for name, value in found.items()}
+  estimates = llc.llc_from_traces(traces, baseline=baseline, burn_in=burn_in)
+  flat = {name: value.values.ravel() for name, value in estimates.items()}
   ours = errors.Mean(
     flat['llc'], *(flat[name] for name in errors.Mean._fields[1:])
   )
@@ -118,19 +119,20 @@ def measure(
 
 
 def naive(traces: xr.Dataset, burn_in: int, baseline: str) -> errors.Mean:
-  """Intervals from the spread between chains, as libraries report it.
+  """Intervals from the spread between chains, as other libraries report them.
 
-  It takes chains for independent, which they are not where they share
-  minibatches, and the loss at the checkpoint for exact.
+  They assume independent chains, although chains may share minibatches, and an
+  exact loss at the checkpoint.
 
   Args:
     traces: the data sets are the runs.
-    burn_in: draws left out.
+    burn_in: number of first draws to drop.
     baseline: 'paired' or 'corpus'.
 
   Returns:
     Leaves [runs].
   """
+  # In float64: the difference of two losses loses digits.
   late = traces.isel(draw=slice(burn_in, None))
   if baseline == 'paired':
     center = late.center_loss.astype(np.float64).mean('draw')
@@ -139,8 +141,8 @@ def naive(traces: xr.Dataset, burn_in: int, baseline: str) -> errors.Mean:
   losses = late.loss.astype(np.float64).mean('draw')
   chains = traces.attrs['nbeta'] * (losses - center).transpose(..., 'chain')
   chains = chains.values.reshape(-1, traces.sizes['chain'])
-  found = [errors.mean_of_chains(own) for own in chains]
-  return errors.Mean(*map(np.array, zip(*found, strict=True)))
+  means = [errors.mean_of_chains(values) for values in chains]
+  return errors.Mean(*map(np.array, zip(*means, strict=True)))
 
 
 def _covered(intervals: errors.Mean, expected: float) -> Record:
@@ -160,15 +162,12 @@ def _covered(intervals: errors.Mean, expected: float) -> Record:
 
 
 def _short(values: np.ndarray) -> list[float]:
-  """Numbers of eight digits, for JSON."""
+  """Rounds numbers to eight digits, for JSON."""
   return [float(f'{value:.8g}') for value in values]
 
 
-# The targets.
-
-
 def rows(records: Sequence[Record]) -> list[targets.Row]:
-  """The targets that records must meet, and figures beside them."""
+  """Targets that the records must meet, and values that are only reported."""
   paired = [record for record in records if record['baseline'] == 'paired']
   failed = sum(record['num_failed'] for record in records)
   return [
@@ -181,43 +180,47 @@ def rows(records: Sequence[Record]) -> list[targets.Row]:
 
 
 def coverage_row(record: Record) -> targets.Row:
-  """92 to 98 % from 1,000 draws on; from fewer the error bar is rougher.
+  """Target: coverage of 92 to 98 % with 1,000 draws, at least 90 % with fewer.
 
-  Of 400 runs at 95 % the share that covers varies by 1.1 %.
+  Error bars from fewer draws are rougher. The coverage of 400 runs at 95 % has
+  a standard deviation of 1.1 %.
   """
-  found = 100 * record['ours']['coverage']
+  share = 100 * record['ours']['coverage']
   if record['num_draws'] >= 1000:
-    target, holds = '92 to 98', 92 <= found <= 98
+    target, holds = '92 to 98', 92 <= share <= 98
   else:
-    target, holds = 'at least 90', found >= 90
+    target, holds = 'at least 90', share >= 90
   note = (
     f'{_binomial(record["ours"])}; half-width '
     f'{record["ours"]["half_width"]:.3g} around {_truth(record)}'
   )
   if not record['share_batches']:
     note += f'; naive {100 * record["naive"]["coverage"]:.1f}'
-  return targets.Row(_name(record), found, '%', target, holds, note)
+  return targets.Row(_name(record), share, '%', target, holds, note)
 
 
 def naive_row(record: Record) -> targets.Row:
-  """Under 80 % on the corpus baseline; for the paired one as measured."""
-  found = 100 * record['naive']['coverage']
+  """Target: naive coverage under 80 % on the corpus baseline.
+
+  On the paired baseline it is only reported.
+  """
+  share = 100 * record['naive']['coverage']
   note = (
     f'{_binomial(record["naive"])}; half-width '
     f'{record["naive"]["half_width"]:.3g}'
   )
   name = f'naive: {_name(record)}'
   if record['baseline'] == 'paired':
-    return targets.Row(name, found, '%', note=note)
-  return targets.Row(name, found, '%', 'under 80', found < 80, note)
+    return targets.Row(name, share, '%', note=note)
+  return targets.Row(name, share, '%', 'under 80', share < 80, note)
 
 
 def bias_row(record: Record) -> targets.Row:
-  """The mean over runs against the truth, in standard errors of the two."""
+  """Target: a mean over runs within 4 joint standard errors of the truth."""
   values = np.array(record['ours']['llc'])
-  own = values.std(ddof=1) / np.sqrt(values.size)
+  error = values.std(ddof=1) / np.sqrt(values.size)
   bias = (values.mean() - record['expected']) / np.hypot(
-    own, record['expected_error']
+    error, record['expected_error']
   )
   return targets.Row(
     f'bias: {record["problem"]}, {record["num_draws"]} draws',
@@ -225,12 +228,12 @@ def bias_row(record: Record) -> targets.Row:
     'standard errors',
     'within 4',
     bool(abs(bias) <= 4),
-    f'mean of runs {values.mean():.5g} ± {own:.2g}, {_truth(record)}',
+    f'mean of runs {values.mean():.5g} ± {error:.2g}, {_truth(record)}',
   )
 
 
 def reference_row(record: Record) -> targets.Row:
-  """The reference's error beside the spread of the runs it judges."""
+  """Target: an error of the reference of at most 0.2 of that of a run."""
   run_error = np.std(record['ours']['llc'], ddof=1)
   ratio = float(record['expected_error'] / run_error)
   return targets.Row(
@@ -260,5 +263,5 @@ def _truth(record: Record) -> str:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/coverage')

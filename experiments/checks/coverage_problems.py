@@ -1,7 +1,7 @@
-"""The problems of experiments.coverage: many runs of each, and its true value.
+"""Problems of experiments.coverage: many runs of each, and its true value.
 
-Minibatches and noise are addressed by the name of a data set, so data sets that
-differ in name alone are independent runs. They are rows of one block program.
+Random keys of minibatches and noise depend on the name of a data set. So data
+sets that differ in name alone give independent runs, as rows of one program.
 """
 
 import dataclasses
@@ -39,13 +39,13 @@ _NUM_CHAINS = 4
 
 
 class Problem(NamedTuple):
-  """Runs of one problem, and what they should find.
+  """Runs of one problem, and its true value.
 
   Attributes:
     name: for rows and figures.
     traces: the data sets are the runs; the burn-in is the default one.
-    share_batches: whether the chains of a run see the same minibatches, and
-      so move together; False where there are none.
+    share_batches: True if the chains of a run see the same minibatches, which
+      correlates them; False if there are no minibatches.
     expected: the true value, at the settings of the chains.
     expected_error: standard error of it, 0 where it is exact.
   """
@@ -58,7 +58,7 @@ class Problem(NamedTuple):
 
 
 def bowl(num_runs: int, num_draws: int) -> Problem:
-  r"""Five curvatures and no data: autocorrelation alone.
+  r"""A bowl with five curvatures and no data, so that only draws correlate.
 
   With curvatures h and :math:`a = n\beta h + \gamma` the exact value is
 
@@ -96,16 +96,17 @@ def bowl(num_runs: int, num_draws: int) -> Problem:
 def linear_regression(
   num_runs: int, num_draws: int, *, share_batches: bool
 ) -> Problem:
-  """200 points in 3 dimensions, minibatches of 4: noise makes a third of it.
+  """A regression on 200 points in 3 dimensions with minibatches of 4.
 
-  `truth.regression` has the exact value. The loss at the minimum is measured
-  on so many minibatches that its error, which the spread between chains leaves
-  out, is no more than that of 1,000 draws of 4 independent chains.
+  Minibatch noise makes a third of the value, which `truth.regression` has. The
+  loss at the minimum is measured on 4,096 minibatches: its error, which the
+  spread between chains leaves out, is then no more than that of 1,000 draws of
+  4 independent chains.
 
   Args:
     num_runs: independent runs of four chains.
     num_draws: draws of a chain after the burn-in.
-    share_batches: whether the chains of a run see the same minibatches.
+    share_batches: True if the chains of a run see the same minibatches.
   """
   points = regression.draw_points(
     0, num_points=200, num_coordinates=3, noise=0.75
@@ -136,18 +137,18 @@ def head(
   num_reference_runs: int,
   num_reference_draws: int,
 ) -> Problem:
-  """A head of a transformer that is trained first, at its last checkpoint.
+  """Trains a transformer and samples a head at its last checkpoint.
 
-  The reference is runs of their own at the same settings. They are longer and
-  leave out four times the burn-in, so that too cold a start of the others would
-  show; its error is from the spread between them, not from an error bar.
+  The reference is the mean of further runs at the same settings. These are
+  longer and drop four times the burn-in, which reveals a burn-in that is too
+  short. Its error is from the spread between them, not from an error bar.
 
   Args:
     config: of the corpus, the model, its training and the runs; the section
       `estimation` names one refinement and one checkpoint; its `num_draws`
       and `burn_in` are not used.
-    workdir: gets `corpus`, `train` and the stores `head/runs` and
-      `head/reference`; what is there already is not made again.
+    workdir: for `corpus`, `train` and the stores `head/runs` and
+      `head/reference`, of which existing ones are reused.
     num_runs: independent runs.
     num_draws: draws of a chain after the burn-in.
     num_reference_runs: at least 2.
@@ -163,18 +164,18 @@ def head(
   reference = sample(
     'reference', num_reference_runs, num_reference_draws, 4 * burn_in
   )
-  found = llc.llc_from_traces(reference, burn_in=4 * burn_in).llc.values
+  values = llc.llc_from_traces(reference, burn_in=4 * burn_in).llc.values
   return Problem(
     f'head {settings.estimation.refinements[0]}',
     traces,
     sampling.share_batches,
-    float(found.mean()),
-    float(found.std(ddof=1) / np.sqrt(found.size)),
+    float(values.mean()),
+    float(values.std(ddof=1) / np.sqrt(values.size)),
   )
 
 
 def _runs(prefix: str, count: int, window: types.Window):
-  """Data sets that differ in nothing but the name: independent runs."""
+  """Data sets that differ in name alone, for independent runs."""
   return {f'{prefix} {i:03}': window for i in range(count)}
 
 
@@ -186,7 +187,7 @@ def _sample_weights(
   num_runs: int,
   **options: Any,
 ) -> xr.Dataset:
-  """Runs of all weights of a small problem, in one call."""
+  """Samples runs of all weights of a small problem in one call."""
   lens = weights.all_weights()
   mesh = grid.default_mesh(num_runs)
   return trajectories.estimate_trajectory(
@@ -199,7 +200,7 @@ def _sample_weights(
     batches,
     rllc_jax.Sampling(step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options),
     layout=rllc_jax.Layout(
-      chunk_size=_NUM_CHAINS,  # A vector of four costs what one number does.
+      chunk_size=_NUM_CHAINS,  # A vector of four costs as much as one number.
       rows_per_block=len(grid.padded(range(num_runs), mesh.shape['row'])),
       mesh=mesh,
     ),
@@ -215,10 +216,10 @@ def _sample_head(
   num_draws: int,
   burn_in: int,
 ) -> xr.Dataset:
-  """Runs of the head; those in the store `head/NAME` are not made again."""
+  """Samples runs of the head, or loads them from the store `head/NAME`."""
   estimation = sections.read(config).estimation
-  kept = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(kept, corpus)
+  directory = workdir / 'train' / 'checkpoints'
+  model = choices.trained_model(directory, corpus)
   mesh = grid.default_mesh(num_runs)
   with progress.bar(f'head, {name}', 'draw') as bar:
     return trajectories.estimate_trajectory(
@@ -226,7 +227,7 @@ def _sample_head(
       choices.families(
         estimation.refinements, model, share_logits=estimation.share_logits
       ),
-      checkpoints.trajectory(kept, estimation.checkpoints),
+      checkpoints.trajectory(directory, estimation.checkpoints),
       _runs(name, num_runs, corpus.windows['train']),
       minibatches.uniform(corpus.tokens, estimation.batch_size),
       dataclasses.replace(
@@ -237,7 +238,7 @@ def _sample_head(
       ),
       layout=rllc_jax.Layout(
         rows_per_block=2 * mesh.shape['row'],
-        segment=burn_in + num_draws,  # A block is a few seconds: one call.
+        segment=burn_in + num_draws,  # A block takes seconds: no need to split.
         mesh=mesh,
       ),
       store=disk.open_store(workdir / 'head' / name),

@@ -1,8 +1,8 @@
-"""The other side of the comparison: the model in PyTorch, run by devinterp 2.
+"""The transformer in PyTorch, sampled by devinterp 2, for comparisons.
 
-Imports torch and devinterp (the extra `bench`), so only what needs them imports
-it. The model calls PyTorch's own LayerNorm, attention and optimizer step: it
-shares the weights with ours, through NumPy, and no arithmetic.
+Importing it needs torch and devinterp (the extra `bench`). The model uses
+LayerNorm, attention and optimizer of PyTorch: it shares the weights with ours,
+through NumPy, and no arithmetic.
 """
 
 import contextlib
@@ -31,7 +31,7 @@ _functional: Any = torch.nn.functional
 
 
 class AttentionOnly(torch.nn.Module):
-  """`models.attention_only` again; a parameter is a leaf, named by its path.
+  """`models.attention_only` in PyTorch, with parameters named by leaf paths.
 
   A leaf keeps its head axis, so a head is a mask over whole parameters.
   """
@@ -77,26 +77,26 @@ def _attend(w, name, x, positions):
 
 
 def set_num_threads(count: int) -> None:
-  """Threads of an operation of PyTorch on the CPU."""
+  """Sets the number of threads of a PyTorch operation on the CPU."""
   torch.set_num_threads(count)
 
 
 def set_matmul_precision(name: str) -> None:
-  """Of products on a GPU: 'float32' or 'tensorfloat32'."""
+  """Sets the precision of products on a GPU: 'float32' or 'tensorfloat32'."""
   torch.set_float32_matmul_precision('highest' if name == 'float32' else 'high')
 
 
 def named_leaves(tree: types.PyTree) -> dict[str, np.ndarray]:
-  """Leaves by their path, 'blocks_0/attn/W_Q'."""
+  """Leaves of a tree by their path, such as 'blocks_0/attn/W_Q'."""
   name = lambda path: jax.tree_util.keystr(path, simple=True, separator='/')
   leaves = jax.tree_util.tree_leaves_with_path(tree)
   return {name(path): np.asarray(leaf) for path, leaf in leaves}
 
 
 def parameter_masks(mask: types.PyTree) -> dict[str, Any]:
-  """A boolean tree like the weights in devinterp's form.
+  """Converts a boolean tree like the weights to the masks of devinterp.
 
-  A parameter that moves as a whole has no mask, one that does not is left out.
+  A parameter that moves as a whole has the mask None; a fixed one is left out.
   """
   masks = {}
   for name, leaf in named_leaves(mask).items():
@@ -106,15 +106,16 @@ def parameter_masks(mask: types.PyTree) -> dict[str, Any]:
 
 
 def logits(model: AttentionOnly, tokens: np.ndarray) -> np.ndarray:
-  """What the model says, [B, T] -> [B, T, V]."""
+  """Logits of the model, [B, T] -> [B, T, V]."""
   with torch.no_grad():
     return model(torch.tensor(np.asarray(tokens, np.int64))).numpy()
 
 
 def batch_order(seed: int, num_sequences: int, batch_size: int) -> np.ndarray:
-  """Which sequences devinterp puts into its minibatches, [num_batches, B].
+  """Indices of the sequences in devinterp's minibatches, [num_batches, B].
 
-  Its loader is seeded with the seed of the run and its first epoch replayed.
+  devinterp seeds its loader with the seed of the run, and repeats the first
+  epoch.
   """
   loader = torch.utils.data.DataLoader(
     range(num_sequences),
@@ -127,7 +128,7 @@ def batch_order(seed: int, num_sequences: int, batch_size: int) -> np.ndarray:
 
 
 class Samples(NamedTuple):
-  """What devinterp made of a run.
+  """Results of a devinterp run.
 
   Attributes:
     llc: its estimate, over all chains.
@@ -148,28 +149,28 @@ def sample(
   device: str = 'cpu',
   **options,
 ) -> Samples:
-  """Runs devinterp's own `sample` and reduces by its own `compute_llc`.
+  """Runs devinterp's `sample` and `compute_llc`.
 
-  Chain c draws noise with the seed `init_seed` + c, so runs that are to be
-  independent need seeds at least as far apart as there are chains.
+  Chain c draws noise with the seed `init_seed` + c, so seeds of independent
+  runs must be at least as far apart as there are chains.
 
   Args:
     model: at the checkpoint; not changed.
     tokens: [N, T], the data set.
-    mask: a boolean tree like the weights: what moves.
+    mask: a boolean tree like the weights, True for those that move.
     device: of PyTorch.
     **options: of devinterp's `sample`.
 
   Raises:
-    ValueError: if a chain failed, since devinterp would average what is left.
+    ValueError: if a chain failed, since devinterp averages the rest.
   """
   sequences = [
     {'input_ids': row} for row in torch.tensor(np.asarray(tokens, np.int64))
   ]
   with _quiet(), tempfile.TemporaryDirectory() as directory:
-    # A new place each time: devinterp reads again what is there already, even
-    # if model, data or masks are others.
-    found = sampling.sample(
+    # A new directory for each run: devinterp reuses saved samples even if
+    # model, data or masks differ.
+    samples = sampling.sample(
       model,
       sequences,
       observables={},
@@ -178,9 +179,9 @@ def sample(
       output_path=pathlib.Path(directory) / 'samples.zarr',
       **options,
     )
-    reduced = llc.compute_llc(found)
+    reduced = llc.compute_llc(samples)
     losses = reduced.loss_trace.values
-    batches = found.dataset.sampling_input_ids_micro.values
+    batches = samples.dataset.sampling_input_ids_micro.values
   if not np.isfinite(losses).all():
     raise ValueError(
       'Chains of devinterp must stay finite to be compared; got losses that '
@@ -190,11 +191,11 @@ def sample(
 
 
 class Clock(NamedTuple):
-  """What a run's calls of the model say of its time.
+  """Times of a run, from the moments at which it calls the model.
 
   Attributes:
-    init: seconds of the batches at the checkpoint; of a single one, what lies
-      between it and the chain is in it.
+    init: seconds of the batches at the checkpoint; for a single batch, the time
+      between it and the chain is included.
     steps: [D - 1], seconds from each step of the chain to the next.
   """
 
@@ -203,7 +204,7 @@ class Clock(NamedTuple):
 
   @property
   def total(self) -> float:
-    """Seconds of all batches and steps, the last as long as the others."""
+    """Seconds of all batches and steps, with the mean for the last step."""
     num_steps = len(self.steps) + 1
     return self.init + float(np.mean(self.steps)) * num_steps
 
@@ -211,11 +212,11 @@ class Clock(NamedTuple):
 def timed_sample(
   model: AttentionOnly, tokens: np.ndarray, mask: types.PyTree, **options
 ) -> tuple[Samples, Clock]:
-  """`sample` of one chain, timed from one call of the model to the next.
+  """Times `sample` of one chain from one call of the model to the next.
 
-  So what a run of devinterp does before its first batch and after its last step
-  does not count. On a GPU kernels run on when a call returns: there only means
-  over many steps say something.
+  Work of devinterp before the first batch and after the last step does not
+  count. On a GPU kernels still run when a call returns: there only means over
+  many steps are meaningful.
 
   Args:
     model: as for `sample`.
@@ -226,8 +227,8 @@ def timed_sample(
   Raises:
     ValueError: if the model was called another number of times.
   """
-  called = []
-  stamp = lambda *_: called.append(time.perf_counter())
+  times = []
+  stamp = lambda *_: times.append(time.perf_counter())
   hook = model.register_forward_pre_hook(stamp)
   try:
     samples = sample(model, tokens, mask, num_chains=1, **options)
@@ -235,20 +236,20 @@ def timed_sample(
     hook.remove()
   first = options['num_init_loss_batches']
   expected = first + options['num_draws']
-  if len(called) != expected:
+  if len(times) != expected:
     raise ValueError(
       f'devinterp must call the model once a batch and step, {expected} times, '
-      f'to be timed by its calls; got {len(called)}. Is it another version?'
+      f'to be timed by its calls; got {len(times)}. Is it another version?'
     )
-  # From batch to batch: after the last one devinterp copies the model, collects
-  # garbage and opens its loader anew, which is no part of them.
-  batch = np.diff(called[: max(first, 2)]).mean()
-  return samples, Clock(first * float(batch), np.diff(called[first:]))
+  # Differences of batches: after the last one devinterp copies the model,
+  # collects garbage and reopens its loader, which is not part of a batch.
+  batch = np.diff(times[: max(first, 2)]).mean()
+  return samples, Clock(first * float(batch), np.diff(times[first:]))
 
 
 @contextlib.contextmanager
 def _quiet():
-  """Without a progress bar a chain, and warnings of a library in passing."""
+  """Hides devinterp's progress bars and the warnings of its libraries."""
   with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
     warnings.simplefilter('ignore')
     yield

@@ -1,12 +1,12 @@
-"""Feeds damaged and hostile files to everything that reads files of others.
+"""Feeds damaged and hostile files to every parser of foreign files.
 
   python -m experiments.fuzz [--inputs=100000] [--seed=0] [--workdir=DIR]
 
 Each input must give a result or an error of one line that names the file, in
-seconds and without much memory; nothing may be unpickled, and no file outside
-be opened. Parsers run in processes of their own, so that a crash is counted and
-named, too. Inputs that failed are kept in DIR/NAME/failed, and the last one of
-all in DIR/NAME/input.
+seconds and without much memory. Nothing may be unpickled, and no file outside
+may be opened. Parsers run in separate processes, so that a crash is counted and
+named, too. Inputs that failed are saved in DIR/NAME/failed, and the last input
+in DIR/NAME/input.
 
 Three minutes for 100,000 inputs on two cores.
 """
@@ -31,16 +31,16 @@ from experiments.runtime import targets
 flags.adopt_module_key_flags(seed_flag)
 _INPUTS = flags.DEFINE_integer('inputs', 100_000, 'How many, of all parsers.')
 
-_MOST_SECONDS = 5.0  # For one input.
-_MOST_GROWTH = 256.0  # Of the memory of a process, in MB.
-_PATIENCE = 60.0  # Seconds until an input counts as one that hangs.
-_ADDRESSES = 16 * 2**30  # Bytes that a process may ask for.
-_MOST_CRASHES = 20  # Of a parser; then the rest of its inputs is left.
+_MAX_SECONDS = 5.0  # For one input.
+_MAX_GROWTH = 256.0  # Of the memory of a process, in MB.
+_PATIENCE = 60.0  # Seconds until an input counts as hanging.
+_ADDRESS_SPACE = 16 * 2**30  # Bytes that a process may allocate.
+_MAX_CRASHES = 20  # A parser's remaining inputs are skipped after so many.
 _CHUNK = 500  # Inputs.
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Feeds every parser its share of --inputs; three rows a parser.
+  """Feeds every parser its share of --inputs, and returns its three targets.
 
   Args:
     workdir: for the files.
@@ -58,7 +58,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
 
 
 def rows_of(name: str, tally: fuzz_campaign.Tally) -> Iterator[targets.Row]:
-  """The rows of a parser."""
+  """Targets of a parser: no failure, few seconds, little memory."""
   failed = len(tally.failures)
   yield targets.Row(
     f'{name}: failed',
@@ -68,19 +68,19 @@ def rows_of(name: str, tally: fuzz_campaign.Tally) -> Iterator[targets.Row]:
     failed == 0,
     f'{tally.results:,} gave a result, {tally.errors:,} an error',
   )
-  for what, value, unit, most in (
-    ('slowest', tally.slowest, 's', _MOST_SECONDS),
-    ('more memory', tally.growth, 'MB', _MOST_GROWTH),
+  for label, value, unit, limit in (
+    ('slowest', tally.slowest, 's', _MAX_SECONDS),
+    ('more memory', tally.growth, 'MB', _MAX_GROWTH),
   ):
     yield targets.Row(
-      f'{name}: {what}', value, unit, f'under {most:g}', value < most
+      f'{name}: {label}', value, unit, f'under {limit:g}', value < limit
     )
 
 
 def feed_apart(
   name: str, count: int, seed: int, directory: pathlib.Path
 ) -> fuzz_campaign.Tally:
-  """Feeds a parser in another process, and in a new one after each crash.
+  """Feeds a parser in a separate process, and in a new one after each crash.
 
   Args:
     name: a key of `fuzz_parsers.PARSERS`.
@@ -91,31 +91,34 @@ def feed_apart(
   starts = range(0, count, _CHUNK)
   waiting = [range(x, min(x + _CHUNK, count)) for x in starts][::-1]
   tallies, crashes, pool = [], 0, _pool()
-  while waiting and crashes < _MOST_CRASHES:
+  while waiting and crashes < _MAX_CRASHES:
     numbers = waiting.pop()
-    given = (name, numbers, seed, directory, _PATIENCE)
+    arguments = (name, numbers, seed, directory, _PATIENCE)
     try:
-      tallies.append(pool.submit(fuzz_campaign.feed, *given).result())
+      tallies.append(pool.submit(fuzz_campaign.feed, *arguments).result())
     except process.BrokenProcessPool:
       crashes, pool = crashes + 1, _pool()
       bad = fuzz_campaign.last_number(directory)
-      why = f'crashed, or took over {_PATIENCE:g} s'
-      tallies.append(fuzz_campaign.failure(bad, why, directory))
+      reason = f'crashed, or took over {_PATIENCE:g} s'
+      tallies.append(fuzz_campaign.failure(bad, reason, directory))
+      # Without the input that crashed, from its chunk's beginning: the tally of
+      # the inputs before it died with the process.
       waiting += [range(bad + 1, numbers.stop), range(numbers.start, bad)]
   pool.shutdown()
   return fuzz_campaign.merge(tallies)
 
 
 def _pool() -> futures.ProcessPoolExecutor:
+  # Not forked: a fork would inherit the threads' locks of this process.
   return futures.ProcessPoolExecutor(
     1, multiprocessing.get_context('spawn'), _limit_memory
   )
 
 
 def _limit_memory() -> None:
-  resource.setrlimit(resource.RLIMIT_AS, (_ADDRESSES, _ADDRESSES))
+  resource.setrlimit(resource.RLIMIT_AS, (_ADDRESS_SPACE, _ADDRESS_SPACE))
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/fuzz')

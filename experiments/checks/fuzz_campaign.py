@@ -1,4 +1,4 @@
-"""Feeds inputs to a parser and judges what it does with each."""
+"""Feeds inputs to a parser and judges its behaviour on each."""
 
 from collections.abc import Iterable
 from collections.abc import Sequence
@@ -16,23 +16,23 @@ import numpy as np
 from experiments.checks import fuzz_inputs
 from experiments.checks import fuzz_parsers
 
-_MOST_CHARACTERS = 1_000  # Of a message.
+_MAX_CHARACTERS = 1_000  # Of a message.
 _FORBIDDEN = ('os.system', 'pickle.find_class', 'socket.connect')
-_NUMBER = 'number'  # A file that says which input is fed.
+_NUMBER = 'number'  # A file with the number of the current input.
 _BAIT = pathlib.PurePath(fuzz_inputs.BAIT).name
 
-_done: list[str] = []  # What no parser may do, since it was emptied.
+_violations: list[str] = []  # Forbidden events of the current input.
 
 
 class Tally(NamedTuple):
-  """What came of a number of inputs.
+  """Outcomes of a number of inputs.
 
   Attributes:
-    results: inputs that were read.
-    errors: inputs that were refused as they should be.
+    results: number of inputs that were parsed.
+    errors: number of inputs that were refused properly.
     failures: of every other input, its number and what happened.
-    slowest: seconds, of one input.
-    growth: of the most memory that the process ever held, in MB.
+    slowest: seconds of the slowest input.
+    growth: of the peak memory of the process, in MB.
   """
 
   results: int = 0
@@ -43,16 +43,16 @@ class Tally(NamedTuple):
 
   @property
   def inputs(self) -> int:
-    """All of them."""
+    """The number of inputs."""
     return self.results + self.errors + len(self.failures)
 
 
 class Prepared(NamedTuple):
-  """What inputs are made of.
+  """Valid inputs, which are damaged to make others.
 
   Attributes:
-    examples: valid inputs.
-    memory: the most that the process had held when all had been read, in MB.
+    examples: the inputs.
+    memory: peak memory of the process after parsing all of them, in MB.
   """
 
   examples: Sequence[fuzz_parsers.Files]
@@ -60,7 +60,7 @@ class Prepared(NamedTuple):
 
 
 def merge(tallies: Iterable[Tally]) -> Tally:
-  """The tally of all inputs.
+  """Adds up tallies.
 
   Examples:
     >>> merge([Tally(1, 2, ('3: x',), 0.5), Tally(4, 0, (), 0.1)]).results
@@ -70,7 +70,7 @@ def merge(tallies: Iterable[Tally]) -> Tally:
   return Tally(
     sum(x.results for x in tallies),
     sum(x.errors for x in tallies),
-    tuple(why for x in tallies for why in x.failures),
+    tuple(reason for x in tallies for reason in x.failures),
     max((x.slowest for x in tallies), default=0.0),
     max((x.growth for x in tallies), default=0.0),
   )
@@ -83,47 +83,48 @@ def feed(
   directory: pathlib.Path,
   patience: float | None = None,
 ) -> Tally:
-  """Feeds a parser the inputs of some numbers, which are the same every time.
+  """Feeds a parser the inputs of some numbers; a number gives a fixed input.
 
   Args:
     name: a key of `fuzz_parsers.PARSERS`.
     numbers: of the inputs.
     seed: of all inputs.
-    directory: for the files; those of inputs that failed stay.
-    patience: seconds until an input ends the process; None for no end.
+    directory: for the files; those of failed inputs are not removed.
+    patience: seconds until an input ends the process; None for no limit.
   """
   parser, tallies = fuzz_parsers.PARSERS[name], []
   prepared = prepare(name, directory)
   for number in numbers:
+    # Before the input is parsed: a crash leaves no other trace of its number.
     (directory / _NUMBER).write_text(str(number))
     if patience is not None:
       faulthandler.dump_traceback_later(patience, exit=True)
     rng = np.random.default_rng([seed, *name.encode(), number])
-    given = fuzz_parsers.make_input(parser, prepared.examples, rng)
-    tally = judge(parser, given, directory)
+    files = fuzz_parsers.make_input(parser, prepared.examples, rng)
+    tally = judge(parser, files, directory)
     if tally.failures:
-      kept = failure(number, tally.failures[0], directory)
-      tally = kept._replace(slowest=tally.slowest)
+      failed = failure(number, tally.failures[0], directory)
+      tally = failed._replace(slowest=tally.slowest)
     tallies.append(tally)
   faulthandler.cancel_dump_traceback_later()
-  return merge(tallies)._replace(growth=_most_memory() - prepared.memory)
+  return merge(tallies)._replace(growth=_peak_memory() - prepared.memory)
 
 
 def last_number(directory: pathlib.Path) -> int:
-  """That of the input which was fed last."""
+  """The number of the input that was fed last."""
   return int((directory / _NUMBER).read_text())
 
 
-def failure(number: int, why: str, directory: pathlib.Path) -> Tally:
-  """The tally of an input that failed; its files are kept."""
-  kept = directory / 'failed' / str(number)
-  shutil.copytree(directory / 'input', kept, dirs_exist_ok=True)
-  return Tally(failures=(f'{number}: {why}',))
+def failure(number: int, reason: str, directory: pathlib.Path) -> Tally:
+  """Tally of a failed input, whose files are copied to `failed`."""
+  copy = directory / 'failed' / str(number)
+  shutil.copytree(directory / 'input', copy, dirs_exist_ok=True)
+  return Tally(failures=(f'{number}: {reason}',))
 
 
 @functools.cache
 def prepare(name: str, directory: pathlib.Path) -> Prepared:
-  """Lays out the bait, and makes valid inputs, each of which must be read."""
+  """Writes the bait and makes valid inputs, each of which must be parsed."""
   parser = fuzz_parsers.PARSERS[name]
   examples = parser.examples()
   directory.mkdir(parents=True, exist_ok=True)
@@ -133,30 +134,30 @@ def prepare(name: str, directory: pathlib.Path) -> Prepared:
     tally = judge(parser, example, directory)
     if not tally.results:
       raise AssertionError(f'a valid input of {name} is not read: {tally}')
-  return Prepared(examples, _most_memory())
+  return Prepared(examples, _peak_memory())
 
 
 def judge(
   parser: fuzz_parsers.Parser,
-  given: fuzz_parsers.Files,
+  files: fuzz_parsers.Files,
   directory: pathlib.Path,
 ) -> Tally:
-  """Reads one input: it may give a result or an error that names the file."""
+  """Parses an input and judges the result or the error message."""
   path = directory / 'input'
   path.mkdir(exist_ok=True)
-  for name, content in given.items():
+  for name, content in files.items():
     (path / name).write_bytes(content)
   start = time.perf_counter()
   tally = _attempt(parser, path)
   seconds = time.perf_counter() - start
-  if _done:
-    tally = Tally(failures=(f'did {_done[0]}',))
+  if _violations:
+    tally = Tally(failures=(f'did {_violations[0]}',))
   return tally._replace(slowest=seconds)
 
 
 def _attempt(parser: fuzz_parsers.Parser, path: pathlib.Path) -> Tally:
   _watch()
-  _done.clear()
+  _violations.clear()
   try:
     parser.read(path)
   except (KeyboardInterrupt, SystemExit):
@@ -164,34 +165,34 @@ def _attempt(parser: fuzz_parsers.Parser, path: pathlib.Path) -> Tally:
   except (ValueError, OSError) as error:
     fault = _fault(str(error), path)
     return Tally(failures=(fault,)) if fault else Tally(errors=1)
-  except BaseException as error:  # Panics of Rust are no exceptions.
-    why = f'raised {type(error).__name__}: {str(error)[:200]!r}'
-    return Tally(failures=(why,))
+  except BaseException as error:  # Rust panics don't derive from Exception.
+    reason = f'raised {type(error).__name__}: {str(error)[:200]!r}'
+    return Tally(failures=(reason,))
   return Tally(results=1)
 
 
 def _fault(message: str, path: pathlib.Path) -> str:
-  """What is wrong with a message; '' if nothing is."""
-  shown = repr(message[:300])
+  """Describes the fault of an error message; '' if there is none."""
+  excerpt = repr(message[:300])
   if str(path) not in message:
-    return f'does not name the file: {shown}'
+    return f'does not name the file: {excerpt}'
   if not message.isprintable():
-    return f'not one line of plain text: {shown}'
-  return f'too long: {shown}' if len(message) > _MOST_CHARACTERS else ''
+    return f'not one line of plain text: {excerpt}'
+  return f'too long: {excerpt}' if len(message) > _MAX_CHARACTERS else ''
 
 
 @functools.cache
 def _watch() -> None:
-  """Notes from now on what no parser may do. Python never stops watching."""
-  sys.addaudithook(_note)
+  """Records forbidden events from now on; an audit hook cannot be removed."""
+  sys.addaudithook(_record_violation)
 
 
-def _note(event: str, arguments: tuple) -> None:
+def _record_violation(event: str, arguments: tuple) -> None:
   if event in _FORBIDDEN:
-    _done.append(event)
+    _violations.append(event)
   elif event == 'open' and pathlib.PurePath(str(arguments[0])).name == _BAIT:
-    _done.append('open a file outside')
+    _violations.append('open a file outside')
 
 
-def _most_memory() -> float:
+def _peak_memory() -> float:
   return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024

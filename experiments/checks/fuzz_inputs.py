@@ -1,4 +1,4 @@
-"""Inputs that nobody meant: valid files, damaged at random or with intent."""
+"""Damages valid files at random, or as an attacker would."""
 
 from collections.abc import Callable
 from collections.abc import Sequence
@@ -66,29 +66,29 @@ _VALUES: Sequence[Any] = (
 
 
 def change(
-  content: bytes, others: Sequence[bytes], rng: np.random.Generator
+  content: bytes, donors: Sequence[bytes], rng: np.random.Generator
 ) -> bytes:
   """Damages a file in one to three ways.
 
   Args:
     content: of the file.
-    others: files that a part may be taken from.
-    rng: decides how.
+    donors: files that a part may be taken from.
+    rng: chooses the damage.
   """
-  for _ in range(_how_many(rng)):
-    way = _CHANGES[int(rng.integers(len(_CHANGES)))]
-    content = way(content, others, rng)
+  for _ in range(_draw_count(rng)):
+    damage = _CHANGES[int(rng.integers(len(_CHANGES)))]
+    content = damage(content, donors, rng)
   return content
 
 
-def _how_many(rng: np.random.Generator) -> int:
+def _draw_count(rng: np.random.Generator) -> int:
   return int(rng.choice([1, 1, 1, 2, 3]))
 
 
 def change_json(content: bytes, rng: np.random.Generator) -> bytes:
-  """Changes one to three values or names in a JSON file, which stays JSON."""
+  """Changes one to three values or names in a JSON file, keeping it valid."""
   value = json.loads(content)
-  for _ in range(_how_many(rng)):
+  for _ in range(_draw_count(rng)):
     places = list(_places(value))
     if not places:
       break
@@ -97,89 +97,89 @@ def change_json(content: bytes, rng: np.random.Generator) -> bytes:
 
 
 def _places(value: Any) -> list[tuple[Any, Any]]:
-  """(object or list, name or index) of everything inside a JSON value."""
-  found, waiting = [], [value]
+  """All pairs (object or list, name or index) inside a JSON value."""
+  places, waiting = [], [value]
   while waiting:
     holder = waiting.pop()
     keys = holder if isinstance(holder, dict) else range(len(holder))
-    found += [(holder, key) for key in keys]
+    places += [(holder, key) for key in keys]
     waiting += [x for key in keys if isinstance(x := holder[key], dict | list)]
-  return found
+  return places
 
 
 def _change_at(holder: Any, key: Any, rng: np.random.Generator) -> None:
-  how = rng.integers(4)
-  if how == 0:
+  action = rng.integers(4)
+  if action == 0:
     del holder[key]
-  elif how == 1 and isinstance(holder, dict):
+  elif action == 1 and isinstance(holder, dict):
     holder[['', BAIT, 'x\n\x1b', key + '_'][rng.integers(4)]] = holder.pop(key)
-  elif how == 2 and type(holder[key]) is int:
+  elif action == 2 and type(holder[key]) is int:
     holder[key] += int(rng.choice([-1, 1]))
   else:
     holder[key] = copy.deepcopy(_VALUES[int(rng.integers(len(_VALUES)))])
 
 
-def _flip(content, others, rng):
-  del others
-  found = bytearray(content)
-  for _ in range(rng.integers(1, 9) if found else 0):
-    found[_place(content, rng)] ^= 1 << int(rng.integers(8))
-  return bytes(found)
+def _flip(content, donors, rng):
+  del donors
+  damaged = bytearray(content)
+  for _ in range(rng.integers(1, 9) if damaged else 0):
+    damaged[_place(content, rng)] ^= 1 << int(rng.integers(8))
+  return bytes(damaged)
 
 
-def _cut(content, others, rng):
-  del others
+def _cut(content, donors, rng):
+  del donors
   return content[: _place(content, rng)]
 
 
-def _remove(content, others, rng):
-  del others
+def _remove(content, donors, rng):
+  del donors
   start = _place(content, rng)
   return content[:start] + content[start + int(rng.integers(1, 64)) :]
 
 
-def _insert(content, others, rng):
-  del others
+def _insert(content, donors, rng):
+  del donors
   place = _place(content, rng)
   return content[:place] + rng.bytes(rng.integers(1, 64)) + content[place:]
 
 
-def _insert_word(content, others, rng):
-  del others
+def _insert_word(content, donors, rng):
+  del donors
   place = _place(content, rng)
   return content[:place] + _WORDS[rng.integers(len(_WORDS))] + content[place:]
 
 
-def _duplicate(content, others, rng):
-  del others
+def _duplicate(content, donors, rng):
+  del donors
   start, place = _place(content, rng), _place(content, rng)
   part = content[start : start + int(rng.integers(1, 256))]
   return content[:place] + part * int(rng.integers(1, 4)) + content[place:]
 
 
-def _splice(content, others, rng):
-  other = others[rng.integers(len(others))]
-  return content[: _place(content, rng)] + other[_place(other, rng) :]
+def _splice(content, donors, rng):
+  donor = donors[rng.integers(len(donors))]
+  return content[: _place(content, rng)] + donor[_place(donor, rng) :]
 
 
-def _number(content, others, rng):
-  """Another number in the place of one, in digits or in four bytes."""
-  del others
+def _number(content, donors, rng):
+  """Replaces a number, in digits or in four bytes."""
+  del donors
   digits = [*re.finditer(rb'\d+', content)]
   number = _NUMBERS[rng.integers(len(_NUMBERS))]
   if digits and rng.integers(2):
-    found = digits[rng.integers(len(digits))]
-    return content[: found.start()] + b'%d' % number + content[found.end() :]
+    match = digits[rng.integers(len(digits))]
+    return content[: match.start()] + b'%d' % number + content[match.end() :]
   place = _place(content, rng)
   word = (number % 2**32).to_bytes(4, 'little')
   return content[:place] + word + content[place + 4 :]
 
 
 def _place(content: bytes, rng: np.random.Generator) -> int:
-  """Anywhere, but half of the time near an end, where formats keep sizes."""
+  """Draws a position, in half of the cases near an end, where sizes are."""
   size = max(len(content), 1)
-  near = min(size, 256)
-  anywhere = (0, size), (0, near), (size - near, size), (0, size)
+  edge = min(size, 256)
+  anywhere = (0, size), (0, edge), (size - edge, size), (0, size)
   return int(rng.integers(*anywhere[rng.integers(4)]))
 
 

@@ -1,4 +1,4 @@
-"""What reads files of others: valid ones, and what must hold of any result."""
+"""Parsers of foreign files, with valid examples and checks of any result."""
 
 from collections.abc import Callable
 from collections.abc import Mapping
@@ -33,40 +33,41 @@ _TEXTS = (
   'zweite Zeile\nmit Umbruch, «naïve» 三 \u2028 🙂 und noch etwas mehr Text',
   'to be or not to be ' * 20,
 )
-_MOST_EXPANSION = 1_000  # Characters of text a byte of a file.
+_MAX_EXPANSION = 1_000  # Characters of text a byte of a file.
 
 
 class Parser(NamedTuple):
-  """One of the parsers.
+  """A parser with examples of its files.
 
   Attributes:
-    name: of what it reads.
+    name: of the kind of files.
     examples: makes valid sets of files, {name: content} each.
-    read: `read(directory)` reads such files and asserts what must hold.
+    read: `read(directory)` parses such files and asserts facts on the result.
     share: of all inputs; slow parsers get fewer.
-    seal: makes checksums right after damage, as an attacker would.
+    seal: corrects checksums after damage, as an attacker would.
   """
 
   name: str
   examples: Callable[[], Sequence[Files]]
   read: Callable[[pathlib.Path], None]
   share: float = 1.0
-  seal: Callable[[Files], Files] = lambda given: given
+  seal: Callable[[Files], Files] = lambda contents: contents
 
 
 def make_input(
   parser: Parser, examples: Sequence[Files], rng: np.random.Generator
 ) -> Files:
-  """A set of files with damage in one of them."""
+  """Makes a set of files with damage in one of them."""
   example = examples[int(rng.integers(len(examples)))]
   name = list(example)[rng.integers(len(example))]
-  others = [x[name] for x in examples if name in x]
+  donors = [x[name] for x in examples if name in x]
   if name.endswith('.json') and rng.integers(3):
     damaged = fuzz_inputs.change_json(example[name], rng)
   else:
-    damaged = fuzz_inputs.change(example[name], others, rng)
-  given = {**example, name: damaged}
-  return parser.seal(given) if rng.integers(4) else given
+    damaged = fuzz_inputs.change(example[name], donors, rng)
+  contents = {**example, name: damaged}
+  # Wrong checksums, tried in a quarter of the inputs, hide all later checks.
+  return parser.seal(contents) if rng.integers(4) else contents
 
 
 # Texts.
@@ -112,13 +113,13 @@ def _read_texts(name: str, directory: pathlib.Path) -> None:
     assert text is not None  # Nulls are refused.
     documents.content_key(documents.clean(text))
     characters += len(text)
-  assert characters <= _MOST_EXPANSION * path.stat().st_size
+  assert characters <= _MAX_EXPANSION * path.stat().st_size
 
 
 def _read_plain(directory: pathlib.Path) -> None:
   path = directory / 'web.txt'
-  found = ''.join(filter(None, files.source(str(path)).read()))
-  assert found == path.read_bytes().decode('utf-8-sig')
+  text = ''.join(filter(None, files.source(str(path)).read()))
+  assert text == path.read_bytes().decode('utf-8-sig')
 
 
 # A tokenizer.
@@ -170,18 +171,18 @@ def corpus_examples() -> Sequence[Files]:
     return [{x.name: x.read_bytes() for x in sorted(path.iterdir())}]
 
 
-def seal_corpus(given: Files) -> Files:
-  """Checksums of what is there, if the record is still an object."""
+def seal_corpus(contents: Files) -> Files:
+  """Corrects the checksums of a damaged corpus, if its record is an object."""
   try:
-    record = json.loads(given['corpus.json'])
-    found = f'{zlib.crc32(given["tokens.npy"]):08x}'
+    record = json.loads(contents['corpus.json'])
+    checksum = f'{zlib.crc32(contents["tokens.npy"]):08x}'
     if isinstance(record['files'], dict):
-      record['files']['tokens.npy'] = found
+      record['files']['tokens.npy'] = checksum
     del record['checksum']
     record['checksum'] = checked_files.checksum(record)
-    return {**given, 'corpus.json': json.dumps(record).encode()}
+    return {**contents, 'corpus.json': json.dumps(record).encode()}
   except (ValueError, TypeError, KeyError, RecursionError):
-    return given
+    return contents
 
 
 def _read_corpus(directory: pathlib.Path) -> None:
@@ -202,7 +203,7 @@ def _read_corpus(directory: pathlib.Path) -> None:
 
 
 def _tfds_examples() -> Sequence[Files]:
-  kept = [
+  texts = [
     documents.Document(
       documents.content_key(f'{split} {i}'), 'a', split, f'{i} {_TEXTS[0]}'
     )
@@ -210,9 +211,9 @@ def _tfds_examples() -> Sequence[Files]:
     for i in range(4)
   ]
   with tempfile.TemporaryDirectory() as directory:
-    path = corpora.prepare(pathlib.Path(directory), kept, {})
-    found = {x.name: x.read_bytes() for x in sorted(path.iterdir())}
-  return [{x: y for x, y in found.items() if 'held_out' not in x}]
+    path = corpora.prepare(pathlib.Path(directory), texts, {})
+    contents = {x.name: x.read_bytes() for x in sorted(path.iterdir())}
+  return [{x: y for x, y in contents.items() if 'held_out' not in x}]
 
 
 def _read_tfds(directory: pathlib.Path) -> None:

@@ -1,13 +1,13 @@
-"""Kills training and estimation at random moments, until they are done.
+"""Kills training and estimation at random moments and compares the results.
 
   python -m experiments.kills --kills=200 --workdir=DIR
 
-makes the smoke preset once without interruption. Then it trains again and
-again on the same corpus, and estimates on the same checkpoints, with a SIGKILL
-at a random moment of every process, until half of the kills have hit a training
-and half of them estimates; a run that survives its moment is done.
-Losses, weights of all checkpoints and traces must be those of the first run,
-bit for bit.
+makes the smoke preset once without interruption. Then it repeats the training
+on the same corpus, and the estimates on the same checkpoints. Every process
+gets a SIGKILL at a random moment, and the next one resumes, until a process
+ends by itself. Half of the kills must hit a training and half of them
+estimates. Losses, weights of all checkpoints and traces must equal those of the
+first run, bit for bit.
 
 Exit status: 0 if they are.
 """
@@ -51,9 +51,9 @@ class Command(NamedTuple):
   """A command that is killed.
 
   Attributes:
-    needs: what earlier commands have made of a workdir.
-    has_begun: whether a workdir has something that the command goes on from.
-    result: what it made, to be compared.
+    needs: subdirectories that earlier commands made.
+    has_begun: true of a workdir with a state from which the command resumes.
+    result: loads what the command made, for comparison.
   """
 
   needs: tuple[str, ...]
@@ -62,37 +62,41 @@ class Command(NamedTuple):
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Kills, goes on and compares; see the module.
+  """Kills and resumes both commands, and compares; see the module.
 
   Raises:
     ValueError: if a run fails that was not killed.
   """
-  whole = workdir / 'whole'
+  undisturbed = workdir / 'whole'
   for name in ('build_corpus', *_COMMANDS):
-    _wait(_start(name, whole))
-  return [row for name in _COMMANDS for row in _rows(name, workdir, whole)]
+    _wait(_start(name, undisturbed))
+  return [
+    row for name in _COMMANDS for row in _rows(name, workdir, undisturbed)
+  ]
 
 
 def _rows(
-  name: str, workdir: pathlib.Path, whole: pathlib.Path
+  name: str, workdir: pathlib.Path, undisturbed: pathlib.Path
 ) -> list[targets.Row]:
   command = _COMMANDS[name]
   rng = np.random.default_rng([seed_flag.SEED.value, len(command.needs)])
-  seconds = _timed(name, _prepared(workdir / f'{name}_timed', command, whole))
-  expected, least = command.result(whole), _KILLS.value / 2
+  seconds = _time(
+    name, _prepare(workdir / f'{name}_timed', command, undisturbed)
+  )
+  expected, target = command.result(undisturbed), _KILLS.value / 2
   kills: list[bool] = []
   runs = different = 0
-  while len(kills) < least:
-    again = _prepared(workdir / f'{name}_{runs}', command, whole)
-    kills += _killed(name, again, seconds, rng)
-    different += command.result(again) != expected
+  while len(kills) < target:
+    resumed = _prepare(workdir / f'{name}_{runs}', command, undisturbed)
+    kills += _kill_until_done(name, resumed, seconds, rng)
+    different += command.result(resumed) != expected
     runs += 1
     logging.info('%s: %d kills in %d runs', name, len(kills), runs)
   begun = f'{sum(kills)} with something to go on from'
   ended = f'of {runs}, bit for bit'
   return [
     targets.Row(
-      f'kills of {name}', len(kills), '', f'>= {least:g}', True, begun
+      f'kills of {name}', len(kills), '', f'>= {target:g}', True, begun
     ),
     targets.Row(
       f'runs of {name} that end otherwise',
@@ -105,14 +109,14 @@ def _rows(
   ]
 
 
-def _prepared(
-  workdir: pathlib.Path, command: Command, whole: pathlib.Path
+def _prepare(
+  workdir: pathlib.Path, command: Command, undisturbed: pathlib.Path
 ) -> pathlib.Path:
-  """A workdir, new or gone on with, that has what a command needs."""
+  """Makes a workdir with links to the inputs of a command."""
   workdir.mkdir(parents=True, exist_ok=True)
   for name in command.needs:
     if not (workdir / name).exists():
-      (workdir / name).symlink_to((whole / name).resolve())
+      (workdir / name).symlink_to((undisturbed / name).resolve())
   return workdir
 
 
@@ -125,34 +129,34 @@ def _start(name: str, workdir: pathlib.Path) -> subprocess.Popen:
     stdout=subprocess.DEVNULL,
     stderr=subprocess.PIPE,
     text=True,
-    # All runs find what one of them compiled: most of a run is not compilation.
+    # A shared cache, so that most kills don't fall into compilation.
     env={**os.environ, 'JAX_COMPILATION_CACHE_DIR': str(compiled)},
   )
 
 
 def _wait(process: subprocess.Popen, timeout: float | None = None) -> None:
   """Waits for a process that must succeed."""
-  said = process.communicate(timeout=timeout)[1]
+  errors = process.communicate(timeout=timeout)[1]
   if process.returncode:
     raise ValueError(
       'A run that was not killed must succeed, because the others are compared '
-      f'with it; got exit status {process.returncode}: {said[-300:]}.'
+      f'with it; got exit status {process.returncode}: {errors[-300:]}.'
     )
 
 
-def _timed(name: str, workdir: pathlib.Path) -> float:
+def _time(name: str, workdir: pathlib.Path) -> float:
   began = time.perf_counter()
   _wait(_start(name, workdir))
   return time.perf_counter() - began
 
 
-def _killed(
+def _kill_until_done(
   name: str, workdir: pathlib.Path, seconds: float, rng: np.random.Generator
 ) -> Iterator[bool]:
-  """Runs a command until it is done.
+  """Runs a command until it is done, killing its processes.
 
   Yields:
-    For every kill on the way, whether it left something to go on from.
+    For every kill, True if a state was saved before it.
   """
   while True:
     process = _start(name, workdir)
@@ -162,31 +166,32 @@ def _killed(
     except subprocess.TimeoutExpired:
       process.send_signal(signal.SIGKILL)
       process.communicate()
+      # The process may have ended between its time and the signal.
       if process.returncode == -signal.SIGKILL:
         yield _COMMANDS[name].has_begun(workdir)
 
 
 def _has_state(workdir: pathlib.Path) -> bool:
-  """Whether there is a state: whole, and of a later step than 0."""
+  """True if a complete state of a later step than 0 is saved."""
   resume = workdir / 'train' / 'resume'
   return resume.exists() and any(checkpoints.steps(resume))
 
 
-def trained(workdir: pathlib.Path) -> Any:
-  """Losses and checkpoints of a training run, to be compared bit for bit."""
+def training_result(workdir: pathlib.Path) -> Any:
+  """Losses and checkpoints of a training run, for comparison bit for bit."""
   record = records.load_record(workdir / 'train' / 'training.zarr')
-  kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
-  weights = trees.content_hash(kept.load(kept.steps))
-  return record.loss.values.tolist(), kept.steps, weights
+  trajectory = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
+  weights = trees.content_hash(trajectory.load(trajectory.steps))
+  return record.loss.values.tolist(), trajectory.steps, weights
 
 
 def _traces(workdir: pathlib.Path) -> Any:
-  found = disk.open_store(workdir / 'rllc').read()
-  return {name: array.values.tobytes() for name, array in found.items()}
+  traces = disk.open_store(workdir / 'rllc').read()
+  return {name: array.values.tobytes() for name, array in traces.items()}
 
 
 _COMMANDS = {
-  'train': Command(('corpus',), _has_state, trained),
+  'train': Command(('corpus',), _has_state, training_result),
   'estimate_rllc': Command(
     ('corpus', 'train'),
     lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),
@@ -196,5 +201,5 @@ _COMMANDS = {
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/kills')

@@ -1,13 +1,13 @@
-"""Estimates where the answer is known: losses of every family, in minutes.
+"""Compares estimates with exact values for losses of several families.
 
   python -m experiments.known_answers [--quick] [--workdir=DIR] [--json=FILE]
 
-Each problem is sampled through the same call as anything else, and must agree
-with its exact value at its own n beta, localization and step size: within 4
-standard errors, which must themselves be small (1 % for bowls, 3 % for the
-rest). With 7 degrees of freedom one honest problem in 190 would miss that by
-chance; seeds are fixed. The learning coefficient stands beside it and is not
-judged: no n beta that can be sampled reaches it where a loss is degenerate.
+Each problem is sampled by `estimate_rllc`. It must agree with its exact value
+at its n beta, localization and step size within 4 standard errors. The standard
+error must be at most 1 % for bowls and 3 % for the rest. With 7 degrees of
+freedom a correct estimate of one problem in 190 misses by chance; seeds are
+fixed. The learning coefficient is printed, too, and not judged: for degenerate
+losses no n beta that can be sampled reaches it.
 
 Writes, below the workdir, known_answers.json and .png: every problem; and
 approach.json and .png: exact values as n beta grows.
@@ -45,29 +45,29 @@ from rllc_jax.truth import toy
 from rllc_jax.truth import two_layer_linear
 
 _SEED = 0
-_MOST_DRAWS = 2000  # Kept of a chain; longer ones are recorded more rarely.
+_MAX_DRAWS = 2000  # Draws of a chain; longer chains skip steps between draws.
 _LINE = '{:<60} {:>5} {:>3}  {:>8}  {:>8}   {:<7}  {:>6}  {}'
-_LOCALIZATION = 10.0  # Of the curves towards lambda.
+_LOCALIZATION = 10.0  # For the curves towards lambda.
 
 
 class Record(NamedTuple):
-  """What is known and what was found of a problem; a row of the JSON file.
+  """Exact value and estimate of a problem; a row of the JSON file.
 
   Attributes:
     problem: its name and settings.
     family: of the loss.
-    restricted: whether some coordinates were frozen.
-    learning_coefficient: lambda, of what moves.
+    restricted: True if some coordinates were frozen.
+    learning_coefficient: lambda, of the free coordinates.
     multiplicity: m.
-    exact: the value at these settings; None if it is not known.
+    exact: the value at these settings; None if there is no formula.
     llc: the estimate.
     standard_error: of the estimate.
     low: lower end of the 95 % interval.
     high: upper end.
-    seconds: it took, compilation included.
-    largest_error: that the standard error may be, as a share of `exact`.
-    holds: whether they agree; None where there is no exact value.
-    note: what is worth knowing.
+    seconds: of sampling, compilation included.
+    largest_error: limit of the standard error, as a share of `exact`.
+    holds: True if they agree; None without an exact value.
+    note: remark for the table.
   """
 
   problem: str
@@ -122,17 +122,17 @@ def run(workdir: pathlib.Path, quick: bool = False) -> list[targets.Row]:
 
 
 def estimate(problem: known_problems.Problem) -> Record:
-  """Samples one problem and holds the estimate against its exact value."""
+  """Samples one problem and compares the estimate with its exact value."""
   start = time.perf_counter()
-  found = _sample(problem)
+  result = _sample(problem)
   seconds = time.perf_counter() - start
-  numbers = (found.llc, found.standard_error, found.low, found.high)
-  llc, standard_error, low, high = (float(x[0]) for x in numbers)
+  values = (result.llc, result.standard_error, result.low, result.high)
+  llc, standard_error, low, high = (float(x[0]) for x in values)
   holds = None
   if problem.exact is not None:
     small = standard_error <= problem.largest_error * problem.exact
     close = abs(llc - problem.exact) <= 4 * standard_error
-    holds = small and close and not found.failed.any()
+    holds = small and close and not result.failed.any()
   return Record(
     problem=label(problem),
     family=problem.family,
@@ -152,7 +152,7 @@ def estimate(problem: known_problems.Problem) -> Record:
 
 
 def _sample(problem: known_problems.Problem) -> rllc.Estimate:
-  """Estimates without a word on health: the truth has the step's bias in it."""
+  """Estimates without health warnings: the truth includes the step's bias."""
   logging_of_python.getLogger('rllc_jax').setLevel('WARNING')
   with warnings.catch_warnings():
     warnings.simplefilter('ignore', health.NotHealthyWarning)
@@ -162,9 +162,9 @@ def _sample(problem: known_problems.Problem) -> rllc.Estimate:
 def _estimate(problem: known_problems.Problem) -> rllc.Estimate:
   sampling = problem.sampling
   lens, index = problem.moves or (weights.all_weights(), jnp.int32(0))
-  between = math.ceil(sampling.num_steps / _MOST_DRAWS)
+  between = math.ceil(sampling.num_steps / _MAX_DRAWS)
   return rllc.estimate_rllc(
-    jax.random.key(_SEED),  # The name addresses the noise.
+    jax.random.key(_SEED),  # Keys also depend on the name of the refinement.
     types.Refinements(
       names=(label(problem),),
       lens=lens,
@@ -188,7 +188,7 @@ def _estimate(problem: known_problems.Problem) -> rllc.Estimate:
 
 
 def approach() -> Iterator[Approach]:
-  """Exact values over nine decades of n beta, by quadrature alone."""
+  """Yields curves of exact values over nine decades of n beta."""
   cross = learning_coefficients.normal_crossing
   for powers, name in (((1, 1), 'x² y²'), ((1, 1, 1), 'x² y² z²')):
     loss = toy.normal_crossing(powers)
@@ -201,19 +201,21 @@ def approach() -> Iterator[Approach]:
       widths, posterior
     )
     name = '→'.join(map(str, widths)) + ' at 0'
-    known = learning_coefficients.reduced_rank_regression(*widths, rank=0)
-    yield _curve(name, known, exact)
+    coefficient = learning_coefficients.reduced_rank_regression(*widths, rank=0)
+    yield _curve(name, coefficient, exact)
 
 
 def _curve(name, coefficient, exact) -> Approach:
   decades = [10.0**k for k in range(1, 10)]
-  at = [exact(types.Posterior(nbeta, _LOCALIZATION)) for nbeta in decades]
-  value, multiplicity = coefficient
-  return Approach(name, value, multiplicity, _LOCALIZATION, decades, at)
+  values = [exact(types.Posterior(nbeta, _LOCALIZATION)) for nbeta in decades]
+  learning_coefficient, multiplicity = coefficient
+  return Approach(
+    name, learning_coefficient, multiplicity, _LOCALIZATION, decades, values
+  )
 
 
 def label(problem: known_problems.Problem) -> str:
-  """What a problem is called: its name and its settings."""
+  """Label of a problem: its name and its settings."""
   settings = style.settings_text(problem.sampling._asdict())
   return f'{problem.name} · {settings}'
 
@@ -238,8 +240,8 @@ def _line(record: Record) -> str:
 
 def _row(record: Record) -> targets.Row:
   coefficient = f'λ {record.learning_coefficient:.4g}, m {record.multiplicity}'
-  found = f'SE {record.standard_error:.2g}'
-  notes = [coefficient, found, f'{record.seconds:.1f} s', record.note]
+  error = f'SE {record.standard_error:.2g}'
+  notes = [coefficient, error, f'{record.seconds:.1f} s', record.note]
   target = ''
   if record.exact is not None:
     share = f'{100 * record.largest_error:g} %'
@@ -254,8 +256,8 @@ def _row(record: Record) -> targets.Row:
 
 
 def _approach_row(curve: Approach) -> targets.Row:
-  before = zip(curve.nbeta[:-1:2], curve.exact[:-1:2], strict=True)
-  steps = ', '.join(f'{value:.4g} at {nbeta:.0e}' for nbeta, value in before)
+  points = zip(curve.nbeta[:-1:2], curve.exact[:-1:2], strict=True)
+  steps = ', '.join(f'{value:.4g} at {nbeta:.0e}' for nbeta, value in points)
   return targets.Row(
     f'{curve.problem}: exact at nβ = {curve.nbeta[-1]:.0e}',
     curve.exact[-1],
@@ -264,7 +266,7 @@ def _approach_row(curve: Approach) -> targets.Row:
 
 
 def _write(path: pathlib.Path, items: Sequence[NamedTuple], draw) -> None:
-  """Writes what was found, and the figure that is drawn from that alone."""
+  """Writes records as JSON, and the figure that is drawn from them."""
   objects = [item._asdict() for item in items]
   checked_files.write_json(path.with_suffix('.json'), {'records': objects})
   image = style.image(draw(objects), 'png')
@@ -272,7 +274,7 @@ def _write(path: pathlib.Path, items: Sequence[NamedTuple], draw) -> None:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   quick = flags.DEFINE_bool(
     'quick', False, 'Only one or two problems of each family: in seconds.'
   )

@@ -1,8 +1,8 @@
-"""Losses with known answers, and how each is sampled.
+"""Losses with known answers, and the settings to sample them.
 
-Every exact value is that at the problem's own n beta, localization and step
-size (`truth.finite_temperature`). Freezing coordinates makes another problem
-with an answer of its own: each family has such restricted cases.
+Every exact value is that at the problem's n beta, localization and step size
+(`truth.finite_temperature`). Freezing coordinates makes another problem with
+another answer: each family has such restricted cases.
 """
 
 from collections.abc import Iterator
@@ -21,7 +21,7 @@ from rllc_jax.truth import two_layer_linear
 
 
 class Sampling(NamedTuple):
-  """At what settings a problem is sampled, and how long.
+  """Settings and lengths of the chains of a problem.
 
   Attributes:
     nbeta: n beta.
@@ -45,18 +45,18 @@ class Sampling(NamedTuple):
 
 
 class Problem(NamedTuple):
-  """A loss, what moves, how it is sampled, and what must come out.
+  """A loss with its free coordinates, its sampling and its exact value.
 
   Attributes:
     family: of the loss.
-    name: the loss, and what moves.
+    name: of the loss and its frozen coordinates.
     loss: with w* and data.
-    coefficient: lambda and m, of what moves.
-    exact: what the estimate tends to; None if that is not known.
+    coefficient: lambda and m, of the free coordinates.
+    exact: the limit of the estimate; None if there is no formula.
     sampling: settings and lengths.
-    moves: lens and index of what moves; None if everything does.
-    largest_error: what the standard error may be, as a share of `exact`.
-    note: what is worth knowing.
+    moves: lens and index of the free coordinates; None if all are free.
+    largest_error: limit of the standard error, as a share of `exact`.
+    note: remark for the table.
   """
 
   family: str
@@ -71,13 +71,13 @@ class Problem(NamedTuple):
 
 
 def problems(quick: bool = False) -> Iterator[Problem]:
-  """All problems, family by family; one or two of each if quick."""
+  """Yields all problems, family by family; one or two of each if quick."""
   for family in (bowls, powers, crossings, two_layers, deep_networks):
     yield from family(quick)
 
 
 def bowls(quick: bool) -> Iterator[Problem]:
-  """Quadratic losses. The step size's bias is exact, and can be a third."""
+  """Quadratic losses, with the exact bias of the step size, up to a third."""
   ones, uneven = np.ones(10), np.logspace(-3, 0, 10)
   even_bowl, uneven_bowl = toy.quadratic_toy(ones), toy.quadratic_toy(uneven)
   every_third = np.arange(10) % 3 == 0
@@ -109,13 +109,16 @@ def bowls(quick: bool) -> Iterator[Problem]:
 
 
 def powers(quick: bool) -> Iterator[Problem]:
-  """Without localization E[n beta K] is lambda itself, at every n beta."""
+  """Weighted homogeneous losses without localization.
+
+  There E[n beta K] is lambda at every n beta.
+  """
   family, name = 'weighted homogeneous', 'x² + x y² + y⁴'
   loss = toy.Polynomial((1.0, 1.0, 1.0), ((2, 0), (1, 2), (0, 4)))
   coefficient = learning_coefficients.weighted_homogeneous
   first = Sampling(1e2, 0, 2e-4, 64, 100_000, 10_000)
-  both = coefficient((1 / 2, 1 / 4))
-  yield _polynomial(family, name, loss, both, first)
+  all_free = coefficient((1 / 2, 1 / 4))
+  yield _polynomial(family, name, loss, all_free, first)
   if quick:
     return
   frozen = f'{name}, x frozen at 0'
@@ -123,7 +126,7 @@ def powers(quick: bool) -> Iterator[Problem]:
     family, frozen, loss, coefficient((1 / 4,)), first, frozen=(0.0, None)
   )
   second = Sampling(1e4, 0, 5e-6, 64, 400_000, 40_000)
-  yield _polynomial(family, name, loss, both, second)
+  yield _polynomial(family, name, loss, all_free, second)
 
 
 def crossings(quick: bool) -> Iterator[Problem]:
@@ -208,9 +211,9 @@ def deep_networks(quick: bool) -> Iterator[Problem]:
   )
   if quick:
     return
-  # The loss holds 1,024 of 10,240 directions, and those relax in four steps.
-  # The others still spread after the burn-in, and change nothing: the network
-  # is the same bowl all along them.
+  # The loss depends on 1,024 of 10,240 directions, which relax in four steps.
+  # The remaining ones still spread after the burn-in, without effect: the
+  # network is the same bowl everywhere along them.
   yield _network(
     family,
     'ten 32×32 layers at 1',
@@ -299,7 +302,7 @@ def _network(
   layer: str | None = None,
   note: str = '',
 ) -> Problem:
-  """A network where it is a bowl, with the eigenvalues of its own Hessian."""
+  """A network whose loss is a bowl, with the eigenvalues of its Hessian."""
   loss = toy.linear_network_toy(layers)
   moves = (weights.subtree(layer), np.int32(0)) if layer else None
   lens, index = moves or (weights.all_weights(), np.int32(0))

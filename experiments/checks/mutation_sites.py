@@ -1,7 +1,7 @@
-"""Single-line mutations of Python code: which there are, and how to make one.
+"""Lists, draws and applies single-line mutations of Python code.
 
-A mutation is kept as the text of its line before and after and the name of the
-function around it, so that it is found again after code has moved.
+A mutation is stored as the text of its line before and after and the name of
+the function around it, so that it can be located after code has moved.
 """
 
 import ast
@@ -50,9 +50,9 @@ _CALLS = {
   'zeros': 'ones',
   'ones': 'zeros',
 }
-# Text for people: no test is meant to fix its every character.
-_WORDS = (ast.Raise, ast.JoinedStr, ast.arguments, ast.AnnAssign)
-_SPEAKERS = ('warn', 'warning', 'info', 'print', 'ValueError', 'lru_cache')
+# Nodes of messages and annotations: no test is meant to fix every character.
+_TEXT_NODES = (ast.Raise, ast.JoinedStr, ast.arguments, ast.AnnAssign)
+_TEXT_CALLS = ('warn', 'warning', 'info', 'print', 'ValueError', 'lru_cache')
 
 
 class Mutation(NamedTuple):
@@ -60,10 +60,10 @@ class Mutation(NamedTuple):
 
   Attributes:
     package: of `rllc_jax`.
-    path: of the file, below the root, where it was found.
+    path: of the file, below the root, when the mutation was drawn.
     function: the innermost function around the line.
     before: the line, stripped.
-    after: what becomes of it.
+    after: the changed line, stripped.
   """
 
   package: str
@@ -74,14 +74,14 @@ class Mutation(NamedTuple):
 
   @property
   def name(self) -> str:
-    """What tells it from the others of a list."""
+    """Identifier within a list of mutations."""
     return f'{self.package} {self.function}: {self.before}'
 
 
 def choose(
   root: pathlib.Path, package: str, number: int, seed: int
 ) -> list[Mutation]:
-  """Mutations of a package, at most one a line, drawn by a seed."""
+  """Draws mutations of a package by a seed, at most one a line."""
   sites = []
   for path in sorted((root / 'rllc_jax' / package).rglob('*.py')):
     sites += list(_sites(package, path, root))
@@ -113,7 +113,7 @@ def locate(root: pathlib.Path, mutation: Mutation) -> tuple[pathlib.Path, int]:
 
 
 def mutated(text: str, number: int, after: str) -> str:
-  """A file's text with another line."""
+  """Replaces a line in the text of a file, keeping its indentation."""
   lines = text.splitlines(keepends=True)
   indent = len(lines[number]) - len(lines[number].lstrip())
   lines[number] = f'{" " * indent}{after}\n'
@@ -129,13 +129,14 @@ def _is_unique(root: pathlib.Path, mutation: Mutation) -> bool:
 
 
 def _lines_of_functions(text: str) -> Iterator[tuple[str, int]]:
-  """Every line of a function's body with the innermost function's name."""
-  owner: dict[int, str] = {}
-  for node in ast.walk(ast.parse(text)):  # Outer functions come first.
+  """Yields each line of every function with the innermost function's name."""
+  names: dict[int, str] = {}
+  # Breadth first, so an inner function overwrites the lines of the outer one.
+  for node in ast.walk(ast.parse(text)):
     if isinstance(node, ast.FunctionDef):
       for number in range(node.body[0].lineno - 1, node.end_lineno or 0):
-        owner[number] = node.name
-  return ((name, number) for number, name in owner.items())
+        names[number] = node.name
+  return ((name, number) for number, name in names.items())
 
 
 def _sites(
@@ -143,10 +144,10 @@ def _sites(
 ) -> Iterator[Mutation]:
   text = path.read_text()
   lines = text.splitlines()
-  owner = {number: name for name, number in _lines_of_functions(text)}
+  names = {number: name for name, number in _lines_of_functions(text)}
   for node in _code(ast.parse(text)):
     number = getattr(node, 'lineno', 0) - 1
-    if number not in owner:
+    if number not in names:
       continue
     for start, old, new in _changes(node, lines):
       line = lines[number]
@@ -154,23 +155,23 @@ def _sites(
       yield Mutation(
         package,
         str(path.relative_to(root)),
-        owner[number],
+        names[number],
         line.strip(),
         after.strip(),
       )
 
 
 def _code(node: ast.AST) -> Iterator[ast.AST]:
-  """Nodes below one, without docstrings, messages and annotations."""
+  """Yields the nodes below one, without messages and annotations."""
   for child in ast.iter_child_nodes(node):
-    if isinstance(child, _WORDS) or _speaks(child):
+    if isinstance(child, _TEXT_NODES) or _is_text_call(child):
       continue
     yield child
     yield from _code(child)
 
 
-def _speaks(node: ast.AST) -> bool:
-  return isinstance(node, ast.Call) and _name(node.func) in _SPEAKERS
+def _is_text_call(node: ast.AST) -> bool:
+  return isinstance(node, ast.Call) and _name(node.func) in _TEXT_CALLS
 
 
 def _name(function: ast.expr) -> str:
@@ -182,7 +183,7 @@ def _name(function: ast.expr) -> str:
 def _changes(
   node: ast.AST, lines: Sequence[str]
 ) -> Iterator[tuple[int, str, str]]:
-  """Texts of a node's line that may become others: (column, old, new)."""
+  """Yields possible changes (column, old, new) of a node's line."""
   if isinstance(node, ast.Compare) and len(node.ops) == 1:
     pair = _COMPARISONS[type(node.ops[0])]
     yield from _between(node.left, node.comparators[0], pair, lines)
@@ -201,13 +202,14 @@ def _changes(
     yield from _constants(node, lines)
   elif isinstance(node, ast.Call) and _name(node.func) in _CALLS:
     name = _name(node.func)
+    # The built-in `sum` has no counterpart `mean`.
     method = isinstance(node.func, ast.Attribute) or name not in ('sum', 'mean')
     if method and node.func.lineno == node.func.end_lineno:
       yield (node.func.end_col_offset or 0) - len(name), name, _CALLS[name]
 
 
 def _between(left, right, pair, lines) -> Iterator[tuple[int, str, str]]:
-  """An operator that stands between two expressions of one line."""
+  """Yields the change of an operator between two expressions of one line."""
   if left.lineno != right.end_lineno:
     return
   old, new = pair

@@ -1,17 +1,16 @@
-"""How many seeded faults of the library do the tests catch?
+"""Counts how many seeded faults of the library the tests catch.
 
   python -m experiments.checks.mutations --workdir=runs/mutations
 
 changes one line of a copy of the repository at a time and runs the tests of its
-package and tests/library_test.py until one fails. What survives these gets the
-whole of `make test`. Lines are drawn by --seed, --number a package.
+package and tests/library_test.py until one fails. Mutations that survive these
+are tested by all of `make test`. Lines are drawn by --seed, --number a package.
 
---repeat=FILE takes the mutations of an earlier run, WORKDIR/mutations.json,
+--repeat=FILE repeats the mutations of an earlier run, WORKDIR/mutations.json,
 wherever their lines are now; those whose line is gone are replaced. --root is
 the repository, by default this one; its environment, .venv, runs the tests.
 
-A run that was stopped goes on where it was. Exit status: 0 if at least --least
-mutations are caught.
+A stopped run resumes. Exit status: 0 if at least --least mutations are caught.
 """
 
 from collections.abc import Sequence
@@ -40,12 +39,14 @@ PACKAGES = (
   'data',
   'analysis',
 )
-_HERE = pathlib.Path(__file__).parents[2]
+_REPOSITORY = pathlib.Path(__file__).parents[2]
 flags.adopt_module_key_flags(seed_flag)
 _NUMBER = flags.DEFINE_integer('number', 11, 'Mutations of each package.')
 _LEAST = flags.DEFINE_integer('least', 0, 'Mutations that must be caught.')
 _REPEAT = flags.DEFINE_string('repeat', None, 'Mutations of an earlier run.')
-_ROOT = flags.DEFINE_string('root', str(_HERE), 'Repository that is mutated.')
+_ROOT = flags.DEFINE_string(
+  'root', str(_REPOSITORY), 'Repository that is mutated.'
+)
 _FAST = {
   'JAX_DISABLE_MOST_OPTIMIZATIONS': '1',
   'JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS': '0',
@@ -53,7 +54,7 @@ _FAST = {
   '--xla_cpu_use_fusion_emitters=false '
   '--xla_cpu_parallel_codegen_split_count=1',
 }
-_PACKAGE_SECONDS, _ALL_SECONDS = 900, 2700  # A mutation may never end.
+_PACKAGE_SECONDS, _ALL_SECONDS = 900, 2700  # A mutation may loop forever.
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
@@ -64,28 +65,30 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   """
   root, workdir = pathlib.Path(_ROOT.value).resolve(), workdir.resolve()
   workdir.mkdir(parents=True, exist_ok=True)
-  mutations = _listed(root, workdir / 'mutations.json')
+  mutations = _load_or_draw(root, workdir / 'mutations.json')
   path = workdir / 'outcomes.jsonl'
-  known = _outcomes(path)
+  outcomes = _load_outcomes(path)
   copy = workdir / 'copy'
   _copy(root, copy)
   for package in PACKAGES:
-    if ['as it is', package] not in [x[:2] for x in known]:
+    if ['as it is', package] not in [x[:2] for x in outcomes]:
       _check_as_it_is(root, copy, package)
-      known.append(_keep(path, ['as it is', package, 'passes', 0.0]))
+      outcomes.append(_append(path, ['as it is', package, 'passes', 0.0]))
   for mutation in tqdm.tqdm(mutations, desc='mutations', disable=None):
-    if not any(x[0] == mutation.name for x in known):
+    if not any(x[0] == mutation.name for x in outcomes):
       began = time.monotonic()
-      outcome = _outcome(root, copy, mutation)
+      outcome = _find_outcome(root, copy, mutation)
       seconds = round(time.monotonic() - began, 1)
       line = [mutation.name, mutation.package, outcome, seconds]
       logging.info('%s: %s', outcome, mutation)
-      known.append(_keep(path, line))
-  return _rows(mutations, known)
+      outcomes.append(_append(path, line))
+  return _rows(mutations, outcomes)
 
 
-def _listed(root: pathlib.Path, path: pathlib.Path) -> list[sites.Mutation]:
-  """The mutations of this run: those of an earlier one as far as they exist."""
+def _load_or_draw(
+  root: pathlib.Path, path: pathlib.Path
+) -> list[sites.Mutation]:
+  """The mutations of this run, with those of --repeat that still exist."""
   if not path.exists():
     earlier = []
     if _REPEAT.value:
@@ -93,31 +96,31 @@ def _listed(root: pathlib.Path, path: pathlib.Path) -> list[sites.Mutation]:
     mutations = [
       mutation
       for package in PACKAGES
-      for mutation in _of_package(root, package, earlier)
+      for mutation in _draw_for_package(root, package, earlier)
     ]
     path.write_text(json.dumps([list(x) for x in mutations], indent=1))
   return [sites.Mutation(*x) for x in json.loads(path.read_text())]
 
 
-def _of_package(
+def _draw_for_package(
   root: pathlib.Path, package: str, earlier: Sequence[Sequence[str]]
 ) -> list[sites.Mutation]:
-  again = []
+  located = []
   for mutation in (sites.Mutation(*x) for x in earlier):
     if mutation.package == package:
       try:
         sites.locate(root, mutation)
-        again.append(mutation)
+        located.append(mutation)
       except LookupError:
         logging.info('gone: %s', mutation)
-  # Another seed where lines are replaced: none shall be drawn for its fate.
+  # Another seed for replacements: the first one would draw the same lines.
   seed = seed_flag.SEED.value + bool(earlier)
-  missing = _NUMBER.value - len(again)
-  return again + sites.choose(root, package, max(0, missing), seed)
+  missing = _NUMBER.value - len(located)
+  return located + sites.choose(root, package, max(0, missing), seed)
 
 
 def _copy(root: pathlib.Path, copy: pathlib.Path) -> None:
-  """A fresh copy of what git knows, and of what is new and not ignored."""
+  """Copies the tracked files, and the new ones that git does not ignore."""
   if copy.exists():
     shutil.rmtree(copy)
   listed = subprocess.run(
@@ -143,10 +146,10 @@ def _check_as_it_is(
     )
 
 
-def _outcome(
+def _find_outcome(
   root: pathlib.Path, copy: pathlib.Path, mutation: sites.Mutation
 ) -> str:
-  """What notices a mutation: 'package', 'all' or 'nothing'."""
+  """Names the tests that catch a mutation: 'package', 'all' or 'nothing'."""
   path, number = sites.locate(copy, mutation)
   text = path.read_text()
   path.write_text(sites.mutated(text, number, mutation.after))
@@ -167,19 +170,19 @@ def _tests_of(copy: pathlib.Path, package: str) -> list[str]:
 def _fails(
   root: pathlib.Path, copy: pathlib.Path, tests: Sequence[str], seconds: float
 ) -> bool:
-  """Whether tests fail, or do not end in time."""
+  """True if tests fail, or do not end in time."""
   command = [str(root / '.venv' / 'bin' / 'python'), '-m', 'pytest', '-q', '-x']
   command += ['-n', '2', '--dist', 'worksteal', *tests]
   environment = os.environ | _FAST
   environment['JAX_COMPILATION_CACHE_DIR'] = str(copy.parent / 'compiled')
-  environment['PYTHONPATH'] = str(copy)  # Before what is installed.
+  environment['PYTHONPATH'] = str(copy)  # Precedes the installed package.
   process = subprocess.Popen(
     command,
     cwd=copy,
     env=environment,
     stdout=subprocess.DEVNULL,
     stderr=subprocess.DEVNULL,
-    start_new_session=True,
+    start_new_session=True,  # To end pytest's workers with it.
   )
   try:
     return process.wait(seconds) != 0
@@ -190,7 +193,7 @@ def _fails(
 
 
 def _end_group(process: subprocess.Popen) -> None:
-  """Ends a process and whatever it has left behind."""
+  """Ends a process and all of its children."""
   try:
     os.killpg(process.pid, 9)
   except ProcessLookupError:
@@ -198,26 +201,26 @@ def _end_group(process: subprocess.Popen) -> None:
   process.wait()
 
 
-def _keep(path: pathlib.Path, line: list[Any]) -> list[Any]:
+def _append(path: pathlib.Path, line: list[Any]) -> list[Any]:
   with path.open('a') as file:
     file.write(json.dumps(line) + '\n')
   return line
 
 
-def _outcomes(path: pathlib.Path) -> list[list[Any]]:
+def _load_outcomes(path: pathlib.Path) -> list[list[Any]]:
   text = path.read_text() if path.exists() else ''
   return [json.loads(line) for line in text.splitlines()]
 
 
 def _rows(
-  mutations: Sequence[sites.Mutation], known: Sequence[Sequence[Any]]
+  mutations: Sequence[sites.Mutation], outcomes: Sequence[Sequence[Any]]
 ) -> list[targets.Row]:
-  outcome = {line[0]: line[2] for line in known}
+  outcome = {line[0]: line[2] for line in outcomes}
   rows = []
   for package in PACKAGES:
-    own = [outcome[x.name] for x in mutations if x.package == package]
-    caught = len(own) - own.count('nothing')
-    note = f'of {len(own)}; {own.count("package")} by its own tests'
+    results = [outcome[x.name] for x in mutations if x.package == package]
+    caught = len(results) - results.count('nothing')
+    note = f'of {len(results)}; {results.count("package")} by its own tests'
     rows.append(targets.Row(f'{package}: caught', caught, '', '', None, note))
   caught = sum(outcome[x.name] != 'nothing' for x in mutations)
   least = _LEAST.value

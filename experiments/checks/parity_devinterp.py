@@ -1,13 +1,13 @@
-"""The same estimates by devinterp 2.0.1, from the same weights and minibatches.
+"""Compares estimates with devinterp 2.0.1 on the same weights and minibatches.
 
   python -m experiments.parity_devinterp --json=FILE
 
-needs the extra `bench`. It trains a small transformer on the interpreter's own
-library (below `runs/parity`, once), gives its weights to a PyTorch model, and
-runs both programs on the minibatches that devinterp would see anyway, in its
-order. Without noise the losses must agree at every step. With noise no draw can
-be the same, so learning coefficients must agree as means over seeds, reduced as
-devinterp does. About four minutes on two cores.
+needs the extra `bench`. It trains a small transformer on the standard library
+of Python (below `runs/parity`, once) and copies its weights to a PyTorch model.
+Both programs then use devinterp's minibatches in its order. Without noise the
+losses must agree at every step. With noise draws differ, so learning
+coefficients must agree as means over seeds, reduced as devinterp does. About
+four minutes on two cores.
 """
 
 from collections.abc import Iterator
@@ -63,26 +63,26 @@ POSTERIOR = types.Posterior(nbeta=30.0, localization=200.0)
 STEP_SIZE = 1e-3
 BATCH_SIZE = 8
 # An epoch is the 32 minibatches over which devinterp takes the initial loss,
-# and a run is whole epochs: both means are over the same sequences, so that
-# what differs between the sequences cancels out of every estimate.
+# and a run is a number of epochs. Both means are over the same sequences, so
+# differences between sequences cancel in every estimate.
 NUM_SEQUENCES = 32 * BATCH_SIZE
 NUM_STEPS = 4 * 32
 NUM_CHAINS = 2
-# devinterp gives chain c the seed + c: neighbours would share chains.
+# devinterp gives chain c the seed + c, so close seeds would share chains.
 SEEDS = tuple(range(1_000, 9_000, 1_000))
 NOISELESS_STEPS = 100
-# Farther down the loss and less held back, to have more to compare.
+# A stronger drift and a weaker tether, so that losses move far enough.
 NOISELESS_POSTERIOR = types.Posterior(nbeta=300.0, localization=20.0)
 
 
 class Side(NamedTuple):
-  """What both programs start from.
+  """The model and data of both programs.
 
   Attributes:
     model: our model.
     params: its weights.
-    families: our refinements by name, built once, so that a program is found
-      again by its functions.
+    families: our refinements by name, built once: compiled programs are cached
+      by the identity of their functions.
     tokens: [N, T], the data set.
     peer: the module `devinterp_peer`.
     peer_model: the same weights in PyTorch.
@@ -97,7 +97,7 @@ class Side(NamedTuple):
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Compares, and returns what must hold."""
+  """Compares both programs, and returns the targets."""
   side = prepare(import_peer(), workdir)
   rows = [logits(side)]
   for name in REFINEMENTS:
@@ -108,12 +108,12 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
 
 
 def import_peer() -> Any:
-  """The module that needs the extra `bench`.
+  """Imports `devinterp_peer`, which needs the extra `bench`.
 
   Raises:
     ValueError: the extra is not installed.
   """
-  # They tell of every version that is found and every store that is written.
+  # They log every detected version and every written store.
   for name in ('datasets', 'devinterp'):
     logging.getLogger(name).setLevel('WARNING')
   try:
@@ -126,24 +126,24 @@ def import_peer() -> Any:
 
 
 def prepare(peer: Any, workdir: pathlib.Path) -> Side:
-  """Trains, or reads what was trained, and copies the weights."""
+  """Trains the model unless it exists, and copies its weights to PyTorch."""
   build_corpus.run(CONFIG, workdir)
   train.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
   model = train.build_model(sections.read(CONFIG).model, corpus)
-  kept = workdir / 'train' / 'checkpoints'
-  params = checkpoints.load(kept, checkpoints.steps(kept)[-1])
+  directory = workdir / 'train' / 'checkpoints'
+  params = checkpoints.load(directory, checkpoints.steps(directory)[-1])
   families = {name: choices.families([name], model)[0] for name in REFINEMENTS}
   tokens = np.asarray(corpus.tokens[:NUM_SEQUENCES])
-  # Its operations are small here, and threads wait for one another far longer
-  # than they work where the cores are not idle.
+  # Its operations are small here, and on busy cores threads wait for each other
+  # far longer than they work.
   peer.set_num_threads(1)
   peer_model = peer.AttentionOnly(params)
   return Side(model, params, families, tokens, peer, peer_model)
 
 
 def logits(side: Side) -> targets.Row:
-  """The two models on one minibatch."""
+  """Compares the logits of the two models on one minibatch."""
   inputs = side.tokens[:BATCH_SIZE, :-1]
   ours = attention_only.apply(
     side.model, side.params, jnp.asarray(inputs, jnp.int32)
@@ -161,7 +161,7 @@ def logits(side: Side) -> targets.Row:
 
 
 def without_noise(side: Side, name: str) -> Iterator[targets.Row]:
-  """The loss at each of the steps, which without noise is one path."""
+  """Compares losses at every step without noise, when both paths are equal."""
   size = {'num_chains': 1, 'num_draws': NOISELESS_STEPS}
   start = side, name, SEEDS[0], NOISELESS_POSTERIOR
   theirs = by_devinterp(*start, noise_level=0.0, **size)
@@ -170,7 +170,7 @@ def without_noise(side: Side, name: str) -> Iterator[targets.Row]:
     traces[name].values.squeeze() for name in ('loss', 'center_loss')
   )
   difference = np.abs(theirs.losses[0] / loss - 1).max()
-  moved = np.abs(loss / center_loss - 1).max()
+  move = np.abs(loss / center_loss - 1).max()
   steps = f'noise off, {NOISELESS_STEPS} steps'
   yield targets.Row(
     f'{name} loss, largest difference',
@@ -182,24 +182,24 @@ def without_noise(side: Side, name: str) -> Iterator[targets.Row]:
   )
   yield targets.Row(
     f'{name} loss, largest move',
-    float(moved),
+    float(move),
     'relative',
     'over 1e-2',
-    bool(moved > 1e-2),
+    bool(move > 1e-2),
     f'{steps}: from the loss at the checkpoint, or equality would be cheap',
   )
 
 
 def with_noise(side: Side, name: str) -> Iterator[targets.Row]:
-  """Learning coefficients over the seeds, one value a seed and program."""
+  """Compares means of learning coefficients over the seeds."""
   size = {'num_chains': NUM_CHAINS, 'num_draws': NUM_STEPS}
   theirs, ours = [], []
   for seed in SEEDS:
     start = side, name, seed, POSTERIOR
     theirs.append(by_devinterp(*start, **size).llc)
     traces = by_us(*start, sampler=sgld.sgld(), **size)
-    found = llc.llc_from_traces(traces, baseline='devinterp')
-    ours.append(float(found.llc.squeeze()))
+    estimate = llc.llc_from_traces(traces, baseline='devinterp')
+    ours.append(float(estimate.llc.squeeze()))
   means = [float(np.mean(values)) for values in (theirs, ours)]
   errors = [
     np.std(values, ddof=1) / math.sqrt(len(SEEDS)) for values in (theirs, ours)
@@ -212,15 +212,15 @@ def with_noise(side: Side, name: str) -> Iterator[targets.Row]:
       note=f'± {errors[i]:.2g}: {note}',
     )
   joint = math.hypot(*errors)
-  apart = abs(means[0] - means[1]) / joint
-  # The seeds are fixed, so this comes out alike every time. With others 3 is
-  # passed by chance once in 100 (Student's t, 14 degrees of freedom).
+  difference = abs(means[0] - means[1]) / joint
+  # The seeds are fixed, so the result is reproducible. With random seeds 3 is
+  # exceeded by chance once in 100 (Student's t, 14 degrees of freedom).
   yield targets.Row(
     f'{name} llc, difference',
-    apart,
+    difference,
     'joint standard errors',
     'under 3',
-    apart < 3,
+    difference < 3,
   )
   share = 100 * joint / means[1]
   yield targets.Row(
@@ -231,7 +231,7 @@ def with_noise(side: Side, name: str) -> Iterator[targets.Row]:
 def by_devinterp(
   side: Side, name: str, seed: int, posterior: types.Posterior, **options
 ) -> Any:
-  """A run of devinterp; raises if its minibatches are not those we replay."""
+  """Runs devinterp; raises if its minibatches are not those that we replay."""
   family = side.families[name]
   samples = side.peer.sample(
     side.peer_model,
@@ -257,12 +257,12 @@ def by_devinterp(
 def by_us(
   side: Side, name: str, seed: int, posterior: types.Posterior, **options
 ) -> xr.Dataset:
-  """Our run on the same minibatches."""
+  """Runs our chains on the same minibatches."""
   order = side.peer.batch_order(seed, NUM_SEQUENCES, BATCH_SIZE)
   batches = minibatches.epochs(side.tokens, order)
   load = lambda steps: trees.stack([side.params] * len(steps))
   with warnings.catch_warnings():
-    # Without noise it does not sample, which is what it warns of.
+    # Without noise the kernel does not sample, and warns of that.
     warnings.filterwarnings('ignore', 'Estimates by .*noise_scale')
     return trajectory.estimate_trajectory(
       jax.random.key(seed),
@@ -288,5 +288,5 @@ def _version(name: str) -> str:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/parity')

@@ -1,9 +1,9 @@
-"""What a run of any size would take on a pod, by arithmetic alone.
+"""Computes the cost of a run of any size on a pod, by arithmetic alone.
 
   python -m experiments.scale --devices=1,8,256,4096
 
-prints, for each number of devices, steps, bytes, files, memory and hours, at a
-rate that is given: `estimate_rllc --dry_run` measures one. The default is the
+prints, for each number of devices, steps, bytes, files, memory and hours, at
+the rate --rate, which `estimate_rllc --dry_run` measures. The default is the
 paper's model at 10,000 checkpoints, 400 refinements and 20 data sets.
 
 Exit status: 0 if the store has fewer than 100,000 files and the plan took less
@@ -39,11 +39,11 @@ _DATA_MB = flags.DEFINE_float('data_mb', 50.0, 'Data on a device, 10^6 bytes.')
 _RATE = flags.DEFINE_float(
   'rate', 100.0, 'SGLD steps of a chain that a device does in a second.'
 )
-_MOST_FILES, _MOST_SECONDS = 100_000, 1.0
+_MAX_FILES, _MAX_SECONDS = 100_000, 1.0
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Prints the plan, and returns what must hold of it."""
+  """Prints the plan, and returns its targets."""
   del workdir  # Nothing is written.
   began = time.perf_counter()
   counts = [int(count) for count in _DEVICES.value]
@@ -56,23 +56,23 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
       'files of the store',
       files,
       '',
-      f'< {_MOST_FILES}',
-      files < _MOST_FILES,
+      f'< {_MAX_FILES}',
+      files < _MAX_FILES,
       f'the largest is {plans[0].chunk_bytes / 1e6:.0f} MB',
     ),
     targets.Row(
       'time to plan',
       seconds,
       's',
-      f'< {_MOST_SECONDS:.0f}',
-      seconds < _MOST_SECONDS,
+      f'< {_MAX_SECONDS:.0f}',
+      seconds < _MAX_SECONDS,
       f'{len(counts)} plans',
     ),
   ]
 
 
 def plan(num_devices: int) -> scale.Scale:
-  """The plan of what the flags ask for.
+  """The plan of the run that the flags describe.
 
   Raises:
     ValueError: if a number is not positive.
@@ -100,7 +100,7 @@ def plan(num_devices: int) -> scale.Scale:
 
 
 def text(counts: list[int], plans: list[scale.Scale]) -> str:
-  """A column a number of devices."""
+  """Text table of the plans, a column a number of devices."""
   terabytes = lambda size: f'{size / 1e12:.3g}'
   lines = {
     'devices': [f'{count:,}' for count in counts],
@@ -121,5 +121,5 @@ def text(counts: list[int], plans: list[scale.Scale]) -> str:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/scale')

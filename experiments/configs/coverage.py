@@ -1,4 +1,4 @@
-"""The transformer of experiments.coverage: a head of it is sampled 400 times.
+"""The transformer of experiments.coverage, whose head is sampled 400 times.
 
   python -m experiments.coverage
 

@@ -1,4 +1,4 @@
-"""Real text at the scale of a laptop: what the claims are also tested on.
+"""Real text at the scale of a laptop, the second language of the claims.
 
   python -m experiments.claims --workdir=DIR --language=mini_pile --seed=0
 

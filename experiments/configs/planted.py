@@ -4,7 +4,7 @@
 
 Bigrams, n-grams, skip n-grams, nested brackets and repeated strings in stated
 shares (`rllc_jax.data.synthetic`), and three further data sets that differ in
-one structure each. On real text no induction forms at this scale; here it does.
+one structure each. Induction forms here, and not on real text of this size.
 """
 
 import ml_collections

@@ -1,20 +1,20 @@
-"""The paper's claims, put to the test on one training run after another.
+"""Tests the paper's claims on training runs of several seeds.
 
   python -m experiments.claims --workdir=DIR --language=planted --seed=0
 
-makes `experiments.study` of a language and a seed in `DIR/planted-0`, or goes
-on with it, and writes what it says of each claim to `claims.json` there. Then,
-and without --language at once, it shows the verdicts over all such files in
-DIR. What is measured, against which null, and what was settled before any run,
-is said in `experiments.paper.claims`.
+makes or resumes `experiments.study` of a language and a seed in
+`DIR/planted-0`, and writes the finding for each claim to `claims.json` there.
+Then it prints the verdicts over all such files in DIR; without --language it
+only prints these. `experiments.paper.claims` describes the statistics, their
+null values and the choices made before any run.
 
   python -m experiments.claims --workdir=experiments/results
 
-shows those that are kept with the project.
+prints the verdicts on the files of this repository.
 
-Exit status: 0 if every claim holds in every language, or else 1, be it that one
-does not hold, that it cannot be told or that it is withdrawn. Withdrawn claims
-have no value and no verdict; the note gives the reason.
+Exit status: 0 if every claim holds in every language; 1 if one does not hold,
+cannot be decided or is withdrawn. Withdrawn claims have no value and no
+verdict; the note gives the reason.
 """
 
 from collections.abc import Mapping
@@ -44,7 +44,7 @@ from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.training import checkpoints
 
-# By language: its config, and the data set that stands for code.
+# By language: its config, and the data set that is used as code.
 LANGUAGES = {
   'planted': (planted.get_config, 'held_out/planted_repeats'),
   'mini_pile': (mini_pile.get_config, 'train/stdlib_code'),
@@ -61,7 +61,7 @@ _LANGUAGE = flags.DEFINE_enum(
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
-  """Makes the study that is asked for, and returns all verdicts."""
+  """Makes the study of --language, if set, and returns all verdicts."""
   if _LANGUAGE.value:
     examine(_LANGUAGE.value, seed_flag.SEED.value, workdir)
   return verdicts(workdir)
@@ -87,8 +87,8 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
   try:
     study.run(config, directory)
   except commands.ChainsFailed as error:
-    failure = error
-  found = claims.findings(gather(directory, config, code))
+    failure = error  # Raised at the end: findings use the remaining chains.
+  findings = claims.findings(gather(directory, config, code))
   seconds = time.perf_counter() - began
   record = {
     'language': language,
@@ -96,10 +96,10 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     'device': jax.devices()[0].device_kind,
     'jax': jax.__version__,
     'tokens': packing.load_record(directory / 'corpus')['tokens_hash'],
-    'findings': [_plain(finding) for finding in found],
+    'findings': [_to_json(finding) for finding in findings],
   }
   checked_files.write_json(directory / 'claims.json', record)
-  logging.info('%s: %.0f s\n%s', directory, seconds, _table(found))
+  logging.info('%s: %.0f s\n%s', directory, seconds, _table(findings))
   report.run(config, directory)
   if failure:
     raise failure
@@ -108,12 +108,12 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
 def gather(
   directory: pathlib.Path, config: Any, code: str
 ) -> evidence.Evidence:
-  """What a study says, in the form that claims are measured on.
+  """Collects the results of a study as evidence for the claims.
 
   Args:
     directory: of the study.
     config: of the study.
-    code: the data set that stands for code.
+    code: the data set that is used as code.
   """
   last = checkpoints.steps(directory / 'train' / 'checkpoints')[-1]
   draws = llc.by_draw(study.traces(directory, 'rllc'))
@@ -123,19 +123,19 @@ def gather(
     for name in names
     if name.startswith('sweep')
   ]
-  known = known_answers.run(directory, quick=True)
+  known_rows = known_answers.run(directory, quick=True)
   return evidence.Evidence(
     draws=draws,
     reference=llc.by_draw(study.traces(directory, 'reference')),
     swept=np.stack(swept),
     readings=study.readings(directory),
     code=code,
-    known_answers=[row.holds for row in known if row.holds is not None],
+    known_answers=[row.holds for row in known_rows if row.holds is not None],
   )
 
 
 def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
-  """A row a claim and language, over all seeds that there are.
+  """Judges each claim in each language over all seeds.
 
   Args:
     workdir: with subdirectories that hold `claims.json`.
@@ -155,34 +155,34 @@ def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
   rows = []
   for claim in claims.STATEMENTS:
     for language in LANGUAGES:
-      found = {
+      by_seed = {
         record['seed']: finding
         for record in records
         if record['language'] == language
-        for finding in map(_finding, record['findings'])
+        for finding in map(_from_json, record['findings'])
         if finding.claim == claim
       }
-      if found:
-        rows.append(_row(claim, language, found))
+      if by_seed:
+        rows.append(_row(claim, language, by_seed))
   return rows
 
 
-def _row(claim, language, found) -> targets.Row:
-  each = list(found.values())
-  ratios = [_ratio(x) for x in each]
+def _row(claim, language, by_seed) -> targets.Row:
+  findings = list(by_seed.values())
+  ratios = [_ratio(x) for x in findings]
   smallest = math.nan if np.isnan(ratios).any() else min(ratios)
   reasons = claims.withdrawn(claim)
-  words = [f'seed {seed}: {_words(x)}' for seed, x in found.items()]
-  holds = claims.verdict(each) if len(each) > 1 else None
+  words = [f'seed {seed}: {_words(x)}' for seed, x in by_seed.items()]
+  holds = claims.verdict(findings) if len(findings) > 1 else None
   if reasons:
-    smallest = math.nan  # A number would be read as a verdict.
+    smallest = math.nan  # A reader would take a number for a verdict.
     words = [
       reasons,
-      *(f'seed {seed}: {_size(x)}' for seed, x in found.items()),
+      *(f'seed {seed}: {_size(x)}' for seed, x in by_seed.items()),
     ]
   elif holds is None:
     words.insert(0, 'cannot be told')
-  if len(each) < 2:
+  if len(findings) < 2:
     words.append('one seed only')
   statement = claims.STATEMENTS[claim]
   return targets.Row(
@@ -212,33 +212,33 @@ def _size(finding: evidence.Finding) -> str:
   return f'{finding.effect:.3g} ± {finding.error:.2g}{unit}'
 
 
-def _table(found: Sequence[evidence.Finding]) -> str:
+def _table(findings: Sequence[evidence.Finding]) -> str:
   return '\n'.join(
-    f'  {x.claim:4} {claims.STATEMENTS[x.claim]}: {_words(x)}' for x in found
+    f'  {x.claim:4} {claims.STATEMENTS[x.claim]}: {_words(x)}' for x in findings
   )
 
 
-def _plain(found: evidence.Finding) -> dict[str, Any]:
-  """A finding for JSON, which has no NaN."""
-  item = found._asdict()
+def _to_json(finding: evidence.Finding) -> dict[str, Any]:
+  """Converts a finding to JSON, which has no NaN: None stands for it."""
+  item = finding._asdict()
   for name in ('effect', 'error'):
     item[name] = item[name] if math.isfinite(item[name]) else None
-  item['statement'] = claims.STATEMENTS[found.claim]
-  item['holds'] = claims.verdict([found])
+  item['statement'] = claims.STATEMENTS[finding.claim]
+  item['holds'] = claims.verdict([finding])
   return item
 
 
-def _finding(item: Mapping[str, Any]) -> evidence.Finding:
-  """What `_plain` made of a finding, made a finding again."""
+def _from_json(item: Mapping[str, Any]) -> evidence.Finding:
+  """Restores a finding from the result of `_to_json`."""
   values = [item[name] for name in evidence.Finding._fields]
-  found = evidence.Finding(*values)
+  finding = evidence.Finding(*values)
   effect, error = (
     math.nan if value is None else value
-    for value in (found.effect, found.error)
+    for value in (finding.effect, finding.error)
   )
-  return found._replace(effect=effect, error=error)
+  return finding._replace(effect=effect, error=error)
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start_targets(run, 'runs/claims')

@@ -1,10 +1,10 @@
 r"""The claims of Wang et al. (2410.02984), each as a number with its error.
 
-One training run is one piece of evidence. A statistic is made so that it is
-positive where the claim is true, and 0 where there is nothing to it. The choice
-of statistics, nulls and thresholds was made before any of them was run. The
-classes of heads (`head_types`) were not: they were settled on seeds 0 and 1 of
-the planted language, whose findings are therefore no test of C2 to C8 and C10.
+Each training run gives one value of each statistic, which is positive if the
+claim is true, and 0 under its null. Statistics, nulls and thresholds were
+chosen before any run. The classes of heads (`head_types`) were not: they were
+settled on seeds 0 and 1 of the planted language. So the findings on these seeds
+are no test of C2 to C8 and C10.
 
   C1   Heads start alike and grow apart. Standard deviation of wrLLC over the
        heads of a layer, mean over layers, at the end less at the end of LM1,
@@ -39,15 +39,15 @@ the planted language, whose findings are therefore no test of C2 to C8 and C10.
        that of Hessian trace, Fisher trace and ablation, error as there.
   C11  The estimator is right: 1 if every known answer is met, or -1. No error.
 
-C4, C7 and C8 are withdrawn, because what they measure does not mean what they
-say; `WITHDRAWN` has the reasons. Their statistics are still computed.
+C4, C7 and C8 are withdrawn, because their statistics do not measure the claim;
+`WITHDRAWN` has the reasons. The statistics are still computed.
 
 The onset of induction is the last checkpoint at which no induction head has
 half its final score of prefix matching in text. Errors of estimates are those
-of `llc.of_draws`. A statistic that needs heads or times that are not there is
-NaN. A claim *holds* if its statistic is beyond two errors in every run, *does
-not hold* if it is beyond two errors on the other side in every run, and else
-*cannot be told*. A withdrawn claim does none of these.
+of `llc.of_draws`. A statistic that needs missing heads or times is NaN. A claim
+*holds* if its statistic is above two errors in every run. It *does not hold* if
+it is below minus two errors in every run. Otherwise it *cannot be told*. A
+withdrawn claim does none of these.
 """
 
 from collections.abc import Callable
@@ -79,8 +79,8 @@ _NO_NULL = 'untrained heads count as "multigram" heads, too'
 _NO_BRACKETS = 'operators and ">>" count as brackets'
 _NO_ONSET = 'whether composition grows depends on which checkpoint is the onset'
 
-# Claims, and classes of heads, that no table, page or figure may rest on, with
-# the reasons. An entry goes when its measure is mended.
+# Claims and classes of heads that no table, page or figure may rely on, with
+# the reasons. An entry is removed when its measure is repaired.
 WITHDRAWN: Mapping[str, tuple[str, ...]] = {
   head_types.MULTIGRAM: (_NO_NULL,),
   'C4': (_NO_NULL,),
@@ -97,12 +97,12 @@ def withdrawn(*names: str) -> str:
     >>> withdrawn('C1', 'C4')
     'withdrawn: untrained heads count as "multigram" heads, too'
   """
-  reasons = [why for name in names for why in WITHDRAWN.get(name, ())]
+  reasons = [reason for name in names for reason in WITHDRAWN.get(name, ())]
   return f'withdrawn: {"; ".join(dict.fromkeys(reasons))}' if reasons else ''
 
 
 def findings(run: evidence.Evidence) -> list[evidence.Finding]:
-  """Every claim's statistic, in their order; notes say what is withdrawn."""
+  """Computes the statistic of every claim, with a note if it is withdrawn."""
   heads = evidence.sort_heads(run)
   measured = {x.claim: x for claim in _CLAIMS for x in claim(heads)}
   return [_with_reasons(measured[claim]) for claim in STATEMENTS]
@@ -113,22 +113,22 @@ def _with_reasons(finding: evidence.Finding) -> evidence.Finding:
   return finding._replace(note='; '.join(filter(None, notes)))
 
 
-def verdict(found: Sequence[evidence.Finding]) -> bool | None:
-  """True or False if a claim holds in all runs or in none; None if open.
+def verdict(results: Sequence[evidence.Finding]) -> bool | None:
+  """True or False if a claim holds in all runs or in none; None if undecided.
 
-  A withdrawn claim is open, whatever its statistic.
+  A withdrawn claim is undecided, whatever its statistic.
 
   Examples:
-    >>> found = [
+    >>> results = [
     ...   evidence.Finding('C3', x, 0.4, '', '') for x in (2.0, 1.0, 0.1)
     ... ]
-    >>> verdict(found[:2]), verdict(found)
+    >>> verdict(results[:2]), verdict(results)
     (True, None)
   """
-  if withdrawn(*(x.claim for x in found)):
+  if withdrawn(*(x.claim for x in results)):
     return None
   for sign in (1, -1):
-    if found and all(sign * x.effect > 2 * x.error for x in found):
+    if results and all(sign * x.effect > 2 * x.error for x in results):
       return sign > 0
   return None
 

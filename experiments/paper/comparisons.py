@@ -1,4 +1,4 @@
-"""Figures of rLLCs beside other measurements, and beside other settings."""
+"""Figures that compare rLLCs with other measures and with other settings."""
 
 import dataclasses
 from typing import Any
@@ -19,10 +19,10 @@ from rllc_jax.plots import sensitivity
 from rllc_jax.refinement import names as naming
 
 
-def ablation_clusters(made: saved.Saved) -> figure.Figure:
-  """Clusters of ablation curves beside those of wrLLC curves."""
-  text = saved.on(made.estimates(), made.settings.text)
-  readings = made.readings()
+def ablation_clusters(saved_study: saved.Saved) -> figure.Figure:
+  """Draws clusters of ablation curves beside those of wrLLC curves."""
+  text = saved.on(saved_study.estimates(), saved_study.settings.text)
+  readings = saved_study.readings()
   names = saved.names(text)
   ablation = reading.of_heads(readings.ablation_resample, names)
   sides = {
@@ -34,27 +34,29 @@ def ablation_clusters(made: saved.Saved) -> figure.Figure:
   }
   classes = head_types.of_readings(readings)
   rows = []
-  for title, (found, unit) in sides.items():
+  for title, (estimates, unit) in sides.items():
     row = []
-    for layer, own in naming.heads_by_layer(names).items():
-      labels, _ = made.clusters(own, found.llc.sel(refinement=own).values.T)
-      index = curves.agreement(labels, [classes[name] for name in own])
-      colors = panels.by_class(own, labels)
+    for layer, heads in naming.heads_by_layer(names).items():
+      labels, _ = saved_study.clusters(
+        heads, estimates.llc.sel(refinement=heads).values.T
+      )
+      index = curves.agreement(labels, [classes[name] for name in heads])
+      colors = panels.by_class(heads, labels)
       full = f'Layer {layer}: {title} (index {index:.2f})'
-      row.append(panels.Panel(full, unit, found, colors))
+      row.append(panels.Panel(full, unit, estimates, colors))
     rows.append(row)
   notes = [
-    f'colors: clusters by {made.settings.method} k-means, curves scaled: '
-    f'{made.settings.normalisation}',
+    f'colors: clusters by {saved_study.settings.method} k-means, curves '
+    f'scaled: {saved_study.settings.normalisation}',
     'index: adjusted Rand index with the classes of the heads',
   ]
-  return panels.curves_over_training(rows, made.boundaries(), notes)
+  return panels.curves_over_training(rows, saved_study.boundaries(), notes)
 
 
-def baselines(made: saved.Saved) -> figure.Figure:
+def baselines(saved_study: saved.Saved) -> figure.Figure:
   """Draws wrLLC beside other measures of complexity."""
-  text = saved.on(made.estimates(), made.settings.text)
-  readings = made.readings()
+  text = saved.on(saved_study.estimates(), saved_study.settings.text)
+  readings = saved_study.readings()
   names = saved.names(text)
   measures = {
     'wrLLC': (text, saved.WRLLC),
@@ -64,20 +66,22 @@ def baselines(made: saved.Saved) -> figure.Figure:
   }
   rows: list[list[panels.Panel]] = [[] for _ in naming.heads_by_layer(names)]
   for title, (measure, unit) in measures.items():
-    found: Any = measure
+    estimates: Any = measure
     if isinstance(measure, str):
       values = reading.of_heads(readings[measure], names)
-      found = panels.as_curves(values, readings.checkpoint.values, names)
+      estimates = panels.as_curves(values, readings.checkpoint.values, names)
     for row, panel in zip(
-      rows, saved.by_layer(found, 'Layer {}: '), strict=True
+      rows, saved.by_layer(estimates, 'Layer {}: '), strict=True
     ):
       row.append(panel._replace(title=panel.title + title, unit=unit))
-  return panels.curves_over_training(rows, made.boundaries(), saved.notes(text))
+  return panels.curves_over_training(
+    rows, saved_study.boundaries(), saved.notes(text)
+  )
 
 
-def stages(made: saved.Saved) -> figure.Figure:
-  """What the model can do at each checkpoint."""
-  readings = made.readings()
+def stages(saved_study: saved.Saved) -> figure.Figure:
+  """Draws scores of the model and of its heads at each checkpoint."""
+  readings = saved_study.readings()
   steps = readings.checkpoint.values
   titles = {
     'bigram': ('Bigram cross-entropy', 'nats'),
@@ -85,7 +89,7 @@ def stages(made: saved.Saved) -> figure.Figure:
     **{f'ngram_{n}': (f'{n}-gram score', 'ratio of losses') for n in (2, 3, 4)},
   }
   floor = float(readings.bigram_floor[-1])
-  found = []
+  drawn = []
   for name, (title, unit) in titles.items():
     if name in readings:
       curve = panels.as_curves(readings[name].values[:, None], steps, [''])
@@ -93,7 +97,7 @@ def stages(made: saved.Saved) -> figure.Figure:
       panel = panels.Panel(
         title, unit, curve, panels.by_class([''], ['']), line
       )
-      found.append(panel)
+      drawn.append(panel)
   heads = [
     f'{layer}:{head}'
     for layer, head in np.ndindex(
@@ -107,20 +111,22 @@ def stages(made: saved.Saved) -> figure.Figure:
     curve = panels.as_curves(
       reading.of_heads(readings[name], heads), steps, heads
     )
-    unit = f'attention: {title.lower()}'  # Of its own: ranges differ.
-    found.append(panels.Panel(title, unit, curve, panels.by_layer(heads)))
-  # Those of the whole model, then those of heads.
-  rows = [found[:-2], found[-2:]]
+    # Another unit for each score, because panels of a unit share their range.
+    unit = f'attention: {title.lower()}'
+    drawn.append(panels.Panel(title, unit, curve, panels.by_layer(heads)))
+  # Scores of the model in the first row, of heads in the second.
+  rows = [drawn[:-2], drawn[-2:]]
   notes = ['dashed: the entropy of pairs in the corpus']
-  return panels.curves_over_training(rows, made.boundaries(), notes)
+  return panels.curves_over_training(rows, saved_study.boundaries(), notes)
 
 
-def memorisation(made: saved.Saved) -> figure.Figure:
-  """Draws rLLCs against what is memorized, in the middle and at the end."""
-  text = saved.on(made.estimates(), made.settings.text)
-  readings = made.readings()
+def memorisation(saved_study: saved.Saved) -> figure.Figure:
+  """Draws rLLCs against memorized multigrams, halfway and at the end."""
+  text = saved.on(saved_study.estimates(), saved_study.settings.text)
+  readings = saved_study.readings()
   count = readings.sizes['checkpoint']
-  places = dict.fromkeys((count // 2, count - 1))  # The same if there are two.
+  # Without duplicates: of two checkpoints both places are the last one.
+  places = dict.fromkeys((count // 2, count - 1))
   scatters = []
   for counted in (('num_ngrams',), ('num_ngrams', 'num_skip_ngrams')):
     for place in places:
@@ -133,33 +139,38 @@ def memorisation(made: saved.Saved) -> figure.Figure:
   return memory.memory(scatters, 2 * len(places))
 
 
-def tokens(made: saved.Saved) -> figure.Figure:
-  """The tokens that each head matters most for."""
-  return affected.affected_tokens(made.readings())
+def tokens(saved_study: saved.Saved) -> figure.Figure:
+  """Draws the tokens whose loss depends most on each head."""
+  return affected.affected_tokens(saved_study.readings())
 
 
-def settings(made: saved.Saved) -> figure.Figure:
-  """Every head at the last checkpoint, one setting at a time varied."""
-  own = saved.on(made.estimates().isel(checkpoint=-1), made.settings.text)
+def settings(saved_study: saved.Saved) -> figure.Figure:
+  """Draws every head at the last checkpoint, varying one setting at a time."""
+  base = saved.on(
+    saved_study.estimates().isel(checkpoint=-1), saved_study.settings.text
+  )
   sweeps = []
   for setting in study.SWEPT:
-    found = {float(own.attrs[setting]): own}
-    for path in sorted(made.workdir.glob(f'sweep_{setting}_*/')):
-      at = made.estimates(path.name).isel(checkpoint=-1, dataset=0)
-      found[float(at.attrs[setting])] = at
-    sweeps.append(sensitivity.Sweep(setting, float(own.attrs[setting]), found))
+    estimates = {float(base.attrs[setting]): base}
+    for path in sorted(saved_study.workdir.glob(f'sweep_{setting}_*/')):
+      swept = saved_study.estimates(path.name).isel(checkpoint=-1, dataset=0)
+      estimates[float(swept.attrs[setting])] = swept
+    sweeps.append(
+      sensitivity.Sweep(setting, float(base.attrs[setting]), estimates)
+    )
   if all(len(sweep.estimates) < 2 for sweep in sweeps):
     raise ValueError(
-      f'Stores sweep_SETTING_VALUE were expected in {made.workdir}, because '
-      'settings are compared; got none. Run experiments.study on that workdir.'
+      f'Stores sweep_SETTING_VALUE were expected in {saved_study.workdir}, '
+      'because settings are compared; got none. Run experiments.study on that '
+      'workdir.'
     )
   return sensitivity.sensitivity(sweeps)
 
 
-def cluster_methods(made: saved.Saved) -> figure.Figure:
-  """Every way of clustering, on wrLLC curves and on other measures'."""
-  text = saved.on(made.estimates(), made.settings.text)
-  readings = made.readings()
+def cluster_methods(saved_study: saved.Saved) -> figure.Figure:
+  """Draws the agreement of every clustering method for every measure."""
+  text = saved.on(saved_study.estimates(), saved_study.settings.text)
+  readings = saved_study.readings()
   names = saved.names(text)
   measures = {
     'wrLLC': text.llc.sel(refinement=names).values,
@@ -169,33 +180,33 @@ def cluster_methods(made: saved.Saved) -> figure.Figure:
   }
   classes = head_types.of_readings(readings)
   layers = [
-    own
-    for own in naming.heads_by_layer(names).values()
-    if len({classes[name] for name in own}) > 1
+    heads
+    for heads in naming.heads_by_layer(names).values()
+    if len({classes[name] for name in heads}) > 1
   ]
-  found = {}
+  tables = {}
   for measure, values in measures.items():
     table = np.full(
       (len(curves.METHODS), len(curves.NORMALISATIONS), 2), np.nan
     )
     for i, j in np.ndindex(table.shape[:2]):
-      how = saved.Saved(
-        made.workdir,
+      variant = saved.Saved(
+        saved_study.workdir,
         dataclasses.replace(
-          made.settings,
+          saved_study.settings,
           method=curves.METHODS[i],
           normalisation=curves.NORMALISATIONS[j],
         ),
       )
       scores = []
-      for own in layers:
-        places = [names.index(name) for name in own]
-        clusters = how.clusters(own, values[:, places].T)
+      for heads in layers:
+        places = [names.index(name) for name in heads]
+        clusters = variant.clusters(heads, values[:, places].T)
         agreed = curves.agreement(
-          clusters.labels, [classes[name] for name in own]
+          clusters.labels, [classes[name] for name in heads]
         )
         scores.append((agreed, clusters.silhouette))
       if scores:
         table[i, j] = np.mean(scores, axis=0)
-    found[measure] = table
-  return agreement.agreement(found, curves.METHODS, curves.NORMALISATIONS)
+    tables[measure] = table
+  return agreement.agreement(tables, curves.METHODS, curves.NORMALISATIONS)

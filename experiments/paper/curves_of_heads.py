@@ -1,4 +1,4 @@
-"""Figures of rLLC curves: the paper's first four, and the whole model's."""
+"""Figures of rLLC curves: Fig. 1 to 4 of the paper, and the whole model."""
 
 from absl import logging
 from matplotlib import figure
@@ -19,13 +19,15 @@ _SHORT = {
 }
 
 
-def classes(made: saved.Saved) -> figure.Figure:
-  """Fig. 1: clusters of the last layer's curves, classes, memory."""
-  estimates, readings = made.estimates(), made.readings()
-  text = saved.on(estimates, made.settings.text)
+def classes(saved_study: saved.Saved) -> figure.Figure:
+  """Draws Fig. 1: clusters of the last layer's curves, classes, memory."""
+  estimates, readings = saved_study.estimates(), saved_study.readings()
+  text = saved.on(estimates, saved_study.settings.text)
   layers = naming.heads_by_layer(saved.names(text))
   names = layers[max(layers)]
-  labels, _ = made.clusters(names, text.llc.sel(refinement=names).values.T)
+  labels, _ = saved_study.clusters(
+    names, text.llc.sel(refinement=names).values.T
+  )
   panel = panels.Panel(
     f'Layer {max(layers)}', saved.WRLLC, text, panels.by_class(names, labels)
   )
@@ -35,53 +37,53 @@ def classes(made: saved.Saved) -> figure.Figure:
     saved.scatter(
       text, readings, -1, ('num_ngrams', 'num_skip_ngrams'), 'At the end'
     ),
-    made.boundaries(),
+    saved_study.boundaries(),
     saved.notes(estimates),
   )
 
 
-def heads(made: saved.Saved) -> figure.Figure:
-  """Fig. 2: every head, stages shaded."""
-  estimates = made.estimates()
-  text = saved.on(estimates, made.settings.text)
+def heads(saved_study: saved.Saved) -> figure.Figure:
+  """Draws Fig. 2: every head, with shaded stages."""
+  estimates = saved_study.estimates()
+  text = saved.on(estimates, saved_study.settings.text)
   row = saved.by_layer(text, 'Layer {}')
-  boundaries = made.boundaries()
+  boundaries = saved_study.boundaries()
   return panels.curves_over_training([row], boundaries, saved.notes(estimates))
 
 
-def datasets(made: saved.Saved) -> figure.Figure:
-  """Fig. 3: induction heads on text and on other data."""
-  estimates = made.estimates()
+def datasets(saved_study: saved.Saved) -> figure.Figure:
+  """Draws Fig. 3: induction heads on text and on other data."""
+  estimates = saved_study.estimates()
   names = saved.names(estimates)
-  classes = head_types.of_readings(made.readings())
+  classes = head_types.of_readings(saved_study.readings())
   induction = [name for name in names if classes[name] == 'induction']
   colors = panels.highlighted(names, induction)
   rows = []
-  for layer, own in naming.heads_by_layer(names).items():
+  for layer, in_layer in naming.heads_by_layer(names).items():
     rows.append(
       [
         panels.Panel(
           f'Layer {layer}: {name}',
           'refined LLC (wdrLLC)',
           saved.on(estimates, name),
-          {head: colors[head] for head in own},
+          {head: colors[head] for head in in_layer},
         )
-        for name in (made.settings.text, *made.settings.datasets)
+        for name in (saved_study.settings.text, *saved_study.settings.datasets)
       ]
     )
   notes = ['colored: induction heads', *saved.notes(estimates)]
-  return panels.curves_over_training(rows, made.boundaries(), notes)
+  return panels.curves_over_training(rows, saved_study.boundaries(), notes)
 
 
-def multigram_circuit(made: saved.Saved) -> figure.Figure:
-  """Fig. 4: multigram heads, on text and against one layer; composition."""
-  estimates, readings = made.estimates(), made.readings()
+def multigram_circuit(saved_study: saved.Saved) -> figure.Figure:
+  """Draws Fig. 4: multigram heads, against one layer too, and composition."""
+  estimates, readings = saved_study.estimates(), saved_study.readings()
   names = saved.names(estimates)
   colors = panels.highlighted(names, saved.multigrams(names, readings))
   sides = {
     'next tokens': (estimates, saved.WRLLC),
     'against one layer': (
-      made.estimates('reference'),
+      saved_study.estimates('reference'),
       'rLLC against one layer',
     ),
   }
@@ -90,38 +92,38 @@ def multigram_circuit(made: saved.Saved) -> figure.Figure:
       panels.Panel(
         f'Layer {layer}: {title}',
         unit,
-        saved.on(found, made.settings.text),
-        {head: colors[head] for head in own},
+        saved.on(side, saved_study.settings.text),
+        {head: colors[head] for head in in_layer},
       )
-      for layer, own in naming.heads_by_layer(names).items()
+      for layer, in_layer in naming.heads_by_layer(names).items()
     ]
-    for title, (found, unit) in sides.items()
+    for title, (side, unit) in sides.items()
   ]
   if 'composition_K' in readings:
     rows.append(_compositions(readings, head_types.of_readings(readings)))
   else:
     logging.warning('no composition: the model has one layer')
   notes = ['colored: multigram heads', *saved.notes(estimates)]
-  return panels.curves_over_training(rows, made.boundaries(), notes)
+  return panels.curves_over_training(rows, saved_study.boundaries(), notes)
 
 
 def _compositions(readings, classes) -> list[panels.Panel]:
-  """K-composition and cut paths, mean over pairs of classes of heads."""
+  """Panels of K-composition and of cut paths, by pairs of classes of heads."""
   kinds = list(dict.fromkeys(classes.values()))
   places = {naming.place(name): kind for name, kind in classes.items()}
-  of = lambda layer, kind: [
+  numbers = lambda layer, kind: [
     number
-    for (own_layer, number), own in places.items()
-    if own == kind and own_layer == layer
+    for (head_layer, number), head_kind in places.items()
+    if head_kind == kind and head_layer == layer
   ]
   last = max(layer for layer, _ in places)
   pairs = {
-    f'{_SHORT[a]} → {_SHORT[b]}': (of(0, a), of(last, b))
+    f'{_SHORT[a]} → {_SHORT[b]}': (numbers(0, a), numbers(last, b))
     for a in kinds
     for b in kinds
-    if of(0, a) and of(last, b)
+    if numbers(0, a) and numbers(last, b)
   }
-  found = []
+  drawn = []
   for name, title, unit in (
     ('composition_K', 'K-composition', 'score'),
     ('path_nested', 'Paths cut: nested brackets', 'rise of the loss, nats'),
@@ -138,21 +140,22 @@ def _compositions(readings, classes) -> list[panels.Panel]:
       readings.checkpoint.values,
       list(pairs),
     )
-    found.append(
+    drawn.append(
       panels.Panel(
         title, unit, curve, panels.by_class(list(pairs), list(pairs))
       )
     )
-  return found
+  return drawn
 
 
-def whole_model(made: saved.Saved) -> figure.Figure:
-  """drLLC: the whole model on every data set."""
-  found = made.estimates('full').isel(refinement=0, drop=True)
-  found = found.rename(dataset='refinement')
-  names = saved.names(found)
+def whole_model(saved_study: saved.Saved) -> figure.Figure:
+  """Draws the drLLC: the whole model on every data set."""
+  estimates = saved_study.estimates('full').isel(refinement=0, drop=True)
+  # Panels draw a curve a refinement; here it is a curve a data set.
+  estimates = estimates.rename(dataset='refinement')
+  names = saved.names(estimates)
   panel = panels.Panel(
-    'The whole model', 'LLC and drLLC', found, panels.by_class(names, names)
+    'The whole model', 'LLC and drLLC', estimates, panels.by_class(names, names)
   )
-  notes = saved.notes(found)
-  return panels.curves_over_training([[panel]], made.boundaries(), notes)
+  notes = saved.notes(estimates)
+  return panels.curves_over_training([[panel]], saved_study.boundaries(), notes)

@@ -1,10 +1,11 @@
-"""A figure of the paper, drawn from a saved study.
+"""Draws a figure of the paper from a saved study.
 
   python -m experiments.figures --config=FILE --workdir=DIR
 
-reads what experiments.study saved in DIR and writes `DIR/figures/NAME.png`.
-FILE is one of `experiments/configs/paper`: one a figure. A figure that rests on
-what `experiments.paper.claims` withdraws is stamped with the reasons.
+reads the results of experiments.study in DIR and writes `DIR/figures/NAME.png`.
+FILE is one of `experiments/configs/paper`: one a figure. A figure that relies
+on a claim or class withdrawn in `experiments.paper.claims` is stamped with the
+reasons.
 """
 
 from collections.abc import Callable
@@ -41,8 +42,8 @@ DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'sensitivity': comparisons.settings,
 }
 
-# By what is drawn: the claims it shows and the classes of heads it uses, for
-# labels, as points, or as the grouping that clusters are compared with.
+# By figure: the claims it shows and the classes of heads it uses, for labels,
+# as points, or as the grouping that clusters are compared with.
 RESTS_ON: Mapping[str, tuple[str, ...]] = {
   'head_types': (head_types.MULTIGRAM, 'C4'),
   'multigram_circuit': (head_types.MULTIGRAM, 'C7a', 'C7b', 'C8'),
@@ -62,11 +63,11 @@ def run(
     workdir: of a study.
 
   Returns:
-    The file.
+    The path of the image.
 
   Raises:
-    OSError: the disk does not take it.
-    ValueError: there is no such figure, or what it needs was not saved.
+    OSError: the disk is full.
+    ValueError: there is no such figure, or a result that it needs is missing.
   """
   settings = sections.read(config).figure
   if settings.draws not in DRAWN:
@@ -76,16 +77,16 @@ def run(
     )
   workdir = pathlib.Path(workdir)
   name = choices.directory_name('figure.name', settings.name)
-  drawn = DRAWN[settings.draws](saved.Saved(workdir, settings))
+  image = DRAWN[settings.draws](saved.Saved(workdir, settings))
   reasons = claims.withdrawn(*RESTS_ON.get(settings.draws, ()))
   if reasons:
-    style.stamp(drawn, reasons)
+    style.stamp(image, reasons)
   path = workdir / 'figures' / f'{name}.png'
-  checked_files.write_bytes(path, style.image(drawn, 'png'))
+  checked_files.write_bytes(path, style.image(image, 'png'))
   logging.info('%s', path)
   return path
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start(run)

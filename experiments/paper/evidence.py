@@ -1,6 +1,6 @@
-"""What one training run says of the claims, and in which form.
+"""Results of one training run that the claims are tested on, and findings.
 
-Used by `rllc_jax.experiments.paper.claim_statistics`, one function a claim.
+`experiments.paper.claim_statistics` turns evidence into findings.
 """
 
 from collections.abc import Sequence
@@ -17,15 +17,15 @@ from rllc_jax.refinement import names as naming
 
 
 class Evidence(NamedTuple):
-  """What one training run gives; its first data set is 'text'.
+  """Results of one training run; its first data set is 'text'.
 
   Attributes:
     draws: of every head, from `llc.by_draw`.
-    reference: likewise, against the one-layer model.
+    reference: the same against the one-layer model.
     swept: [S, R], final estimates of all heads at S other settings.
-    readings: what `experiments.analyze` measured.
-    code: the data set that stands for code.
-    known_answers: whether each is met.
+    readings: measurements of `experiments.analyze`.
+    code: the data set that is used as code.
+    known_answers: True for each that is met.
   """
 
   draws: xr.DataArray
@@ -44,7 +44,7 @@ class Finding(NamedTuple):
     effect: positive if the claim is true.
     error: its standard error; both NaN where it cannot be measured.
     unit: of both.
-    note: what went in.
+    note: the heads, steps or pairs that it is computed from.
   """
 
   claim: str
@@ -58,7 +58,7 @@ class Heads(NamedTuple):
   """Evidence with its heads sorted into classes.
 
   Attributes:
-    evidence: all of it.
+    evidence: of the run.
     names: of the heads.
     text: the data set that the model is trained on.
     classes: of the heads by name.
@@ -79,10 +79,10 @@ class Heads(NamedTuple):
     return int(self.steps[-1])
 
   def having(self, kind: str, layer: int | None = None) -> list[str]:
-    """Heads of a class, in one layer or all; -1 is the last."""
+    """Heads of a class, in one layer (-1 for the last) or in all."""
     layers = list(self.layers)
-    own = self.names if layer is None else self.layers[layers[layer]]
-    return [name for name in own if self.classes[name] == kind]
+    names = self.names if layer is None else self.layers[layers[layer]]
+    return [name for name in names if self.classes[name] == kind]
 
   @property
   def last_multigrams(self) -> list[str]:
@@ -101,7 +101,7 @@ class Heads(NamedTuple):
 
   @property
   def onset(self) -> int | None:
-    """The onset of induction, if there is any."""
+    """Last checkpoint before any induction head has half its final score."""
     if not self.induction:
       return None
     scores = self.reading('prefix_matching_text', self.induction)
@@ -112,17 +112,19 @@ class Heads(NamedTuple):
   @property
   def words(self) -> str:
     """The heads of each class, as 'multigram 0:0 1:1, induction 1:0'."""
-    found: dict[str, list[str]] = {}
+    by_kind: dict[str, list[str]] = {}
     for name, kind in self.classes.items():
-      found.setdefault(kind, []).append(name)
-    return ', '.join(f'{kind} {" ".join(own)}' for kind, own in found.items())
+      by_kind.setdefault(kind, []).append(name)
+    return ', '.join(
+      f'{kind} {" ".join(names)}' for kind, names in by_kind.items()
+    )
 
   def reading(self, name: str, heads: Sequence[str]) -> np.ndarray:
-    """[K, n], a measure of heads at every checkpoint."""
+    """A measure of heads at every checkpoint, [K, n]."""
     return readings.of_heads(self.evidence.readings[name], heads)
 
   def mean(self, draws, heads, step, dataset=None) -> xr.DataArray:
-    """By draw, the mean rLLC of heads at a checkpoint."""
+    """Mean rLLC of heads at a checkpoint, by draw."""
     cell = draws.sel(checkpoint=step, dataset=dataset or self.text)
     return cell.sel(refinement=list(heads)).mean('refinement')
 
@@ -141,12 +143,12 @@ def sort_heads(evidence: Evidence) -> Heads:
 
 
 def of_draws(claim: str, draws: xr.DataArray, note: str) -> Finding:
-  """A combination of estimates, from `llc.by_draw`, as a finding."""
-  found = llc.of_draws(draws)
-  values = float(found.llc), float(found.standard_error)
+  """Makes a finding of a linear combination of draws from `llc.by_draw`."""
+  estimate = llc.of_draws(draws)
+  values = float(estimate.llc), float(estimate.standard_error)
   return Finding(claim, *values, 'rLLC', note)
 
 
-def missing(claim: str, why: str) -> Finding:
-  """A statistic that cannot be measured."""
-  return Finding(claim, math.nan, math.nan, '', why)
+def missing(claim: str, reason: str) -> Finding:
+  """Makes a finding for a statistic that cannot be measured."""
+  return Finding(claim, math.nan, math.nan, '', reason)

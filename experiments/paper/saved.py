@@ -1,4 +1,4 @@
-"""What a study saved, in the form in which figures are made of it."""
+"""Results of a saved study, prepared for figures."""
 
 from collections.abc import Sequence
 import pathlib
@@ -23,35 +23,38 @@ WRLLC = 'refined LLC (wrLLC)'
 
 
 class Saved(NamedTuple):
-  """A study's directory, and what is to be drawn of it."""
+  """The directory of a study, and the settings of a figure."""
 
   workdir: pathlib.Path
   settings: sections.Figure
 
   def estimates(self, name: str = 'rllc') -> xr.Dataset:
-    """What a store says."""
-    found = llc.llc_from_traces(study.traces(self.workdir, name))
-    return found.sortby('checkpoint')
+    """Estimates from a store of the study."""
+    result = llc.llc_from_traces(study.traces(self.workdir, name))
+    # A store appends later checkpoints; curves need them in order.
+    return result.sortby('checkpoint')
 
   def readings(self) -> xr.Dataset:
-    """What heads do."""
+    """Measurements of the heads."""
     return study.readings(self.workdir)
 
   def boundaries(self) -> list[float]:
-    """Ends of stages, from the whole model's LLC; [] where there are none."""
-    whole = on(self.estimates('full'), self.settings.text)
-    whole = whole.isel(refinement=0)
+    """Ends of stages, from the whole model's LLC; [] if there are none."""
+    estimates = on(self.estimates('full'), self.settings.text)
+    estimates = estimates.isel(refinement=0)
     try:
-      found = curves.stages(
-        whole.checkpoint.values, whole.llc.values, whole.standard_error.values
+      stages = curves.stages(
+        estimates.checkpoint.values,
+        estimates.llc.values,
+        estimates.standard_error.values,
       )
     except ValueError as error:
       logging.warning('no stages: %s', error)
       return []
-    return found.boundaries.tolist()
+    return stages.boundaries.tolist()
 
   def clusters(self, names: list[str], values: np.ndarray) -> curves.Clusters:
-    """Groups of curves [n, K], as many as their heads have classes."""
+    """Clusters curves [n, K], with as many clusters as classes of heads."""
     classes = head_types.of_readings(self.readings())
     count = len({classes[name] for name in names})
     try:
@@ -67,34 +70,34 @@ class Saved(NamedTuple):
 
 
 def on(estimates: xr.Dataset, dataset: str) -> xr.Dataset:
-  """The estimates on one data set.
+  """Estimates on one data set.
 
   Raises:
     ValueError: if there are none.
   """
-  found = estimates.dataset.values.tolist()
-  if dataset not in found:
+  available = estimates.dataset.values.tolist()
+  if dataset not in available:
     raise ValueError(
       f'Estimates on {dataset!r} were expected, because they are drawn; got '
-      f'those on {", ".join(found)}. Set config.figure.text and '
+      f'those on {", ".join(available)}. Set config.figure.text and '
       'config.figure.datasets to some of these, or run experiments.study.'
     )
   return estimates.sel(dataset=dataset)
 
 
 def names(estimates: xr.Dataset) -> list[str]:
-  """The refinements of estimates."""
+  """Names of the refinements of estimates."""
   return [str(name) for name in estimates.refinement.values]
 
 
 def multigrams(heads: list[str], readings: xr.Dataset) -> list[str]:
-  """Those that are multigram heads at the last checkpoint."""
+  """The heads that are multigram heads at the last checkpoint."""
   classes = head_types.of_readings(readings)
   return [name for name in heads if classes[name] == head_types.MULTIGRAM]
 
 
 def notes(estimates: xr.Dataset) -> list[str]:
-  """What a footnote says of estimates."""
+  """Footnotes of a figure of estimates: its bands and settings."""
   return ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
 
 
@@ -106,15 +109,15 @@ def scatter(
   title: str,
   layer: int | None = None,
 ) -> memory.Scatter:
-  """Multigram heads at one checkpoint, of one layer or of all.
+  """Scatter of wrLLC and memorized multigrams of the multigram heads.
 
   Args:
     text: estimates over (checkpoint, refinement).
     readings: of the study.
-    place: of the checkpoint.
+    place: index of the checkpoint.
     counted: counts that are added up.
     title: of the panel.
-    layer: of the heads.
+    layer: of the heads; by default all.
   """
   heads = multigrams(names(text), readings)
   if layer is not None:
@@ -124,13 +127,13 @@ def scatter(
     [reading.of_heads(readings[x], heads)[place] for x in counted], 0
   )
   values = text.llc.sel(checkpoint=step, refinement=heads).values
-  what = 'n-grams' if counted == ('num_ngrams',) else 'multigrams'
+  label = 'n-grams' if counted == ('num_ngrams',) else 'multigrams'
   colors = panels.by_layer(names(text))
-  return memory.Scatter(title, counts, what, values, heads, colors)
+  return memory.Scatter(title, counts, label, values, heads, colors)
 
 
 def by_layer(text: xr.Dataset, title: str) -> list[panels.Panel]:
-  """A panel a layer, in the colors of the heads; the title has its number."""
+  """Panels of curves by layer; the title is formatted with its number."""
   colors = panels.by_layer(names(text))
   return [
     panels.Panel(

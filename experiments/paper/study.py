@@ -1,17 +1,18 @@
-"""All that the paper's figures and claims are made of, of one training run.
+"""Makes all results of one training run that figures and claims need.
 
   python -m experiments.study --config=FILE --workdir=DIR
 
-Corpus and training as in experiments.demo, a one-layer model trained alike,
-and the stores
+builds a corpus and trains as experiments.demo does, trains a one-layer model
+alike, and fills the stores
 
   rllc              every head, on every data set of the config
-  full              the whole model, likewise and on text that is held out whole
-  reference         every head against what the one-layer model says
+  full              the whole model, on these and on the further domains
+  reference         every head, against the predictions of the one-layer model
   sweep_NAME_VALUE  every head at the last checkpoint, with one setting halved
                     or doubled
 
-then what the heads do, `analysis.zarr`. Each step goes on with what is there.
+Then it analyzes the heads into `analysis.zarr`. Each step continues from the
+files in DIR.
 """
 
 from collections.abc import Iterator
@@ -40,7 +41,7 @@ FACTORS = (0.5, 2.0)
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
-  """Runs every step, or what is left of it.
+  """Runs every step, resuming those that were stopped.
 
   Args:
     config: of a run, as in experiments.demo.
@@ -64,7 +65,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 
 
 def _steps(config, workdir):
-  """Names and calls, in order; each is asked for when the last one is done."""
+  """Yields names and calls in order; a call must end before the next yield."""
   yield 'corpus', lambda: build_corpus.run(config, workdir)
   yield 'training', lambda: train.run(config, workdir)
   one_layer = _changed(
@@ -81,7 +82,7 @@ def _steps(config, workdir):
 def estimations(
   config: ml_collections.ConfigDict, last: int
 ) -> Iterator[tuple[str, ml_collections.ConfigDict]]:
-  """The stores of a study and their configs.
+  """Yields the stores of a study and their configs.
 
   Args:
     config: of the run.
@@ -121,7 +122,7 @@ def _changed(config, **sections):
 
 
 def traces(workdir: pathlib.Path, name: str) -> xr.Dataset:
-  """What a store of a study holds.
+  """Loads the traces of a store of a study.
 
   Raises:
     ValueError: if there is no such store.
@@ -136,10 +137,10 @@ def traces(workdir: pathlib.Path, name: str) -> xr.Dataset:
 
 
 def readings(workdir: pathlib.Path) -> xr.Dataset:
-  """What was read off the heads of a study.
+  """Loads the measurements of the heads of a study.
 
   Raises:
-    ValueError: if nothing was.
+    ValueError: if there are none.
   """
   path = workdir / 'analysis.zarr'
   if not path.exists():
@@ -151,5 +152,5 @@ def readings(workdir: pathlib.Path) -> xr.Dataset:
 
 
 def main() -> None:
-  """The command."""
+  """Runs the command line."""
   commands.start(run, processes.connect)

@@ -219,7 +219,7 @@ def test_killed_three_times_training_ends_bit_equal(tmp_path, settings, alone):
   settings = [*settings, '--config.training.resume_every=11']
   # Two digits and no more: what is half written has a longer name.
   killed_three_times('train', 'train/resume/[1-9][0-9]', tmp_path, settings)
-  assert kills.trained(tmp_path) == kills.trained(alone)
+  assert kills.training_result(tmp_path) == kills.training_result(alone)
 
 
 def test_killed_three_times_estimates_end_bit_equal(tmp_path, settings, alone):

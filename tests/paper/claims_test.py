@@ -223,10 +223,10 @@ def test_the_null_of_the_index_is_that_of_permutations():
     (np.array([0, 0, 1, 1, 1, 2, 2, 2]), np.array(list('aabbbbcc'))),
     (np.array([0, 1, 1, 1, 1, 1, 1, 1]), np.array(list('aabbbbbb'))),
   ]
-  null = claim_statistics._null(layers)
+  null = claim_statistics._null_indices(layers)
   assert abs(null.mean()) < 4 * null.std() / math.sqrt(len(null))
   expected = [
-    claim_statistics._index(
+    claim_statistics._mean_index(
       [(labels, rng.permutation(own)) for labels, own in layers]
     )
     for _ in range(200)

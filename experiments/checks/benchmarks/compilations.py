@@ -1,4 +1,4 @@
-"""How often a run compiles, and how long that takes at full size."""
+"""Counts the compilations of a run, and times them at full size."""
 
 import collections
 from collections.abc import Iterator
@@ -42,7 +42,7 @@ _SWEEP = (
 
 
 def rows(problem: problems.Problem) -> Iterator[targets.Row]:
-  """How many block programs a sweep compiles, and the seconds at full size."""
+  """Targets: at most 2 programs in a sweep, and 60 s at full size."""
   count = count_programs(problem)
   yield targets.Row(
     'block programs compiled',
@@ -65,7 +65,7 @@ def rows(problem: problems.Problem) -> Iterator[targets.Row]:
 
 
 def count_programs(problem: problems.Problem) -> int:
-  """Compilations of `run` over a sweep of whole, small, trajectories."""
+  """Number of compilations of `run` in a sweep over small trajectories."""
   tokens = problem.tokens[:64, : _SMALL.context_length] % _SMALL.vocab_size
   data = minibatches.uniform(tokens, 2)
   params = attention_only.init_params(jax.random.key(0), _SMALL)
@@ -92,7 +92,7 @@ def count_programs(problem: problems.Problem) -> int:
 
 
 def _count_compilations() -> collections.Counter:
-  """Counts compiled programs by name, from here on."""
+  """Starts counting compiled programs by name."""
   counts = collections.Counter()
 
   def listen(event, duration_secs, *, fun_name='', **_):
@@ -100,6 +100,7 @@ def _count_compilations() -> collections.Counter:
     if 'backend_compile' in event:
       counts[fun_name] += 1
 
+  # JAX has no counter of compilations; every compilation records its duration.
   jax.monitoring.register_event_duration_secs_listener(listen)
   return counts
 
@@ -118,15 +119,15 @@ def compile_at_full_size(problem: problems.Problem) -> float:
 
 def _cache_in(directory: str | None) -> None:
   jax.config.update('jax_compilation_cache_dir', directory)
-  compilation_cache.reset_cache()  # It goes on with the former one else.
+  compilation_cache.reset_cache()  # Otherwise JAX continues with the old one.
 
 
 def compiled_at_full_size(
   problem: problems.Problem, layer: int, num_chains: int
 ) -> Any:
-  """The block program of a layer's heads, one checkpoint, compiled and not run.
+  """Compiles the block program of a layer's heads without running it.
 
-  The device memory that it needs is known then, too.
+  Its memory analysis is used by `benchmarks.memory`, too.
   """
   heads = range(problems.MODEL.num_heads)
   family = problems.family(tuple(f'{layer}:{head}' for head in heads))
@@ -151,6 +152,7 @@ def compiled_at_full_size(
   )
   position = family.lens.extract(problem.params, 0)
   states = jax.eval_shape(sgld.sgld().init, position)
+  # Zeros of the right shapes: sampling states would take seconds for nothing.
   states = jax.tree.map(
     lambda leaf: np.zeros((1, len(pairs), *leaf.shape), leaf.dtype), states
   )

@@ -1,10 +1,10 @@
-"""What is shared is computed once, and any user's loss loses nothing.
+"""Overhead of the engine: shared context, arbitrary losses and masks.
 
-Eight chains of a head cost less than eight times one: they share the context.
-And a loss that is only a function of weights and minibatch, refined by a lens,
-takes no longer than the loop that one would write for it: `vmap` of `grad` over
-the chains, `scan` over the steps. Nor does a mask take longer than a lens of
-the same leaves.
+Eight chains of a head must cost less than eight times one, because they share
+the context. An arbitrary loss of weights and minibatch, refined by a lens, must
+take no longer than a loop written for it: `vmap` of `grad` over the chains,
+`scan` over the steps. A mask must take no longer than a lens of the same
+leaves.
 """
 
 from collections.abc import Callable
@@ -33,12 +33,12 @@ _ATTENTION = ('blocks_0', 'attn')
 
 
 def rows(problem: problems.Problem, *, quick: bool) -> Iterator[targets.Row]:
-  """Ratios of times on one device, each of minima taken in turn."""
-  one, eight = (
+  """Targets for ratios of minimal times on one device, measured in turn."""
+  single, multiple = (
     shared_steps(problem, num_chains) for num_chains in (1, _NUM_CHAINS)
   )
   num_rounds = _QUICK_ROUNDS if quick else _ROUNDS
-  ratio = ratio_of_minima(eight, one, num_rounds)
+  ratio = ratio_of_minima(multiple, single, num_rounds)
   yield targets.Row(
     f'{_NUM_CHAINS} chains of a head over 1',
     ratio,
@@ -69,10 +69,11 @@ def rows(problem: problems.Problem, *, quick: bool) -> Iterator[targets.Row]:
 
 
 def ratio_of_minima(a: Callable, b: Callable, num_rounds: int) -> float:
-  """The least time of one call over that of another, both compiled before."""
-  a(), b()
+  """Least time of one call over that of another, without compilation."""
+  a(), b()  # Compiles.
   seconds = {a: [], b: []}
   for _ in range(num_rounds):
+    # In turn, so that a disturbance of the machine meets both.
     for call in (a, b):
       began = time.perf_counter()
       call()
@@ -81,7 +82,7 @@ def ratio_of_minima(a: Callable, b: Callable, num_rounds: int) -> float:
 
 
 def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
-  """Steps of so many chains of a last-layer head."""
+  """A call that takes steps of some chains of a last-layer head."""
   return problems.runner(
     problem,
     ('1:0',),
@@ -92,9 +93,9 @@ def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
   )
 
 
-@functools.cache
+@functools.cache  # Compiled programs are cached by the identity of the loss.
 def plain_loss() -> types.LossFn:
-  """The loss of the model by its plain `apply`; nothing is shared."""
+  """The loss of the model by its plain `apply`, without a shared context."""
   apply = functools.partial(attention_only.apply, problems.MODEL)
   return losses.next_token_loss(apply)
 
@@ -102,7 +103,7 @@ def plain_loss() -> types.LossFn:
 def steps(
   problem: problems.Problem, lens: types.Lens, index: types.Index
 ) -> Callable:
-  """Steps of the chains of one refinement of the plain model."""
+  """A call that takes steps of chains of one refinement of the plain model."""
   data = problems.batches(problem, 2, 256)
   family = types.Refinements(
     ('moving',),
@@ -123,17 +124,19 @@ def steps(
 def masked_and_lens(
   problem: problems.Problem,
 ) -> dict[str, tuple[Callable, Callable]]:
-  """Steps by a mask and by a lens, of weights that lie together or do not.
+  """Calls with a mask and with a lens, for contiguous and scattered weights.
 
-  One head is a slice of each of its leaves. Every second weight, drawn by lot,
-  of the attention is scattered, and the lens frees those leaves whole.
+  One head is a slice of each of its leaves. The scattered weights are a random
+  half of the attention's, compared with a lens of these leaves.
   """
   head, attention = weights.attention_head(0), weights.subtree(*_ATTENTION)
-  every = weights.mask_of(attention, jnp.int32(0), problem.params)
-  lots = trees.normal_like(jax.random.key(0), problem.params)
-  marks = {
+  whole_attention = weights.mask_of(attention, jnp.int32(0), problem.params)
+  random = trees.normal_like(jax.random.key(0), problem.params)
+  moving = {
     'one head': weights.mask_of(head, jnp.int32(0), problem.params),
-    'scattered weights': jax.tree.map(lambda m, x: m & (x > 0), every, lots),
+    'scattered weights': jax.tree.map(
+      lambda m, x: m & (x > 0), whole_attention, random
+    ),
   }
   lenses = {'one head': head, 'scattered weights': attention}
   return {
@@ -141,12 +144,12 @@ def masked_and_lens(
       steps(problem, *masks.mask_lens(mask, problem.params)),
       steps(problem, lenses[name], jnp.int32(0)),
     )
-    for name, mask in marks.items()
+    for name, mask in moving.items()
   }
 
 
 def generic_and_plain(problem: problems.Problem) -> tuple[Callable, Callable]:
-  """The same chains by the engine and by a loop written for them."""
+  """Calls of the same chains by the engine and by a loop written for them."""
   loss_fn, lens = plain_loss(), weights.attention_head(0)
   params = jax.tree.map(jnp.asarray, problem.params)
   data = problems.batches(problem, 2, 256)

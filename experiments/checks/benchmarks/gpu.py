@@ -1,4 +1,4 @@
-"""The paper's Figure 2 on one accelerator: checked, timed, in one process.
+"""Checks and times the paper's Figure 2 on one accelerator.
 
   python -m experiments.checks.benchmarks.gpu --tokens=FILE.npy --out=DIR
 
@@ -7,14 +7,14 @@ where FILE holds rows of token ids, [N, 1024], integers below 5,000, such as
   python -m experiments.checks.benchmarks.gpu --write_tokens=FILE.npy \
     --workdir=DIR
 
-writes from the interpreter's own library. The first needs jax, flax, optax and
-numpy alone, ends within nine minutes on an H100 or better and writes `gpu.json`
-and `gpu.txt`. It trains the transformer of the paper for a few minutes' worth
-of steps, compares gradients with those of the plain model, and then estimates
-all 16 heads at two checkpoints in each precision, 4 chains of 200 draws on
-32 x 1,024 tokens, which makes the whole trajectory a matter of multiplication.
-A precision is accepted if no estimate moves by more than its standard error. If
-devinterp and torch can be imported, it is timed on the same device.
+writes from the standard library of Python. The first command needs only jax,
+flax, optax and numpy. It ends within nine minutes on an H100 or better and
+writes `gpu.json` and `gpu.txt`. It trains the transformer of the paper for
+3,000 steps and compares gradients with those of the plain model. Then it
+estimates all 16 heads at two checkpoints in each precision, with 4 chains of
+200 draws on 32 x 1,024 tokens. The time of all checkpoints is extrapolated. A
+precision is accepted if no estimate moves by more than its standard error. If
+devinterp and torch can be imported, devinterp is timed on the same device.
 
 On a CPU, --small runs the same path at a size that takes a minute.
 """
@@ -56,7 +56,7 @@ _TOLERANCE = 2e-5  # Of float32 gradients, relative, over a head.
 
 
 class Size(NamedTuple):
-  """How large the benchmark is.
+  """Sizes of the model and the runs.
 
   Attributes:
     model: the transformer.
@@ -64,7 +64,7 @@ class Size(NamedTuple):
     num_chains: chains a head.
     num_draws: steps of a chain.
     train_steps: after which checkpoints are taken, ascending.
-    rate_side: of the matrices whose product measures the rate.
+    rate_side: rows of the square matrices whose product measures the rate.
   """
 
   model: attention_only.AttentionOnly
@@ -84,12 +84,12 @@ SMALL = Size(
 def run(
   tokens: np.ndarray, size: Size, precisions: tuple[str, ...]
 ) -> Iterator[targets.Row]:
-  """Checks and times everything, a row at a time.
+  """Checks and times everything, and yields the targets.
 
   Args:
     tokens: [N, T], ids.
     size: of the model and of the run.
-    precisions: of matrix products; the first is what the rest is judged by.
+    precisions: of matrix products; the first is the reference of the rest.
   """
   data = minibatches.uniform(tokens, size.batch_size)
   trained = list(train(size, tokens))
@@ -109,25 +109,27 @@ def run(
     )
   reference = None
   for precision in precisions:
-    timed = [
+    cells = [
       {
         layer: timed_estimate(f, p, data, size, precision)
         for layer, f in families.items()
       }
       for p in trained
     ]
-    found = [estimate for cell in timed for estimate, _ in cell.values()]
-    reference = reference or found
-    yield from _moved(precision, reference, found)
+    estimates = [estimate for cell in cells for estimate, _ in cell.values()]
+    reference = reference or estimates
+    yield from _move_rows(precision, reference, estimates)
     seconds = {
-      layer: min(cell[layer][1] for cell in timed) for layer in families
+      layer: min(cell[layer][1] for cell in cells) for layer in families
     }
-    yield from _times(precision, seconds, size)
-    yield from _roofline(precision, seconds, families, trained[-1], data, size)
+    yield from _time_rows(precision, seconds, size)
+    yield from _roofline_rows(
+      precision, seconds, families, trained[-1], data, size
+    )
 
 
 def train(size: Size, tokens: np.ndarray) -> Iterator[types.Params]:
-  """Weights after each of the training steps, by AdamW on the tokens."""
+  """Trains by AdamW and yields the weights after each of `train_steps`."""
   optimizer = updates.adamw(1e-3, 0.05)
   apply = functools.partial(attention_only.apply, size.model)
   mesh = updates.data_mesh(jax.local_devices(), size.batch_size)
@@ -139,6 +141,7 @@ def train(size: Size, tokens: np.ndarray) -> Iterator[types.Params]:
   )
   first = 0
   for last in size.train_steps:
+    # One shape for every segment, so that the update compiles once.
     batches = np.zeros_like(order)
     batches[: last - first] = order[first:last]
     params, state, _ = step(params, state, tokens, batches, last - first)
@@ -162,32 +165,32 @@ def head_family(
 
 
 def gradient_error(model, family, params, batch) -> float:
-  """The largest relative error of a head's gradient, in float32."""
+  """Largest relative error of a head's gradient, in float32."""
   apply = functools.partial(attention_only.apply, model)
   loss_fn = losses.next_token_loss(apply)
 
   @jax.jit
-  def both(params, batch):
+  def worst_error(params, batch):
     context, _ = family.loss.context(params, batch)
 
-    def of_head(index):
+    def head_error(index):
       position = family.lens.extract(params, index)
-      found = jax.grad(family.loss.loss)(position, context, index)
+      fast = jax.grad(family.loss.loss)(position, context, index)
       expected = family.lens.extract(plain, index)
-      wrong = trees.norm(trees.subtract(found, expected))
-      return wrong / trees.norm(expected)
+      difference = trees.norm(trees.subtract(fast, expected))
+      return difference / trees.norm(expected)
 
     plain = jax.grad(loss_fn)(params, batch)
-    return jnp.max(jax.lax.map(of_head, family.indices))
+    return jnp.max(jax.lax.map(head_error, family.indices))
 
   with compilation.matmul_precision_scope('float32'):
-    return float(both(params, jnp.asarray(batch)))
+    return float(worst_error(params, jnp.asarray(batch)))
 
 
 def timed_estimate(
   family, params, data, size, precision
 ) -> tuple[rllc.Estimate, float]:
-  """All heads of a layer at a checkpoint, and the seconds without compiling."""
+  """Estimates all heads of a layer; returns the seconds without compilation."""
   estimate = functools.partial(
     rllc.estimate_rllc,
     jax.random.key(1, impl='threefry2x32'),
@@ -198,25 +201,26 @@ def timed_estimate(
       **POSTERIOR._asdict(),
       step_size=STEP_SIZE,
       num_chains=size.num_chains,
-      # The buffers of fewer would be others, and so would be the program.
+      # The first call takes as many draws, too: with fewer the buffers, and so
+      # the compiled program, would differ.
       num_draws=size.num_draws,
       burn_in=0,
       matmul_precision=precision,
     ),
   )
-  estimate()
+  estimate()  # Compiles.
   began = time.perf_counter()
-  found = jax.block_until_ready(estimate())
-  return found, time.perf_counter() - began
+  result = jax.block_until_ready(estimate())
+  return result, time.perf_counter() - began
 
 
-def _moved(precision, reference, found) -> Iterator[targets.Row]:
-  """How far estimates are from those of the first precision."""
-  if found is reference:
+def _move_rows(precision, reference, estimates) -> Iterator[targets.Row]:
+  """Target: no estimate moves a standard error from the first precision."""
+  if estimates is reference:
     return
   ratios = [
     np.abs(np.asarray(a.llc) - np.asarray(b.llc)) / np.asarray(a.standard_error)
-    for a, b in zip(reference, found, strict=True)
+    for a, b in zip(reference, estimates, strict=True)
   ]
   worst = float(np.max(ratios))
   yield targets.Row(
@@ -229,7 +233,7 @@ def _moved(precision, reference, found) -> Iterator[targets.Row]:
   )
 
 
-def _times(precision, seconds, size) -> Iterator[targets.Row]:
+def _time_rows(precision, seconds, size) -> Iterator[targets.Row]:
   columns = size.model.num_heads * size.num_chains
   for layer, spent in seconds.items():
     step = spent / size.num_draws
@@ -251,10 +255,10 @@ def _times(precision, seconds, size) -> Iterator[targets.Row]:
   )
 
 
-def _roofline(
+def _roofline_rows(
   precision, seconds, families, params, data, size
 ) -> Iterator[targets.Row]:
-  """Measured time beside the longer of the products' and the bytes' time."""
+  """Target: half of the roofline of matrix products or memory traffic."""
   rate = _products_per_second(size.rate_side, precision)
   bandwidth = _bytes_per_second(size.rate_side)
   batch = jax.eval_shape(
@@ -270,8 +274,8 @@ def _roofline(
       column, position, shared, index
     )
     products += multiply_adds.multiply_adds(family.loss.context, params, batch)
-    moved = columns * _logit_bytes(size)
-    least = max(products / rate, moved / bandwidth)
+    traffic = columns * _logit_bytes(size)
+    least = max(products / rate, traffic / bandwidth)
     share = least * size.num_draws / seconds[layer]
     yield targets.Row(
       f'{precision}, layer {layer}, share of the roofline',
@@ -280,18 +284,19 @@ def _roofline(
       'at least 0.5',
       share >= 0.5,
       f'{2e-12 * products:.3g} TFLOP at {2e-12 * rate:.3g} TFLOP/s, '
-      f'{1e-9 * moved:.3g} GB at {1e-9 * bandwidth:.3g} GB/s, a step',
+      f'{1e-9 * traffic:.3g} GB at {1e-9 * bandwidth:.3g} GB/s, a step',
     )
 
 
 def _logit_bytes(size: Size) -> int:
-  """A chain's logits written once, and read for the loss and its gradient."""
+  """Bytes of a chain's logits, written once and read twice."""
+  # Read for the loss and for its gradient; 4 bytes a number.
   tokens = size.batch_size * (size.model.context_length - 1)
   return 3 * 4 * tokens * size.model.vocab_size
 
 
 def _products_per_second(side: int, precision: str) -> float:
-  """Multiply-adds a second of large products."""
+  """Multiply-adds a second in products of large matrices."""
   with compilation.matmul_precision_scope(precision):
     call = jax.jit(lambda x: x @ x)
     seconds = _least_seconds(call, jnp.full((side, side), 1e-3))
@@ -299,7 +304,7 @@ def _products_per_second(side: int, precision: str) -> float:
 
 
 def _bytes_per_second(side: int) -> float:
-  """Bytes read and written by a sum of an array and a number."""
+  """Bytes a second, read and written by adding a number to an array."""
   x = jnp.zeros((4 * side, side))
   return 2 * x.nbytes / _least_seconds(jax.jit(lambda x: x + 1), x)
 
@@ -317,7 +322,7 @@ def _least_seconds(call: Callable, x: types.Array) -> float:
 def against_devinterp(
   tokens: np.ndarray, size: Size, rows: list[targets.Row], precision: str
 ) -> Iterator[targets.Row]:
-  """Steps of devinterp on this device, in the same class of precision.
+  """Times steps of devinterp on this device, at the given precision.
 
   Args:
     tokens: as for `run`.
@@ -365,7 +370,8 @@ def against_devinterp(
 
 
 def main() -> None:
-  """Parses the command line; argparse, as nothing else need be installed."""
+  """Runs the command line."""
+  # Not absl, which the device need not have.
   parser = argparse.ArgumentParser(
     description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
   )
@@ -377,7 +383,8 @@ def main() -> None:
   parser.add_argument('--workdir', type=path, default='runs/benchmark')
   options = parser.parse_args()
   if options.write_tokens:
-    # Needs the libraries of the corpus, which the device need not have.
+    # Imported here: it needs the libraries of the corpus, which the device need
+    # not have.
     problem = importlib.import_module('experiments.checks.benchmarks.problem')
     tokens = problem.prepare(options.workdir).tokens
     np.save(options.write_tokens, tokens.astype(np.uint16))
@@ -392,6 +399,7 @@ def main() -> None:
   for row in run(tokens, size, precisions):
     rows.append(row)
     print(f'{time.perf_counter() - began:6.1f} s  {row.name}', flush=True)
+    # After each row, so that a time limit loses only the missing rows.
     targets.write_json(options.out / 'gpu.json', rows)
   rows += against_devinterp(tokens, size, rows, precisions[:2][-1])
   device = jax.devices()[0].device_kind

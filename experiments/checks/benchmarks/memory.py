@@ -1,8 +1,8 @@
-"""Peak memory of the whole main job at full size, by number of chains.
+"""Peak memory of the main job at full size, by number of chains.
 
-From the accounts of XLA, which are exact for what it allocates, and from the
-process: the job is started for real, watched until its memory has long stopped
-growing, and killed, since to finish it would take hours on a CPU.
+It is taken from XLA, which is exact for its allocations, and from the process.
+The job is started, watched until its memory has stopped growing, and killed: it
+would take hours on a CPU.
 """
 
 from collections.abc import Iterator
@@ -21,25 +21,25 @@ from rllc_jax.estimators import grid
 
 NUM_CHAINS = (4, 64)
 _LIMIT = 4e9
-_MOST_GROWTH = 1.25  # Chains keep 131 kB of weights each; that is all.
+_MAX_GROWTH = 1.25  # A chain only adds 131 kB of weights.
 _WATCHED_SECONDS = 40
 
 
 def rows(
   workdir: pathlib.Path, problem: problems.Problem, *, quick: bool
 ) -> Iterator[targets.Row]:
-  """Peak memory at 4 and at 64 chains of 16 heads, and that it is flat."""
+  """Targets for peak memory at 4 and 64 chains of 16 heads, and its growth."""
   accounts = {n: accounted_bytes(problem, n) for n in NUM_CHAINS}
-  yield from _judged('peak memory by XLA', accounts, 'of all devices together')
+  yield from _rows_of('peak memory by XLA', accounts, 'of all devices together')
   if quick:
     return
   resident = {n: resident_bytes(workdir, n) for n in NUM_CHAINS}
   note = f'of the process, within {_WATCHED_SECONDS} s of its first step'
-  yield from _judged('peak memory', resident, note)
+  yield from _rows_of('peak memory', resident, note)
 
 
-def _judged(name, found, note) -> Iterator[targets.Row]:
-  for num_chains, value in found.items():
+def _rows_of(name, sizes, note) -> Iterator[targets.Row]:
+  for num_chains, value in sizes.items():
     yield targets.Row(
       f'{name}, {num_chains} chains',
       1e-9 * value,
@@ -48,61 +48,61 @@ def _judged(name, found, note) -> Iterator[targets.Row]:
       value < _LIMIT,
       f'16 heads, {compilations.FULL_BATCH} x 1,024 tokens, chunk 1; {note}',
     )
-  least, most = (found[n] for n in NUM_CHAINS)
+  smallest, largest = (sizes[n] for n in NUM_CHAINS)
   yield targets.Row(
     f'{name}, {NUM_CHAINS[1]} chains over {NUM_CHAINS[0]}',
-    most / least,
+    largest / smallest,
     '',
-    f'at most {_MOST_GROWTH}',
-    most / least <= _MOST_GROWTH,
+    f'at most {_MAX_GROWTH}',
+    largest / smallest <= _MAX_GROWTH,
   )
 
 
 def accounted_bytes(problem: problems.Problem, num_chains: int) -> int:
-  """Arguments, results and temporary arrays of the larger layer's program."""
-  found = []
+  """Bytes of arguments, results and temporaries of the larger program."""
+  sizes = []
   for layer in range(problems.MODEL.num_layers):
     compiled = compilations.compiled_at_full_size(problem, layer, num_chains)
     memory = compiled.memory_analysis()
-    found.append(
+    sizes.append(
       memory.argument_size_in_bytes
       + memory.output_size_in_bytes
       + memory.temp_size_in_bytes
-      - memory.alias_size_in_bytes
+      - memory.alias_size_in_bytes  # Donated arguments count as results, too.
     )
-  return max(found) * len(jax.local_devices())
+  return max(sizes) * len(jax.local_devices())
 
 
 def resident_bytes(workdir: pathlib.Path, num_chains: int) -> int:
-  """The most memory that a process of this job holds, over both layers."""
-  found = []
+  """Peak memory of a process of this job, the larger of both layers."""
+  sizes = []
   for layer in range(problems.MODEL.num_layers):
     command = [sys.executable, '-m', 'experiments.checks.benchmarks.memory']
     command += [str(workdir), str(layer), str(num_chains)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
       try:
-        found.append(_watched(child))
+        sizes.append(_watch_peak(child))
       finally:
         child.kill()
-  return max(found)
+  return max(sizes)
 
 
-def _watched(child: subprocess.Popen) -> int:
-  """The most bytes resident, from when the child says that it starts."""
+def _watch_peak(child: subprocess.Popen) -> int:
+  """Peak of the resident bytes after the child has printed 'start'."""
   if child.stdout is None or child.stdout.readline() != 'start\n':
     raise ValueError('The job that is watched must start; it ended before.')
   until = time.monotonic() + _WATCHED_SECONDS
-  most = 0
+  peak = 0
   while time.monotonic() < until and child.poll() is None:
     text = pathlib.Path(f'/proc/{child.pid}/status').read_text()
     (line,) = [line for line in text.splitlines() if line.startswith('VmHWM')]
-    most = max(most, 1024 * int(line.split()[1]))
+    peak = max(peak, 1024 * int(line.split()[1]))
     time.sleep(0.2)
-  return most
+  return peak
 
 
 def run_job(workdir: pathlib.Path, layer: int, num_chains: int) -> None:
-  """The main job of one layer at full size, one checkpoint, 200 steps."""
+  """Runs 200 steps of the main job of one layer at full size."""
   commands.set_up_jax(workdir)
   problem = problems.prepare(workdir)
   context_length = problems.MODEL.context_length

@@ -1,19 +1,19 @@
 """Cost to precision: the seconds that a standard error of 0.05 takes.
 
-All sixteen heads of a transformer that is trained here, by this library and by
-devinterp, from the same weights, sequences, posterior, step size and batch
-size. A run is one chain a head from the checkpoint, and its estimate takes in
-every step, as devinterp's own reduction does. The spread of sixteen independent
+A transformer is trained, and all its sixteen heads are sampled by this library
+and by devinterp, from the same weights, sequences, posterior, step size and
+batch size. A run is one chain a head from the checkpoint. Its estimate uses
+every step, as devinterp's reduction does. The spread of sixteen independent
 runs is the error of one, and error^2 / 0.05^2 runs have an error of 0.05.
 
 devinterp measures the loss at the checkpoint on as many batches as a run has
-steps. It loads them with the seed of the chain, so these are the very batches
-that the chain then sees, and what differs between batches cancels as it does
-here. With its default of 32 batches, or with others, it does not; what it would
-estimate with those is computed from the same chains and shown beside.
+steps. It loads them with the seed of the chain, so they are the batches of the
+chain, and differences between batches cancel as they do here. With its default
+of 32 batches, or with other batches, they don't. These estimates are computed
+from the same chains and printed, too.
 
-Steps are timed, of both: neither what a call does before its first and after
-its last, nor compilation.
+Only steps are timed, without compilation and without the work of a call before
+its first step and after its last.
 """
 
 from collections.abc import Iterator
@@ -60,7 +60,7 @@ CONFIG = sections.make_config(
   ),
 )
 BATCH_SIZE = 8
-NUM_SEQUENCES = 4096  # The data set: more than any run sees.
+NUM_SEQUENCES = 4096  # More than any run sees.
 NUM_SEEDS = 16
 NUM_STEPS, NUM_QUICK_STEPS = 64, 32
 QUICK_HEADS = ('0:0', '1:0')
@@ -70,7 +70,7 @@ DEFAULT_INIT_BATCHES = 32  # devinterp's.
 
 
 class Problem(NamedTuple):
-  """What both programs start from.
+  """The model and data of both programs.
 
   Attributes:
     model: ours.
@@ -104,7 +104,7 @@ def rows(workdir: pathlib.Path, *, quick: bool) -> Iterator[targets.Row]:
 
   Args:
     workdir: of the benchmark.
-    quick: a head a layer and fewer steps; as many seeds.
+    quick: one head a layer and fewer steps, with as many seeds.
 
   Raises:
     ValueError: if the extra `bench` is not installed.
@@ -113,23 +113,23 @@ def rows(workdir: pathlib.Path, *, quick: bool) -> Iterator[targets.Row]:
   problem = prepare(workdir / 'precision', QUICK_HEADS if quick else ['heads'])
   num_steps = NUM_QUICK_STEPS if quick else NUM_STEPS
   ours = by_us(problem, num_steps)
-  theirs, others = by_devinterp(problem, peer, num_steps)
+  theirs, variants = by_devinterp(problem, peer, num_steps)
   yield from cost_rows(ours, theirs, num_steps)
-  for name, runs in others.items():
+  for name, runs in variants.items():
     yield _ratio_row(f'not judged: {name}, same chains', ours, runs)
 
 
 def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
-  """Trains, or reads what was trained."""
+  """Trains the model, or loads a trained one."""
   build_corpus.run(CONFIG, workdir)
   train.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
   model = train.build_model(sections.read(CONFIG).model, corpus)
-  kept = workdir / 'train' / 'checkpoints'
-  step = checkpoints.steps(kept)[-1]
+  directory = workdir / 'train' / 'checkpoints'
+  step = checkpoints.steps(directory)[-1]
   return Problem(
     model,
-    checkpoints.load(kept, step),
+    checkpoints.load(directory, step),
     np.asarray(corpus.tokens[:NUM_SEQUENCES]),
     choices.families(names, model),
     step,
@@ -137,10 +137,10 @@ def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
 
 
 def by_us(problem: Problem, num_steps: int) -> Runs:
-  """All heads and seeds in one call, which compiled before the clock starts.
+  """Samples all heads and seeds in one call, timed after compilation.
 
-  A data set's name addresses its minibatches and noise, so the same sequences
-  under sixteen names are sixteen independent runs.
+  Random keys depend on the name of a data set, so the same sequences under
+  sixteen names give sixteen independent runs.
   """
   data = minibatches.uniform(problem.tokens, BATCH_SIZE)
   window = minibatches.whole(data.data)
@@ -158,14 +158,14 @@ def by_us(problem: Problem, num_steps: int) -> Runs:
     )
     return llc.llc_from_traces(traces, burn_in=0).llc.values[0]
 
-  run(0)
-  marks = []
-  found = run(1, lambda done, _: marks.append((done, time.perf_counter())))
-  return Runs(found, stepping_seconds(marks) / found.size)
+  run(0)  # Compiles.
+  moments = []
+  llcs = run(1, lambda done, _: moments.append((done, time.perf_counter())))
+  return Runs(llcs, stepping_seconds(moments) / llcs.size)
 
 
 def stepping_seconds(marks: Sequence[tuple[int, float]]) -> float:
-  """The seconds in which draws were made, from marks of `progress`.
+  """Seconds in which draws were made, from marks of `progress`.
 
   Args:
     marks: draws so far and the time, whenever `progress` was called.
@@ -181,18 +181,18 @@ def stepping_seconds(marks: Sequence[tuple[int, float]]) -> float:
 def by_devinterp(
   problem: Problem, peer: Any, num_steps: int
 ) -> tuple[Runs, dict[str, Runs]]:
-  """One head and seed after the other.
+  """Samples heads and seeds one after the other by devinterp.
 
   Returns:
-    With as many batches at the checkpoint as steps; and, by name, what the same
-    chains would give with other losses at the checkpoint.
+    Runs with as many batches at the checkpoint as steps; and, by name, results
+    of the same chains with other losses at the checkpoint.
   """
-  peer.set_num_threads(1)  # More wait for one another at this size.
+  peer.set_num_threads(1)  # More threads wait for each other at this size.
   model = peer.AttentionOnly(problem.params)
   center_loss = _center_loss(problem)
-  everywhere = float(np.mean([center_loss(b) for b in _batches(problem)]))
+  full_loss = float(np.mean([center_loss(b) for b in _batches(problem)]))
   nbeta = float(problems.POSTERIOR.nbeta)
-  found, clocks = [], []
+  results, clocks = [], []
   for seed in range(1000, 1000 * (NUM_SEEDS + 1), 1000):
     for mask in _masks(problem):
       samples, clock = peer.timed_sample(
@@ -208,22 +208,26 @@ def by_devinterp(
         init_seed=seed,
       )
       first = samples.tokens[0][:DEFAULT_INIT_BATCHES]
-      few = float(np.mean([center_loss(batch) for batch in first]))
-      found.append((samples.llc, float(samples.losses.mean()), few))
+      few_batches = float(np.mean([center_loss(batch) for batch in first]))
+      results.append((samples.llc, float(samples.losses.mean()), few_batches))
       clocks.append((clock.total, clock.init))
   shape = NUM_SEEDS, -1, 3
-  llcs, means, few = np.moveaxis(np.array(found).reshape(shape), -1, 0)
+  llcs, means, few_batches = np.moveaxis(
+    np.array(results).reshape(shape), -1, 0
+  )
   total, init = np.mean(clocks, axis=0)
-  # Those of another seed: as many, and not those that the chain sees.
-  others = np.roll(means - llcs / nbeta, 1, axis=0)
+  # Losses of another seed: on as many batches, which the chain does not see.
+  center_losses = np.roll(means - llcs / nbeta, 1, axis=0)
   share = min(1, DEFAULT_INIT_BATCHES / num_steps)
   return Runs(llcs, total), {
-    'as many init batches, but others': Runs(nbeta * (means - others), total),
+    'as many init batches, but others': Runs(
+      nbeta * (means - center_losses), total
+    ),
     f'{DEFAULT_INIT_BATCHES} init batches, its default': Runs(
-      nbeta * (means - few), total - init + share * init
+      nbeta * (means - few_batches), total - init + share * init
     ),
     'all of the data instead of init batches, at no cost': Runs(
-      nbeta * (means - everywhere), total - init
+      nbeta * (means - full_loss), total - init
     ),
   }
 
@@ -239,7 +243,7 @@ def _batches(problem: Problem) -> np.ndarray:
 
 
 def _masks(problem: Problem) -> Iterator[types.PyTree]:
-  """What moves, as boolean trees, head by head in the order of ours."""
+  """Yields the mask of each head, in the order of our estimates."""
   for family in problem.families:
     for i in range(len(family.names)):
       index = jax.tree.map(lambda leaf, i=i: leaf[i], family.indices)
@@ -258,7 +262,7 @@ def cost(runs: Runs) -> float:
 
 
 def cost_rows(ours: Runs, theirs: Runs, num_steps: int):
-  """Both costs, their ratio and its two factors, and that they agree."""
+  """Targets: the ratio of both costs, and the agreement of both estimates."""
   size = f'{theirs.llc.shape[1]} heads, {NUM_SEEDS} seeds, {num_steps} steps'
   for name, runs in (('rllc_jax', ours), ('devinterp', theirs)):
     error = np.sqrt(runs.llc.var(axis=0, ddof=1).mean())
@@ -289,13 +293,13 @@ def cost_rows(ours: Runs, theirs: Runs, num_steps: int):
   )
   means = [runs.llc.mean(axis=0) for runs in (theirs, ours)]
   errors = np.sqrt(sum(v / NUM_SEEDS for v in variances))
-  apart = float(np.sqrt(np.mean(((means[0] - means[1]) / errors) ** 2)))
+  difference = float(np.sqrt(np.mean(((means[0] - means[1]) / errors) ** 2)))
   yield targets.Row(
     'means over seeds, difference',
-    apart,
+    difference,
     'joint standard errors',
     'under 2',
-    apart < 2,
+    difference < 2,
     f'root mean square over the heads; the mean llc is {means[1].mean():.3g}',
   )
 

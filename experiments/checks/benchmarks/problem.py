@@ -1,7 +1,7 @@
-"""What is timed: the paper's transformer on real tokens.
+"""The model and data of the benchmarks: the paper's transformer, real tokens.
 
-Weights are as drawn: how long a step takes does not depend on them. Precision
-does, so `benchmarks.precision` trains.
+Weights are untrained, because the time of a step does not depend on them.
+Precision does, so `benchmarks.precision` trains.
 """
 
 from collections.abc import Callable
@@ -41,11 +41,11 @@ CONFIG = sections.make_config(
 
 
 class Problem(NamedTuple):
-  """The weights and the text.
+  """Weights and tokens of the benchmarks.
 
   Attributes:
     params: of `MODEL`.
-    tokens: [N, context_length], of which all but the first are predicted.
+    tokens: [N, context_length]; all but the first of a row are predicted.
   """
 
   params: types.Params
@@ -53,24 +53,24 @@ class Problem(NamedTuple):
 
 
 def prepare(workdir: pathlib.Path) -> Problem:
-  """Builds the corpus, or reads it, and draws the weights."""
+  """Builds or loads the corpus, and draws the weights."""
   build_corpus.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
   params = attention_only.init_params(jax.random.key(CONFIG.seed), MODEL)
   return Problem(params, np.asarray(corpus.tokens))
 
 
-@functools.cache
+@functools.cache  # Compiled programs are cached by the identity of functions.
 def family(names: tuple[str, ...]) -> types.Refinements:
-  """Refinements of one layer; cached, since programs are found by identity."""
-  (found,) = choices.families(names, MODEL)
-  return found
+  """Refinements of one layer."""
+  (refinements,) = choices.families(names, MODEL)
+  return refinements
 
 
 def batches(
   problem: Problem, batch_size: int, context_length: int
 ) -> types.Minibatches:
-  """Minibatches of shorter sequences, of uniformly drawn rows."""
+  """Minibatches of uniformly drawn rows, cut to the context length."""
   tokens = problem.tokens[:, :context_length]
   return minibatches.uniform(tokens, batch_size)
 
@@ -84,7 +84,7 @@ def runner(
   num_steps: int,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[], Any]:
-  """A call that takes so many steps of the heads of one layer."""
+  """A call that takes `num_steps` steps of heads of one layer."""
   return steps_of(
     problem,
     family(names),
@@ -104,7 +104,7 @@ def steps_of(
   num_steps: int,
   mesh: jax.sharding.Mesh,
 ) -> Callable[[], Any]:
-  """A call that takes so many steps of refinements of the problem."""
+  """A call that takes `num_steps` steps of refinements of the problem."""
   spec = requests.Spec(
     jax.random.key(1),
     [refinements],
@@ -114,6 +114,7 @@ def steps_of(
     sampling(num_chains=num_chains, num_draws=num_steps),
     settings.Layout(mesh=mesh, segment=num_steps),
   )
+  # Checked once, outside the timed call.
   request = requests.check(spec, with_losses=False)
   return lambda: trajectories.run(request, memory.MemoryStore())
 

@@ -1,4 +1,4 @@
-"""A run of any size: how to call it, and the multiply-adds that it takes."""
+"""Runs of any size: their calls, and the multiply-adds that they take."""
 
 from collections.abc import Callable
 import functools
@@ -22,15 +22,15 @@ _NUM_SEQUENCES = 64
 
 
 class Size(NamedTuple):
-  """What is asked of a run.
+  """Sizes of a run.
 
   Attributes:
-    layer: whose heads move.
+    layer: of the moving heads.
     num_moving: heads of it that are estimated.
     num_heads: heads a layer of the model, each as wide as the paper's.
-    num_checkpoints: rows, with the next.
+    num_checkpoints: rows are checkpoints times data sets.
     num_datasets: windows of the same data.
-    num_chains: columns, with the heads that move.
+    num_chains: columns are moving heads times chains.
     num_draws: steps of a chain.
     batch_size: sequences a minibatch.
     context_length: tokens of a sequence that are predicted.
@@ -42,7 +42,7 @@ class Size(NamedTuple):
   num_checkpoints: int = 1
   num_datasets: int = 1
   num_chains: int = 1
-  num_draws: int = 24  # The fewest that an estimate is made of.
+  num_draws: int = 24  # The smallest number that an estimate accepts.
   batch_size: int = 1
   context_length: int = 64
 
@@ -63,12 +63,12 @@ def step_multiply_adds(
 ) -> int:
   """Multiply-adds of a step of all columns of a row, in `models.factored`.
 
-  Derived from the sizes, not read from the program. Products of weights with
-  weights alone are left out: XLA takes them out of the loop over steps.
+  Derived from the sizes, not counted in the program. Products of weights with
+  weights are left out: XLA moves them out of the loop over steps.
 
   Args:
     model: its sizes.
-    layer: whose heads move; those of the last share logits.
+    layer: of the moving heads; those of the last one share logits.
     batch_size: B.
     context_length: T, tokens of a sequence that are predicted.
     num_columns: moving heads times chains, which share a context.
@@ -82,21 +82,21 @@ def step_multiply_adds(
   pairs = B * sum((b - a) * b for a, b in zip(starts, ends, strict=True))
   # A head: queries, keys, values and output; scores, and values by pattern.
   forward = 4 * N * D * E + 2 * pairs * E
-  # With its gradient, in what it reads or in its weights, never in both. That
-  # of the pattern takes the scores again.
-  both = 2 * 4 * N * D * E + (2 + 5) * pairs * E
+  # With the gradient by its input or by its weights, never both. The gradient
+  # of the pattern computes the scores again.
+  with_gradient = 2 * 4 * N * D * E + (2 + 5) * pairs * E
   context = L * H * forward + N * D * V
-  # The moving head's output is written twice: as it is and as it was.
-  own = both + 2 * N * D * E
+  # The output projection of the moving head, now and at the checkpoint.
+  moving = with_gradient + 2 * N * D * E
   if layer == L - 1:
     context += N * D  # The final bias, in logits of targets.
-    return context + num_columns * (own + 4 * N * E * V + 2 * E * D * V)
-  above = (L - 1 - layer) * H * both
-  return context + num_columns * (own + above + 2 * N * D * V)
+    return context + num_columns * (moving + 4 * N * E * V + 2 * E * D * V)
+  above = (L - 1 - layer) * H * with_gradient
+  return context + num_columns * (moving + above + 2 * N * D * V)
 
 
 def multiply_adds(size: Size) -> int:
-  """Multiply-adds of a whole run."""
+  """Multiply-adds of all steps of a run."""
   step = step_multiply_adds(
     model_of(size.num_heads),
     size.layer,
@@ -109,7 +109,7 @@ def multiply_adds(size: Size) -> int:
 
 
 def call(size: Size) -> Callable[[], Any]:
-  """The run of a size, to be called without arguments."""
+  """A call of the run of a size, without arguments."""
   params, families = weights_and_families(size.num_heads)
   family = families[size.layer]
   moving = slice(size.num_moving)
@@ -135,14 +135,11 @@ def call(size: Size) -> Callable[[], Any]:
   )
 
 
-@functools.cache
+@functools.cache  # Compiled programs are cached by the identity of functions.
 def weights_and_families(
   num_heads: int,
 ) -> tuple[types.Params, tuple[types.Refinements, ...]]:
-  """Weights as drawn, on which time does not depend, and heads by layer.
-
-  Made once: programs are found again by the functions of a family.
-  """
+  """Untrained weights, and the families of heads by layer."""
   model = model_of(num_heads)
   params = jax.jit(attention_only.init_params, static_argnums=1)(
     jax.random.key(0), model

@@ -1,15 +1,14 @@
-"""Cost against work: does a run take the time that its size says?
+"""Compares the time of runs with their size.
 
-One knob of a run is turned over an eight-fold range while the others stay. More
-checkpoints, data sets, chains, draws and sequences a minibatch must cost in
-proportion, after a fixed part: time is affine in them. Chains share what does
-not move, so all chains cost less than so many runs of one. Longer sequences and
-more heads a layer must cost what their multiply-adds do.
+One size of a run is varied over an eight-fold range while the rest is fixed.
+Time must be affine in the number of checkpoints, data sets, chains, draws and
+sequences a minibatch. Chains share the frozen part, so several chains cost less
+than as many runs of one. For longer sequences and more heads a layer, time must
+be affine in the multiply-adds.
 
 Every call is one of `estimate_trajectory` in memory, in float32 on one device,
-of a program that is compiled already. Sizes are timed in turn, again and again,
-and the least time of each is taken: what disturbs the machine for a while meets
-all sizes alike.
+after compilation. All sizes are timed in turn, several times, and the least
+time of each counts: a disturbance of the machine then affects all sizes alike.
 """
 
 from collections.abc import Iterator
@@ -35,15 +34,15 @@ Record = dict[str, Any]
 
 
 class Plan(NamedTuple):
-  """How much is measured.
+  """Sizes and rounds of the measurement.
 
   Attributes:
-    base: the run that sweeps start from.
-    shortest: the context length that its own sweep starts from.
-    factors: by which a knob is turned.
-    layers: in which the multiply-adds are swept.
-    num_rounds: how often every size is timed.
-    most_rounds: how often at most, where some time is off its line.
+    base: the run from which sweeps start.
+    shortest: the context length from which the sweep over it starts.
+    factors: of the size that is varied.
+    layers: whose multiply-adds are swept.
+    num_rounds: number of times that every size is timed.
+    most_rounds: the same at most, if some time is off its line.
   """
 
   base: runs.Size
@@ -59,12 +58,12 @@ QUICK = Plan(runs.Size(context_length=32), 64, (1, 4, 8), (0,), 2, 4)
 
 
 class Sweep(NamedTuple):
-  """One knob, turned.
+  """Runs in which one size is varied.
 
   Attributes:
-    knob: what is turned, in words.
+    knob: name of the varied size.
     law: 'affine' in the value, or in the 'multiply-adds'.
-    values: of the knob.
+    values: of the size.
     sizes: of the runs.
   """
 
@@ -75,29 +74,31 @@ class Sweep(NamedTuple):
 
 
 def rows(workdir: pathlib.Path, *, quick: bool) -> list[targets.Row]:
-  """Measures, and draws `WORKDIR/benchmark/scaling.png`.
+  """Measures, draws `WORKDIR/benchmark/scaling.png` and returns the targets.
 
   Args:
-    workdir: the figure and the times, `scaling.json`, go below it.
-    quick: three sizes of each knob, smaller ones, layer 0 alone.
+    workdir: for the figure and the times, `scaling.json`.
+    quick: three smaller sizes in each sweep, and layer 0 alone.
   """
   records = measure(QUICK if quick else FULL)
   directory = workdir / 'benchmark'
   directory.mkdir(parents=True, exist_ok=True)
   (directory / 'scaling.json').write_text(json.dumps(records) + '\n')
-  drawn = style.image(plots.scaling(records), 'png')
-  (directory / 'scaling.png').write_bytes(drawn)
+  image = style.image(plots.scaling(records), 'png')
+  (directory / 'scaling.png').write_bytes(image)
   return list(map(row, records))
 
 
 def measure(plan: Plan) -> list[Record]:
   """Times every size in turn, round after round.
 
-  A round only ever lowers a least time, towards that of a machine with nothing
-  else to do; so rounds are added while a time is off its line, up to a limit.
+  Another round can only lower a least time, towards that of an idle machine. So
+  rounds are added while a time is off its line, up to a limit.
   """
-  swept = list(sweeps(plan))
-  calls = {size: runs.call(size) for sweep in swept for size in sweep.sizes}
+  all_sweeps = list(sweeps(plan))
+  calls = {
+    size: runs.call(size) for sweep in all_sweeps for size in sweep.sizes
+  }
   for run in calls.values():
     run()  # Compiles.
   seconds: dict[runs.Size, list[float]] = {size: [] for size in calls}
@@ -107,14 +108,14 @@ def measure(plan: Plan) -> list[Record]:
       began = time.perf_counter()
       run()
       seconds[size].append(time.perf_counter() - began)
-    records = [record(sweep, seconds) for sweep in swept]
-    if count >= plan.num_rounds and all(row(found).holds for found in records):
+    records = [record(sweep, seconds) for sweep in all_sweeps]
+    if count >= plan.num_rounds and all(row(entry).holds for entry in records):
       break
   return records
 
 
 def sweeps(plan: Plan) -> Iterator[Sweep]:
-  """Every knob; those that change the multiply-adds, in each layer."""
+  """Yields all sweeps; those over multiply-adds are made in each layer."""
 
   def affine(knob, field):
     start = getattr(plan.base, field)
@@ -139,17 +140,14 @@ def sweeps(plan: Plan) -> Iterator[Sweep]:
     yield Sweep(f'heads, layer {layer}', MULTIPLY_ADDS, values, tuple(sizes))
 
 
-# The one beside the other.
-
-
 class Fit(NamedTuple):
   """A line through times, by least squares of relative residuals.
 
   Attributes:
-    fixed: seconds that hang on no work.
+    fixed: seconds that do not depend on the work.
     per_work: seconds a unit of work.
     residuals: of each time, in percent of the line.
-    share: what work makes of the time at most work, in percent.
+    share: of the work in the time of the largest run, in percent.
   """
 
   fixed: float
@@ -166,27 +164,28 @@ def fit(amounts: Sequence[float], seconds: Sequence[float]) -> Fit:
     seconds: of each.
 
   Examples:
-    >>> found = fit([1, 2, 4, 8], [3, 5, 9, 17])
-    >>> print(f'{found.fixed:.3f} {found.per_work:.3f} {found.share:.1f}')
+    >>> line = fit([1, 2, 4, 8], [3, 5, 9, 17])
+    >>> print(f'{line.fixed:.3f} {line.per_work:.3f} {line.share:.1f}')
     1.000 2.000 94.1
   """
   x, y = np.array(amounts, float), np.array(seconds, float)
   scale = x.max()
+  # Scaled to 1, because multiply-adds of 1e12 beside 1 are ill-conditioned.
   columns = np.stack([np.ones_like(x), x / scale], axis=1)
-  found, *_ = np.linalg.lstsq(columns / y[:, None], np.ones_like(y))
-  line = columns @ found
+  coefficients, *_ = np.linalg.lstsq(columns / y[:, None], np.ones_like(y))
+  line = columns @ coefficients
   return Fit(
-    float(found[0]),
-    float(found[1] / scale),
+    float(coefficients[0]),
+    float(coefficients[1] / scale),
     (100 * (y / line - 1)).tolist(),
-    float(100 * found[1] / line[-1]),
+    float(100 * coefficients[1] / line[-1]),
   )
 
 
 def record(
   sweep: Sweep, seconds: Mapping[runs.Size, Sequence[float]]
 ) -> Record:
-  """What `scaling.json` has an entry of: a sweep, its times and its line."""
+  """An entry of `scaling.json`: a sweep, its times and its line."""
   amounts = list(sweep.values)
   if sweep.law == MULTIPLY_ADDS:
     amounts = [runs.multiply_adds(size) for size in sweep.sizes]
@@ -203,16 +202,16 @@ def record(
   }
 
 
-def row(found: Record) -> targets.Row:
-  """The worst residual of a line, which work and not the fixed part makes."""
-  worst = max(map(abs, found['residuals']))
-  times = ', '.join(f'{value:.3g}' for value in found['seconds'])
-  values = ', '.join(map(str, found['values']))
+def row(entry: Record) -> targets.Row:
+  """Targets: a small worst residual, and half of the time due to work."""
+  worst = max(map(abs, entry['residuals']))
+  times = ', '.join(f'{value:.3g}' for value in entry['seconds'])
+  values = ', '.join(map(str, entry['values']))
   return targets.Row(
-    f'cost against {found["knob"]}, farthest from {found["law"]}',
+    f'cost against {entry["knob"]}, farthest from {entry["law"]}',
     worst,
     '%',
-    f'at most {found["tolerance"]:g}, and work half the time',
-    worst <= found['tolerance'] and found['share'] >= 50,
-    f'{times} s at {values}; work makes {found["share"]:.0f} % of the last',
+    f'at most {entry["tolerance"]:g}, and work half the time',
+    worst <= entry['tolerance'] and entry['share'] >= 50,
+    f'{times} s at {values}; work makes {entry["share"]:.0f} % of the last',
   )

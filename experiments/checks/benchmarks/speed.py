@@ -1,11 +1,10 @@
-"""Seconds per SGLD step per chain, beside devinterp on the same model.
+"""Seconds per SGLD step per chain, compared with devinterp on the same model.
 
-Both run two heads a layer on the same weights and sequences, one after the
-other in turn, on as many threads as there are cores, and of both only the steps
-are timed. Ours is the main job in small: a checkpoint a device, as those of a
-trajectory are dealt, and six chains a head. That is fewer columns than those of
-the paper's job, eight heads of four chains: what columns share is shared by
-fewer here, to our disadvantage.
+Both programs run two heads a layer on the same weights and sequences, in turn,
+on as many threads as there are cores, and only steps are timed. Ours is a small
+version of the main job, with one checkpoint a device and six chains a head. The
+paper's job has more columns, eight heads of four chains. So fewer columns share
+the context here, to our disadvantage.
 """
 
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from rllc_jax.estimators import program
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 
-# (sequences, tokens a sequence) of a minibatch, and how much faster we must be.
+# (sequences, tokens a sequence) of a minibatch, and the least ratio of speeds.
 SIZES = ((8, 256), (4, 1024))
 TARGETS = {(8, 256): 5.0, (4, 1024): 4.0}
 HEADS = (0, 5)
@@ -46,7 +45,7 @@ class Timing(NamedTuple):
 
   Attributes:
     ours: by (size, layer).
-    theirs: by (size, layer); the heads of a round by their geometric mean.
+    theirs: by (size, layer); geometric mean over the heads.
     compilation: of ours, in seconds, by (size, layer).
   """
 
@@ -61,7 +60,7 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
   Args:
     problem: weights and tokens.
     peer: the module `devinterp_peer`, or None for ours alone.
-    quick: shorter sequences alone, two rounds, fewer steps.
+    quick: only shorter sequences, two rounds and fewer steps.
   """
   sizes = SIZES[:1] if quick else SIZES
   num_rounds = 2 if quick else NUM_ROUNDS
@@ -84,17 +83,17 @@ def measure(problem: problems.Problem, peer: Any, *, quick: bool) -> Timing:
     for case in cases:
       timing.ours[case].append(ours[case](num_steps))
       if peer:
-        found = theirs[case](num_steps)
-        timing.theirs.setdefault(case, []).append(found)
+        seconds = theirs[case](num_steps)
+        timing.theirs.setdefault(case, []).append(seconds)
   return timing
 
 
 def our_steps(
   problem: problems.Problem, size: tuple[int, int], layer: int
 ) -> Callable[[int], float]:
-  """A call that gives our seconds a chain-step, over both heads.
+  """A call that returns our seconds a chain-step, over both heads.
 
-  The program of a block of `estimate_trajectory`, on as many rows as devices.
+  It runs a block program of `estimate_trajectory` with a row for each device.
   """
   family = problems.family(tuple(f'{layer}:{head}' for head in HEADS))
   pairs = [(r, c) for r in range(len(HEADS)) for c in range(NUM_CHAINS)]
@@ -125,6 +124,7 @@ def our_steps(
     span = jnp.int32(0), jnp.int32(num_steps)
     began = time.perf_counter()
     _, reports = block.run(rows, columns, states, *span, settings, data)
+    # Within the timed part, because it waits for the program to end.
     losses = program.traces_by_column(reports, len(pairs), num_steps)['loss']
     spent = time.perf_counter() - began
     if not np.isfinite(losses).all():
@@ -137,11 +137,11 @@ def our_steps(
 def their_steps(
   problem: problems.Problem, peer: Any, model: Any, size, layer: int
 ) -> Callable[[int], float]:
-  """A call that gives devinterp's seconds a step, over both heads."""
+  """A call that returns devinterp's seconds a step, over both heads."""
   batch_size, context_length = size
   tokens = problem.tokens[: 8 * batch_size, :context_length]
 
-  def of_head(head, num_steps):
+  def head_seconds(head, num_steps):
     family = problems.family((f'{layer}:{head}',))
     index = program.first_index(family)
     _, clock = peer.timed_sample(
@@ -159,19 +159,19 @@ def their_steps(
     return float(clock.steps.mean())
 
   def seconds_a_step(num_steps):
-    found = [of_head(head, num_steps) for head in HEADS]
-    return statistics.geometric_mean(found)
+    seconds = [head_seconds(head, num_steps) for head in HEADS]
+    return statistics.geometric_mean(seconds)
 
   return seconds_a_step
 
 
 def least(timing: Timing) -> dict[Any, float]:
-  """Our least seconds a chain-step, by (size, layer)."""
+  """Least of our times of a chain-step in seconds, by (size, layer)."""
   return {case: min(seconds) for case, seconds in timing.ours.items()}
 
 
 def rows(timing: Timing) -> Iterator[targets.Row]:
-  """A row a layer and program, and how many times faster ours is."""
+  """Times by layer and program, and targets for the ratios of speeds."""
   for size in dict.fromkeys(size for size, _ in timing.ours):
     name = f'{size[0]} x {size[1]}'
     for layer in range(2):

@@ -1,9 +1,9 @@
-"""Time over a fixed yardstick, and the floor of the path that is taken.
+"""Time of a step relative to a fixed yardstick, and the floor of its program.
 
 The yardstick is a number of multiply-adds a token at the rate at which this
-machine multiplies matrices: it stays where it is when the code changes. The
-floor is what the present path cannot go below: its own multiply-adds, the bytes
-that do not fit a cache and its exponentials, each at its measured rate.
+machine multiplies matrices. It does not depend on the code. The floor is a
+lower bound for the present program: its multiply-adds, the bytes that do not
+fit a cache and its exponentials, each at its measured rate.
 """
 
 from collections.abc import Callable
@@ -25,8 +25,8 @@ from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
 
 SIZE = (4, 1024)
-# Multiply-adds a token at context 1,024: one head's weights move, what lies
-# below is shared, the upper half of the patterns is left out.
+# Multiply-adds a token at context 1,024, if one head moves, everything below it
+# is shared, and only the causal half of the patterns is computed.
 YARDSTICK = {0: 4.0e6, 1: 2.7e6}
 TARGETS = {0: 1.5, 1: 0.8}
 _REPEATS = 8
@@ -34,12 +34,12 @@ _ROUNDS = 5
 
 
 class Rates(NamedTuple):
-  """What all devices together do in a second, in float32.
+  """Operations a second of all devices together, in float32.
 
   Attributes:
     multiply_adds: of matrix products.
-    bytes: read from memory or written there.
-    exponentials: of numbers that lie in a cache.
+    bytes: read from memory or written to it.
+    exponentials: of numbers in a cache.
   """
 
   multiply_adds: float
@@ -48,7 +48,7 @@ class Rates(NamedTuple):
 
 
 def rates() -> Rates:
-  """Measures them, the best of five."""
+  """Measures the rates, as the best of five rounds."""
   product = lambda x: (x @ x) * 1e-3
   scaled = lambda x: x * 0.999
   exponential = lambda x: jnp.exp(-x)
@@ -62,7 +62,7 @@ def rates() -> Rates:
 
 
 def _calls_per_second(function: Callable, shape: tuple[int, int]) -> float:
-  """How often all devices together do it, each on an array of its own."""
+  """Calls a second of all devices together, each on a separate array."""
   count = len(jax.local_devices())
   mesh = grid.make_mesh(count, 1)
   spec = PartitionSpec('row')
@@ -86,7 +86,7 @@ def _calls_per_second(function: Callable, shape: tuple[int, int]) -> float:
 
 
 class Floor(NamedTuple):
-  """What a chain-step of the path cannot do without.
+  """Necessary operations of a chain-step.
 
   Attributes:
     multiply_adds: of its matrix products.
@@ -100,7 +100,7 @@ class Floor(NamedTuple):
 
 
 def floor(problem: problems.Problem, layer: int) -> Floor:
-  """Counts a chain-step of a head at `SIZE`."""
+  """Counts the operations of a chain-step of a head at `SIZE`."""
   family = problems.family((f'{layer}:0',))
   batch = problem.tokens[: SIZE[0], : SIZE[1]]
   context, _ = jax.eval_shape(family.loss.context, problem.params, batch)
@@ -109,7 +109,7 @@ def floor(problem: problems.Problem, layer: int) -> Floor:
   column = jax.value_and_grad(family.loss.loss)
   B, T = SIZE[0], SIZE[1] - 1
   model = problems.MODEL
-  # A pattern is made once for the loss and once more for its gradient.
+  # A pattern is computed once for the loss and again for its gradient.
   frozen_heads = model.num_heads * (model.num_layers - 1 - layer)
   patterns = 2 * B * (1 + frozen_heads) * _pattern_size(T)
   return Floor(
@@ -120,7 +120,7 @@ def floor(problem: problems.Problem, layer: int) -> Floor:
 
 
 def _pattern_size(length: int) -> int:
-  """Entries of a causal pattern, computed by blocks of queries."""
+  """Number of entries of a causal pattern, by blocks of queries."""
   block = frozen_layers.default_tiles().queries
   starts = np.arange(0, length, block)
   stops = np.minimum(starts + block, length)
@@ -136,11 +136,11 @@ def _bytes_of_logits(context: Any) -> int:
 def rows(
   problem: problems.Problem, seconds: Mapping[Any, float]
 ) -> Iterator[targets.Row]:
-  """A row a layer over the yardstick, and its floor beside it.
+  """Targets for the time over the yardstick by layer, and the floors.
 
   Args:
     problem: weights and tokens.
-    seconds: a chain-step, by (size, layer); sizes but `SIZE` are passed over.
+    seconds: a chain-step, by (size, layer); only `SIZE` is used.
   """
   measured = rates()
   yield targets.Row(
@@ -154,15 +154,15 @@ def rows(
   for (size, layer), spent in seconds.items():
     if size != SIZE:
       continue
-    whole = YARDSTICK[layer] * num_tokens / measured.multiply_adds
+    yardstick = YARDSTICK[layer] * num_tokens / measured.multiply_adds
     yield targets.Row(
       f'layer {layer}, time over yardstick',
-      spent / whole,
+      spent / yardstick,
       '',
       f'at most {TARGETS[layer]}',
-      spent / whole <= TARGETS[layer],
+      spent / yardstick <= TARGETS[layer],
       f'{1e-6 * YARDSTICK[layer]:.1f} M multiply-adds a token, '
-      f'{SIZE[0]} x {SIZE[1]}: {1e3 * whole:.0f} ms',
+      f'{SIZE[0]} x {SIZE[1]}: {1e3 * yardstick:.0f} ms',
     )
     counted = floor(problem, layer)
     parts = [1e3 * n / rate for n, rate in zip(counted, measured, strict=True)]

@@ -1,13 +1,13 @@
 """Fig. 4: multigram heads against a one-layer model; composition.
 
-The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+The committed figure was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
 
   python -m experiments.claims --language=planted --seed=0 --workdir=DIR
   python -m experiments.figures --config=FILE --workdir=DIR/planted-0
 
-in 33 minutes and in seconds, FILE being this one. It is withdrawn: see
-`experiments.paper.claims.WITHDRAWN`. A figure drawn now is stamped with the
-reason. The one that is kept was stamped on 2026-11-30, not drawn again.
+with this file as FILE, in 33 minutes and in seconds. It is withdrawn for the
+reasons in `experiments.paper.claims.WITHDRAWN`. Commands stamp new figures with
+the reason; the committed one was stamped on 2026-11-30 without redrawing it.
 """
 
 import ml_collections

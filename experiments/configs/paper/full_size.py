@@ -1,10 +1,10 @@
-"""The settings of Wang et al. (2410.02984) on a corpus of one's own.
+"""The settings of Wang et al. (2410.02984) on a corpus of your choice.
 
   make demo PRESET=paper/full_size
 
 The text packages hold some 25 million tokens; the paper trained on 5 billion.
-Name more text in `corpus.files` or `corpus.tfds_directory`. For accelerators:
-count on days on a CPU.
+Name more text in `corpus.files` or `corpus.tfds_directory`. It is meant for
+accelerators: on a CPU it takes days.
 """
 
 import ml_collections

@@ -1,11 +1,11 @@
 """Scores of the whole model over its stages.
 
-The one that is kept was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+The committed figure was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
 
   python -m experiments.claims --language=planted --seed=0 --workdir=DIR
   python -m experiments.figures --config=FILE --workdir=DIR/planted-0
 
-in 33 minutes and in seconds, FILE being this one.
+with this file as FILE, in 33 minutes and in seconds.
 """
 
 import ml_collections
