@@ -98,7 +98,7 @@ def of_changed_heads(
 
 def _over_tiles(of_tile, residual, changes, targets):
   """Maps over tiles of tokens; the last is padded, and the padding cut off."""
-  # Padded, so that every tile compiles to the same program.
+  # Padded, because `lax.map` needs tiles of one size.
   count, size = targets.size, frozen_layers.default_tiles().tokens
   size = min(size, count)
   tiles = -(-count // size)

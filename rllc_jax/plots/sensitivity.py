@@ -64,10 +64,8 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
     ax.label_outer()
     ax.margins(x=0.08)
     names_at[ax] = ends
-  for (
-    ax,
-    ends,
-  ) in names_at.items():  # Labels need final limits, which are shared.
+  # Labels need final limits, which are shared.
+  for ax, ends in names_at.items():
     style.label_ends(ax, ends)
   grid[0, 0].set_ylabel('refined LLC (wrLLC)')
   style.footnote(

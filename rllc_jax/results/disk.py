@@ -291,7 +291,7 @@ class DiskStore:
     live_shares = [
       self._pieces.share(p, count) for p in owners.stable_for_one_second(peers)
     ]
-    # Blocks of live processes are theirs to fold; those of dead ones are not.
+    # Process 0 folds blocks of dead processes; live ones fold their own.
     self._fold_unfinished_blocks(all_pieces.difference(*live_shares))
 
   def _refuse_growth(self, peers):
