@@ -1,4 +1,4 @@
-"""From a run on a planted language to what its heads do."""
+"""Analysis of a run on a planted language."""
 
 import functools
 import json
@@ -52,15 +52,15 @@ def analyzed(tmp_path_factory):
     return workdir, analyze.run(config(), workdir)
 
 
-def test_every_head_is_read_at_every_checkpoint(analyzed):
-  workdir, found = analyzed
-  kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
-  assert found.checkpoint.values.tolist() == list(kept.steps)
+def test_every_head_is_measured_at_every_checkpoint(analyzed):
+  workdir, results = analyzed
+  trajectory = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
+  assert results.checkpoint.values.tolist() == list(trajectory.steps)
   for name in (*head_scores.SCORES, 'ablation_zero', 'ablation_resample'):
-    assert found[name].dims == ('checkpoint', 'layer', 'head')
+    assert results[name].dims == ('checkpoint', 'layer', 'head')
   for name in ('composition_K', 'path'):
-    assert found[name].dims == ('checkpoint', 'writer', 'reader')
-  measured = found.drop_vars(
+    assert results[name].dims == ('checkpoint', 'writer', 'reader')
+  measured = results.drop_vars(
     [
       'source_attention',
       'affected_text',
@@ -74,66 +74,68 @@ def test_every_head_is_read_at_every_checkpoint(analyzed):
   # Weights as drawn hardly attend to anything in particular.
   for name in head_scores.SCORES:
     even = head_scores.even_attention(name, 16)
-    np.testing.assert_allclose(found[name][0].mean(), even, rtol=0.3)
+    np.testing.assert_allclose(results[name][0].mean(), even, rtol=0.3)
 
 
 def test_patterns_of_affected_tokens_are_counted(analyzed):
-  _, found = analyzed
-  assert found.patterns.dims == ('checkpoint', 'layer', 'head', 'pattern')
-  total = found.patterns.sum('pattern')
+  _, results = analyzed
+  assert results.patterns.dims == ('checkpoint', 'layer', 'head', 'pattern')
+  total = results.patterns.sum('pattern')
   assert (total > 50).all() and (total <= 500).all()  # 32 rows of 15 tokens.
   for name in ('ngram', 'skip_ngram'):  # Each counts once.
     assert (
-      found[f'num_{name}s'] <= found.patterns.sel(pattern=name, drop=True)
+      results[f'num_{name}s'] <= results.patterns.sel(pattern=name, drop=True)
     ).all()
 
 
-def test_losses_are_those_of_the_data_set(analyzed):
-  workdir, found = analyzed
+def test_losses_equal_those_of_the_plain_model(analyzed):
+  workdir, results = analyzed
   corpus = packing.load_corpus(workdir / 'corpus')
-  kept = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(kept, corpus)
+  directory = workdir / 'train' / 'checkpoints'
+  model = choices.trained_model(directory, corpus)
   rows = corpus.tokens[runs.evenly_spaced(corpus.windows['held_out'], 32)]
   loss = losses.next_token_loss(functools.partial(attention_only.apply, model))
   expected = [
-    float(jax.jit(loss)(checkpoints.load(kept, step), rows.astype(np.int32)))
-    for step in found.checkpoint.values
+    float(
+      jax.jit(loss)(checkpoints.load(directory, step), rows.astype(np.int32))
+    )
+    for step in results.checkpoint.values
   ]
-  np.testing.assert_allclose(found.loss, expected, rtol=1e-5)
+  np.testing.assert_allclose(results.loss, expected, rtol=1e-5)
   assert expected[-1] < expected[0] - 0.5
 
 
 def test_losses_on_kinds_of_symbols_lie_above_their_floors(analyzed):
-  _, found = analyzed
+  _, results = analyzed
   laws = synthetic_laws.laws(synthetic.Language())
   for kind, law in laws.items():
-    assert float(found.kind_floor.sel(kind=kind)) == law.floor
+    assert float(results.kind_floor.sel(kind=kind)) == law.floor
   # 1,024 rows of 8 symbols: the rarest kind is met 200 times.
-  assert (found.kind_loss - found.kind_floor > -0.1).all()
-  assert (found.kind_loss[0] > 3).all()
+  assert (results.kind_loss - results.kind_floor > -0.1).all()
+  assert (results.kind_loss[0] > 3).all()
 
 
-def test_attention_to_sources_is_a_weight(analyzed):
-  _, found = analyzed
-  known = {'ngram', 'skip', 'bracket_nested', 'bracket_last', 'repeat'}
-  for kind in found.kind.values:
-    weights = found.source_attention.sel(kind=kind)
-    assert bool(np.isfinite(weights).all()) == (kind in known)
-    if kind in known:
+def test_source_attention_is_between_0_and_1_or_nan_without_source(analyzed):
+  _, results = analyzed
+  with_source = {'ngram', 'skip', 'bracket_nested', 'bracket_last', 'repeat'}
+  for kind in results.kind.values:
+    weights = results.source_attention.sel(kind=kind)
+    assert bool(np.isfinite(weights).all()) == (kind in with_source)
+    if kind in with_source:
       assert (weights > 0).all() and (weights < 1).all()
 
 
-def test_it_is_read_again_for_the_same_run_alone(analyzed):
-  workdir, found = analyzed
-  assert analyze.run(config(), workdir).identical(found)
-  assert json.loads(found.attrs['identity'])['num_tokens'] == 512
+def test_finished_analysis_is_loaded_and_other_settings_are_refused(analyzed):
+  workdir, results = analyzed
+  assert analyze.run(config(), workdir).identical(results)
+  assert json.loads(results.attrs['identity'])['num_tokens'] == 512
   with pytest.raises(
     ValueError, match='num_tokens = 512 was expected.*got 256'
   ):
     analyze.run(config(num_tokens=256), workdir)
 
 
-def test_a_window_that_is_not_there_is_named(analyzed, tmp_path):
+def test_unknown_window_is_named(analyzed, tmp_path):
   workdir, _ = analyzed
   for name in ('corpus', 'train'):
     (tmp_path / name).symlink_to(workdir / name)

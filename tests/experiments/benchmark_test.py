@@ -1,4 +1,4 @@
-"""What the benchmark makes of its measurements; the times are its own."""
+"""Rows of the benchmark from invented times."""
 
 import functools
 import json
@@ -39,10 +39,10 @@ class SpeedTest(absltest.TestCase):
     self.assertTrue(rows[-1].holds)
     self.assertIn('5.00 of medians', rows[-1].note)
 
-  def test_too_slow_does_not_hold(self):
+  def test_ratio_below_target_does_not_hold(self):
     self.assertFalse(list(speed.rows(timing([0.02], [0.09])))[-1].holds)
 
-  def test_layers_count_alike(self):
+  def test_ratio_is_geometric_mean_of_layers(self):
     """Three times faster in one and 27 in the other is nine times."""
     measured = timing([0.01], [0.03])
     measured.theirs[(8, 256), 1][0] *= 9
@@ -56,7 +56,7 @@ class SpeedTest(absltest.TestCase):
 
 
 class YardstickTest(absltest.TestCase):
-  def test_pattern_size_counts_the_scores_of_the_path(self):
+  def test_pattern_size_equals_the_traced_products(self):
     """By the products that JAX traces: T^2 / 2 and half a block a row."""
     queries, length = frozen_layers.CPU_TILES.queries, 1023
     block_sizes = [queries] * 7 + [length - 7 * queries]
@@ -68,7 +68,7 @@ class YardstickTest(absltest.TestCase):
 
 class GenericTest(absltest.TestCase):
   def test_the_ratio_is_of_minima_after_a_first_call(self):
-    """By a clock of its own: the first calls, which compile, do not count."""
+    """With a fake clock: the first calls, which compile, do not count."""
     took = {'a': iter((90.0, 3.0, 9.0)), 'b': iter((80.0, 7.0, 2.0))}
     clock = [0.0]
 
@@ -80,7 +80,7 @@ class GenericTest(absltest.TestCase):
       self.assertEqual(generic.ratio_of_minima(a, b, 2), 1.5)
 
   def test_masks_are_compared_with_lenses_of_the_same_leaves(self):
-    """What moves, by the family that each side of a pair would run."""
+    """Compares the masks of the families that both calls would run."""
     params = attention_only_test.random_params(
       attention_only.AttentionOnly(2, 2, 8, 4, 6, 9)
     )
@@ -98,7 +98,7 @@ class GenericTest(absltest.TestCase):
 
 class AcceleratorTest(absltest.TestCase):
   @pytest.mark.long
-  def test_a_wrong_gradient_is_noticed(self):
+  def test_gradient_error_detects_other_weights(self):
     """A context of other weights is a gradient of another model."""
     model, tokens = gpu.SMALL.model, np.arange(64).reshape(2, 32)
     params = attention_only_test.random_params(model)
@@ -115,8 +115,8 @@ class AcceleratorTest(absltest.TestCase):
 
 
 @pytest.mark.long
-def test_the_accelerator_script_runs_whole(tmp_path):
-  """As a user starts it, on whatever device there is."""
+def test_accelerator_script_runs_to_the_end(tmp_path):
+  """Started from the command line, on the default device."""
   tokens = np.random.default_rng(0).integers(0, 5000, (64, 32))
   np.save(tmp_path / 'tokens.npy', tokens.astype(np.uint16))
   command = [

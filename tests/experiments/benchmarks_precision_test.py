@@ -1,4 +1,4 @@
-"""Costs from made-up runs; the times and the spread are the command's own."""
+"""Costs to precision from invented runs."""
 
 from absl.testing import absltest
 from absl.testing import parameterized
@@ -19,14 +19,14 @@ def runs(sd=0.2, seconds=1.5, mean=3.0):
 
 
 def row(name, ours, theirs):
-  (found,) = [
+  (match,) = [
     row for row in precision.cost_rows(ours, theirs, 96) if name in row.name
   ]
-  return found
+  return match
 
 
 class CostTest(parameterized.TestCase):
-  def test_by_hand(self):
+  def test_cost_equals_a_value_computed_by_hand(self):
     """An error of 0.2 is 16 runs, each of 1.5 s, for each of four heads."""
     self.assertAlmostEqual(precision.cost(runs()), 16 * 1.5 * NUM_HEADS)
 
@@ -34,22 +34,22 @@ class CostTest(parameterized.TestCase):
     ratio = precision.cost(runs(sd=0.2)) / precision.cost(runs(sd=0.1))
     self.assertAlmostEqual(ratio, 4)
 
-  def test_it_is_in_proportion_to_time_and_does_not_hang_on_the_mean(self):
+  def test_cost_is_proportional_to_time_and_independent_of_the_mean(self):
     self.assertAlmostEqual(
       precision.cost(runs(seconds=3.0, mean=7.0)), 2 * precision.cost(runs())
     )
 
   def test_twice_the_steps_cost_the_same(self):
-    """Half the variance, twice the seconds: a cost hangs on no budget."""
+    """Half the variance in twice the seconds: no dependence on the budget."""
     longer = runs(sd=0.2 / 2**0.5, seconds=3.0)
     self.assertAlmostEqual(precision.cost(longer), precision.cost(runs()))
 
   @parameterized.parameters((100.5, True), (99.5, False))
   def test_a_hundred_times_cheaper_is_the_target(self, times, holds):
     theirs = runs(seconds=1.5 * times)
-    found = row('cost to precision', runs(), theirs)
-    self.assertAlmostEqual(found.value, times)
-    self.assertEqual(found.holds, holds)
+    target = row('cost to precision', runs(), theirs)
+    self.assertAlmostEqual(target.value, times)
+    self.assertEqual(target.holds, holds)
 
   def test_speed_and_variance_make_the_ratio(self):
     """Twelve times slower at three times the error: 12 x 9."""
@@ -63,13 +63,13 @@ class CostTest(parameterized.TestCase):
 
 class AgreementTest(parameterized.TestCase):
   @parameterized.parameters((1.9, True), (-1.9, True), (2.1, False))
-  def test_means_are_judged_in_errors_of_both(self, apart, holds):
+  def test_means_are_judged_in_errors_of_both(self, difference, holds):
     """sd 0.3 and 0.4, so 0.5 over the root of the seeds."""
     joint = 0.5 / precision.NUM_SEEDS**0.5
-    pair = runs(sd=0.3), runs(sd=0.4, mean=3.0 + apart * joint)
-    found = row('difference', *pair)
-    self.assertAlmostEqual(found.value, abs(apart))
-    self.assertEqual(found.holds, holds)
+    pair = runs(sd=0.3), runs(sd=0.4, mean=3.0 + difference * joint)
+    target = row('difference', *pair)
+    self.assertAlmostEqual(target.value, abs(difference))
+    self.assertEqual(target.holds, holds)
 
   def test_heads_that_differ_do_not_cancel(self):
     ours, theirs = runs(), runs()

@@ -63,12 +63,14 @@ class MultiplyAddsTest(parameterized.TestCase):
   @parameterized.product(
     layer=(0, 1, 2), size=((1, 4), (2, 5), (3, 12)), num_columns=(1, 6)
   )
-  def test_a_column_costs_what_is_traced(self, layer, size, num_columns):
-    found = derived(layer, *size, num_columns) - derived(layer, *size, 0)
-    self.assertEqual(found, num_columns * traced(layer, *size)[1])
+  def test_multiply_adds_of_a_column_equal_the_traced_ones(
+    self, layer, size, num_columns
+  ):
+    count = derived(layer, *size, num_columns) - derived(layer, *size, 0)
+    self.assertEqual(count, num_columns * traced(layer, *size)[1])
 
   @parameterized.product(layer=(0, 1, 2), context_length=(4, 5, 12))
-  def test_a_sequence_more_costs_the_context_what_is_traced(
+  def test_multiply_adds_of_another_sequence_equal_the_traced_ones(
     self, layer, context_length
   ):
     """A difference: products of weights alone, made once a call, drop out."""
@@ -78,38 +80,38 @@ class MultiplyAddsTest(parameterized.TestCase):
       # The pass of the loss is traced with its gradient, which nothing reads
       # at the checkpoint and which is not compiled.
       expected -= context_length * MODEL.d_model * MODEL.vocab_size
-    found = [derived(layer, B, context_length, 0) for B in (3, 2)]
-    self.assertEqual(found[0] - found[1], expected)
+    counts = [derived(layer, B, context_length, 0) for B in (3, 2)]
+    self.assertEqual(counts[0] - counts[1], expected)
 
-  def test_the_paper_s_model_by_the_notes(self):
+  def test_multiply_adds_of_the_paper_s_model(self):
     """Design counts 4.0 M and 0.5 M a token and column at context 1,024."""
     size = runs.Size(context_length=1024, batch_size=32)
     for layer, low, high in ((0, 4.0e6, 4.6e6), (1, 0.5e6, 0.9e6)):
-      one, two = (
+      single, double = (
         runs.multiply_adds(size._replace(layer=layer, num_chains=n))
         for n in (1, 2)
       )
-      a_token = (two - one) / (size.num_draws * 32 * 1024)
+      a_token = (double - single) / (size.num_draws * 32 * 1024)
       self.assertBetween(a_token, low, high)
 
   def test_rows_and_draws_multiply_and_columns_share(self):
-    one = runs.multiply_adds(runs.Size())
+    single = runs.multiply_adds(runs.Size())
     for knob in ('num_checkpoints', 'num_datasets', 'num_draws'):
       size = runs.Size()
       size = size._replace(**{knob: 3 * getattr(size, knob)})
-      self.assertEqual(runs.multiply_adds(size), 3 * one)
+      self.assertEqual(runs.multiply_adds(size), 3 * single)
     chains, heads = (
       runs.multiply_adds(runs.Size(**{knob: 3}))
       for knob in ('num_chains', 'num_moving')
     )
     self.assertEqual(chains, heads)
-    self.assertLess(chains, 3 * one)
+    self.assertLess(chains, 3 * single)
 
 
 @pytest.mark.long
 class CallTest(absltest.TestCase):
-  def test_a_run_is_of_its_size(self):
-    """In small: every knob but the model's own is an axis of the traces."""
+  def test_traces_have_the_axes_of_the_size(self):
+    """Every size but those of the model is an axis of the traces."""
     size = runs.Size(1, 2, 3, 2, 3, 4, 25, 5, 6)
     runs.weights_and_families.cache_clear()
     self.addCleanup(runs.weights_and_families.cache_clear)
@@ -132,7 +134,7 @@ class CallTest(absltest.TestCase):
 
 class SweepsTest(parameterized.TestCase):
   @parameterized.parameters(scaling.FULL, scaling.QUICK)
-  def test_each_turns_one_knob_eightfold(self, *plan):
+  def test_each_sweep_varies_one_size_eightfold(self, *plan):
     plan = scaling.Plan(*plan)
     swept = list(scaling.sweeps(plan))
     self.assertLen(swept, 5 + 2 * len(plan.layers))
@@ -152,7 +154,7 @@ class SweepsTest(parameterized.TestCase):
       self.assertIn(f'{knob}, layer {layer}', knobs)
 
 
-def found(seconds, law=scaling.AFFINE):
+def entry(seconds, law=scaling.AFFINE):
   """The record of a sweep whose work is 1, 2, 4, 8."""
   sizes = tuple(runs.Size(num_chains=n) for n in (1, 2, 4, 8))
   sweep = scaling.Sweep('chains', scaling.AFFINE, (1, 2, 4, 8), sizes)
@@ -162,7 +164,7 @@ def found(seconds, law=scaling.AFFINE):
 
 
 class FitTest(parameterized.TestCase):
-  def test_a_line_is_found_again(self):
+  def test_fit_recovers_a_line(self):
     fit = scaling.fit([1e9, 2e9, 4e9, 8e9], [0.5, 0.75, 1.25, 2.25])
     self.assertAlmostEqual(fit.fixed, 0.25)
     self.assertAlmostEqual(1e9 * fit.per_work, 0.25)
@@ -183,9 +185,9 @@ class FitTest(parameterized.TestCase):
       self.assertGreaterEqual(squares(line), best)
     self.assertBetween(np.abs(ours.residuals).max(), 5, 8)
 
-  def test_quadratic_cost_is_noticed(self):
+  def test_quadratic_cost_does_not_hold(self):
     """Time in proportion to the square, as a loop in a loop would take."""
-    row = scaling.row(found([1.0, 4.0, 16.0, 64.0]))
+    row = scaling.row(entry([1.0, 4.0, 16.0, 64.0]))
     self.assertFalse(row.holds)
     self.assertGreater(row.value, 15)
 
@@ -199,19 +201,19 @@ class FitTest(parameterized.TestCase):
   def test_a_line_must_be_straight_and_of_work(self, seconds, holds):
     # A hair above, since half is met to rounding.
     seconds = np.array(seconds) + 1e-9 * np.array([1, 2, 4, 8])
-    self.assertEqual(scaling.row(found(seconds)).holds, holds)
+    self.assertEqual(scaling.row(entry(seconds)).holds, holds)
 
   def test_multiply_adds_may_be_farther_off(self):
     times = np.array([1.0, 2.0, 4.0, 8.0]) * (1 + 0.1 * np.array([1, -1, 1, 1]))
-    worst = scaling.row(found(times)).value
+    worst = scaling.row(entry(times)).value
     self.assertBetween(worst, 10, 15)
-    self.assertFalse(scaling.row(found(times)).holds)
-    self.assertTrue(scaling.row(found(times, scaling.MULTIPLY_ADDS)).holds)
+    self.assertFalse(scaling.row(entry(times)).holds)
+    self.assertTrue(scaling.row(entry(times, scaling.MULTIPLY_ADDS)).holds)
 
 
 class RoundsTest(parameterized.TestCase):
   def measure(self, disturbed):
-    """With a clock of its own, on which a run takes what its work says.
+    """Measures with a fake clock, on which a run takes as long as its work.
 
     Args:
       disturbed: in which rounds four chains take half as long again; round 0
@@ -245,7 +247,7 @@ class RoundsTest(parameterized.TestCase):
   )
   def test_rounds_are_added_while_a_time_is_off(self, disturbed, count, holds):
     records = self.measure(disturbed)
-    rows = {found['knob']: scaling.row(found) for found in records}
+    rows = {entry['knob']: scaling.row(entry) for entry in records}
     self.assertEqual({len(r) for x in records for r in x['rounds']}, {count})
     self.assertEqual(rows.pop('chains').holds, holds)
     for row in rows.values():

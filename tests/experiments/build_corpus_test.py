@@ -1,4 +1,4 @@
-"""From files to packed tokens, in one process and from the command line."""
+"""Corpora from files, in one process and from the command line."""
 
 import gzip
 import json
@@ -119,7 +119,7 @@ def test_sizes_and_the_special_token(workdir):
   np.testing.assert_array_equal(corpus.tokens[:, 0], 299)
 
 
-def test_the_record_says_where_the_text_came_from(workdir):
+def test_the_record_has_the_sources_of_the_text(workdir):
   record = packing.load_record(workdir / 'corpus')['provenance']
   assert record['python'] == '.'.join(map(str, sys.version_info[:3]))
   sea = record['domains']['sea']
@@ -129,7 +129,7 @@ def test_the_record_says_where_the_text_came_from(workdir):
   assert (workdir / 'corpus' / record['documents']).is_dir()
 
 
-def test_a_second_run_reads_what_the_first_one_wrote(workdir, files):
+def test_a_second_run_loads_the_finished_corpus(workdir, files):
   path = workdir / 'corpus' / 'tokens.npy'
   before = path.stat().st_mtime_ns
   corpus = build_corpus.run(config(files), workdir)
@@ -144,7 +144,7 @@ def test_two_runs_give_the_same_tokens(workdir, files, tmp_path):
   assert again[1:] == first[1:]
 
 
-def test_a_run_that_was_cut_short_is_made_good(workdir, files, tmp_path):
+def test_an_interrupted_run_is_completed(workdir, files, tmp_path):
   build_corpus.run(config(files), tmp_path)
   for name in 'corpus.json', 'tokens.npy', 'tokenizer.json':
     (tmp_path / 'corpus' / name).unlink()
@@ -184,7 +184,7 @@ def test_other_settings_are_refused_by_name(workdir, files, changes):
     (dict(tfds_directory='/nowhere'), 'expected a prepared TFDS data set'),
   ],
 )
-def test_bad_settings(files, tmp_path, changes, message):
+def test_bad_settings_are_refused(files, tmp_path, changes, message):
   with pytest.raises((ValueError, FileNotFoundError), match=message):
     build_corpus.run(config(files, **changes), tmp_path)
   assert not (tmp_path / 'corpus' / 'corpus.json').exists()
@@ -211,8 +211,8 @@ def test_files_folders_globs_and_fields_make_one_corpus(
   table = pa.table({'body': pa.array(land, pa.string_view())})
   (tmp_path / 'land').mkdir()
   parquet.write_table(table, tmp_path / 'land' / 'day=1.parquet')
-  given = ('sea=~/shards/*#page.body', 'sea=~/shards/**/*.json', '~/land')
-  corpus = build_corpus.run(config(given), tmp_path / 'run')
+  patterns = ('sea=~/shards/*#page.body', 'sea=~/shards/**/*.json', '~/land')
+  corpus = build_corpus.run(config(patterns), tmp_path / 'run')
   expected = packing.load_corpus(workdir / 'corpus')
   np.testing.assert_array_equal(corpus.tokens, expected.tokens)
   domains = packing.load_record(tmp_path / 'run' / 'corpus')['provenance'][
@@ -221,7 +221,7 @@ def test_files_folders_globs_and_fields_make_one_corpus(
   assert (domains['sea']['files'], domains['land']['files']) == (2, 1)
 
 
-def test_what_is_dropped_is_counted_in_the_table(tmp_path, caplog):
+def test_dropped_documents_are_counted_in_the_table(tmp_path, caplog):
   rows = [{'body': text('sea', i)} for i in range(80)]
   rows += [{'body': None}] * 3 + [{}] * 2 + [{'body': 'short'}] * 4
   rows += rows[:6] + [{'body': 'word ' * 5_000}]
@@ -262,7 +262,7 @@ def test_columns_of_the_table_stay_below_their_heads():
   assert len(lines[1].split()) == 11
 
 
-def test_the_least_length_is_a_setting(tmp_path):
+def test_minimum_length_is_a_setting(tmp_path):
   path = write_rows(tmp_path / 'a.jsonl', [{'body': f'{i}'} for i in range(99)])
   with pytest.raises(ValueError, match=r'\(99 too short\)'):
     build_corpus.run(config((str(path),)), tmp_path / 'run')
@@ -272,7 +272,7 @@ def test_the_least_length_is_a_setting(tmp_path):
   assert record['domains']['a']['documents'] == 99
 
 
-def test_a_domain_with_nothing_held_out_is_told_a_fraction(
+def test_warning_names_a_fraction_that_holds_out_a_document(
   files, tmp_path, caplog
 ):
   key = lambda row: documents.content_key(documents.clean(row['body']))
@@ -280,20 +280,22 @@ def test_a_domain_with_nothing_held_out_is_told_a_fraction(
   rows = [x for x in rows if not documents.is_held_out(key(x), 0.25)]
   path = write_rows(tmp_path / 'air.jsonl', rows)
   build_corpus.run(config((*files, str(path))), tmp_path / 'run')
-  [told] = [x for x in caplog.messages if 'nothing of air is held out' in x]
-  fraction = float(told.split('held_out_fraction=')[1].split()[0])
+  [warning] = [x for x in caplog.messages if 'nothing of air is held out' in x]
+  fraction = float(warning.split('held_out_fraction=')[1].split()[0])
   assert 0.25 < fraction < 1
   assert any(documents.is_held_out(key(row), fraction) for row in rows)
 
 
-def test_a_missing_package_is_passed_over(files, tmp_path, monkeypatch):
-  gone = documents.Source(
+def test_a_source_with_a_missing_package_is_skipped(
+  files, tmp_path, monkeypatch
+):
+  absent = documents.Source(
     'gone',
     'none',
     'no-such-package==1',
     lambda: iter(mini_pile.installed_files('no-such-package==1', '.json')),
   )
-  monkeypatch.setitem(mini_pile.SOURCES, 'gone', gone)
+  monkeypatch.setitem(mini_pile.SOURCES, 'gone', absent)
   build_corpus.run(config(files, sources=('gone',)), tmp_path)
   record = packing.load_record(tmp_path / 'corpus')['provenance']
   assert 'pip install no-such-package==1' in record['skipped']['gone']
@@ -303,12 +305,12 @@ def test_a_missing_package_is_passed_over(files, tmp_path, monkeypatch):
 def test_a_prepared_data_set_joins_the_mix(workdir, files, tmp_path):
   record = packing.load_record(workdir / 'corpus')['provenance']
   data_set = str(workdir / 'corpus' / record['documents'])
-  found = build_corpus.run(
+  corpus = build_corpus.run(
     config(files[:1], tfds_directory=data_set, tfds_split='held_out'), tmp_path
   )
   # Of its documents, those of `sea` are duplicates, and the same side stays.
-  assert 'held_out/corpus' in found.windows
-  assert 'train/corpus' not in found.windows
+  assert 'held_out/corpus' in corpus.windows
+  assert 'train/corpus' not in corpus.windows
 
 
 def call(tmp_path, *arguments):
@@ -331,14 +333,14 @@ def test_from_the_command_line_a_bad_input_is_one_line(tmp_path):
   assert 'absent.jsonl' in line
 
 
-def test_from_the_command_line_a_mistyped_flag_is_told(tmp_path):
+def test_from_the_command_line_a_mistyped_flag_is_one_line(tmp_path):
   done = call(tmp_path, '--config.corpus.cap_bm=2')
   assert done.returncode != 0
   assert 'cap_mb' in done.stderr
 
 
 @pytest.mark.parametrize('error', [KeyboardInterrupt, KeyError, TypeError])
-def test_what_the_user_cannot_mend_keeps_its_traceback(error):
+def test_a_bug_keeps_its_traceback(error):
   def main(argv):
     raise error(*argv)
 
@@ -347,7 +349,7 @@ def test_what_the_user_cannot_mend_keeps_its_traceback(error):
 
 
 @pytest.mark.parametrize('error', [ValueError, OSError, FileNotFoundError])
-def test_what_the_user_can_mend_is_one_line(error, capsys):
+def test_a_user_error_is_one_line(error, capsys):
   def main(argv):
     raise error(*argv)
 
@@ -364,7 +366,7 @@ def test_too_little_memory_is_one_line(capsys):
   assert 'error: not enough memory: Unable to' in capsys.readouterr().err
 
 
-def test_a_planted_language_is_one_token_a_symbol(tmp_path):
+def test_a_planted_language_has_one_token_a_symbol(tmp_path):
   settings = dict(
     sources=('planted',),
     further=('planted_flat',),
@@ -408,11 +410,11 @@ def test_an_unknown_tokenizer_is_refused(files, tmp_path):
     ('max_characters', 100),
   ],
 )
-def test_a_corpus_from_before_a_setting_has_its_default(
+def test_an_old_corpus_counts_as_having_the_default_of_a_new_setting(
   workdir, files, name, value
 ):
   path = workdir / 'corpus' / 'corpus.json'
-  kept = path.read_text()
+  original = path.read_text()
   record = packing.load_record(workdir / 'corpus')
   del record['provenance']['settings'][name]
   checked_files.write_json(path, record)
@@ -421,4 +423,4 @@ def test_a_corpus_from_before_a_setting_has_its_default(
     with pytest.raises(ValueError, match=f'{name}={value!r}; got one with'):
       build_corpus.run(config(files, **{name: value}), workdir)
   finally:
-    path.write_text(kept)
+    path.write_text(original)

@@ -63,7 +63,7 @@ def copy_of(trained, path):
 
 
 def test_all_cells_are_swept_and_stored(swept):
-  workdir, found = swept
+  workdir, recommended = swept
   sweep = read(workdir)
   assert dict(sweep.llc.sizes) == {
     'step_size': 2,
@@ -76,7 +76,7 @@ def test_all_cells_are_swept_and_stored(swept):
   assert sweep.checkpoint.values.tolist() == [1, 30]
   assert np.isfinite(sweep.llc).all() and np.unique(sweep.llc).size == 16
   assert set(sweep.curvature.dims) == set(sweep.llc.dims) - {'step_size'}
-  assert found.each.sizes['checkpoint'] == 2
+  assert recommended.each.sizes['checkpoint'] == 2
   names = {path.name for path in (workdir / 'figures').iterdir()}
   assert names == {
     f'calibration_{step}_{name}.png'
@@ -85,8 +85,8 @@ def test_all_cells_are_swept_and_stored(swept):
   }
 
 
-def test_a_cell_is_what_the_library_gives(swept):
-  """By the plain loss, from the checkpoint as it lies on disk."""
+def test_a_cell_equals_estimate_rllc(swept):
+  """The plain loss and the saved checkpoint give the same estimate."""
   workdir, _ = swept
   params = checkpoints.load(workdir / 'train' / 'checkpoints', 30)
   corpus = packing.load_corpus(workdir / 'corpus')
@@ -120,17 +120,17 @@ def test_a_cell_is_what_the_library_gives(swept):
   np.testing.assert_allclose(cell.equilibrium_ratio.item(), ratio, rtol=1e-4)
 
 
-def test_there_is_a_line_a_cell(swept):
-  workdir, found = swept
-  lines = calibrate.text(read(workdir), found).splitlines()
+def test_the_text_has_a_line_a_cell(swept):
+  workdir, recommended = swept
+  lines = calibrate.text(read(workdir), recommended).splitlines()
   cells = [line for line in lines if ', step ' in line]
   assert len(cells) == 8 and cells[0].startswith('0:0, train, step 1 ')
-  assert lines[-1] == found.why
+  assert lines[-1] == recommended.why
 
 
 @pytest.fixture
 def sampled(swept, monkeypatch):
-  """The settings that are sampled from here on, which costs nothing here."""
+  """Settings that are sampled from here on, by a fake sampler."""
   done = []
   saved = calibrate._SavedSettings(
     next((swept[0] / 'calibration').iterdir()), {}
@@ -142,27 +142,31 @@ def sampled(swept, monkeypatch):
     [family] = request.spec.refinements
     point = request.spec.sampling
     done.append(point)
-    found = xr.Dataset.from_dict(cell).isel(refinement=[0] * len(family.names))
-    found = found.assign_coords(refinement=list(family.names))
-    return found.assign(llc=found.llc + point.nbeta + 1e3 * point.step_size)
+    estimates = xr.Dataset.from_dict(cell).isel(
+      refinement=[0] * len(family.names)
+    )
+    estimates = estimates.assign_coords(refinement=list(family.names))
+    return estimates.assign(
+      llc=estimates.llc + point.nbeta + 1e3 * point.step_size
+    )
 
   monkeypatch.setattr(calibration, '_estimates', sample)
   return done
 
 
-def test_a_run_that_was_stopped_goes_on(
+def test_a_stopped_run_resumes_without_repeating_settings(
   trained, sampled, tmp_path, monkeypatch
 ):
-  """Stopped in the middle of a family; what was done is not done again."""
+  """Stopped in the middle of a family of refinements."""
   for name in ('whole', 'stopped'):
     (tmp_path / name).mkdir()
-  whole = copy_of(trained, tmp_path / 'whole')
+  undisturbed = copy_of(trained, tmp_path / 'whole')
   workdir = copy_of(trained, tmp_path / 'stopped')
   names = ('unembed', '0:1', '0:0')  # Two families.
   settings = config(
     num_curvature_batches=0, refinements=names, checkpoints=(30,)
   )
-  calibrate.run(settings, whole)
+  calibrate.run(settings, undisturbed)
   assert len(sampled) == 8
   sample = calibration._estimates
 
@@ -178,12 +182,12 @@ def test_a_run_that_was_stopped_goes_on(
   calibrate.run(settings, workdir)
   assert len(sampled) == 8 + 8
   assert tuple(read(workdir).refinement.values) == names
-  xr.testing.assert_identical(read(workdir), read(whole))
+  xr.testing.assert_identical(read(workdir), read(undisturbed))
 
 
 @pytest.mark.long
-def test_a_wider_grid_costs_what_is_new(trained, sampled, tmp_path):
-  """And figures of their own where nbeta and localization are both swept."""
+def test_a_wider_grid_samples_only_new_settings(trained, sampled, tmp_path):
+  """If nbeta and localization are both swept, each has separate figures."""
   workdir = copy_of(trained, tmp_path)
   few = {'datasets': ('train',), 'checkpoints': (30,)}
   few['num_curvature_batches'] = 0
@@ -200,10 +204,9 @@ def test_a_wider_grid_costs_what_is_new(trained, sampled, tmp_path):
   }
   for change in ({'num_draws': 61}, {'num_chains': 3}):  # Other numbers.
     before = len(sampled)
+    settings = sections.read(config(**few | change))
     calibrate._sweep(
-      config(**few | change),
-      calibrate._read(config(**few | change), workdir),
-      workdir / 'calibration',
+      settings, calibrate._build(settings, workdir), workdir / 'calibration'
     )
     assert len(sampled) == before + 8
   calibrate.run(config(seed=4, **few), workdir)

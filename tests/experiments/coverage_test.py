@@ -1,4 +1,4 @@
-"""Do the error bars cover: by simulation, and what the command makes of it."""
+"""Coverage of error bars by simulation, and the rows of the command."""
 
 import copy
 import json
@@ -54,7 +54,7 @@ class CoversTest(parameterized.TestCase):
     name=('bowl', 'regression'), baseline=coverage.BASELINES
   )
   def test_the_interval_covers(self, name, baseline):
-    """Of 2,000 runs 94.2 to 96.2 % were covered; 200 differ by 1.6 %.
+    """Coverage of 2,000 runs was 94.2 to 96.2 %; that of 200 varies by 1.6 %.
 
     So 88 % is four standard deviations down. Intervals that cover because they
     are too wide are noticed by the next test.
@@ -76,7 +76,7 @@ class CoversTest(parameterized.TestCase):
     name=('bowl', 'regression'), baseline=coverage.BASELINES
   )
   @pytest.mark.long
-  def test_an_error_bar_of_half_the_size_would_be_noticed(self, name, baseline):
+  def test_error_bars_of_half_the_size_do_not_cover(self, name, baseline):
     record = self.record(name, baseline)
     halved = share(record['ours'], record['expected'], 0.5)
     self.assertLess(halved, 0.85)
@@ -105,8 +105,8 @@ class CoversTest(parameterized.TestCase):
   def test_without_minibatches_the_spread_covers_as_well(self):
     self.assertBetween(self.record('bowl')['naive']['coverage'], 0.88, 0.99)
 
-  def test_runs_share_nothing(self):
-    """No two alike, and the mean of pairs is as uncertain as of strangers."""
+  def test_runs_are_independent(self):
+    """No two are equal, and means of pairs vary as independent ones do."""
     traces = self.problems['regression'].traces
     losses = traces.loss.isel(chain=0, draw=-1).values.ravel()
     self.assertLen(np.unique(losses), NUM_RUNS)
@@ -115,10 +115,12 @@ class CoversTest(parameterized.TestCase):
     # 19,900 correlations over 325 minibatches, each 0.055 by chance.
     self.assertLess(np.abs(correlations).max(), 6 * 325**-0.5)
 
-  def test_chains_share_minibatches_or_do_not(self):
+  def test_chains_share_minibatches_if_set(self):
     shared = self.problems['regression'].traces
-    own = coverage_problems.linear_regression(2, 24, share_batches=False).traces
-    for traces, same in ((shared, True), (own, False)):
+    separate = coverage_problems.linear_regression(
+      2, 24, share_batches=False
+    ).traces
+    for traces, same in ((shared, True), (separate, False)):
       spread = np.ptp(traces.center_loss.values, axis=3)  # Over chains.
       self.assertEqual(bool((spread == 0).all()), same)
 
@@ -126,11 +128,11 @@ class CoversTest(parameterized.TestCase):
     traces = self.problems['regression'].traces
     paired = (traces.loss - traces.center_loss).values[0, :, 0].astype(float)
     expected = 100 * paired[..., 125 : 125 + NUM_DRAWS].mean(axis=(1, 2))
-    found = self.record('regression')['ours']['llc']
-    np.testing.assert_allclose(found, expected, rtol=1e-4)  # In float32.
+    estimates = self.record('regression')['ours']['llc']
+    np.testing.assert_allclose(estimates, expected, rtol=1e-4)  # In float32.
 
   @parameterized.parameters(*coverage.BASELINES)
-  def test_the_naive_interval_by_hand(self, baseline):
+  def test_the_naive_interval_equals_student_s_t_over_chains(self, baseline):
     """Student's t of 3 degrees of freedom over four chain means."""
     traces = self.problems['regression'].traces
     late = traces.isel(draw=slice(125, None))  # 10 / (1e-3 x 80) steps.
@@ -142,14 +144,14 @@ class CoversTest(parameterized.TestCase):
       measured = traces.baseline_loss.values[0, :, 0].astype(float)
       centers = measured.mean(axis=-1, keepdims=True)
     means = 100 * (losses - centers)  # [runs, 4]
-    found = coverage.naive(traces, 125, baseline)
-    np.testing.assert_allclose(found.value, means.mean(axis=1), rtol=1e-9)
+    interval = coverage.naive(traces, 125, baseline)
+    np.testing.assert_allclose(interval.value, means.mean(axis=1), rtol=1e-9)
     # 3.182446, from any table, over the root of 4.
     half = 3.182446 * means.std(axis=1, ddof=1) / 2
-    np.testing.assert_allclose(found.high - found.value, half, rtol=1e-6)
-    np.testing.assert_allclose(found.value - found.low, half, rtol=1e-6)
+    np.testing.assert_allclose(interval.high - interval.value, half, rtol=1e-6)
+    np.testing.assert_allclose(interval.value - interval.low, half, rtol=1e-6)
 
-  def test_fewer_draws_are_the_first_of_the_more(self):
+  def test_fewer_draws_are_the_first_ones(self):
     problem = self.problems['bowl']
     few = problem.traces.isel(dataset=slice(20))
     problem = problem._replace(traces=few)
@@ -161,7 +163,7 @@ class CoversTest(parameterized.TestCase):
 
 
 def method(covered, num_runs=400):
-  """Intervals of width 2, of which so many hold 5; the others on both sides."""
+  """Intervals of width 2, of which `covered` contain 5; misses lie around."""
   misses = np.where(np.arange(num_runs) % 2, 3.0, 7.0)
   llc = np.where(np.arange(num_runs) < covered, 5.0, misses)
   llc[covered // 2 : covered] -= 0.5
@@ -200,12 +202,12 @@ class RowsTest(parameterized.TestCase):
     (200, 359, False),
     (200, 400, True),
   )
-  def test_coverage_has_a_band(self, num_draws, covered, holds):
-    found = coverage.coverage_row(
+  def test_coverage_holds_within_its_band(self, num_draws, covered, holds):
+    target = coverage.coverage_row(
       record(num_draws=num_draws, ours=method(covered))
     )
-    self.assertEqual(found.holds, holds)
-    self.assertAlmostEqual(found.value, covered / 4)
+    self.assertEqual(target.holds, holds)
+    self.assertAlmostEqual(target.value, covered / 4)
 
   def test_the_naive_interval_must_fail_where_minibatches_are_shared(self):
     for covered, holds in ((319, True), (320, False)):
@@ -218,12 +220,12 @@ class RowsTest(parameterized.TestCase):
 
   def test_bias_is_judged_in_errors_of_both_sides(self):
     values = np.array(method(380)['llc'])
-    own = values.std(ddof=1) / 20
+    run_error = values.std(ddof=1) / 20
     for shift, error, holds in (
-      (3.9 * own, 0.0, True),
-      (-4.1 * own, 0.0, False),
-      (7.9 * own, own * 3**0.5, True),
-      (8.1 * own, own * 3**0.5, False),
+      (3.9 * run_error, 0.0, True),
+      (-4.1 * run_error, 0.0, False),
+      (7.9 * run_error, run_error * 3**0.5, True),
+      (8.1 * run_error, run_error * 3**0.5, False),
     ):
       row = coverage.bias_row(
         record(expected=values.mean() + shift, expected_error=error)
@@ -231,8 +233,8 @@ class RowsTest(parameterized.TestCase):
       self.assertEqual(row.holds, holds)
 
   def test_the_reference_must_be_five_times_as_good_as_a_run(self):
-    own = np.std(method(380)['llc'], ddof=1)
-    for error, holds in ((0.19 * own, True), (0.21 * own, False)):
+    run_error = np.std(method(380)['llc'], ddof=1)
+    for error, holds in ((0.19 * run_error, True), (0.21 * run_error, False)):
       row = coverage.reference_row(record(expected_error=error))
       self.assertEqual(row.holds, holds)
 
@@ -268,7 +270,7 @@ class FigureTest(absltest.TestCase):
     labels = [label.get_text() for label in ax.get_yticklabels()]
     self.assertEqual(labels.count('corpus, 1,000 draws'), 2)
 
-  def test_misses_stand_out_and_are_counted(self):
+  def test_intervals_that_miss_are_marked_and_counted(self):
     records = self.records()
     records[-1] = record(problem='head 1:0', ours=method(48, num_runs=60))
     ax = plots.coverage(records).axes[2]
@@ -280,7 +282,7 @@ class FigureTest(absltest.TestCase):
     self.assertLen(hues, 2)
     self.assertIn('12 of 60 miss', ax.texts[0].get_text())
 
-  def test_the_records_become_a_file(self):
+  def test_records_are_drawn_to_a_file(self):
     drawn = plots.coverage(json.loads(json.dumps(self.records())))
     self.assertStartsWith(style.image(drawn, 'png'), b'\x89PNG')
 
@@ -289,11 +291,11 @@ class FigureTest(absltest.TestCase):
 class CommandTest(absltest.TestCase):
   def marks(self, workdir):
     """When each file of the runs of the head was written."""
-    found = (workdir / 'coverage' / 'head').rglob('*.npz')
-    return {str(path): path.stat().st_mtime_ns for path in found}
+    paths = (workdir / 'coverage' / 'head').rglob('*.npz')
+    return {str(path): path.stat().st_mtime_ns for path in paths}
 
-  def test_a_second_call_goes_on_from_the_first(self):
-    """The whole command, in small: trains, samples, reads, draws."""
+  def test_a_second_call_reuses_all_runs(self):
+    """The command at a small size: it trains, samples, loads and draws."""
     config = copy.deepcopy(head_config.get_config())
     config.training.num_steps = 50
     config.estimation.checkpoints = (50,)
@@ -315,7 +317,7 @@ class CommandTest(absltest.TestCase):
     self.assertEqual((workdir / 'coverage.json').read_bytes(), written)
     self.assertEqual(self.marks(workdir), marks)
     runs = [path for path in marks if '/marks/' in path]
-    self.assertLen(runs, 12 + 4)  # The others are kept chains.
+    self.assertLen(runs, 12 + 4)  # Chains besides.
     self.assertLen(json.loads(written)['records'], 4 * 2 * 2)
     self.assertGreater((workdir / 'coverage.png').stat().st_size, 10_000)
 

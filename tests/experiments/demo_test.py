@@ -1,4 +1,4 @@
-"""The whole way, as a user goes it: real text, processes, kills. Minutes."""
+"""The demo as a user runs it, with real text, processes and kills. Minutes."""
 
 import os
 import pathlib
@@ -22,7 +22,7 @@ ROOT = pathlib.Path(__file__).parent.parent.parent
 
 
 def command(name, workdir, *flags, **options):
-  """Starts a binary as a process of its own."""
+  """Starts a command as a separate process."""
   return subprocess.Popen(
     [
       sys.executable,
@@ -48,11 +48,11 @@ class DemoTest(absltest.TestCase):
     directory = cls.enterClassContext(tempfile.TemporaryDirectory())
     cls.workdir = pathlib.Path(directory) / 'smoke'
     process = command('demo', cls.workdir, CONFIG)
-    cls.said = process.communicate(timeout=600)[0]
-    assert process.returncode == 0, cls.said
+    cls.output = process.communicate(timeout=600)[0]
+    assert process.returncode == 0, cls.output
 
-  def test_it_says_where_the_report_is(self):
-    path = self.said.strip().splitlines()[-1].split()[-1]
+  def test_the_last_line_is_the_path_of_the_report(self):
+    path = self.output.strip().splitlines()[-1].split()[-1]
     self.assertGreater(pathlib.Path(path).stat().st_size, 50_000)
 
   def test_the_model_learned(self):
@@ -63,7 +63,7 @@ class DemoTest(absltest.TestCase):
     self.assertGreater(float(record.held_out_loss[0]), last + 1)
 
   def test_heads_are_in_equilibrium(self):
-    """E[d.grad U] - eps/4 E|grad U|^2 = d, minibatch noise and all.
+    """E[d.grad U] - eps/4 E|grad U|^2 = d, minibatch noise included.
 
     On trained heads with minibatches of their own, within 4 standard errors
     that are themselves small.
@@ -77,48 +77,48 @@ class DemoTest(absltest.TestCase):
     for name in ('corpus', 'train'):
       (workdir / name).symlink_to(self.workdir / name)
     config.estimation.checkpoints = (500,)
-    found = estimate_rllc.run(config, workdir)
-    errors = found.equilibrium_ratio_error
+    estimates = estimate_rllc.run(config, workdir)
+    errors = estimates.equilibrium_ratio_error
     self.assertLess(float(errors.max()), 0.01)
-    deviation = np.abs(found.equilibrium_ratio - 1) / errors
+    deviation = np.abs(estimates.equilibrium_ratio - 1) / errors
     self.assertLess(float(deviation.max()), 4)
 
   def test_a_second_call_changes_nothing(self):
     before = rllc_jax.open_store(self.workdir / 'rllc').read()
     process = command('demo', self.workdir, CONFIG)
-    said = process.communicate(timeout=300)[0]
-    self.assertEqual(process.returncode, 0, said)
-    self.assertIn('already complete', said)
+    output = process.communicate(timeout=300)[0]
+    self.assertEqual(process.returncode, 0, output)
+    self.assertIn('already complete', output)
     after = rllc_jax.open_store(self.workdir / 'rllc').read()
     np.testing.assert_array_equal(before.loss, after.loss)
 
-  def test_killed_at_any_moment_it_ends_bit_equal(self):
+  def test_demo_killed_repeatedly_ends_bit_equal(self):
     """SIGKILL again and again, through corpus, training and estimates."""
     workdir = self.workdir.parent / 'killed'
     seconds, kills = 4.0, 0
     while True:
       process = command('demo', workdir, CONFIG)
       try:
-        said = process.communicate(timeout=seconds)[0]
+        output = process.communicate(timeout=seconds)[0]
         break
       except subprocess.TimeoutExpired:
         process.send_signal(signal.SIGKILL)
         process.communicate()
         kills, seconds = kills + 1, seconds * 1.3
-    self.assertEqual(process.returncode, 0, said)
+    self.assertEqual(process.returncode, 0, output)
     self.assertGreater(kills, 2)
-    whole, found = (
+    undisturbed, resumed = (
       rllc_jax.open_store(path / 'rllc').read()
       for path in (self.workdir, workdir)
     )
     for name in ('loss', 'center_loss', 'squared_distance'):
-      np.testing.assert_array_equal(whole[name], found[name])
+      np.testing.assert_array_equal(undisturbed[name], resumed[name])
     corpora = (
       packing.load_corpus(p / 'corpus') for p in (self.workdir, workdir)
     )
     np.testing.assert_array_equal(*(corpus.tokens for corpus in corpora))
 
-  def test_bad_input_is_one_line_and_no_success(self):
+  def test_bad_input_is_one_line_and_exit_1(self):
     cases = {
       '--config.sampling.nbeta=-1.0': 'nbeta must be at least 0',
       '--config.sampling.step_size=0.0': 'step_size must be positive',
@@ -133,12 +133,12 @@ class DemoTest(absltest.TestCase):
     for flag, expected in cases.items():
       with self.subTest(flag):
         process = command('estimate_rllc', self.workdir, CONFIG, flag)
-        said = process.communicate(timeout=120)[0]
+        output = process.communicate(timeout=120)[0]
         self.assertNotEqual(process.returncode, 0)
-        self.assertIn(expected, said)
+        self.assertIn(expected, output)
         if 'estimaton' not in flag:
-          self.assertRegex(said.splitlines()[-1], '^estimate_rllc: error: ')
-          self.assertNotIn('Traceback', said)
+          self.assertRegex(output.splitlines()[-1], '^estimate_rllc: error: ')
+          self.assertNotIn('Traceback', output)
     after = rllc_jax.open_store(self.workdir / 'rllc').read()
     np.testing.assert_array_equal(before.loss, after.loss)
 

@@ -1,4 +1,4 @@
-"""From checkpoints on disk to estimates on disk, some chains lost there."""
+"""Estimates from checkpoints on disk, with some failing chains."""
 
 import json
 import pathlib
@@ -46,8 +46,8 @@ def get_config():
 
 def config(**changes):
   """A config with changes to the section `estimation` or `sampling`."""
-  own = sections.defaults('sampling')
-  sampling = {x: changes.pop(x) for x in [*changes] if x in own}
+  names = sections.defaults('sampling')
+  sampling = {x: changes.pop(x) for x in [*changes] if x in names}
   return sections.make_config(
     seed=3, estimation=ESTIMATION | changes, sampling=SAMPLING | sampling
   )
@@ -63,12 +63,12 @@ def trained(tmp_path_factory):
   workdir = tmp_path_factory.mktemp('run')
   train_test.write_corpus(workdir)
   train.run(train_test.read_config(), workdir)
-  kept = workdir / 'train' / 'checkpoints'
-  params = jax.tree.map(np.copy, checkpoints.load(kept, 30))
+  directory = workdir / 'train' / 'checkpoints'
+  params = jax.tree.map(np.copy, checkpoints.load(directory, 30))
   for name in ('w', 'b'):
     params['ln_final'][name] *= 1000
   params['unembed']['W_U'] /= 1000
-  checkpoints.save(kept, 31, params, checkpoints.metadata(kept))
+  checkpoints.save(directory, 31, params, checkpoints.metadata(directory))
   return workdir
 
 
@@ -85,7 +85,7 @@ def stored(workdir, name='rllc'):
 
 @pytest.fixture(scope='module')
 def failed(trained, tmp_path_factory):
-  """A run of the binary in which the last layer is lost at step 31."""
+  """A run of the command whose chains of the last layer fail at step 31."""
   workdir = copy_of(trained, tmp_path_factory.mktemp('failed'))
   path = workdir / 'config.py'
   path.write_text(CONFIG)
@@ -93,7 +93,7 @@ def failed(trained, tmp_path_factory):
   return workdir, binaries.run('estimate_rllc', *flags)
 
 
-def test_failed_chains_have_an_exit_status_and_are_named(failed):
+def test_exit_3_and_names_of_failed_chains(failed):
   _, done = failed
   assert done.returncode == commands.STATUS_OF_FAILED_CHAINS == 3
   last = done.stderr.splitlines()[-1]
@@ -106,7 +106,7 @@ def test_failed_chains_have_an_exit_status_and_are_named(failed):
   )
 
 
-def test_the_rest_is_kept_with_a_verdict_each(failed):
+def test_remaining_cells_are_written_with_verdicts(failed):
   workdir, _ = failed
   table = pd.read_csv(workdir / 'estimates.csv').set_index(
     ['checkpoint', 'refinement']
@@ -122,12 +122,12 @@ def test_the_rest_is_kept_with_a_verdict_each(failed):
   assert lost.verdict == (
     'no estimate: all 2 chains failed: lower step_size or raise localization'
   )
-  others = table.drop(index=(31, 'unembed'))
-  assert np.isfinite(others.llc).all()
-  assert others.failed_chains.isna().all()
-  assert (others.num_failed == 0).all()
+  rest = table.drop(index=(31, 'unembed'))
+  assert np.isfinite(rest.llc).all()
+  assert rest.failed_chains.isna().all()
+  assert (rest.num_failed == 0).all()
   # 30 draws are no two halves of 24.
-  assert others.verdict.str.contains('48 needed').all()
+  assert rest.verdict.str.contains('48 needed').all()
   # The head does not see what became of another refinement's chains.
   traces = stored(workdir)
   alone = llc.llc_from_traces(traces.sel(refinement='0:0'))
@@ -137,25 +137,29 @@ def test_the_rest_is_kept_with_a_verdict_each(failed):
     )
 
 
-def test_who_asks_for_what_did_not_fail_succeeds(failed):
-  """The file still says all that the store holds."""
+def test_exit_0_when_requested_cells_have_no_failed_chain(failed):
+  """The CSV file still has all cells of the store."""
   workdir, _ = failed
-  found = estimate_rllc.run(config(checkpoints=(30,)), workdir)
-  assert found is not None and found.checkpoint.values.tolist() == [30]
+  estimates = estimate_rllc.run(config(checkpoints=(30,)), workdir)
+  assert estimates is not None and estimates.checkpoint.values.tolist() == [30]
   assert len(pd.read_csv(workdir / 'estimates.csv')) == 4
 
 
-def test_a_store_is_read_some_checkpoints_at_a_time(failed, monkeypatch):
+def test_estimates_do_not_depend_on_the_checkpoints_in_memory(
+  failed, monkeypatch
+):
   workdir, _ = failed
-  asked = config(checkpoints=(30,))
-  whole = estimate_rllc.run(asked, workdir)
+  settings = config(checkpoints=(30,))
+  expected = estimate_rllc.run(settings, workdir)
   table = (workdir / 'estimates.csv').read_bytes()
   monkeypatch.setattr(estimate_rllc, '_MAX_BYTES', 1)
-  xr.testing.assert_identical(estimate_rllc.run(asked, workdir), whole)
+  xr.testing.assert_identical(estimate_rllc.run(settings, workdir), expected)
   assert (workdir / 'estimates.csv').read_bytes() == table
 
 
-def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
+def test_demo_makes_its_report_and_then_raises_chains_failed(
+  failed, monkeypatch
+):
   workdir, _ = failed
   steps = [('estimates', estimate_rllc.run), ('report', report.run)]
   monkeypatch.setattr(demo, 'STEPS', steps)
@@ -165,7 +169,7 @@ def test_the_demo_makes_its_report_and_then_says_so(failed, monkeypatch):
   assert 'step 31, train: unembed' in html
 
 
-def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
+def test_error_names_the_setting_if_all_chains_fail(failed):
   workdir, _ = failed
   lost = config(checkpoints=(31,), refinements=('unembed',))
   with pytest.raises(ValueError, match='2 of 2 that did not. In config.sam'):
@@ -173,7 +177,7 @@ def test_all_chains_failing_is_an_error_that_names_the_knob(failed):
 
 
 @pytest.mark.long
-def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
+def test_acceptance_is_recorded_if_configured(trained, tmp_path):
   workdir = copy_of(trained, tmp_path)
   recording = config(
     checkpoints=(30,),
@@ -190,8 +194,8 @@ def test_acceptance_is_recorded_if_asked_for(trained, tmp_path):
 
 
 @pytest.mark.long
-def test_tokens_of_a_property_are_data_sets(trained, tmp_path):
-  """They may come later: the store goes on. Losses are those of the tokens."""
+def test_weighted_data_sets_can_be_added_to_a_store(trained, tmp_path):
+  """Baseline losses equal the means over the tokens of the property."""
   workdir = copy_of(trained, tmp_path)
   few = dict(refinements=('0:0', '0:1'), checkpoints=(30,))
   estimate_rllc.run(config(**few), workdir)
@@ -217,20 +221,22 @@ def test_tokens_of_a_property_are_data_sets(trained, tmp_path):
   }
   assert len({round(float(value), 2) for value in expected.values()}) == 3
   for name, value in expected.items():
-    found = traces.baseline_loss.sel(dataset=name).isel(checkpoint=0)
-    error = found.std() / np.sqrt(found.size)
-    assert abs(found.mean() - value) < 5 * error
+    baseline = traces.baseline_loss.sel(dataset=name).isel(checkpoint=0)
+    error = baseline.std() / np.sqrt(baseline.size)
+    assert abs(baseline.mean() - value) < 5 * error
 
 
-def test_a_model_is_compared_with_another(trained, tmp_path):
-  """Trained by the same binary on the same corpus; in a store of its own."""
+def test_baseline_loss_is_the_divergence_from_a_reference_model(
+  trained, tmp_path
+):
+  """The reference is trained on the same corpus; the store is separate."""
   workdir = copy_of(trained, tmp_path)
   smaller = train_test.read_config()
   smaller.model.num_layers, smaller.training.name = 1, 'one_layer'
   train.run(smaller, workdir)
   few = dict(checkpoints=(30,), refinements=('0:0',), name='kl')
-  asked = config(**few, reference='one_layer')
-  estimate_rllc.run(asked, workdir)
+  settings = config(**few, reference='one_layer')
+  estimate_rllc.run(settings, workdir)
   traces = stored(workdir, 'kl')
   assert not (workdir / 'rllc').exists()
   assert len(pd.read_csv(workdir / 'kl.csv')) == 1
@@ -241,20 +247,22 @@ def test_a_model_is_compared_with_another(trained, tmp_path):
   inputs = corpus.tokens[:40, :-1].astype(int)
   logits = []
   for name in ('train', 'one_layer'):
-    kept = workdir / name / 'checkpoints'
-    model = choices.trained_model(kept, corpus)
+    directory = workdir / name / 'checkpoints'
+    model = choices.trained_model(directory, corpus)
     logits.append(
-      attention_only.apply(model, checkpoints.load(kept, 30), inputs)
+      attention_only.apply(model, checkpoints.load(directory, 30), inputs)
     )
   expected = float(np.mean(rllc_losses.kl_divergence(*logits)))
-  found = traces.baseline_loss
-  assert abs(found.mean() - expected) < 5 * found.std() / np.sqrt(found.size)
+  baseline = traces.baseline_loss
+  assert abs(baseline.mean() - expected) < 5 * baseline.std() / np.sqrt(
+    baseline.size
+  )
   with pytest.raises(ValueError, match='provenance'):
     estimate_rllc.run(config(**few), workdir)
 
 
 @pytest.mark.parametrize('name', ['../kl', '', 'a/b', '.hidden'])
-def test_a_store_lies_in_the_workdir(trained, tmp_path, name):
+def test_a_store_outside_the_workdir_is_refused(trained, tmp_path, name):
   workdir = copy_of(trained, tmp_path)
   with pytest.raises(ValueError, match='names a directory in the workdir'):
     estimate_rllc.run(config(name=name), workdir)
@@ -263,11 +271,11 @@ def test_a_store_lies_in_the_workdir(trained, tmp_path, name):
 def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
   """Two families at two checkpoints: a head and the unembedding."""
   workdir = copy_of(trained, tmp_path)
-  found = estimate_rllc.plan(config(burn_in=5), workdir)
+  plan = estimate_rllc.plan(config(burn_in=5), workdir)
   assert not (workdir / 'rllc').exists()
-  assert found.counts.cells == 2 * 2
-  assert found.counts.chain_steps == 2 * 2 * 2 * (5 + 30)
-  assert found.counts.entries % found.counts.chain_steps == 0
+  assert plan.counts.cells == 2 * 2
+  assert plan.counts.chain_steps == 2 * 2 * 2 * (5 + 30)
+  assert plan.counts.entries % plan.counts.chain_steps == 0
   lines = capsys.readouterr().out.splitlines()
   words = {' '.join(line.split()[:-3]): line.split()[-3:] for line in lines}
   assert words['refinements'] == ['0:0', 'unembed', 'all']
@@ -277,12 +285,12 @@ def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
   assert 0 < max(memory[:2]) == memory[2] < 100
 
 
-def test_a_plan_without_anything_left_says_so():
+def test_the_plan_of_a_complete_run_says_so():
   nothing = plans.Plan((), 2, 1.0)
   assert dry_run.text(nothing) == 'already complete: nothing is left to do'
 
 
-def test_help_says_what_the_exit_status_means():
+def test_help_describes_the_exit_status():
   for binary in (estimate_rllc, demo, commands):
     assert 'Exit status: 0; 1 if there is an error' in binary.__doc__
     assert '3 if' in binary.__doc__.replace('\n', ' ')

@@ -1,4 +1,4 @@
-"""Figures of stores that lack what would be drawn."""
+"""Figures of stores with missing results."""
 
 import shutil
 
@@ -35,13 +35,13 @@ def draw(workdir, **settings):
     ({'draws': 'heads', 'name': '../a'}, 'figure.name must be letters'),
   ],
 )
-def test_what_is_missing_is_one_line(workdir, settings, message):
+def test_missing_results_are_an_error_of_one_line(workdir, settings, message):
   with pytest.raises(ValueError, match=message) as error:
     draw(workdir, **settings)
   assert '\n' not in str(error.value)
 
 
-def test_what_is_there_is_drawn(workdir, tmp_path):
+def test_a_figure_is_drawn_from_partial_results(workdir, tmp_path):
   study = shutil.copytree(workdir, tmp_path / 'study')
   shutil.copytree(workdir / 'rllc', study / 'full')
   assert draw(study, draws='heads', name='fig').exists()

@@ -1,4 +1,4 @@
-"""Every parser withstands a few hundred bad files, and a bad one is caught."""
+"""Parsers withstand a few hundred bad files, and bad parsers are caught."""
 
 import pickle
 
@@ -13,27 +13,27 @@ _INPUTS = 320
 
 
 @pytest.mark.parametrize('name', fuzz_parsers.PARSERS)
-def test_no_input_does_harm(name, tmp_path):
+def test_every_damaged_input_gives_a_result_or_an_error(name, tmp_path):
   count = round(_INPUTS * fuzz_parsers.PARSERS[name].share)
-  found = fuzz_campaign.feed(name, range(count), 1, tmp_path)
-  assert not found.failures
-  assert found.results and found.errors
-  assert found.inputs == count and found.slowest < 5
+  tally = fuzz_campaign.feed(name, range(count), 1, tmp_path)
+  assert not tally.failures
+  assert tally.results and tally.errors
+  assert tally.inputs == count and tally.slowest < 5
 
 
-def test_an_input_is_known_by_its_number(tmp_path):
+def test_an_input_depends_on_its_number_alone(tmp_path):
   path = tmp_path / 'input' / 'config.json'
-  given = []
+  contents = []
   for numbers in (range(10), [9]):
     fuzz_campaign.feed('config', numbers, 3, tmp_path)
-    given.append(path.read_bytes())
-  assert given[0] == given[1]
+    contents.append(path.read_bytes())
+  assert contents[0] == contents[1]
   fuzz_campaign.feed('config', [9], 4, tmp_path)
-  assert path.read_bytes() != given[0]
+  assert path.read_bytes() != contents[0]
 
 
 class Panic(BaseException):
-  """As Rust raises it: no exception of Python."""
+  """A panic of Rust, which does not derive from Exception."""
 
 
 def panics(directory):
@@ -74,7 +74,7 @@ def asserts(directory):
     (lambda directory: None, ''),
   ],
 )
-def test_what_a_parser_may_not_do(read, why, tmp_path):
+def test_forbidden_behaviour_of_a_parser_is_a_failure(read, why, tmp_path):
   (tmp_path / 'bait').write_text('x')
   parser = fuzz_parsers.Parser('x', lambda: [], read)
   tally = fuzz_campaign.judge(parser, {'file': b''}, tmp_path)
@@ -83,7 +83,7 @@ def test_what_a_parser_may_not_do(read, why, tmp_path):
   assert why in ''.join(tally.failures)
 
 
-def test_a_valid_input_that_is_refused_is_no_test(tmp_path, monkeypatch):
+def test_a_refused_valid_input_is_an_assertion_error(tmp_path, monkeypatch):
   parser = fuzz_parsers.PARSERS['text']._replace(read=refuses('{}: no'))
   monkeypatch.setitem(fuzz_parsers.PARSERS, 'text', parser)
   with pytest.raises(AssertionError, match='a valid input of text'):
@@ -97,7 +97,7 @@ def test_a_valid_input_that_is_refused_is_no_test(tmp_path, monkeypatch):
     (fuzz_campaign.Tally(3, 4, ('5: x',), 5.0, 256), [False, False, False]),
   ],
 )
-def test_a_failure_a_slow_one_and_memory_are_told(tally, held):
+def test_failures_slowness_and_memory_do_not_hold(tally, held):
   rows = list(fuzz.rows_of('text', tally))
   assert [row.holds for row in rows] == held
   assert rows[0].unit == f'of {tally.inputs}'

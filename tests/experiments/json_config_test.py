@@ -1,4 +1,4 @@
-"""A config that is data means what it says, and runs nothing."""
+"""Configs as JSON have the given values and run no code."""
 
 import json
 import pathlib
@@ -21,7 +21,7 @@ def write(path, content):
   return path
 
 
-def test_what_it_leaves_out_has_its_default(tmp_path):
+def test_missing_settings_have_their_defaults(tmp_path):
   path = write(tmp_path / 'a.json', {})
   assert json_config.load(path) == sections.make_config()
 
@@ -38,10 +38,10 @@ def test_values_have_the_types_of_their_settings(tmp_path):
     'estimation': {'datasets': ['a', 'b']},
   }
   config = json_config.load(write(tmp_path / 'a.json', content))
-  found = sections.read(config).sampling
-  assert (found.nbeta, found.burn_in) == (7.0, None)
-  assert type(found.nbeta) is float
-  assert found.kernel.name == 'sghmc(friction=0.5)'
+  sampling = sections.read(config).sampling
+  assert (sampling.nbeta, sampling.burn_in) == (7.0, None)
+  assert type(sampling.nbeta) is float
+  assert sampling.kernel.name == 'sghmc(friction=0.5)'
   assert sections.read(config).estimation.datasets == ('a', 'b')
 
 
@@ -75,7 +75,7 @@ def test_values_have_the_types_of_their_settings(tmp_path):
     ({'estimation': {'name': '\ud800'}}, 'printable text'),
   ],
 )
-def test_what_is_no_config(tmp_path, content, words):
+def test_an_invalid_config_is_an_error_of_one_line(tmp_path, content, words):
   path = write(tmp_path / 'a.json', content)
   with pytest.raises(ValueError, match=words) as error:
     json_config.load(path)
@@ -87,7 +87,7 @@ def test_what_is_no_config(tmp_path, content, words):
 @pytest.mark.parametrize(
   'name', ['a.json', 'a.JSON', 'a.cfg', 'py', 'a.py.json']
 )
-def test_only_what_is_called_a_program_is_run(tmp_path, name):
+def test_only_files_ending_in_py_are_run(tmp_path, name):
   harm = tmp_path / 'harm'
   path = write(tmp_path / name, f'open({str(harm)!r}, "w")')
   words = 'expected settings as JSON|which is a program'
@@ -96,7 +96,7 @@ def test_only_what_is_called_a_program_is_run(tmp_path, name):
   assert not harm.exists()
 
 
-def test_an_absent_file(tmp_path):
+def test_an_absent_file_is_named(tmp_path):
   with pytest.raises(FileNotFoundError, match='a.json'):
     json_config.load(tmp_path / 'a.json')
 
@@ -127,7 +127,7 @@ def run(*arguments):
   return binaries.run(_BINARY, *arguments)
 
 
-def test_a_binary_reads_it_and_takes_other_settings_by_flags(tmp_path):
+def test_a_command_reads_json_and_flags(tmp_path):
   path = write(tmp_path / 'a.json', {'seed': 3, 'sampling': {'nbeta': 7}})
   done = run(
     f'--config={path}',
@@ -138,7 +138,7 @@ def test_a_binary_reads_it_and_takes_other_settings_by_flags(tmp_path):
   assert (done.returncode, done.stdout) == (0, "3 0.5 ('a.txt',)\n")
 
 
-def test_a_binary_runs_nothing_of_it_and_fails_with_one_line(tmp_path):
+def test_a_command_refuses_code_in_json_with_one_line(tmp_path):
   harm = f'open({str(tmp_path / "harm")!r}, "w")'
   path = write(tmp_path / 'a.json', f'{harm}\ndef get_config(): pass')
   done = run(f'--config={path}', f'--workdir={tmp_path}')

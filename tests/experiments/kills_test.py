@@ -19,8 +19,8 @@ def test_forty_kills_change_nothing(tmp_path):
     [*command, *flags], cwd=ROOT, capture_output=True, text=True, timeout=2400
   )
   assert result.returncode == 0, result.stderr
-  found = json.loads(rows.read_text())
-  for kills, different in zip(found[::2], found[1::2], strict=True):
+  results = json.loads(rows.read_text())
+  for kills, different in zip(results[::2], results[1::2], strict=True):
     assert kills['value'] >= 20
     assert not kills['note'].startswith('0 ')
     assert different['value'] == 0

@@ -1,4 +1,4 @@
-"""Estimates agree with exact values; and estimates that do not, are seen."""
+"""Estimates agree with exact values, and wrong ones are detected."""
 
 import functools
 import json
@@ -15,7 +15,7 @@ from rllc_jax.truth import two_layer_linear
 
 @functools.cache
 def every_problem():
-  """All but the two deepest, whose exact value takes seconds to compute."""
+  """All problems but the two deepest, whose exact value takes seconds."""
   shallow = (
     known_problems.bowls,
     known_problems.powers,
@@ -48,11 +48,11 @@ class QuickRunTest(absltest.TestCase):
         self.assertLess(record['low'], record['llc'])
         self.assertLess(record['llc'], record['high'])
 
-  def test_every_family_is_there(self):
+  def test_every_family_is_sampled(self):
     self.assertLen({record['family'] for record in self.records}, 5)
     self.assertIn(True, {record['restricted'] for record in self.records})
 
-  def test_rows_are_what_was_recorded(self):
+  def test_the_json_file_holds_the_rows(self):
     judged = [row for row in self.rows if row.holds is not None]
     self.assertEqual(
       [(row.name, row.value) for row in judged],
@@ -82,22 +82,22 @@ class VerdictTest(absltest.TestCase):
     super().setUpClass()
     cls.problem = next(known_problems.bowls(quick=True))
 
-  def test_a_wrong_value_is_seen(self):
+  def test_a_wrong_exact_value_does_not_hold(self):
     self.assertTrue(known_answers.estimate(self.problem).holds)
     wrong = self.problem._replace(exact=1.05 * self.problem.exact)
     self.assertFalse(known_answers.estimate(wrong).holds)
 
-  def test_a_wide_error_is_no_agreement(self):
+  def test_a_wide_error_does_not_hold(self):
     sharp = self.problem._replace(largest_error=1e-4)
     self.assertFalse(known_answers.estimate(sharp).holds)
 
-  def test_what_has_no_exact_value_is_not_judged(self):
+  def test_a_problem_without_exact_value_is_not_judged(self):
     unknown = self.problem._replace(exact=None)
     self.assertIsNone(known_answers.estimate(unknown).holds)
 
 
 class ProblemsTest(absltest.TestCase):
-  def test_labels_address_noise_so_no_two_are_alike(self):
+  def test_labels_which_seed_the_noise_are_unique(self):
     labels = [known_answers.label(problem) for problem in every_problem()]
     self.assertLen(set(labels), len(labels))
     self.assertGreater(len(labels), 20)
@@ -107,7 +107,7 @@ class ProblemsTest(absltest.TestCase):
     restricted = {p.family for p in every_problem() if p.moves is not None}
     self.assertEqual(restricted, families)
 
-  def test_flat_directions_are_given_time(self):
+  def test_flat_directions_have_50_relaxation_times(self):
     """At 0 all directions are flat: 50 relaxation times, 10 of burn-in."""
     at_zero = [
       problem

@@ -1,4 +1,4 @@
-"""A workdir at an address: what is there is what was here at one moment."""
+"""A workdir at an address, which always holds the files of one moment."""
 
 import contextlib
 import itertools
@@ -28,22 +28,22 @@ def address(tmp_path):
 
 @pytest.fixture
 def begin(tmp_path, address):
-  """`begin()` -> a mirror in a new directory, with what is there."""
+  """`begin()` returns a mirror in a new directory, with the remote files."""
   numbers = itertools.count()
 
   def make():
     here = tmp_path / f'here{next(numbers)}'
     here.mkdir()
-    found = mirror.Mirror(remote_files.RemoteFiles(address), here)
-    found.claim()
-    found.receive()
-    return found
+    writer = mirror.Mirror(remote_files.RemoteFiles(address), here)
+    writer.claim()
+    writer.receive()
+    return writer
 
   return make
 
 
 def write(place, **files):
-  """Replaces files, as all that writes to a workdir does."""
+  """Replaces files, as every writer to a workdir does."""
   for name, text in files.items():
     path = place._local / name.replace('__', '/')
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def write(place, **files):
 
 
 def here(place):
-  """What a mirror holds, but for its own files."""
+  """Contents of the files of a mirror, without its internal ones."""
   return {
     path.relative_to(place._local).as_posix(): path.read_text()
     for path in place._local.rglob('*')
@@ -61,7 +61,7 @@ def here(place):
   }
 
 
-def test_what_one_run_leaves_the_next_one_finds(tmp_path, begin):
+def test_a_run_receives_the_files_of_the_last_one(tmp_path, begin):
   first = begin()
   write(first, a='1', b__c='2', b__d='3')
   first.send()
@@ -81,10 +81,10 @@ def test_what_one_run_leaves_the_next_one_finds(tmp_path, begin):
 
 
 def test_a_kill_at_any_request_leaves_a_moment(begin, monkeypatch):
-  """Of a file replaced, a directory replaced, one removed, one new."""
+  """Replaces a file and a directory, removes a file and adds one."""
   before = {'block': 'draws', 'chunk': '', 'step/0': 'a', 'step/1': 'a'}
   after = {'block': 'chains', 'chunk': 'draws', 'step/0': 'b', 'new/0': 'c'}
-  found = set()
+  states = set()
   for last in itertools.count():
     writer, calls = begin(), itertools.count()
     for name in {*here(writer)} - {*before}:
@@ -115,14 +115,14 @@ def test_a_kill_at_any_request_leaves_a_moment(begin, monkeypatch):
     monkeypatch.setattr(mirror, 'PATIENCE', 0.0)
     later = begin()
     assert here(later) in (before, after)
-    found.add(later._local.joinpath('block').read_text())
+    states.add(later._local.joinpath('block').read_text())
     later.end()
     if done:
       break
-  assert last > 12 and found == {'draws', 'chains'}
+  assert last > 12 and states == {'draws', 'chains'}
 
 
-def test_what_moves_between_files_is_in_one_of_them(begin, monkeypatch):
+def test_content_that_moves_between_files_is_never_lost(begin, monkeypatch):
   """Draws go from a block to the table while a slow upload goes on."""
   place = begin()
   write(place, block='draws', chunk='')
@@ -140,9 +140,7 @@ def test_what_moves_between_files_is_in_one_of_them(begin, monkeypatch):
   assert here(begin()) == {'block': 'draws', 'chunk': ''}
 
 
-def test_what_moves_while_files_are_linked_is_in_one_of_them(
-  begin, monkeypatch
-):
+def test_content_that_moves_during_linking_is_never_lost(begin, monkeypatch):
   place = begin()
   write(place, a_chunk='', block='draws')
   real, calls = os.link, itertools.count()
@@ -154,12 +152,12 @@ def test_what_moves_while_files_are_linked_is_in_one_of_them(
       write(place, block='chains')
 
   monkeypatch.setattr(os, 'link', link)
-  _, taken = place._snapshot()
-  found = {name: path.read_text() for name, path in taken.items()}
-  assert found == {'a_chunk': 'draws', 'block': 'chains'}
+  _, links = place._snapshot()
+  contents = {name: path.read_text() for name, path in links.items()}
+  assert contents == {'a_chunk': 'draws', 'block': 'chains'}
 
 
-def test_files_that_come_and_go_are_those_of_a_moment(begin):
+def test_a_snapshot_of_changing_files_is_of_one_moment(begin):
   """A directory that is moved to its place by another thread."""
   place, stopped = begin(), threading.Event()
 
@@ -175,9 +173,12 @@ def test_files_that_come_and_go_are_those_of_a_moment(begin):
   thread.start()
   try:
     for _ in range(50):
-      _, taken = place._snapshot()
-      done = {name: path.read_text() for name, path in taken.items()}
-      assert len([name for name in done if name.startswith('done')]) in (0, 2)
+      _, links = place._snapshot()
+      contents = {name: path.read_text() for name, path in links.items()}
+      assert len([name for name in contents if name.startswith('done')]) in (
+        0,
+        2,
+      )
   finally:
     stopped.set()
     thread.join()
@@ -196,7 +197,7 @@ def test_a_second_run_is_refused_unless_the_first_is_dead(begin, monkeypatch):
   assert here(second) == {'a': '1'}
 
 
-def test_a_run_that_was_taken_for_dead_brings_nothing(begin, monkeypatch):
+def test_a_run_taken_for_dead_copies_nothing(begin, monkeypatch):
   monkeypatch.setattr(mirror, 'PATIENCE', 0.0)
   first = begin()
   first._own['since'] = 'before'
@@ -212,7 +213,7 @@ def test_a_run_that_was_taken_for_dead_brings_nothing(begin, monkeypatch):
   assert here(begin()) == {'a': '2'}
 
 
-def test_after_its_end_a_mirror_takes_nothing_away(begin):
+def test_a_mirror_removes_nothing_after_its_end(begin):
   place = begin()
   write(place, a='1')
   place.end()
@@ -222,9 +223,7 @@ def test_after_its_end_a_mirror_takes_nothing_away(begin):
   assert here(begin()) == {'a': '1'}
 
 
-def test_a_directory_that_somebody_removes_takes_nothing_away(
-  begin, monkeypatch
-):
+def test_a_removed_directory_removes_no_remote_files(begin, monkeypatch):
   place = begin()
   write(place, a='1')
   place.send()
@@ -235,14 +234,14 @@ def test_a_directory_that_somebody_removes_takes_nothing_away(
   assert here(begin()) == {'a': '1'}
 
 
-def test_files_that_somebody_copied_there_are_taken(tmp_path, begin):
+def test_files_copied_to_the_address_are_received(tmp_path, begin):
   there = tmp_path / 'bucket' / 'run'
   (there / 'corpus').mkdir(parents=True)
   (there / 'corpus' / 'a').write_text('1')
   assert here(begin()) == {'corpus/a': '1'}
 
 
-def test_a_journal_that_is_damaged_is_named(tmp_path, begin):
+def test_a_damaged_journal_is_named(tmp_path, begin):
   begin().end()
   path = tmp_path / 'bucket' / 'run' / '.mirror' / 'journal'
   path.write_text('{"copy": {}, "remove": ["a"]}')
@@ -251,7 +250,9 @@ def test_a_journal_that_is_damaged_is_named(tmp_path, begin):
 
 
 @pytest.mark.parametrize('name', ['../a', 'b/../../a', 'x' * 300])
-def test_nobody_names_a_place_outside(begin, monkeypatch, name):
+def test_remote_names_outside_the_directory_are_refused(
+  begin, monkeypatch, name
+):
   place = begin()
   monkeypatch.setattr(remote_files.RemoteFiles, 'names', lambda _: [name])
   with pytest.raises(ValueError, match='must name files of a run'):
@@ -278,14 +279,14 @@ def test_nobody_names_a_place_outside(begin, monkeypatch, name):
   ],
   ids=str,
 )
-def test_a_journal_of_a_stranger_does_nothing(tmp_path, begin, journal):
+def test_a_malicious_journal_changes_nothing(tmp_path, begin, journal):
   """Whoever writes to the address writes the checksum, too."""
   place = begin()
-  kept = tmp_path / 'bucket' / 'kept'
-  kept.write_text('1')
+  file = tmp_path / 'bucket' / 'kept'
+  file.write_text('1')
   write(place, a='1', b='2')
   place.end()
-  place._remote.upload(kept, '.mirror/new/0')
+  place._remote.upload(file, '.mirror/new/0')
   place._remote.write('.mirror/journal', journal)
   names = lambda: sorted((tmp_path / 'bucket').rglob('*'))
   before = names()
@@ -296,7 +297,7 @@ def test_a_journal_of_a_stranger_does_nothing(tmp_path, begin, journal):
 
 
 @pytest.mark.parametrize('life', [{'x': 1}, {'ended': False}, {'ended': 1}])
-def test_a_sign_of_life_of_a_stranger_is_none(begin, monkeypatch, life):
+def test_a_malformed_heartbeat_counts_as_none(begin, monkeypatch, life):
   monkeypatch.setattr(mirror, 'PATIENCE', 0.1)
   monkeypatch.setattr(mirror, 'BEAT_SECONDS', 0.1)
   first = begin()
@@ -311,14 +312,14 @@ def test_an_address_that_is_a_pattern_is_refused(name):
     remote_files.RemoteFiles(f'memory://{name}')
 
 
-def test_marks_of_directories_are_no_files(begin, monkeypatch):
+def test_directory_markers_are_not_files(begin, monkeypatch):
   """Consoles of object stores leave them, with names that end in '/'."""
   place = begin()
   write(place, a='1')
   place.end()
   system = place._remote._system
-  found = lambda root: [f'{root}/', f'{root}/a', f'{root}/b/']
-  monkeypatch.setattr(system, 'find', found)
+  list_all = lambda root: [f'{root}/', f'{root}/a', f'{root}/b/']
+  monkeypatch.setattr(system, 'find', list_all)
   assert place._remote.names() == ['a']
 
 
@@ -329,24 +330,24 @@ def test_a_workdir_may_lie_in_the_home(tmp_path, monkeypatch):
   assert workdirs.place('run~') == pathlib.Path('run~')
 
 
-def kept(address, process=None):
+def mirrored(address, process=None):
   place = workdirs.place(address)
   return place, workdirs.mirrored(address, place, process or owners.Process())
 
 
-def test_what_cannot_be_brought_there_stays_here(address, monkeypatch):
+def test_files_that_cannot_be_copied_stay_local(address, monkeypatch):
   monkeypatch.setattr(workdirs, '_PATIENCE', 0.0)
-  place, keeping = kept(address)
-  said = f'ZeroDivisionError.*It is in {place}. Before that: no such head'
-  with pytest.raises(OSError, match=said), keeping:
+  place, mirroring = mirrored(address)
+  message = f'ZeroDivisionError.*It is in {place}. Before that: no such head'
+  with pytest.raises(OSError, match=message), mirroring:
     (place / 'a').write_text('1')
     monkeypatch.setattr(remote_files.RemoteFiles, 'upload', lambda *_: 1 / 0)
     raise ValueError('no such head')
   assert (place / 'a').read_text() == '1'
 
 
-def test_the_end_is_tried_again(address, tmp_path, monkeypatch):
-  place, keeping = kept(address)
+def test_the_last_copy_is_retried(address, tmp_path, monkeypatch):
+  place, mirroring = mirrored(address)
   failures, real = iter(range(2)), remote_files.RemoteFiles.upload
 
   def fails_twice(*args):
@@ -354,40 +355,40 @@ def test_the_end_is_tried_again(address, tmp_path, monkeypatch):
       raise ConnectionResetError
     real(*args)
 
-  with keeping:
+  with mirroring:
     (place / 'a').write_text('1')
     monkeypatch.setattr(remote_files.RemoteFiles, 'upload', fails_twice)
   assert (tmp_path / 'bucket' / 'run' / 'a').read_text() == '1'
 
 
-def test_the_directory_is_gone_when_all_is_there(address, tmp_path):
-  place, keeping = kept(address)
-  with keeping:
+def test_the_local_directory_is_removed_after_the_last_copy(address, tmp_path):
+  place, mirroring = mirrored(address)
+  with mirroring:
     (place / 'a').write_text('1')
     assert workdirs.shown(place / 'a') == f'{address}/a'
   assert not place.exists()
   assert (tmp_path / 'bucket' / 'run' / 'a').read_text() == '1'
 
 
-def test_an_address_that_refuses_is_one_line(address, monkeypatch):
+def test_a_library_error_of_an_address_is_one_line(address, monkeypatch):
   class Refused(Exception):
-    """As libraries of object stores have them."""
+    """An exception as libraries of object stores define them."""
 
   def refuse(*_):
     raise Refused('no credentials')
 
   monkeypatch.setattr(remote_files.RemoteFiles, 'names', refuse)
-  place, keeping = kept(address)
+  place, mirroring = mirrored(address)
   with pytest.raises(OSError, match='Refused: no credentials. See that'):
-    with keeping:
+    with mirroring:
       pass
   assert not place.exists()
 
 
 def test_several_processes_need_a_directory(address):
-  place, keeping = kept(address, owners.Process(1, 2))
+  place, mirroring = mirrored(address, owners.Process(1, 2))
   with pytest.raises(ValueError, match='a directory that all processes see'):
-    with keeping:
+    with mirroring:
       pass
   assert not place.exists()
 
@@ -400,14 +401,14 @@ def test_an_address_that_cannot_be_read_is_one_line(settings, address):
 
 
 def wait_for_draws(there, process):
-  """Waits until a process has brought the first draws to an address."""
+  """Waits until a process has copied the first draws to an address."""
   while not [*there.glob('rllc/blocks/*.npz')]:
     assert process.poll() is None, process.communicate()[0]
     time.sleep(0.05)
 
 
 @pytest.mark.long
-def test_a_run_on_an_address_is_killed_and_told_to_stop(
+def test_a_run_on_an_address_survives_kills_and_signals(
   tmp_path, address, settings, alone
 ):
   """From text to estimates, by real processes."""
@@ -420,15 +421,15 @@ def test_a_run_on_an_address_is_killed_and_told_to_stop(
   wait_for_draws(there, killed)
   killed.kill()
   killed.communicate()
-  told = start('estimate_rllc', address, *settings)
+  process = start('estimate_rllc', address, *settings)
   with contextlib.suppress(ValueError):
     while json.loads((there / '.mirror/life').read_text())['beats'] < 4:
       time.sleep(0.1)
-  told.terminate()
-  told.communicate()
-  assert told.returncode in (0, 4, -15)
-  said = finish(start('estimate_rllc', address, *settings))
-  assert f'{address}: everything is kept there' in said
+  process.terminate()
+  process.communicate()
+  assert process.returncode in (0, 4, -15)
+  output = finish(start('estimate_rllc', address, *settings))
+  assert f'{address}: everything is kept there' in output
   workdir = tmp_path / 'alone'
   shutil.copytree(alone, workdir)
   finish(start('estimate_rllc', workdir, *settings))

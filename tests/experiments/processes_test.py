@@ -1,4 +1,4 @@
-"""Binaries as several processes, killed and told to stop: all of it real."""
+"""Commands as several real processes, with kills and signals."""
 
 import contextlib
 import fcntl
@@ -61,13 +61,13 @@ def settings(tmp_path_factory):
 
 
 def start(name, workdir, *flags, **variables):
-  """A binary as a process of its own."""
+  """Starts a command as a separate process."""
   flags = f'--workdir={workdir}', *flags
   return binaries.Process(name, *flags, merged=True, **variables)
 
 
 def pair(name, workdir, settings):
-  """Two processes that are connected."""
+  """Starts two connected processes."""
   with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     address = f'--coordinator=127.0.0.1:{free.getsockname()[1]}'
@@ -76,13 +76,13 @@ def pair(name, workdir, settings):
 
 
 def wait_for_news(workdir, pattern, process):
-  """Waits until a file is written; those that are there do not count."""
+  """Waits until a file is written after the call."""
   before = marks(workdir, pattern)
   wait_for(lambda: marks(workdir, pattern) - before, process)
 
 
 def wait_for(there, *processes):
-  """Waits until something is there, while processes live."""
+  """Waits until `there()` is true, while processes live."""
   until = time.monotonic() + 300
   while not there():
     assert all(process.poll() is None for process in processes)
@@ -91,12 +91,12 @@ def wait_for(there, *processes):
 
 
 def marks(workdir, pattern):
-  """Files and when they were written; one may be gone in between."""
-  found = set()
+  """Files with their times of writing; one may be removed meanwhile."""
+  stamps = set()
   for path in workdir.glob(pattern):
     with contextlib.suppress(FileNotFoundError):
-      found.add((path.name, path.stat().st_mtime_ns))
-  return found
+      stamps.add((path.name, path.stat().st_mtime_ns))
+  return stamps
 
 
 def kill(process):
@@ -106,15 +106,15 @@ def kill(process):
 
 
 def finish(process, status=0):
-  """What a process says; it must end as expected."""
-  said = process.communicate(timeout=600)[0]
-  assert process.returncode == status, said
-  return said
+  """Output of a process, which must end with a status."""
+  output = process.communicate(timeout=600)[0]
+  assert process.returncode == status, output
+  return output
 
 
 @pytest.fixture(scope='module')
 def alone(tmp_path_factory, settings):
-  """One process, never interrupted; the first worker to come makes it."""
+  """An undisturbed run, made by the first worker that needs it."""
   shared = common(tmp_path_factory)
   workdir, done = shared / 'alone', shared / 'done'
   with (shared / 'lock').open('w') as lock:
@@ -127,7 +127,7 @@ def alone(tmp_path_factory, settings):
 
 
 def share(workdir, alone, *names):
-  """Takes parts of a run, and what it compiled, instead of making them."""
+  """Links parts of a run and its compiled programs into a workdir."""
   for name in (*names, 'compilation_cache'):
     (workdir / name).symlink_to(alone / name)
 
@@ -136,22 +136,22 @@ def traces(workdir):
   return rllc_jax.open_store(workdir / 'rllc').read()
 
 
-def assert_same(found, expected, rtol=0.0):
+def assert_same(actual, expected, rtol=0.0):
   for name in ('loss', 'center_loss', 'squared_distance', 'baseline_loss'):
-    np.testing.assert_allclose(found[name], expected[name], rtol=rtol)
+    np.testing.assert_allclose(actual[name], expected[name], rtol=rtol)
 
 
 def test_two_processes_from_text_to_estimates(tmp_path, settings, alone):
   """Both run every command; in the end they are connected, as on a pod."""
   share(tmp_path, alone)
   for name in ('build_corpus', 'train'):
-    second = start(name, tmp_path, '--process=1/2', *settings)
-    time.sleep(1)  # It is there before the first.
+    other = start(name, tmp_path, '--process=1/2', *settings)
+    time.sleep(1)  # It begins before process 0.
     finish(start(name, tmp_path, '--process=0/2', *settings))
-    finish(second)
-  said, told = map(finish, pair('estimate_rllc', tmp_path, settings))
-  assert 'has done its share' in told
-  assert 'complete' in said
+    finish(other)
+  first, second = map(finish, pair('estimate_rllc', tmp_path, settings))
+  assert 'has done its share' in second
+  assert 'complete' in first
   assert_same(traces(tmp_path), traces(alone))
   tables = [(p / 'estimates.csv').read_text() for p in (tmp_path, alone)]
   assert tables[0] == tables[1]
@@ -169,30 +169,30 @@ def test_connected_processes_train_on_all_their_devices(
     kill(process)
   for process in pair('train', tmp_path, settings):
     assert 'divided over 4 devices' in finish(process)
-  found, expected = (
+  actual, expected = (
     records.load_record(path / 'train' / 'training.zarr')
     for path in (tmp_path, alone)
   )
-  np.testing.assert_allclose(found.loss, expected.loss, rtol=1e-3)
+  np.testing.assert_allclose(actual.loss, expected.loss, rtol=1e-3)
 
 
 @pytest.mark.parametrize(
   'number',
   [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.long)],
 )
-def test_told_to_stop_it_says_incomplete_and_goes_on(
+def test_a_signal_gives_exit_4_and_the_run_resumes(
   tmp_path, settings, alone, number
 ):
   share(tmp_path, alone, 'corpus', 'train')
   process = start('estimate_rllc', tmp_path, *settings)
   blocks = tmp_path / 'rllc' / 'blocks'
   wait_for(lambda: [*blocks.glob('*.npz')], process)
-  told = time.monotonic()
+  began = time.monotonic()
   process.send_signal(number)
-  said = finish(process, status=4)
-  assert time.monotonic() - told < 5
-  assert re.search(r'incomplete, stopped by SIG(TERM|INT)', said)
-  assert 'Traceback' not in said
+  output = finish(process, status=4)
+  assert time.monotonic() - began < 5
+  assert re.search(r'incomplete, stopped by SIG(TERM|INT)', output)
+  assert 'Traceback' not in output
   rllc_jax.open_store(tmp_path / 'rllc').read()
   finish(start('estimate_rllc', tmp_path, *settings))
   assert_same(traces(tmp_path), traces(alone))
@@ -202,7 +202,7 @@ def test_told_to_stop_it_says_incomplete_and_goes_on(
 
 
 def killed_three_times(name, pattern, workdir, settings):
-  """Before there is anything, then twice when a run has just got further."""
+  """Kills a command at its start and twice after a new file, then ends it."""
   process = start(name, workdir, *settings)
   time.sleep(1)
   kill(process)
@@ -214,16 +214,16 @@ def killed_three_times(name, pattern, workdir, settings):
   finish(start(name, workdir, *settings))
 
 
-def test_killed_three_times_training_ends_bit_equal(tmp_path, settings, alone):
+def test_training_killed_three_times_ends_bit_equal(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus')
   settings = [*settings, '--config.training.resume_every=11']
-  # Two digits and no more: what is half written has a longer name.
+  # Two digits: an incomplete directory has a longer name.
   killed_three_times('train', 'train/resume/[1-9][0-9]', tmp_path, settings)
   assert kills.training_result(tmp_path) == kills.training_result(alone)
 
 
-def test_killed_three_times_estimates_end_bit_equal(tmp_path, settings, alone):
-  """Compiled programs are found again."""
+def test_estimates_killed_three_times_end_bit_equal(tmp_path, settings, alone):
+  """Compiled programs come from the cache."""
   share(tmp_path, alone, 'corpus', 'train')
   killed_three_times('estimate_rllc', 'rllc/blocks/*.npz', tmp_path, settings)
   assert_same(traces(tmp_path), traces(alone))
@@ -234,14 +234,14 @@ def test_killed_three_times_estimates_end_bit_equal(tmp_path, settings, alone):
 def test_one_of_two_that_are_connected_is_killed(
   tmp_path, settings, alone, victim
 ):
-  """The other does its own and says what is missing, whichever it is."""
+  """The survivor does its share and names the missing cells."""
   share(tmp_path, alone, 'corpus', 'train')
-  both = pair('estimate_rllc', tmp_path, settings)
+  processes = pair('estimate_rllc', tmp_path, settings)
   blocks = tmp_path / 'rllc' / 'blocks'
-  wait_for(lambda: [*blocks.glob('*.npz')], *both)
-  kill(both[victim])
-  said = finish(both[1 - victim], status=4)
-  assert re.search(r'incomplete: \d+ of 12 cells lack draws', said)
+  wait_for(lambda: [*blocks.glob('*.npz')], *processes)
+  kill(processes[victim])
+  output = finish(processes[1 - victim], status=4)
+  assert re.search(r'incomplete: \d+ of 12 cells lack draws', output)
   recorded = traces(tmp_path).recorded
   rows = (recorded == 24).all(['refinement', 'chain']).values.ravel()
   assert rows[1 - victim :: 2].all()
@@ -250,23 +250,23 @@ def test_one_of_two_that_are_connected_is_killed(
   assert_same(traces(tmp_path), traces(alone))
 
 
-def test_a_second_run_is_refused_and_told_of_the_first(
+def test_a_second_run_is_refused_and_the_first_is_named(
   tmp_path, settings, alone
 ):
   share(tmp_path, alone, 'corpus')
   longer = '--config.training.num_steps=100000'
   first = start('train', tmp_path, *settings, longer)
   wait_for((tmp_path / 'train' / 'resume').exists, first)
-  said = finish(start('train', tmp_path, *settings, longer), status=1)
-  assert f'process {first.pid} on' in said
-  assert 'Traceback' not in said
+  output = finish(start('train', tmp_path, *settings, longer), status=1)
+  assert f'process {first.pid} on' in output
+  assert 'Traceback' not in output
   first.kill()
   first.communicate()
 
 
 @pytest.mark.long
 def test_the_same_command_gives_the_same_bytes(tmp_path, settings, alone):
-  """Compiled anew, too."""
+  """The programs of the second run are compiled again."""
   for name in ('corpus', 'train'):
     (tmp_path / name).symlink_to(alone / name)
   finish(start('estimate_rllc', tmp_path, *settings))
@@ -277,10 +277,10 @@ def test_the_same_command_gives_the_same_bytes(tmp_path, settings, alone):
     assert first[name].values.tobytes() == second[name].values.tobytes()
 
 
-def test_a_process_that_makes_no_sense_is_one_line(tmp_path, settings):
+def test_an_invalid_process_flag_is_one_line(tmp_path, settings):
   process = start('build_corpus', tmp_path, '--process=2/2', *settings)
-  said = finish(process, status=1)
-  assert '--process must be INDEX/COUNT' in said.splitlines()[-1]
+  output = finish(process, status=1)
+  assert '--process must be INDEX/COUNT' in output.splitlines()[-1]
 
 
 def test_auto_in_half_a_slurm_job_is_one_line(tmp_path, settings):
@@ -304,7 +304,7 @@ SLURM = {
 
 
 def connected(monkeypatch, process, address=None, **variables):
-  """What `connect` asks JAX for, with these flags and variables alone."""
+  """Arguments of `connect` to JAX, with these flags and variables alone."""
   for name in [*os.environ]:
     if name.startswith(('SLURM', 'JAX_COORDINATOR', 'OMPI', 'KUBERNETES')):
       monkeypatch.delenv(name)
@@ -313,10 +313,10 @@ def connected(monkeypatch, process, address=None, **variables):
   flag = lambda value: types.SimpleNamespace(value=value)
   monkeypatch.setattr(processes, '_PROCESS', flag(process))
   monkeypatch.setattr(processes, '_ADDRESS', flag(address))
-  asked = []
+  arguments = []
 
   def initialize(address=None, count=None, index=None):
-    """What JAX does before it connects."""
+    """Detects the cluster as JAX does before connecting."""
     if all(name in os.environ for name in SLURM):
       address = address or 'node1:64000'
       count = count or int(os.environ['SLURM_NTASKS'])
@@ -325,26 +325,26 @@ def connected(monkeypatch, process, address=None, **variables):
       raise ValueError('coordinator_address should be defined.')
     if count is None:
       raise ValueError('Number of processes must be defined.')
-    asked.extend((address, count, index))
+    arguments.extend((address, count, index))
 
   monkeypatch.setattr(jax.distributed, 'initialize', initialize)
   monkeypatch.setattr(processes, 'current', lambda: (1, 2))
   processes.connect()
-  return asked
+  return arguments
 
 
-def test_auto_takes_what_slurm_says(monkeypatch):
-  asked = connected(monkeypatch, 'auto', **SLURM)
-  assert asked == ['node1:64000', 2, 1]
+def test_auto_uses_the_variables_of_slurm(monkeypatch):
+  arguments = connected(monkeypatch, 'auto', **SLURM)
+  assert arguments == ['node1:64000', 2, 1]
 
 
-def test_auto_takes_the_coordinator_that_is_given(monkeypatch):
-  asked = connected(monkeypatch, 'auto', 'host:1234', **SLURM)
-  assert asked == ['host:1234', 2, 1]
+def test_auto_uses_the_coordinator_flag(monkeypatch):
+  arguments = connected(monkeypatch, 'auto', 'host:1234', **SLURM)
+  assert arguments == ['host:1234', 2, 1]
 
 
 @pytest.mark.parametrize('missing', SLURM)
-def test_auto_names_the_variable_that_is_missing(monkeypatch, missing):
+def test_auto_names_the_missing_variable(monkeypatch, missing):
   variables = {name: x for name, x in SLURM.items() if name != missing}
   with pytest.raises(ValueError, match='--process=auto') as error:
     connected(monkeypatch, 'auto', **variables)
@@ -357,12 +357,12 @@ def test_auto_names_the_variable_that_is_missing(monkeypatch, missing):
 
 
 @pytest.mark.parametrize('address', [None, 'host:1234'])
-def test_auto_outside_of_any_cluster_says_so(monkeypatch, address):
+def test_auto_outside_of_a_cluster_is_an_error(monkeypatch, address):
   with pytest.raises(ValueError, match='got no variable of SLURM'):
     connected(monkeypatch, 'auto', address)
 
 
-def test_auto_quotes_a_variable_that_makes_no_sense(monkeypatch):
+def test_auto_quotes_an_invalid_variable(monkeypatch):
   variables = {**SLURM, 'SLURM_NTASKS': '2(x2)'}
   with pytest.raises(ValueError, match=r"--process=auto.*'2\(x2\)'"):
     connected(monkeypatch, 'auto', **variables)
@@ -376,12 +376,14 @@ def test_a_coordinator_without_a_port_is_refused(monkeypatch, process, address):
 
 
 def test_a_finished_run_is_verified(settings, alone):
-  said = finish(start('verify', alone, *settings))
-  assert said.splitlines()[-1].startswith('difference of the block done again')
-  assert ' 0 ' in said.splitlines()[-1]
+  output = finish(start('verify', alone, *settings))
+  assert output.splitlines()[-1].startswith(
+    'difference of the block done again'
+  )
+  assert ' 0 ' in output.splitlines()[-1]
 
 
-def test_a_run_that_lost_what_it_had_is_not_verified(tmp_path, settings, alone):
+def test_a_run_with_missing_draws_is_not_verified(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus', 'train')
   shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
   next((tmp_path / 'rllc' / 'marks' / 'train-438290bf').iterdir()).unlink()
@@ -390,32 +392,32 @@ def test_a_run_that_lost_what_it_had_is_not_verified(tmp_path, settings, alone):
 
 
 @pytest.mark.long
-def test_a_flipped_bit_is_found_and_done_again(tmp_path, settings, alone):
+def test_a_flipped_bit_is_detected_and_resampled(tmp_path, settings, alone):
   share(tmp_path, alone, 'corpus', 'train')
   shutil.copytree(alone / 'rllc', tmp_path / 'rllc')
   path = tmp_path / 'rllc' / 'traces.zarr' / 'loss' / '1.0.0.0.0'
   content = bytearray(path.read_bytes())
   content[len(content) // 2] ^= 1
   path.write_bytes(content)
-  said = finish(start('verify', tmp_path, *settings), status=1)
-  assert f'{path} must be as it was written' in said.splitlines()[-1]
+  output = finish(start('verify', tmp_path, *settings), status=1)
+  assert f'{path} must be as it was written' in output.splitlines()[-1]
   assert 'done again' in finish(start('estimate_rllc', tmp_path, *settings))
   finish(start('verify', tmp_path, *settings))
   assert_same(traces(tmp_path), traces(alone))
 
 
 @pytest.mark.long
-def test_numbers_that_do_not_come_out_again_are_found(
+def test_draws_that_cannot_be_reproduced_are_detected(
   tmp_path, settings, alone
 ):
-  """A store whose draws were made up, with checksums and all."""
+  """The store has invented draws with valid checksums."""
   share(tmp_path, alone, 'corpus', 'train')
   path = tmp_path / 'rllc'
   store = disk.open_store(path)
-  whole = disk.open_store(alone / 'rllc')
-  true = whole.read()
+  original = disk.open_store(alone / 'rllc')
+  true = original.read()
   run = json.loads((alone / 'rllc' / 'run.json').read_text())
-  store.begin(run['identity'], whole.extent, 'made up')
+  store.begin(run['identity'], original.extent, 'made up')
   for step in true.checkpoint.values.tolist():
     for name in true.refinement.values.tolist():
       cell = true.sel(checkpoint=[step], dataset='train', refinement=name)
@@ -427,5 +429,5 @@ def test_numbers_that_do_not_come_out_again_are_found(
       store.write(rows, columns, 0, draws, states, baseline)
       store.complete(rows, columns)
   store.end()
-  said = finish(start('verify', tmp_path, *settings), status=1)
-  assert re.search('difference of the block.* NO ', said.splitlines()[-1])
+  output = finish(start('verify', tmp_path, *settings), status=1)
+  assert re.search('difference of the block.* NO ', output.splitlines()[-1])

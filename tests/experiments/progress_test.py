@@ -1,4 +1,4 @@
-"""What a progress bar says of the time that is left."""
+"""Remaining time of a progress bar."""
 
 import io
 
@@ -8,8 +8,8 @@ import tqdm
 from experiments.runtime import progress
 
 
-def test_the_time_that_is_left_does_not_count_compilation():
-  """A minute of compilation, then 100 draws a second, of which some were."""
+def test_remaining_time_does_not_count_compilation():
+  """A minute of compilation, then 100 draws a second after earlier ones."""
   now = [0.0]
   with tqdm.tqdm(file=io.StringIO()) as bar:
     bar._time = lambda: now[0]

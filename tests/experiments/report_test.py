@@ -1,4 +1,4 @@
-"""From the results on disk to a page."""
+"""The report of results on disk."""
 
 import pathlib
 import re
@@ -135,7 +135,7 @@ def path(workdir):
   return report.run(config(burn_in=20), workdir)
 
 
-def test_a_run_becomes_a_page_and_pictures(workdir, path):
+def test_a_run_becomes_a_page_and_images(workdir, path):
   html = path.read_text('utf-8')
   assert path == workdir / 'report.html'
   assert html.count('data:image/svg+xml') == 5
@@ -172,15 +172,15 @@ def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
 
 
 def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
-  found = report._inputs(report._read(workdir), workdir, burn_in=20)
-  drawn = figures.draw(found)['traces']
+  contents = report._inputs(report._read(workdir), workdir, burn_in=20)
+  drawn = figures.draw(contents)['traces']
   titles = [ax.get_title('left') for ax in drawn.axes]
   assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
 
 
 @pytest.fixture(scope='module')
 def with_more(workdir, tmp_path_factory):
-  """A run beside which other commands left files, and its page."""
+  """A run with results of other commands, and its page."""
   run = tmp_path_factory.mktemp('more') / 'run'
   shutil.copytree(workdir, run)
   checked_files.write_json(run / 'known_answers.json', {'records': [ANSWER]})
@@ -189,7 +189,7 @@ def with_more(workdir, tmp_path_factory):
   return run, report.run(config(burn_in=20), run).read_text('utf-8')
 
 
-def test_what_other_commands_left_is_reported(with_more, tmp_path):
+def test_results_of_other_commands_are_reported(with_more, tmp_path):
   run, html = with_more
   assert 'All 1 problems that are judged come out right' in html
   assert 'a bowl · nβ = 30' in html and 'estimates.csv' in html
@@ -200,7 +200,7 @@ def test_what_other_commands_left_is_reported(with_more, tmp_path):
     report.run(config(burn_in=20), run)
 
 
-def test_the_runs_that_had_a_share_are_listed(with_more, tmp_path):
+def test_all_runs_of_the_store_are_listed(with_more, tmp_path):
   run, html = with_more
   cells = re.findall(r'<td[^>]*>([^<]*)</td>', html)
   at = cells.index(RUN['started'])
@@ -222,22 +222,22 @@ def test_the_runs_that_had_a_share_are_listed(with_more, tmp_path):
     ('rllc', 'experiments.estimate_rllc'),
   ],
 )
-def test_what_is_missing_is_told_with_the_command_that_makes_it(
+def test_error_names_the_command_that_makes_a_missing_result(
   workdir, tmp_path, part, binary
 ):
   shutil.copytree(workdir, tmp_path / 'run')
-  gone = tmp_path / 'run' / part
-  shutil.rmtree(gone) if gone.is_dir() else gone.unlink()
+  path = tmp_path / 'run' / part
+  shutil.rmtree(path) if path.is_dir() else path.unlink()
   with pytest.raises(ValueError, match=binary):
     report.run(config(burn_in=20), tmp_path / 'run')
 
 
-def test_a_setting_that_nobody_reads_is_refused(workdir):
+def test_an_unknown_setting_is_refused(workdir):
   with pytest.raises(ValueError, match='burn_in.*got burnin'):
     report.run(config(burnin=3), workdir)
 
 
-def test_the_binary_fails_with_one_line(tmp_path):
+def test_the_command_fails_with_one_line(tmp_path):
   path = tmp_path / 'config.py'
   path.write_text(
     'import ml_collections\n'

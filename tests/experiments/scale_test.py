@@ -1,4 +1,4 @@
-"""What a pod would take, as the command prints it."""
+"""The printed plan of a run on a pod."""
 
 from absl import flags
 
@@ -12,8 +12,8 @@ def test_the_plan_of_a_pod_holds(capsys, tmp_path):
   files, seconds = scale.run(tmp_path)
   assert files.value < 100_000
   assert seconds.value < 1
-  said = capsys.readouterr().out
-  assert said.splitlines()[0].split() == ['devices', '1', '8', '256', '4,096']
+  output = capsys.readouterr().out
+  assert output.splitlines()[0].split() == ['devices', '1', '8', '256', '4,096']
   for name in ('steps', 'TB', 'files', 'memory', 'hours', 'balance'):
-    assert name in said
+    assert name in output
   assert not [*tmp_path.iterdir()]

@@ -16,7 +16,7 @@ PRESETS = ('demo', 'smoke', 'paper/full_size')
 
 
 def parsed(monkeypatch, *arguments):
-  """The config that a command line makes."""
+  """The config of a command line."""
   values = flags.FlagValues()
   holder = config_flags.DEFINE_config_file(
     'config', lock_config=True, flag_values=values
@@ -69,7 +69,7 @@ def test_help_describes_every_setting():
       assert re.search(rf'{name} = {re.escape(repr(default))}: \w', text), name
 
 
-def test_a_setting_that_nobody_reads_is_refused():
+def test_an_unknown_setting_is_refused():
   config = sections.make_config()
   with config.unlocked():
     config.estimation.nbta = 3
@@ -77,7 +77,7 @@ def test_a_setting_that_nobody_reads_is_refused():
     sections.read(config)
 
 
-def test_a_setting_of_another_section_is_told_where_it_is():
+def test_error_names_the_section_of_a_misplaced_setting():
   config = sections.make_config()
   with config.unlocked():
     config.estimation.num_draws = 30

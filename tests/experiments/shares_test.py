@@ -1,4 +1,4 @@
-"""Who waits for whom, and what the last one at work says."""
+"""Waiting for other processes, and the error of the last live one."""
 
 import pytest
 
@@ -13,7 +13,7 @@ CELL = (0, 'a', '0:1')
 
 
 class Store:
-  """What a process sees of another, look by look: it lives, its cells lack."""
+  """A store with scripted live processes and missing cells, by poll."""
 
   def __init__(self, live, missing):
     self._live, self._missing = iter(live), iter(missing)
@@ -36,23 +36,23 @@ def second(monkeypatch):
   monkeypatch.setattr(processes, 'current', lambda: owners.Process(1, 2))
 
 
-def test_process_0_waits_for_one_that_is_at_work():
+def test_process_0_waits_for_a_live_process():
   assert shares.are_done(Store([[1], [1], []], [[], []]), EXTENT)
 
 
-def test_process_0_waits_for_one_that_begins_late():
+def test_process_0_waits_for_a_process_that_begins_late():
   late = Store([[], [], [1], [1], []], [[CELL], [], []])
   assert shares.are_done(late, EXTENT)
 
 
-def test_another_does_not_wait_for_who_is_at_work(second):
+def test_other_processes_do_not_wait(second):
   assert not shares.are_done(Store([[0]], []), EXTENT)
 
 
 @pytest.mark.parametrize('index', [0, 1])
-def test_who_is_left_alone_says_what_is_missing(monkeypatch, index):
+def test_the_last_live_process_names_the_missing_cells(monkeypatch, index):
   monkeypatch.setattr(processes, 'current', lambda: owners.Process(index, 2))
   monkeypatch.setattr(shares, '_PATIENCE', -1.0)
-  said = '1 of 2 cells lack draws .*step 0, a, 0:1'
-  with pytest.raises(commands.Incomplete, match=said):
+  message = '1 of 2 cells lack draws .*step 0, a, 0:1'
+  with pytest.raises(commands.Incomplete, match=message):
     shares.are_done(Store([[]], [[CELL], [CELL]]), EXTENT)

@@ -1,4 +1,4 @@
-"""A disk that is full, for real, and is made larger bit by bit."""
+"""Commands on a real full disk that is enlarged step by step."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ alone = processes_test.alone
 
 
 def own_mounts(*command, **options):
-  """Runs a command that may mount what nobody else sees."""
+  """Runs a command that may mount file systems for itself alone."""
   if not shutil.which('unshare'):
     pytest.skip('needs unshare')
   unshared = ['unshare', '--user', '--map-root-user', '--mount', *command]
@@ -49,8 +49,10 @@ def disk(tmp_path):
 
 
 @pytest.mark.long
-def test_a_small_disk_that_grows(disk, settings, alone):
-  """Every command is refused several times, and then ends as it would have."""
+def test_commands_fail_on_a_full_disk_and_resume_on_a_larger_one(
+  disk, settings, alone
+):
+  """Every command fails several times and then has the undisturbed result."""
   environment = {
     **os.environ,
     'PYTHON': sys.executable,
@@ -65,22 +67,22 @@ def test_a_small_disk_that_grows(disk, settings, alone):
   )
   refused = []
   for path in (disk / 'said').iterdir():
-    name, said = path.name.split('-')[0], path.read_text()
-    assert 'Traceback' not in said
-    if f'{name}: error: ' in said:
-      line = said[said.index(f'{name}: error: ') :].rstrip('\n')
+    name, output = path.name.split('-')[0], path.read_text()
+    assert 'Traceback' not in output
+    if f'{name}: error: ' in output:
+      line = output[output.index(f'{name}: error: ') :].rstrip('\n')
       assert '\n' not in line
       assert str(disk / 'small') in line and 'the same command again' in line
       refused.append(name)
   for name, least in (('build_corpus', 5), ('train', 5), ('estimate_rllc', 1)):
     assert refused.count(name) >= least
-  found, expected = disk / 'end', alone
+  end, expected = disk / 'end', alone
   processes_test.assert_same(
-    *(rllc_jax.open_store(path / 'rllc').read() for path in (found, expected))
+    *(rllc_jax.open_store(path / 'rllc').read() for path in (end, expected))
   )
   np.testing.assert_array_equal(
     *(
       records.load_record(path / 'train' / 'training.zarr').loss
-      for path in (found, expected)
+      for path in (end, expected)
     )
   )

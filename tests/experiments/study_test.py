@@ -1,4 +1,4 @@
-"""A small study, whole: stores, findings, figures, report, verdicts."""
+"""A small study: stores, findings, figures, report and verdicts."""
 
 import json
 import pathlib
@@ -68,10 +68,10 @@ def test_a_study_has_every_store_and_finding(studies):
   sweeps = sorted(path.name for path in workdir.glob('sweep_*[0-9]'))
   assert len(sweeps) == 6 and 'sweep_nbeta_60' in sweeps
   for name in sweeps:
-    found = study.traces(workdir, name)
+    traces = study.traces(workdir, name)
     setting, value = name.removeprefix('sweep_').rsplit('_', 1)
-    assert found.attrs[setting] == float(value)
-    assert found.checkpoint.values.tolist() == [200]
+    assert traces.attrs[setting] == float(value)
+    assert traces.checkpoint.values.tolist() == [200]
   record = json.loads((workdir / 'claims.json').read_text())
   assert [x['claim'] for x in record['findings']] == list(
     definitions.STATEMENTS
@@ -97,11 +97,11 @@ def test_every_figure_of_the_paper_is_drawn(path, studies):
   namespace = {}
   exec(path.read_text(), namespace)  # As ml_collections does.
   settings = namespace['get_config']()
-  made = drawing.run(settings, studies / 'planted-3')
-  assert made.name == f'{path.stem}.png' and made.stat().st_size > 10_000
+  image = drawing.run(settings, studies / 'planted-3')
+  assert image.name == f'{path.stem}.png' and image.stat().st_size > 10_000
 
 
-def test_a_figure_that_does_not_exist_is_named(tmp_path):
+def test_an_unknown_figure_is_named(tmp_path):
   settings = sections.make_config(figure=dict(draws='fig_9'))
   with pytest.raises(ValueError, match="head_types, heads.*got 'fig_9'"):
     drawing.run(settings, tmp_path)

@@ -21,7 +21,9 @@ def row(target, holds, value=1.0):
     ([row('at most 2', None)], True),  # It cannot be told.
   ],
 )
-def test_the_exit_status(rows, fails, monkeypatch, tmp_path, capsys):
+def test_exit_1_unless_every_target_holds(
+  rows, fails, monkeypatch, tmp_path, capsys
+):
   path = tmp_path / 'below' / 'rows.json'
   flag = types.SimpleNamespace(value=str(path))
   monkeypatch.setattr(targets, 'JSON', flag)
@@ -32,11 +34,11 @@ def test_the_exit_status(rows, fails, monkeypatch, tmp_path, capsys):
   else:
     targets.finish(rows)
   assert capsys.readouterr().out.startswith('name  value')
-  found = json.loads(path.read_text())
-  assert [x['holds'] for x in found] == [x.holds for x in rows]
-  assert set(found[0]) == set(targets.Row._fields)
+  objects = json.loads(path.read_text())
+  assert [x['holds'] for x in objects] == [x.holds for x in rows]
+  assert set(objects[0]) == set(targets.Row._fields)
 
 
-def test_what_is_not_finite_is_null(tmp_path):
+def test_values_that_are_not_finite_are_null(tmp_path):
   targets.write_json(tmp_path / 'x.json', [row('', None, math.nan)])
   assert json.loads((tmp_path / 'x.json').read_text())[0]['value'] is None

@@ -1,4 +1,4 @@
-"""From a corpus on disk to a trajectory on disk."""
+"""Training from a corpus on disk."""
 
 import pathlib
 
@@ -39,7 +39,7 @@ def read_config():
 
 
 def write_corpus(workdir, largest=VOCAB_SIZE - 1):
-  """Rows that count upwards: after the first token, all is certain."""
+  """Rows that count upwards: all tokens after the first are predictable."""
   start = np.random.default_rng(0).integers(0, 11, (50, 1))
   rows = np.concatenate(
     [np.full((50, 1), 11), (start + np.arange(6)) % 11], axis=1
@@ -61,11 +61,11 @@ def trained(tmp_path_factory):
   return workdir, train.run(read_config(), workdir)
 
 
-def test_a_run_leaves_a_trajectory_and_its_losses(trained):
+def test_a_run_writes_checkpoints_and_their_losses(trained):
   workdir, record = trained
-  kept = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
-  assert kept.steps == checkpoints.log_spaced_steps(30, 4)
-  params = kept.load(kept.steps)
+  trajectory = checkpoints.trajectory(workdir / 'train' / 'checkpoints')
+  assert trajectory.steps == checkpoints.log_spaced_steps(30, 4)
+  params = trajectory.load(trajectory.steps)
   assert params['blocks_0']['attn']['W_Q'].shape == (4, 2, 8, 4)
   assert record.sizes == {'step': 30, 'checkpoint': 4}
   saved = records.load_record(workdir / 'train' / 'training.zarr')
@@ -75,7 +75,7 @@ def test_a_run_leaves_a_trajectory_and_its_losses(trained):
   assert record.held_out_loss[-1] < record.held_out_loss[0]
 
 
-def test_the_baselines_are_those_of_the_training_window(trained):
+def test_baselines_are_entropies_of_the_training_window(trained):
   workdir, record = trained
   corpus = packing.load_corpus(workdir / 'corpus')
   rows = corpus.tokens[:40]
@@ -88,8 +88,8 @@ def test_the_baselines_are_those_of_the_training_window(trained):
 
 def test_the_model_can_be_rebuilt_from_a_checkpoint(trained):
   workdir, _ = trained
-  kept = checkpoints.metadata(workdir / 'train' / 'checkpoints')['settings']
-  assert kept['model'] == {
+  settings = checkpoints.metadata(workdir / 'train' / 'checkpoints')['settings']
+  assert settings['model'] == {
     'num_layers': 1,
     'num_heads': 2,
     'd_model': 8,
@@ -99,7 +99,7 @@ def test_the_model_can_be_rebuilt_from_a_checkpoint(trained):
   }
 
 
-def test_a_second_run_says_already_complete(trained, caplog):
+def test_a_second_run_logs_already_complete(trained, caplog):
   workdir, record = trained
   with caplog.at_level('INFO', logger='absl'):
     again = train.run(read_config(), workdir)

@@ -29,15 +29,15 @@ MULTIGRAMS = [x for x in HEADS if x not in PREVIOUS + INDUCTION]
 
 def levels():
   """rLLCs [4, 2, 16] in which every claim is true."""
-  found = np.full((4, 2, 16), 5.0)
+  levels = np.full((4, 2, 16), 5.0)
   memorized = np.arange(16)
   for k in range(1, 4):  # Step 0 is alike; then heads grow apart.
     for i, name in enumerate(HEADS):
       low = name in PREVIOUS + INDUCTION
-      found[k, :, i] = 5 + k * (1 if low else 8 + 0.1 * memorized[i])
+      levels[k, :, i] = 5 + k * (1 if low else 8 + 0.1 * memorized[i])
   induction = [HEADS.index(name) for name in INDUCTION]
-  found[3, 1, induction] += [6, 10]  # On code they rise, and part.
-  return found
+  levels[3, 1, induction] += [6, 10]  # On code they rise, and part.
+  return levels
 
 
 def by_draw(values, seed=0, scale=0.05):
@@ -105,7 +105,7 @@ def run_with(change=lambda values: values, **changes):
   reference[3, 0, :8] -= 2
   reference[3, 0, 8:] += 2
   final = values[-1, 0]
-  made = evidence.Evidence(
+  run = evidence.Evidence(
     by_draw(values),
     by_draw(reference, seed=1),
     np.stack([2 * final, 3 * final + 1]),
@@ -113,30 +113,30 @@ def run_with(change=lambda values: values, **changes):
     'code',
     [True, True],
   )
-  return made._replace(**changes)
+  return run._replace(**changes)
 
 
-def measured(made, *statistics):
-  """By claim: every finding, or what some of the statistics say."""
+def measured(run, *statistics):
+  """Findings by claim, from all or some of the statistics."""
   if not statistics:
-    return {x.claim: x for x in claims.findings(made)}
-  heads = evidence.sort_heads(made)
+    return {x.claim: x for x in claims.findings(run)}
+  heads = evidence.sort_heads(run)
   return {x.claim: x for statistic in statistics for x in statistic(heads)}
 
 
 @functools.cache
 def planted():
-  """What the evidence says in which every claim is true."""
+  """Findings from evidence in which every claim is true."""
   return measured(run_with())
 
 
 @pytest.fixture
 def nothing_withdrawn(monkeypatch):
-  """Statistics are right of what they are given, withdrawn or not."""
+  """Withdraws no claim, to test the statistics of all."""
   monkeypatch.setattr(claims, 'WITHDRAWN', {})
 
 
-def test_the_classes_are_those_that_were_planted():
+def test_heads_have_the_planted_classes():
   classes = head_types.of_readings(readings())
   for kind, names in (
     ('previous-token', PREVIOUS),
@@ -147,33 +147,37 @@ def test_the_classes_are_those_that_were_planted():
 
 
 @pytest.mark.usefixtures('nothing_withdrawn')
-def test_what_is_planted_speaks_for_every_claim():
-  found = planted()
-  assert list(found) == list(claims.STATEMENTS)
-  for name, finding in found.items():
+def test_every_planted_claim_holds():
+  findings = planted()
+  assert list(findings) == list(claims.STATEMENTS)
+  for name, finding in findings.items():
     assert claims.verdict([finding]) is True, finding
     assert finding.note, name
   # Sizes by hand: 24 more a multigram head, less 3 of an induction head.
   layer = [5 + 3 * (8 + 0.1 * i) for i in range(8, 14)]
-  np.testing.assert_allclose(found['C3'].effect, np.mean(layer) - 8, atol=0.03)
-  np.testing.assert_allclose(found['C5a'].effect, 8, atol=0.05)
-  np.testing.assert_allclose(found['C5b'].effect, 4, atol=0.1)
-  np.testing.assert_allclose(found['C6a'].effect, 2, atol=0.03)
-  np.testing.assert_allclose(found['C6b'].effect, 2, atol=0.03)
-  np.testing.assert_allclose(found['C7a'].effect, 2, atol=0.01)
-  np.testing.assert_allclose(found['C4'].effect, 1)
-  assert 'step 10' in found['C6a'].note and 'step 10 to' in found['C1'].note
+  np.testing.assert_allclose(
+    findings['C3'].effect, np.mean(layer) - 8, atol=0.03
+  )
+  np.testing.assert_allclose(findings['C5a'].effect, 8, atol=0.05)
+  np.testing.assert_allclose(findings['C5b'].effect, 4, atol=0.1)
+  np.testing.assert_allclose(findings['C6a'].effect, 2, atol=0.03)
+  np.testing.assert_allclose(findings['C6b'].effect, 2, atol=0.03)
+  np.testing.assert_allclose(findings['C7a'].effect, 2, atol=0.01)
+  np.testing.assert_allclose(findings['C4'].effect, 1)
+  assert (
+    'step 10' in findings['C6a'].note and 'step 10 to' in findings['C1'].note
+  )
   # The error of a mean of independent draws: 0.05 a draw and head.
   expected = 0.05 * math.sqrt(1 / 6 + 1 / 2) / 8
-  np.testing.assert_allclose(found['C3'].error, expected, rtol=0.5)
+  np.testing.assert_allclose(findings['C3'].error, expected, rtol=0.5)
 
 
 def test_an_index_of_one_is_far_from_chance():
   """Two of eight: a permutation is right in one of 28."""
-  found = planted()['C2']
-  assert 'index 1.00' in found.note
-  np.testing.assert_allclose(found.effect, 1, atol=0.05)
-  assert 0.1 < found.error < 0.3
+  finding = planted()['C2']
+  assert 'index 1.00' in finding.note
+  np.testing.assert_allclose(finding.effect, 1, atol=0.05)
+  assert 0.1 < finding.error < 0.3
 
 
 backwards = lambda values: values[::-1] * np.ones((4, 1, 1))
@@ -190,9 +194,9 @@ REVERSED = (
 
 @pytest.mark.usefixtures('nothing_withdrawn')
 @pytest.mark.parametrize(('claim', 'statistic', 'change'), REVERSED)
-def test_what_is_reversed_speaks_against(claim, statistic, change):
-  found = measured(run_with(change), statistic)[claim]
-  assert claims.verdict([found]) is False, found
+def test_a_reversed_effect_does_not_hold(claim, statistic, change):
+  finding = measured(run_with(change), statistic)[claim]
+  assert claims.verdict([finding]) is False, finding
 
 
 @pytest.mark.usefixtures('nothing_withdrawn')
@@ -204,20 +208,20 @@ def test_what_is_reversed_speaks_against(claim, statistic, change):
     (claim_statistics.nested_brackets, ['C8']),
   ],
 )
-def test_what_goes_back_in_time_speaks_against(statistic, names):
-  made = run_with()
-  back = made.readings.copy()
+def test_an_effect_reversed_in_time_does_not_hold(statistic, names):
+  run = run_with()
+  back = run.readings.copy()
   for name in ('composition_K', 'path_nested'):
     back[name] = (back[name].dims, back[name].values[::-1])
-  turned = by_draw(made.reference.mean('draw').values[::-1])
+  turned = by_draw(run.reference.mean('draw').values[::-1])
   turned[1:3] = turned[0].values  # The onset is step 10.
   turned[3] = 5.0 + 0.001 * np.random.default_rng(0).normal(size=(1, 16, 64))
-  found = measured(made._replace(readings=back, reference=turned), statistic)
+  findings = measured(run._replace(readings=back, reference=turned), statistic)
   for name in names:
-    assert claims.verdict([found[name]]) is False, found[name]
+    assert claims.verdict([findings[name]]) is False, findings[name]
 
 
-def test_the_null_of_the_index_is_that_of_permutations():
+def test_the_null_equals_the_index_under_permutations():
   rng = np.random.default_rng(3)
   layers = [
     (np.array([0, 0, 1, 1, 1, 2, 2, 2]), np.array(list('aabbbbcc'))),
@@ -227,7 +231,7 @@ def test_the_null_of_the_index_is_that_of_permutations():
   assert abs(null.mean()) < 4 * null.std() / math.sqrt(len(null))
   expected = [
     claim_statistics._mean_index(
-      [(labels, rng.permutation(own)) for labels, own in layers]
+      [(labels, rng.permutation(classes)) for labels, classes in layers]
     )
     for _ in range(200)
   ]
@@ -235,78 +239,78 @@ def test_the_null_of_the_index_is_that_of_permutations():
   np.testing.assert_allclose(null.max(), np.max(expected), rtol=0.5)
 
 
-def test_curves_that_tell_nothing_do_not_speak():
+def test_random_curves_leave_the_claims_undecided():
   values = 5 + 0.1 * np.random.default_rng(5).normal(size=(4, 2, 16))
-  made = run_with(lambda _: values)
-  found = measured(made, claim_statistics.curves_tell_classes)
+  run = run_with(lambda _: values)
+  findings = measured(run, claim_statistics.curves_tell_classes)
   for name in ('C2', 'C10'):
-    assert claims.verdict([found[name]]) is None
+    assert claims.verdict([findings[name]]) is None
 
 
-def test_measures_that_tell_as_much_leave_no_difference():
-  made = run_with()
-  same = made.readings.copy()
+def test_equally_good_measures_have_no_effect():
+  run = run_with()
+  readings = run.readings.copy()
   values = levels()[:, 0]
   for name in ('hessian_trace', 'fisher_trace'):
-    same[name] = (same[name].dims, values)
-  ablation = same.ablation_resample
-  same['ablation_resample'] = (ablation.dims, values.reshape(4, 2, 8))
-  made = made._replace(readings=same)
-  found = measured(made, claim_statistics.curves_tell_classes)
-  assert found['C2'].effect > 0.9
-  np.testing.assert_allclose(found['C10'].effect, 0, atol=1e-9)
+    readings[name] = (readings[name].dims, values)
+  ablation = readings.ablation_resample
+  readings['ablation_resample'] = (ablation.dims, values.reshape(4, 2, 8))
+  run = run._replace(readings=readings)
+  findings = measured(run, claim_statistics.curves_tell_classes)
+  assert findings['C2'].effect > 0.9
+  np.testing.assert_allclose(findings['C10'].effect, 0, atol=1e-9)
 
 
-def test_the_order_of_heads_has_to_be_kept_at_every_setting():
-  def verdict(made, *swept):
-    made = made._replace(swept=np.stack(swept))
-    found = measured(made, claim_statistics.order_is_stable)['C9']
-    return claims.verdict([found])
+def test_order_must_be_stable_at_every_setting():
+  def verdict(run, *swept):
+    run = run._replace(swept=np.stack(swept))
+    finding = measured(run, claim_statistics.order_is_stable)['C9']
+    return claims.verdict([finding])
 
   final, exact = levels()[-1, 0], run_with()
   shuffled = np.random.default_rng(0).permutation(final)
   assert verdict(exact, final, shuffled) is not True
   assert verdict(exact, final, -final) is False
   last = exact.draws.sel(checkpoint=1000, dataset='text').mean('draw').values
-  for other, expected in ((-last, False), (0 * last, None), (last, True)):
-    assert verdict(exact, last, other) is expected
+  for third, expected in ((-last, False), (0 * last, None), (last, True)):
+    assert verdict(exact, last, third) is expected
 
 
-def test_one_wrong_known_answer_is_enough():
-  made = run_with(known_answers=[True, False])
-  found = measured(made, claim_statistics.known_answers)['C11']
-  assert claims.verdict([found]) is False
+def test_one_wrong_known_answer_refutes_the_claim():
+  run = run_with(known_answers=[True, False])
+  finding = measured(run, claim_statistics.known_answers)['C11']
+  assert claims.verdict([finding]) is False
 
 
-def test_without_induction_heads_most_cannot_be_told():
-  made = run_with()
-  idle = made.readings.copy()
+def test_most_claims_are_undecided_without_induction_heads():
+  run = run_with()
+  idle = run.readings.copy()
   idle['prefix_matching_text'] = 0 * idle.prefix_matching_text
-  found = measured(made._replace(readings=idle))
+  findings = measured(run._replace(readings=idle))
   for name in ('C3', 'C5a', 'C5b', 'C6a', 'C6b', 'C7a', 'C7b', 'C8'):
-    assert math.isnan(found[name].effect), name
-    assert claims.verdict([found[name]]) is None
-    assert found[name].note
-  assert claims.verdict([found['C1']]) is True
+    assert math.isnan(findings[name].effect), name
+    assert claims.verdict([findings[name]]) is None
+    assert findings[name].note
+  assert claims.verdict([findings['C1']]) is True
 
 
 @pytest.mark.usefixtures('nothing_withdrawn')
-def test_data_without_brackets_and_models_of_one_layer_are_named():
-  made = run_with()
-  without = made.readings.assign(path_nested=np.nan * made.readings.path_nested)
-  made = made._replace(readings=without)
-  found = measured(made, claim_statistics.nested_brackets)
-  assert 'no closing of nested brackets' in found['C8'].note
-  one_layer = made.readings.drop_vars(['path_nested', 'composition_K'])
-  found = measured(
-    made._replace(readings=one_layer),
+def test_notes_name_missing_brackets_and_layers():
+  run = run_with()
+  without = run.readings.assign(path_nested=np.nan * run.readings.path_nested)
+  run = run._replace(readings=without)
+  findings = measured(run, claim_statistics.nested_brackets)
+  assert 'no closing of nested brackets' in findings['C8'].note
+  one_layer = run.readings.drop_vars(['path_nested', 'composition_K'])
+  findings = measured(
+    run._replace(readings=one_layer),
     claim_statistics.composition,
     claim_statistics.nested_brackets,
     claim_statistics.induction_is_simple,
   )
   for name in ('C7a', 'C7b', 'C8'):
-    assert found[name].note == 'one layer'
-  assert claims.verdict([found['C3']]) is True
+    assert findings[name].note == 'one layer'
+  assert claims.verdict([findings['C3']]) is True
 
 
 def test_verdicts_need_every_seed():
@@ -320,7 +324,7 @@ def test_verdicts_need_every_seed():
 
 
 NOW_WITHDRAWN = ['C4', 'C7a', 'C7b', 'C8']
-KEPT = pathlib.Path(verdicts.__file__).parent / 'results'
+RESULTS = pathlib.Path(verdicts.__file__).parents[1] / 'results'
 
 
 def test_c4_c7_and_c8_are_withdrawn_and_no_other_claim():
@@ -339,11 +343,11 @@ def test_reasons_are_given_once():
 @pytest.mark.parametrize('claim', NOW_WITHDRAWN)
 @pytest.mark.parametrize('effect', [9.0, -9.0])
 def test_a_withdrawn_claim_is_never_decided(claim, effect):
-  found = evidence.Finding(claim, effect, 0.1, '', '13 heads')
-  assert claims.verdict([found]) is claims.verdict([found, found]) is None
+  finding = evidence.Finding(claim, effect, 0.1, '', '13 heads')
+  assert claims.verdict([finding]) is claims.verdict([finding, finding]) is None
 
 
-def test_the_findings_of_a_run_say_what_is_withdrawn():
+def test_notes_of_findings_name_withdrawn_claims():
   for finding in claims.findings(run_with()):
     marked = finding.note.startswith('withdrawn: ')
     assert marked == (finding.claim in NOW_WITHDRAWN), finding
@@ -353,7 +357,7 @@ def write_findings(directory, effect):
   """Two seeds of a language, each with the same effect for every claim."""
   for seed in (0, 1):
     findings = [
-      verdicts._plain(evidence.Finding(claim, effect, 0.1, '', '13 heads'))
+      verdicts._to_json(evidence.Finding(claim, effect, 0.1, '', '13 heads'))
       for claim in claims.STATEMENTS
     ]
     record = {'language': 'planted', 'seed': seed, 'findings': findings}
@@ -394,21 +398,21 @@ def test_a_withdrawn_claim_does_not_hold_in_json_nor_in_the_exit_status(
   monkeypatch.setattr(targets, 'JSON', types.SimpleNamespace(value=None))
   with pytest.raises(SystemExit, match='1'):
     targets.finish(rows)
-  others = [row for row in rows if row.holds is not None]
-  assert len(others) == len(rows) - len(NOW_WITHDRAWN)
-  targets.finish(others)  # All of them hold.
+  decided = [row for row in rows if row.holds is not None]
+  assert len(decided) == len(rows) - len(NOW_WITHDRAWN)
+  targets.finish(decided)  # All of them hold.
 
 
-def test_files_of_studies_carry_no_verdict_on_a_withdrawn_claim(tmp_path):
+def test_saved_findings_have_no_verdict_on_withdrawn_claims(tmp_path):
   write_findings(tmp_path, 9.0)
   record = json.loads((tmp_path / 'planted-0' / 'claims.json').read_text())
   for item in record['findings']:
     assert (item['holds'] is None) == (item['claim'] in NOW_WITHDRAWN)
 
 
-def test_studies_made_before_a_claim_was_withdrawn_show_it_too():
-  """The findings kept with the project have verdicts on C7a."""
-  rows = {row.name.split(':')[0]: row for row in verdicts.verdicts(KEPT)}
+def test_old_findings_show_that_a_claim_is_withdrawn():
+  """The committed findings have verdicts on C7a."""
+  rows = {row.name.split(':')[0]: row for row in verdicts.verdicts(RESULTS)}
   for language in verdicts.LANGUAGES:
     for claim in NOW_WITHDRAWN:
       row = rows[f'{claim} {language}']
