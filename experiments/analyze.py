@@ -156,6 +156,7 @@ def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:
 
 def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
   """Frequent words of 2 to 4 tokens, by length; {} if each word is a token."""
+  # A token that begins with white space starts a word.
   starts = np.array([not x[:1].strip() for x in spellings])
   ngrams = {}
   for length in _NGRAMS:
@@ -169,6 +170,7 @@ def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
 
 
 def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
+  # At least one sequence, which may be longer than that.
   rows = max(1, _CURVATURE_TOKENS // corpus.tokens.shape[1])
   return complexity.read_complexity(
     rng_key,
@@ -190,6 +192,7 @@ def planted_rows(
     synthetic.LANGUAGES[name],
     ids,
     corpus.eos_id,
+    # The name makes texts of different languages independent.
     np.random.default_rng([seed, *name.encode()]),
     num_rows=_PLANTED_ROWS,
     length=corpus.tokens.shape[1],

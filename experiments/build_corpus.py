@@ -53,6 +53,7 @@ def run(
     logging.info('%s: already complete', directory)
   else:
     processes.first_does(record, lambda: _build_and_save(settings, directory))
+  # In waiting processes, too: process 0 may have other settings.
   check_same(settings, directory)
   return packing.load_corpus(directory)
 

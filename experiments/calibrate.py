@@ -227,6 +227,7 @@ class _SavedSettings(collections.UserDict):
     self.directory = directory / name
     # For readers; the directory's name is what tells identities apart.
     checked_files.write_bytes(self.directory / 'identity.json', content)
+    # Those of an earlier grid, too: a wider one reuses them.
     for path in self.directory.glob('setting_*.json'):
       saved = json.loads(path.read_text())
       setting = calibration.Setting(**saved['setting'])
@@ -263,6 +264,7 @@ def _figures(
         name = f'{step}_{str(dataset).replace("/", "-")}'
         if sweep.sizes[fixed] > 1:
           name += f'_{fixed}_{value:g}'
+        # Marked only on the map that contains it.
         chosen = recommended.setting
         if chosen is not None and getattr(chosen, fixed) != value:
           chosen = None

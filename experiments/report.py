@@ -75,7 +75,7 @@ def run(
   settings = sections.read(config).sampling
   saved = _read(workdir)
   burn_in = settings.burn_in
-  if burn_in is None:
+  if burn_in is None:  # Then that of the run that filled the store.
     burn_in = cells.default_burn_in(saved.traces.attrs)
   contents = _inputs(saved, workdir, burn_in)
   drawings = figures.draw(contents)
@@ -83,6 +83,7 @@ def run(
     path = workdir / 'figures' / f'{name}.png'
     checked_files.write_bytes(path, style.image(image, 'png'))
     logging.info('%s', path)
+  # The page embeds SVG, so it is one file without links to images.
   svgs = {name: style.image(image, 'svg') for name, image in drawings.items()}
   path = page.write_report(workdir / 'report.html', contents, svgs)
   logging.info('%s: complete', path)
@@ -141,6 +142,7 @@ def _mark_if_withdrawn(item: Mapping[str, Any]) -> dict[str, Any]:
   reasons = claims.withdrawn(item['claim'])
   if not reasons:
     return dict(item)
+  # A file that is older than the withdrawal still has a verdict.
   return {**item, 'holds': None, 'withdrawn': True, 'note': reasons}
 
 
@@ -159,6 +161,7 @@ def _load_json(path: pathlib.Path, name: str) -> dict[str, Any]:
 def _check_one_run(saved: _Saved, workdir: pathlib.Path) -> None:
   """Raises if a result is of another run, by its tokens and seed."""
   record = workdir / 'train' / 'training.zarr'
+  # Files may have been copied between workdirs: each result has its identity.
   trained = json.loads(saved.training.attrs['identity'])
   identities = {
     'corpus/corpus.json': trained | {'tokens': saved.corpus['tokens_hash']}
@@ -210,7 +213,7 @@ def _provenance(saved: _Saved, workdir: pathlib.Path) -> dict[str, Any]:
 def _version(package: str) -> str:
   try:
     return metadata.version(package)
-  except metadata.PackageNotFoundError:
+  except metadata.PackageNotFoundError:  # Such as a checkout on PYTHONPATH.
     return 'not installed as a package'
 
 

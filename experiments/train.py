@@ -76,6 +76,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       logging.info('%s: already complete', directory)
       return
     record.attrs.update(_baselines(corpus))
+    # All connected processes have the same record; one of them writes it.
     together.first_does(lambda: records.save_record(record, path))
     logging.info('%s: complete\n%s', directory, table(record))
 
@@ -135,8 +136,10 @@ def _train(
   directory: pathlib.Path,
 ) -> xr.Dataset:
   windows = corpus.windows
+  # Only as many devices as divide the batch, so six accept a batch of 32.
   mesh = updates.data_mesh(jax.devices(), settings.batch_size)
   logging.info('every batch is divided over %d devices', mesh.size)
+  # With these sizes the model can be rebuilt from a checkpoint alone.
   fields = (*sections.defaults('model'), 'context_length', 'vocab_size')
   with progress.bar('training', 'step') as bar:
     return loop.train(

@@ -147,6 +147,7 @@ def naive(traces: xr.Dataset, burn_in: int, baseline: str) -> errors.Mean:
 
 def _covered(intervals: errors.Mean, expected: float) -> Record:
   hits = (intervals.low <= expected) & (expected <= intervals.high)
+  # Wilson's interval is sound for shares near 1, too.
   share = stats.binomtest(int(hits.sum()), hits.size).proportion_ci(
     method='wilson'
   )
@@ -172,6 +173,7 @@ def rows(records: Sequence[Record]) -> list[targets.Row]:
   failed = sum(record['num_failed'] for record in records)
   return [
     *map(coverage_row, records),
+    # Without shared minibatches chains are independent, as it assumes.
     *map(naive_row, filter(lambda record: record['share_batches'], records)),
     *map(bias_row, paired),
     *map(reference_row, filter(lambda x: x['expected_error'], paired)),

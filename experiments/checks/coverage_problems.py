@@ -86,7 +86,7 @@ def bowl(num_runs: int, num_draws: int) -> Problem:
     num_runs,
     **posterior._asdict(),
     num_draws=num_draws,
-    num_baseline_batches=2,
+    num_baseline_batches=2,  # The loss has no data, hence no noise.
   )
   a = posterior.nbeta * h + posterior.localization
   exact = 0.5 * posterior.nbeta * (h / (a * (1 - _STEP_SIZE * a / 4))).sum()
@@ -113,6 +113,7 @@ def linear_regression(
   )
   posterior = types.Posterior(nbeta=100.0, localization=80.0)
   traces = _sample_weights(
+    # Another seed for each variant: their results must be independent.
     jax.random.key(1 + share_batches, impl='threefry2x32'),
     regression.loss,
     jnp.asarray(regression.minimum(points), jnp.float32),

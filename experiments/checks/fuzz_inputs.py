@@ -116,6 +116,7 @@ def _change_at(holder: Any, key: Any, rng: np.random.Generator) -> None:
   elif action == 2 and type(holder[key]) is int:
     holder[key] += int(rng.choice([-1, 1]))
   else:
+    # A copy: the next change must not reach into the constants.
     holder[key] = copy.deepcopy(_VALUES[int(rng.integers(len(_VALUES)))])
 
 

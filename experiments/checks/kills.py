@@ -161,6 +161,7 @@ def _kill_until_done(
   while True:
     process = _start(name, workdir)
     try:
+      # Uniform over the time of an undisturbed run.
       _wait(process, timeout=rng.uniform(0, seconds))
       return
     except subprocess.TimeoutExpired:

@@ -182,7 +182,9 @@ def _estimate(problem: known_problems.Problem) -> rllc.Estimate:
       num_steps_between_draws=between,
     ),
     layout=settings.Layout(
-      mesh=grid.make_mesh(1, 1), chunk_size=sampling.num_chains
+      # All chains as one vector: these losses are tiny.
+      mesh=grid.make_mesh(1, 1),
+      chunk_size=sampling.num_chains,
     ),
   )
 

@@ -85,9 +85,11 @@ def choose(
   sites = []
   for path in sorted((root / 'rllc_jax' / package).rglob('*.py')):
     sites += list(_sites(package, path, root))
+  # Seeded by package, so that draws do not depend on the other packages.
   random.Random(f'{seed} {package}').shuffle(sites)
   chosen: dict[tuple[str, str], Mutation] = {}
   for site in sites:
+    # An ambiguous line could not be located after code has moved.
     if len(chosen) < number and _is_unique(root, site):
       chosen.setdefault((site.path, site.before), site)
   return list(chosen.values())

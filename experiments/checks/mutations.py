@@ -202,6 +202,7 @@ def _end_group(process: subprocess.Popen) -> None:
 
 
 def _append(path: pathlib.Path, line: list[Any]) -> list[Any]:
+  # A line at a time, so that a stopped run resumes at the next mutation.
   with path.open('a') as file:
     file.write(json.dumps(line) + '\n')
   return line

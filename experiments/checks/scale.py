@@ -50,6 +50,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   plans = [plan(count) for count in counts]
   seconds = time.perf_counter() - began
   print(text(counts, plans), flush=True)
+  # The store is the same for all numbers of devices.
   files = plans[0].num_files
   return [
     targets.Row(

@@ -170,9 +170,11 @@ def verdicts(workdir: pathlib.Path) -> list[targets.Row]:
 def _row(claim, language, by_seed) -> targets.Row:
   findings = list(by_seed.values())
   ratios = [_ratio(x) for x in findings]
+  # The result of min() would depend on the position of a NaN.
   smallest = math.nan if np.isnan(ratios).any() else min(ratios)
   reasons = claims.withdrawn(claim)
   words = [f'seed {seed}: {_words(x)}' for seed, x in by_seed.items()]
+  # One seed decides nothing.
   holds = claims.verdict(findings) if len(findings) > 1 else None
   if reasons:
     smallest = math.nan  # A reader would take a number for a verdict.
@@ -198,6 +200,7 @@ def _row(claim, language, by_seed) -> targets.Row:
 def _ratio(finding: evidence.Finding) -> float:
   if finding.error:
     return finding.effect / finding.error
+  # Without an error (C11) the sign alone decides.
   return math.copysign(math.inf, finding.effect)
 
 

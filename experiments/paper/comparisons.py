@@ -153,6 +153,7 @@ def settings(saved_study: saved.Saved) -> figure.Figure:
   for setting in study.SWEPT:
     estimates = {float(base.attrs[setting]): base}
     for path in sorted(saved_study.workdir.glob(f'sweep_{setting}_*/')):
+      # A sweep has one checkpoint and one data set.
       swept = saved_study.estimates(path.name).isel(checkpoint=-1, dataset=0)
       estimates[float(swept.attrs[setting])] = swept
     sweeps.append(
@@ -182,7 +183,7 @@ def cluster_methods(saved_study: saved.Saved) -> figure.Figure:
   layers = [
     heads
     for heads in naming.heads_by_layer(names).values()
-    if len({classes[name] for name in heads}) > 1
+    if len({classes[name] for name in heads}) > 1  # Else nothing to recover.
   ]
   tables = {}
   for measure, values in measures.items():
@@ -206,7 +207,7 @@ def cluster_methods(saved_study: saved.Saved) -> figure.Figure:
           clusters.labels, [classes[name] for name in heads]
         )
         scores.append((agreed, clusters.silhouette))
-      if scores:
+      if scores:  # Otherwise the cell stays NaN, and is drawn empty.
         table[i, j] = np.mean(scores, axis=0)
     tables[measure] = table
   return agreement.agreement(tables, curves.METHODS, curves.NORMALISATIONS)

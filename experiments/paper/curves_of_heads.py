@@ -116,6 +116,7 @@ def _compositions(readings, classes) -> list[panels.Panel]:
     for (head_layer, number), head_kind in places.items()
     if head_kind == kind and head_layer == layer
   ]
+  # Composition is measured between the first and the last layer.
   last = max(layer for layer, _ in places)
   pairs = {
     f'{_SHORT[a]} → {_SHORT[b]}': (numbers(0, a), numbers(last, b))
@@ -129,7 +130,7 @@ def _compositions(readings, classes) -> list[panels.Panel]:
     ('path_nested', 'Paths cut: nested brackets', 'rise of the loss, nats'),
   ):
     values = readings[name]
-    if 'minibatch' in values.dims:
+    if 'minibatch' in values.dims:  # Cut paths have errors, composition none.
       values = values.mean('minibatch')
     lines = [
       values.isel(writer=writers, reader=readers).mean(('writer', 'reader'))

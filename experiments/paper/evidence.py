@@ -107,6 +107,7 @@ class Heads(NamedTuple):
     scores = self.reading('prefix_matching_text', self.induction)
     reached = (scores >= scores[-1] / 2).any(axis=1)
     before = np.flatnonzero(~reached)
+    # None if induction is there from the first checkpoint on.
     return int(self.steps[before[-1]]) if len(before) else None
 
   @property
@@ -135,7 +136,7 @@ def sort_heads(evidence: Evidence) -> Heads:
   return Heads(
     evidence,
     names,
-    str(evidence.draws.dataset.values[0]),
+    str(evidence.draws.dataset.values[0]),  # The first is the training text.
     head_types.of_readings(evidence.readings),
     naming.heads_by_layer(names),
     evidence.readings.checkpoint.values,

@@ -66,6 +66,7 @@ class Saved(NamedTuple):
       )
     except ValueError as error:
       logging.warning('no clusters: %s', error)
+      # One cluster, so that the figure is still drawn.
       return curves.Clusters(np.zeros(len(names), int), np.nan)
 
 

@@ -58,7 +58,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     try:
       step()
     except commands.ChainsFailed as error:
-      failure = error
+      failure = error  # Later steps use the remaining chains.
     logging.info('%s: %.0f s', name, time.perf_counter() - began)
   if failure:
     raise failure
@@ -72,8 +72,10 @@ def _steps(config, workdir):
     config, model={'num_layers': 1}, training={'name': REFERENCE}
   )
   yield 'training of the reference', lambda: train.run(one_layer, workdir)
+  # Exists only after training, so the steps cannot be listed in advance.
   last = checkpoints.steps(workdir / 'train' / 'checkpoints')[-1]
   for name, settings in estimations(config, last):
+    # The default binds the settings now: the loop changes the variable.
     yield name, lambda settings=settings: estimate_rllc.run(settings, workdir)
   if processes.is_first():
     yield 'heads', lambda: analyze.run(config, workdir)
@@ -115,7 +117,7 @@ def estimations(
 
 
 def _changed(config, **sections):
-  changed = copy.deepcopy(config)
+  changed = copy.deepcopy(config)  # A shallow copy would share the sections.
   for section, values in sections.items():
     changed[section].update(values)
   return changed

@@ -159,6 +159,7 @@ def beside(
   """Trajectory of {'model': each checkpoint, 'reference': fixed weights}."""
 
   def load(steps):
+    # A view: copies of the reference would take memory for every step.
     repeat = lambda leaf: np.broadcast_to(leaf, (len(steps), *np.shape(leaf)))
     return {
       'model': trajectory.load(steps),
@@ -169,6 +170,7 @@ def beside(
     trajectory.fingerprint,
     trees.content_hash(reference),
   )
+  # Without fingerprints of the checkpoints there are none of the pairs.
   fingerprint = model_hash and (
     lambda step: f'{model_hash(step)}+{reference_hash}'
   )
@@ -277,7 +279,7 @@ def classed_tokens(
   places = [
     window
     for name, window in corpus.windows.items()
-    if name.split('/')[-1] in code
+    if name.split('/')[-1] in code  # Such as train/DOMAIN.
   ]
   classes = token_classes.classify(corpus.tokens, spellings, places)
   return types.ClassedTokens(corpus.tokens, classes)

@@ -21,8 +21,10 @@ def text(plan: plans.Plan) -> str:
     'cells that lack draws': [f'{x.cells:,}' for x in counts],
     'SGLD steps of chains': [f'{x.chain_steps:,}' for x in counts],
     'tokens of their minibatches': [f'{x.entries:.3g}' for x in counts],
+    # A multiply-add is two FLOPs.
     'FLOPs of matrix products': [f'{2 * x.multiply_adds:.3g}' for x in counts],
     'columns in parallel': [str(cost.chunk_size) for cost in costs] + [''],
+    # Families run one after the other, so the peak of all is the largest.
     'peak MB of a device': [_megabytes(x) for x in [*sizes, max(sizes)]],
     'seconds a draw of a block': [f'{c.draw_seconds:.3g}' for c in costs]
     + [''],

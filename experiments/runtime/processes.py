@@ -53,6 +53,7 @@ def connect() -> owners.Process:
   if _PROCESS.value == 'auto':
     try:
       jax.distributed.initialize(_ADDRESS.value)
+    # JAX raises any of these where variables of the cluster are missing.
     except (IndexError, TypeError, ValueError) as error:
       raise ValueError(_nothing_found(error)) from None
   elif _ADDRESS.value:

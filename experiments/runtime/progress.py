@@ -57,6 +57,7 @@ def bar(label: str, unit: str, total: int | None = None) -> Iterator[Bar]:
     unit: name of a counted item.
     total: number of items, if it is known in advance.
   """
+  # `disable=None` hides the bar without a terminal.
   with tqdm.tqdm(
     desc=label, unit=unit, total=total, unit_scale=True, disable=None
   ) as shown:

@@ -50,6 +50,7 @@ class Run:
     self._last_write = 0.0  # When the file was last written.
     started = time.gmtime(self._began)
     process = processes.current()
+    # Names sort by time; processes that start together differ by index.
     name = time.strftime('%Y%m%dT%H%M%SZ', started)
     name = f'{name}-{process.index}-of-{process.count}.json'
     self._path = directory / 'runs' / name
@@ -106,5 +107,5 @@ def git_commit() -> str:
   try:
     changed = git('status', '--porcelain', '--untracked-files=no')
     return git('rev-parse', '--short=12', 'HEAD') + ('+' if changed else '')
-  except (OSError, subprocess.CalledProcessError):
+  except (OSError, subprocess.CalledProcessError):  # No git, or no checkout.
     return ''

@@ -66,6 +66,7 @@ class RemoteFiles:
     beside = self._path(f'{name}.new')
     self._make_parent(beside)
     self._system.pipe_file(beside, json.dumps(record).encode())
+    # Moved to its place, so that no reader sees a part of it.
     self._system.mv(beside, self._path(name))
 
   def upload(self, path: pathlib.Path, name: str) -> None:

@@ -272,6 +272,7 @@ def defaults(section: str) -> dict[str, Any]:
 
 def hints(section: str) -> dict[str, Any]:
   """The types of the settings of a section."""
+  # A sampler is given by its name.
   return get_type_hints(SECTIONS[section]) | {'sampler': str}
 
 
@@ -317,6 +318,7 @@ def _read_section(config: ml_collections.ConfigDict, section: str) -> Any:
   fields = defaults(section)
   unknown = sorted(set(values).difference(fields))
   if unknown:
+    # A name in the wrong section is the likely mistake.
     elsewhere = [x for x in SECTIONS if unknown[0] in defaults(x)]
     hint = f' {unknown[0]} is in {elsewhere[0]}.' if elsewhere else ''
     raise ValueError(
@@ -342,5 +344,6 @@ def description() -> str:
 
 def _typed_none(section: str, name: str) -> Any:
   """A None that accepts values of the right type from the command line."""
+  # ml_collections derives the type of a flag from the value, which is None.
   kinds = hints(section)[name].__args__  # Of X | None.
   return ml_collections.config_dict.placeholder(kinds[0])

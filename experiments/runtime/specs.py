@@ -37,10 +37,13 @@ def build(
     share_logits=estimation.share_logits,
   )
   spec = requests.Spec(
+    # JAX's default generator can be configured; draws must not depend on it.
     jax.random.key(settings.seed, impl='threefry2x32'),
     families,
     subject.trajectory,
     choices.weighted_windows(estimation.datasets, corpus, classed),
+    # Weighted without properties, too, so that a complete store accepts further
+    # data sets such as `train@repeated`.
     minibatches.weighted(classed, estimation.batch_size),
     settings.sampling,
     settings.layout,

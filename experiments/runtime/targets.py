@@ -67,6 +67,7 @@ def finish(rows: Sequence[Row]) -> None:
   if JSON.value:
     write_json(pathlib.Path(JSON.value).expanduser(), rows)
   print(table(rows), flush=True)
+  # None counts as a failure: an undecided target is not met.
   if any(row.target and not row.holds for row in rows):
     sys.exit(1)
 

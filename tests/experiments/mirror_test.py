@@ -200,7 +200,7 @@ def test_a_second_run_is_refused_unless_the_first_is_dead(begin, monkeypatch):
 def test_a_run_taken_for_dead_copies_nothing(begin, monkeypatch):
   monkeypatch.setattr(mirror, 'PATIENCE', 0.0)
   first = begin()
-  first._own['since'] = 'before'
+  first._identity['since'] = 'before'
   first._write_life()
   second = begin()
   write(second, a='2')

@@ -33,7 +33,7 @@ _SMALL = attention_only.AttentionOnly(
   context_length=32,
   vocab_size=500,
 )
-# (n beta, gamma, epsilon, draws)
+# (n beta, gamma, epsilon, draws): none of them may be compiled in.
 _SWEEP = (
   (30.0, 200.0, 1e-3, 24),
   (10.0, 200.0, 2e-3, 24),

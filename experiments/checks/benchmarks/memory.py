@@ -95,6 +95,7 @@ def _watch_peak(child: subprocess.Popen) -> int:
   peak = 0
   while time.monotonic() < until and child.poll() is None:
     text = pathlib.Path(f'/proc/{child.pid}/status').read_text()
+    # The peak so far, so that no moment between two polls is missed.
     (line,) = [line for line in text.splitlines() if line.startswith('VmHWM')]
     peak = max(peak, 1024 * int(line.split()[1]))
     time.sleep(0.2)

@@ -193,6 +193,7 @@ def by_devinterp(
   full_loss = float(np.mean([center_loss(b) for b in _batches(problem)]))
   nbeta = float(problems.POSTERIOR.nbeta)
   results, clocks = [], []
+  # devinterp adds the chain to the seed: close seeds could share noise.
   for seed in range(1000, 1000 * (NUM_SEEDS + 1), 1000):
     for mask in _masks(problem):
       samples, clock = peer.timed_sample(

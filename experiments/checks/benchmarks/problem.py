@@ -128,5 +128,5 @@ def sampling(num_chains: int, num_draws: int) -> settings.Sampling:
     num_chains=num_chains,
     num_draws=num_draws,
     burn_in=0,
-    num_baseline_batches=0,
+    num_baseline_batches=0,  # Not part of a step.
   )

@@ -172,6 +172,7 @@ def fit(amounts: Sequence[float], seconds: Sequence[float]) -> Fit:
   scale = x.max()
   # Scaled to 1, because multiply-adds of 1e12 beside 1 are ill-conditioned.
   columns = np.stack([np.ones_like(x), x / scale], axis=1)
+  # Divided by the times, so that residuals are relative.
   coefficients, *_ = np.linalg.lstsq(columns / y[:, None], np.ones_like(y))
   line = columns @ coefficients
   return Fit(

@@ -49,7 +49,7 @@ class Rates(NamedTuple):
 
 def rates() -> Rates:
   """Measures the rates, as the best of five rounds."""
-  product = lambda x: (x @ x) * 1e-3
+  product = lambda x: (x @ x) * 1e-3  # Keeps repeated products finite.
   scaled = lambda x: x * 0.999
   exponential = lambda x: jnp.exp(-x)
   side, rows, width = 1024, 2**15, 2**10  # 128 MiB do not fit a cache.
