@@ -25,6 +25,7 @@ from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import progress
 from experiments.runtime import sections
+from rllc_jax import identities
 from rllc_jax import trees
 from rllc_jax.analysis import affected_tokens
 from rllc_jax.analysis import complexity
@@ -73,7 +74,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   directory = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(directory, corpus)
   trajectory = choices.whole_trajectory(workdir / 'train')
-  identity = runs.identity(
+  identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
     model=choices.model_sizes(model),

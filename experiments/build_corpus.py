@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from collections.abc import Iterator
 from collections.abc import Mapping
 import dataclasses
-import json
 import pathlib
 import platform
 from typing import Any
@@ -24,6 +23,7 @@ from experiments.runtime import commands
 from experiments.runtime import processes
 from experiments.runtime import progress
 from experiments.runtime import sections
+from rllc_jax import identities
 from rllc_jax.data import corpora
 from rllc_jax.data import documents
 from rllc_jax.data import files
@@ -89,16 +89,17 @@ def check_same(settings: sections.Corpus, directory: pathlib.Path) -> None:
   A setting missing from an old corpus's record counts as its default.
   """
   record = packing.load_record(directory)['provenance'].get('settings', {})
-  # Through JSON, as the record was: tuples compare unequal to lists.
-  built = json.loads(json.dumps(sections.defaults('corpus'))) | record
-  for name, expected in json.loads(
-    json.dumps(dataclasses.asdict(settings))
-  ).items():
-    if built.get(name) != expected:
-      raise ValueError(
-        f'{directory}: expected a corpus with {name}={expected!r}; got one '
-        f'with {name}={built.get(name)!r} (use another --workdir)'
-      )
+  built = identities.identity(**sections.defaults('corpus')) | record
+  asked = identities.identity(**dataclasses.asdict(settings))
+  # Entries that only an old record has are settings that are no more.
+  built = {name: value for name, value in built.items() if name in asked}
+  difference = identities.difference(built, asked)
+  if difference is not None:
+    name = difference.name
+    raise ValueError(
+      f'{directory}: expected a corpus with {name}={difference.new!r}; got one '
+      f'with {name}={difference.old!r} (use another --workdir)'
+    )
 
 
 def collect(settings: sections.Corpus) -> documents.Collection:

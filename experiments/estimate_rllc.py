@@ -139,7 +139,7 @@ def _write_and_log_estimates(
 
 def _estimates(store: disk.DiskStore) -> xr.Dataset:
   """All estimates of a store, from as many checkpoints at a time as fit."""
-  extent = store.extent._replace(num_draws=store.longest())
+  extent = store.extent._replace(num_draws=store.max_recorded_draws())
   row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
   # A store of traces can be larger than memory: 1.9 TB at 10,000 checkpoints.
   count, steps = max(1, _MAX_BYTES // row), sorted(extent.checkpoints)

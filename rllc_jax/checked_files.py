@@ -44,7 +44,7 @@ def replacing(
   """
   default = path.with_name(f'{path.name}.{os.getpid()}{UNFINISHED}')
   beside = beside or default
-  with told(path):
+  with with_path_in_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     try:
       yield beside
@@ -74,7 +74,7 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
   # Absolute: xarray expands a relative path that begins with '~'.
   beside = path.absolute().with_name(name)
   try:
-    with told(path):
+    with with_path_in_errors(path):
       yield beside
       shutil.rmtree(path, ignore_errors=True)
       beside.rename(path)
@@ -83,7 +83,7 @@ def replacing_directory(path: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 @contextlib.contextmanager
-def told(path: pathlib.Path) -> Iterator[None]:
+def with_path_in_errors(path: pathlib.Path) -> Iterator[None]:
   """Re-raises OSError with the path, because ENOSPC carries none.
 
   Raises:

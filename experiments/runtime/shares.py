@@ -28,7 +28,7 @@ def are_done(store: disk.DiskStore, extent: stores.Extent) -> bool:
   Raises:
     Incomplete: if cells lack draws, and no process is at work or begins.
   """
-  while live := store.others_live():
+  while live := store.live_peers():
     if not processes.is_first():
       return False
     message = 'waiting for processes %s'
@@ -53,7 +53,7 @@ def _another_process_begins(store: disk.DiskStore) -> bool:
   """True if another process begins within the patience."""
   until = time.monotonic() + _PATIENCE
   while time.monotonic() < until:
-    if store.others_live():
+    if store.live_peers():
       return True
     time.sleep(_PAUSE)
   return False

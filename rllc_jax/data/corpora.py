@@ -114,7 +114,7 @@ def prepare(
   tfds.disable_progress_bar()
   metadata = {**provenance, 'hashes': _hashes(kept)}
   path = pathlib.Path(directory, CorpusBuilder.name, str(CorpusBuilder.VERSION))
-  with checked_files.told(path):
+  with checked_files.with_path_in_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
   with _advised(_REMEDY):
     with _as_value_error(path, 'a prepared TFDS data set'):

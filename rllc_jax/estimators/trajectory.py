@@ -127,7 +127,7 @@ def _run(
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
   job, extent, trajectory = request.job, request.extent, request.spec.trajectory
-  rows = store.own(blocks.all_rows(extent))
+  rows = store.owned_rows(blocks.all_rows(extent))
   works = blocks.plan(
     store.recorded, request.spec.refinements, extent, rows, job.rows_per_block
   )

@@ -102,7 +102,7 @@ class DiskStore:
   def begin(self, identity, extent, made_with):
     self._made_with, self._num_draws = made_with, extent.num_draws
     try:
-      with checked_files.told(self.path):
+      with checked_files.with_path_in_errors(self.path):
         self.path.mkdir(parents=True, exist_ok=True)
         self._owner = owners.Owner(self.path / 'owners', self._process)
         self._prepare_or_wait(self._owner, identity, extent)
@@ -117,7 +117,7 @@ class DiskStore:
       self._owner.end()
       self._owner = None
 
-  def own(self, rows):
+  def owned_rows(self, rows):
     owned = {*self._pieces.share(*self._process)}
     return [row for row in rows if self._pieces.of(row) in owned]
 
@@ -176,17 +176,17 @@ class DiskStore:
       block = block.followed_by(new)
     else:
       name, block = block_files.name_of(rows, columns, first), new
-    with checked_files.told(self.path):
+    with checked_files.with_path_in_errors(self.path):
       self._blocks.save(name, block)
     self._current = name, block
 
   def complete(self, rows, columns):
     if self._current is not None:
-      with checked_files.told(self.path):
+      with checked_files.with_path_in_errors(self.path):
         self._move_to_table(*self._current)
       self._current = None
 
-  def longest(self) -> int:
+  def max_recorded_draws(self) -> int:
     """The draws of the longest chain; the extent may plan for more."""
     self._refresh_extent_if_reader()
     return self._max_recorded(self._blocks.with_draws())
@@ -337,7 +337,7 @@ class DiskStore:
       for _, block in self._blocks.load()
     )
 
-  def others_live(self) -> list[int]:
+  def live_peers(self) -> list[int]:
     """Indices of the other live processes of the same run."""
     return owners.live_peers(self.path / 'owners', self._process)
 

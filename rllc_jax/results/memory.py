@@ -32,7 +32,7 @@ class MemoryStore:
   def states(self, rows, columns):
     raise xr_traces.StoreError('Chains go on from a store on disk alone.')
 
-  def own(self, rows):
+  def owned_rows(self, rows):
     return list(rows)
 
   def write(self, rows, columns, first, traces, states, baseline):

@@ -83,7 +83,7 @@ class Store(Protocol):
   def end(self) -> None:
     """Ends writing, and lets other runs write."""
 
-  def own(self, rows: Sequence[Row]) -> list[Row]:
+  def owned_rows(self, rows: Sequence[Row]) -> list[Row]:
     """The rows that this process samples: all, unless it is one of several."""
 
   def recorded(

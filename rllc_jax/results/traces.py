@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from rllc_jax import identities
 from rllc_jax.results import store
 
 DIMS = ('checkpoint', 'dataset', 'refinement', 'chain', 'draw')
@@ -163,7 +164,7 @@ def merge_identity(
   """
   merged, difference = dict(old), ''
   # Through JSON, as the stored one went: no tuples, no int keys.
-  for name, value in json.loads(json.dumps(new)).items():
+  for name, value in identities.identity(**new).items():
     if name in _LATEST:
       merged[name] = value
     stored = merged.setdefault(name, value)
@@ -176,8 +177,9 @@ def merge_identity(
         key: value[key] if _close(stored[key], value[key]) else stored[key]
         for key in value
       }
-    if stored != value:
-      difference = difference or _first_difference(name, stored, value)
+    first = identities.difference({name: stored}, {name: value})
+    if first is not None and not difference:
+      difference = f'{first.name} = {first.old}, and this run has {first.new}'
   return merged, difference
 
 
@@ -197,11 +199,3 @@ def _close(old: Any, new: Mapping[str, Any]) -> bool:
   # The initial value avoids 0 / 0 where all numbers are 0.
   scale = np.nanmax(abs(a), axis=0, initial=1e-30)
   return np.allclose(a / scale, b / scale, 0, tolerance, equal_nan=True)
-
-
-def _first_difference(name, old, new) -> str:
-  if isinstance(old, dict) and isinstance(new, dict):
-    for key in sorted({*old, *new}):
-      if old.get(key) != new.get(key):
-        return _first_difference(f'{name}.{key}', old.get(key), new.get(key))
-  return f'{name} = {old}, and this run has {new}'

@@ -24,6 +24,7 @@ import optax
 import xarray as xr
 
 from rllc_jax import checked_files
+from rllc_jax import identities
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.training import checkpoints
@@ -130,7 +131,7 @@ def train(
   mesh = updates.data_mesh(devices or jax.devices(), batch_size)
   whole = updates.replicated(mesh)
   evaluation = {name: np.asarray(rows) for name, rows in evaluation.items()}
-  identity = runs.identity(
+  identity = identities.identity(
     seed=seed,
     batch_size=batch_size,
     num_steps=num_steps,

@@ -2,12 +2,12 @@
 
 from collections.abc import Mapping
 from collections.abc import Sequence
-import json
 import pathlib
 from typing import Any
 
 import numpy as np
 
+from rllc_jax import identities
 from rllc_jax import types
 
 
@@ -27,25 +27,17 @@ def evenly_spaced(window: types.Window, count: int) -> np.ndarray:
   return start + np.arange(count) * length // count
 
 
-def identity(**entries: Any) -> dict[str, Any]:
-  """Converts the settings that define a run to plain JSON values."""
-  # Through JSON, so that they equal those read from disk: tuples are lists.
-  return json.loads(json.dumps(entries))
-
-
 def check_same(
   old: dict[str, Any], new: dict[str, Any], directory: pathlib.Path
 ) -> None:
   """Refuses to continue a run with other settings; names the first one."""
-  for name in new | old:  # The order of `new` decides which is named.
-    was, now = old.get(name), new.get(name)
-    if isinstance(was, dict) and isinstance(now, dict):
-      check_same(was, now, directory)
-    elif was != now:
-      raise TrainingError(
-        f'{name} = {was} was expected, because the run in {directory} was '
-        f'begun with it; got {now}. Use another directory.'
-      )
+  difference = identities.difference(old, new)
+  if difference is not None:
+    name = difference.name.split('.')[-1]
+    raise TrainingError(
+      f'{name} = {difference.old} was expected, because the run in {directory} '
+      f'was begun with it; got {difference.new}. Use another directory.'
+    )
 
 
 def check(

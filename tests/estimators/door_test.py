@@ -125,7 +125,7 @@ def test_a_trajectory_refuses_them_before_it_stores_anything(tmp_path):
       rllc_jax.Sampling(**SETTINGS, **SHORT),
       store=rllc_jax.open_store(tmp_path / 'store'),
     )
-  assert not rllc_jax.open_store(tmp_path / 'store').longest()
+  assert not rllc_jax.open_store(tmp_path / 'store').max_recorded_draws()
 
 
 @jax.custom_vjp

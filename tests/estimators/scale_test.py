@@ -47,7 +47,7 @@ def test_the_most_that_a_device_has_is_counted(tmp_path, count):
       **dict.fromkeys(('nbeta', 'localization', 'step_size'), 1.0),
     }
     store.begin(identity, asked, '')
-    dealt.append(store.own(rows))
+    dealt.append(store.owned_rows(rows))
     store.end()
   assert sorted(sum(dealt, [])) == sorted(rows)
   most = max(-(-len(own) // 2) for own in dealt)

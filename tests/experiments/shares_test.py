@@ -18,7 +18,7 @@ class Store:
   def __init__(self, live, missing):
     self._live, self._missing = iter(live), iter(missing)
 
-  def others_live(self):
+  def live_peers(self):
     return next(self._live)
 
   def missing(self, extent):

@@ -120,7 +120,9 @@ class DiskStoreTest(absltest.TestCase):
       small_run(self.copy(), num_draws=2**20, progress=stop)
     small_run(self.path)
     store = rllc_jax.open_store(self.path)
-    self.assertEqual((store.extent.num_draws, store.longest()), (2**20 + 6, 30))
+    self.assertEqual(
+      (store.extent.num_draws, store.max_recorded_draws()), (2**20 + 6, 30)
+    )
     tracemalloc.start()
     self.addCleanup(tracemalloc.stop)
     for dataset in (

@@ -73,7 +73,7 @@ def _identity(extent, step_size):
 
 
 def _fill(store, families, extent, rows_per_block, segment, progress):
-  rows = store.own(blocks.all_rows(extent))
+  rows = store.owned_rows(blocks.all_rows(extent))
   works = blocks.plan(store.recorded, families, extent, rows, rows_per_block)
   missing = sum(
     work.num_chains * (extent.num_draws - work.first) for work in works
