@@ -150,7 +150,7 @@ def sampled(swept, monkeypatch):
       llc=estimates.llc + point.nbeta + 1e3 * point.step_size
     )
 
-  monkeypatch.setattr(calibration, '_estimates', sample)
+  monkeypatch.setattr(calibration, '_estimate', sample)
   return done
 
 
@@ -168,7 +168,7 @@ def test_a_stopped_run_resumes_without_repeating_settings(
   )
   calibrate.run(settings, undisturbed)
   assert len(sampled) == 8
-  sample = calibration._estimates
+  sample = calibration._estimate
 
   def stop(*args):
     if len(sampled) == 8 + 3:
@@ -176,7 +176,7 @@ def test_a_stopped_run_resumes_without_repeating_settings(
     return sample(*args)
 
   with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-    patch.setattr(calibration, '_estimates', stop)
+    patch.setattr(calibration, '_estimate', stop)
     calibrate.run(settings, workdir)
   assert not (workdir / 'calibration.zarr').exists()
   calibrate.run(settings, workdir)
