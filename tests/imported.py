@@ -1,4 +1,4 @@
-"""What the processes of tests.binaries have imported when they are forked."""
+"""Imports done once, before the processes of tests.binaries are forked."""
 
 import experiments.build_corpus
 import experiments.estimate_rllc

@@ -149,7 +149,7 @@ class Sampling:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Layout:
-  """Where a run is computed and in which pieces. Changes no number.
+  """Devices and pieces of a run. Changes no number.
 
   Attributes:
     mesh: see `grid.make_mesh`; all local devices by default.
