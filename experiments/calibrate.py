@@ -205,7 +205,7 @@ def _sweep(
             layout=source.layout,
             plain_loss=source.plain_loss,
             num_curvature_batches=swept.num_curvature_batches,
-            kept=_SavedSettings(directory, identity),
+            cache=_SavedSettings(directory, identity),
             progress=functools.partial(_show, bar, len(parts), total),
           )
           parts.append(part.expand_dims(checkpoint=[step], dataset=[dataset]))

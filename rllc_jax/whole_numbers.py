@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 
-def whole(name: str, value: Any, reason: str = 'it counts') -> int:
+def whole_number(name: str, value: Any, reason: str = 'it counts') -> int:
   """Returns a whole number as a Python int.
 
   Python's, because NumPy's and JAX's integers hash and compile as another
@@ -21,8 +21,10 @@ def whole(name: str, value: Any, reason: str = 'it counts') -> int:
     ValueError: if it is anything else, True and False included.
 
   Examples:
-    >>> whole('num_draws', 200.0), whole('num_draws', np.int64(200))
-    (200, 200)
+    >>> whole_number('num_draws', 200.0)
+    200
+    >>> whole_number('num_draws', np.int64(200))
+    200
   """
   array = np.asarray(value)
   # Not 'b': True is no count.

@@ -7,7 +7,7 @@ times the paper's transformer on this machine, in float32. With
 in turn with ours on the same weights and sequences. It takes about half an hour
 on two cores. With --quick it takes some five minutes: runs are smaller, hence
 noisier, and measurements that need minutes are left out. Run nothing else on
-the machine meanwhile.
+the machine meanwhile. Earlier figures are in docs/results.md.
 """
 
 import pathlib

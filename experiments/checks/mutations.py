@@ -3,8 +3,9 @@
   python -m experiments.checks.mutations --workdir=runs/mutations
 
 changes one line of a copy of the repository at a time and runs the tests of its
-package and tests/library_test.py until one fails. Mutations that survive these
-are tested by all of `make test`. Lines are drawn by --seed, --number a package.
+package and tests/library_test.py until one fails. The mutations that survive
+are then made together, all of `make test` runs once, and each one is tried
+alone on the tests that failed. Lines are drawn by --seed, --number a package.
 
 --repeat=FILE repeats the mutations of an earlier run, WORKDIR/mutations.json,
 wherever their lines are now; those whose line is gone are replaced. --root is
@@ -13,7 +14,10 @@ the repository, by default this one; its environment, .venv, runs the tests.
 A stopped run resumes. Exit status: 0 if at least --least mutations are caught.
 """
 
+from collections.abc import Callable
+from collections.abc import Iterator
 from collections.abc import Sequence
+import contextlib
 import json
 import os
 import pathlib
@@ -54,7 +58,8 @@ _FAST = {
   '--xla_cpu_use_fusion_emitters=false '
   '--xla_cpu_parallel_codegen_split_count=1',
 }
-_PACKAGE_SECONDS, _ALL_SECONDS = 900, 2700  # A mutation may loop forever.
+_PACKAGE_SECONDS, _ALL_SECONDS = 1800, 5400  # A mutation may loop forever.
+_TEST_SEED = '0'  # Before and after, the same cases of a sampled test.
 
 
 def run(workdir: pathlib.Path) -> list[targets.Row]:
@@ -66,23 +71,62 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   root, workdir = pathlib.Path(_ROOT.value).resolve(), workdir.resolve()
   workdir.mkdir(parents=True, exist_ok=True)
   mutations = _load_or_draw(root, workdir / 'mutations.json')
-  path = workdir / 'outcomes.jsonl'
-  outcomes = _load_outcomes(path)
+  outcomes = _Outcomes(workdir / 'outcomes.jsonl')
   copy = workdir / 'copy'
   _copy(root, copy)
   for package in PACKAGES:
-    if ['as it is', package] not in [x[:2] for x in outcomes]:
-      _check_as_it_is(root, copy, package)
-      outcomes.append(_append(path, ['as it is', package, 'passes', 0.0]))
+    outcomes.once(
+      f'{package} as it is',
+      lambda package=package: _check_as_it_is(root, copy, package),
+    )
+  survivors = []
   for mutation in tqdm.tqdm(mutations, desc='mutations', disable=None):
-    if not any(x[0] == mutation.name for x in outcomes):
-      began = time.monotonic()
-      outcome = _find_outcome(root, copy, mutation)
-      seconds = round(time.monotonic() - began, 1)
-      line = [mutation.name, mutation.package, outcome, seconds]
-      logging.info('%s: %s', outcome, mutation)
-      outcomes.append(_append(path, line))
+    if not outcomes.once(
+      f'by its package: {mutation.name}',
+      lambda mutation=mutation: _package_catches(root, copy, mutation),
+    ):
+      survivors.append(mutation)
+  failed = outcomes.once(
+    'failed together', lambda: _failed_together(root, copy, survivors)
+  )
+  for mutation in tqdm.tqdm(survivors, desc='survivors', disable=None):
+    outcomes.once(
+      f'by others: {mutation.name}',
+      lambda mutation=mutation: (
+        bool(failed) and _catches(root, copy, [mutation], failed)
+      ),
+    )
   return _rows(mutations, outcomes)
+
+
+class _Outcomes:
+  """What was measured, a line of a file each, so that a stopped run resumes."""
+
+  def __init__(self, path: pathlib.Path):
+    self._path = path
+    text = path.read_text() if path.exists() else ''
+    self._values = {
+      name: value for name, value, _ in map(json.loads, text.splitlines())
+    }
+
+  def once(self, name: str, measure: Callable[[], Any]) -> Any:
+    """Measures, unless the file holds it already."""
+    if name not in self._values:
+      began = time.monotonic()
+      value = measure()
+      line = [name, value, round(time.monotonic() - began, 1)]
+      logging.info('%s', line)
+      with self._path.open('a') as file:
+        file.write(json.dumps(line) + '\n')
+      self._values[name] = value
+    return self._values[name]
+
+  def catcher(self, mutation: sites.Mutation) -> str:
+    """'package', 'others' or 'nothing'."""
+    if self._values[f'by its package: {mutation.name}']:
+      return 'package'
+    caught = self._values[f'by others: {mutation.name}']
+    return 'others' if caught else 'nothing'
 
 
 def _load_or_draw(
@@ -138,28 +182,75 @@ def _copy(root: pathlib.Path, copy: pathlib.Path) -> None:
 
 def _check_as_it_is(
   root: pathlib.Path, copy: pathlib.Path, package: str
-) -> None:
-  if _fails(root, copy, _tests_of(copy, package), _PACKAGE_SECONDS):
+) -> str:
+  if _fails(root, copy, ['-x', *_tests_of(copy, package)], _PACKAGE_SECONDS):
     raise ValueError(
       f'The tests of {package} must pass on {root} as it is, because a '
       'mutation counts as caught where they fail; got a failure.'
     )
+  return 'passes'
 
 
-def _find_outcome(
+def _package_catches(
   root: pathlib.Path, copy: pathlib.Path, mutation: sites.Mutation
-) -> str:
-  """Names the tests that catch a mutation: 'package', 'all' or 'nothing'."""
-  path, number = sites.locate(copy, mutation)
-  text = path.read_text()
-  path.write_text(sites.mutated(text, number, mutation.after))
+) -> bool:
+  # The module's own tests first: they are the likeliest to fail.
+  own = pathlib.Path('tests', *pathlib.Path(mutation.path).parts[1:])
+  own = own.with_name(f'{own.stem}_test.py')
+  tests = [str(own)] if (copy / own).exists() else []
+  return _catches(
+    root, copy, [mutation], tests + _tests_of(copy, mutation.package)
+  )
+
+
+def _failed_together(
+  root: pathlib.Path, copy: pathlib.Path, mutations: Sequence[sites.Mutation]
+) -> list[str]:
+  """Tests that fail with all mutations, and pass without any."""
+  if not mutations:
+    return []
+  with _mutated(copy, mutations):
+    failed = _failed(root, copy, [])
+  unmutated = _failed(root, copy, failed) if failed else []
+  return sorted(set(failed) - set(unmutated))
+
+
+def _failed(
+  root: pathlib.Path, copy: pathlib.Path, tests: Sequence[str]
+) -> list[str]:
+  path = copy / '.pytest_cache' / 'v' / 'cache' / 'lastfailed'
+  path.unlink(missing_ok=True)
+  _fails(root, copy, tests, _ALL_SECONDS)
+  return list(json.loads(path.read_text())) if path.exists() else []
+
+
+def _catches(
+  root: pathlib.Path,
+  copy: pathlib.Path,
+  mutations: Sequence[sites.Mutation],
+  tests: Sequence[str],
+) -> bool:
+  with _mutated(copy, mutations):
+    return _fails(root, copy, ['-x', *tests], _PACKAGE_SECONDS)
+
+
+@contextlib.contextmanager
+def _mutated(
+  copy: pathlib.Path, mutations: Sequence[sites.Mutation]
+) -> Iterator[None]:
+  """Makes the mutations in the copy, and takes them back."""
+  located = [
+    (*sites.locate(copy, mutation), mutation) for mutation in mutations
+  ]
+  texts = {path: path.read_text() for path, _, _ in located}
   try:
-    tests = _tests_of(copy, mutation.package)
-    if _fails(root, copy, tests, _PACKAGE_SECONDS):
-      return 'package'
-    return 'all' if _fails(root, copy, [], _ALL_SECONDS) else 'nothing'
+    for path, number, mutation in located:
+      text = path.read_text()
+      path.write_text(sites.mutated(text, number, mutation.after))
+    yield
   finally:
-    path.write_text(text)
+    for path, text in texts.items():
+      path.write_text(text)
 
 
 def _tests_of(copy: pathlib.Path, package: str) -> list[str]:
@@ -168,12 +259,15 @@ def _tests_of(copy: pathlib.Path, package: str) -> list[str]:
 
 
 def _fails(
-  root: pathlib.Path, copy: pathlib.Path, tests: Sequence[str], seconds: float
+  root: pathlib.Path,
+  copy: pathlib.Path,
+  arguments: Sequence[str],
+  seconds: float,
 ) -> bool:
   """True if tests fail, or do not end in time."""
-  command = [str(root / '.venv' / 'bin' / 'python'), '-m', 'pytest', '-q', '-x']
-  command += ['-n', '2', '--dist', 'worksteal', *tests]
-  environment = os.environ | _FAST
+  command = [str(root / '.venv' / 'bin' / 'python'), '-m', 'pytest', '-q']
+  command += ['-n', '2', '--dist', 'worksteal', *arguments]
+  environment = os.environ | _FAST | {'TEST_SEED': _TEST_SEED}
   environment['JAX_COMPILATION_CACHE_DIR'] = str(copy.parent / 'compiled')
   environment['PYTHONPATH'] = str(copy)  # Precedes the installed package.
   process = subprocess.Popen(
@@ -201,32 +295,18 @@ def _end_group(process: subprocess.Popen) -> None:
   process.wait()
 
 
-def _append(path: pathlib.Path, line: list[Any]) -> list[Any]:
-  # A line at a time, so that a stopped run resumes at the next mutation.
-  with path.open('a') as file:
-    file.write(json.dumps(line) + '\n')
-  return line
-
-
-def _load_outcomes(path: pathlib.Path) -> list[list[Any]]:
-  text = path.read_text() if path.exists() else ''
-  return [json.loads(line) for line in text.splitlines()]
-
-
 def _rows(
-  mutations: Sequence[sites.Mutation], outcomes: Sequence[Sequence[Any]]
+  mutations: Sequence[sites.Mutation], outcomes: _Outcomes
 ) -> list[targets.Row]:
-  outcome = {line[0]: line[2] for line in outcomes}
   rows = []
   for package in PACKAGES:
-    results = [outcome[x.name] for x in mutations if x.package == package]
-    caught = len(results) - results.count('nothing')
-    note = f'of {len(results)}; {results.count("package")} by its own tests'
+    catchers = [outcomes.catcher(x) for x in mutations if x.package == package]
+    caught = len(catchers) - catchers.count('nothing')
+    note = f'of {len(catchers)}; {catchers.count("package")} by its own tests'
     rows.append(targets.Row(f'{package}: caught', caught, '', '', None, note))
-  caught = sum(outcome[x.name] != 'nothing' for x in mutations)
+  caught = sum(outcomes.catcher(x) != 'nothing' for x in mutations)
   least = _LEAST.value
-  target = f'at least {least}'
-  note = f'of {len(mutations)}'
+  target, note = f'at least {least}', f'of {len(mutations)}'
   rows.append(targets.Row('caught', caught, '', target, caught >= least, note))
   return rows
 

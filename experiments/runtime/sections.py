@@ -212,7 +212,7 @@ class Figure:
 
   Attributes:
     name: of the file, below DIR/figures.
-    draws: which of the paper's figures, a key of `experiments.figures.DRAWN`.
+    draws: a figure of the paper, a key of `experiments.paper.drawing.DRAWN`.
     text: the data set that the model was trained on.
     datasets: those that are drawn beside it, such as code.
     method: of clustering: 'euclidean', 'dtw' or 'hierarchical'.

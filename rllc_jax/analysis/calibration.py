@@ -60,7 +60,7 @@ def calibrate(
   layout: settings.Layout = settings.Layout(),
   plain_loss: types.LossFn | None = None,
   num_curvature_batches: int = 4,
-  kept: MutableMapping[Setting, xr.Dataset] | None = None,
+  cache: MutableMapping[Setting, xr.Dataset] | None = None,
   progress: trajectories.Progress = lambda done, total: None,
 ) -> xr.Dataset:
   r"""Estimates at every setting of a grid, from one checkpoint.
@@ -89,7 +89,7 @@ def calibrate(
       where the family's loss has a gradient of its own, as those of
       `models.factored`.
     num_curvature_batches: minibatches for them; 0 leaves `curvature` out.
-    kept: settings that are done, and where further ones are put: pass the same
+    cache: settings that are done, and where further ones are put: pass the same
       mapping again to go on, or to widen the grid. It must be of the same key,
       weights, data and options; nothing checks that.
     progress: `progress(done, total)` at first and after each setting.
@@ -131,13 +131,13 @@ def calibrate(
   request = _with_room_for_all(
     requests.check(spec, with_losses=False), samplings
   )
-  kept = {} if kept is None else kept
+  cache = {} if cache is None else cache
   for done, (point, sampling_there) in enumerate(points.items()):
     progress(done, len(points))
-    if point not in kept:
-      kept[point] = _estimate(request.at(sampling_there))
+    if point not in cache:
+      cache[point] = _estimate(request.at(sampling_there))
   progress(len(points), len(points))
-  sweep = _join(axes, [kept[point] for point in points])
+  sweep = _join(axes, [cache[point] for point in points])
   _check_some_chain(sweep, axes[0][0])
   sweep.attrs = {
     'baseline': 'paired',

@@ -105,7 +105,7 @@ def cluster_curves(
     raise ValueError(
       f'A method must be one of {", ".join(METHODS)}; got {method!r}.'
     )
-  count = whole_numbers.whole('num_clusters', num_clusters)
+  count = whole_numbers.whole_number('num_clusters', num_clusters)
   if count < 1:
     raise ValueError(
       'num_clusters must be at least 1, because every curve is in a group; got '

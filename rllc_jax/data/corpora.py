@@ -36,7 +36,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   """Writes one example per document: `text`, `domain`, `key`.
 
   Args:
-    kept: the documents of both splits.
+    all_documents: those of both splits.
     provenance: stored with the data set; values ready for JSON.
     **kwargs: of the base class.
   """
@@ -47,11 +47,11 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
   def __init__(
     self,
     *,
-    kept: Sequence[documents.Document],
+    all_documents: Sequence[documents.Document],
     provenance: Mapping[str, Any],
     **kwargs: Any,
   ):
-    self.kept = kept
+    self.all_documents = all_documents
     self._provenance = dict(provenance)
     super().__init__(file_format='array_record', **kwargs)
 
@@ -76,7 +76,7 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     }
 
   def _generate_examples(self, split):
-    for document in self.kept:
+    for document in self.all_documents:
       if document.split == split:
         yield (
           document.key,
@@ -90,18 +90,18 @@ class CorpusBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
 
 def prepare(
   directory: pathlib.Path,
-  kept: Sequence[documents.Document],
+  all_documents: Sequence[documents.Document],
   provenance: Mapping[str, Any],
 ) -> pathlib.Path:
   """Writes documents below `directory` unless they are there already.
 
   Of several processes that write at once the first to finish wins, and the
   others use its files. Documents lie on disk in the order of hashed keys, which
-  is as good as random and does not depend on the order of `kept`.
+  is as good as random and does not depend on the order of `all_documents`.
 
   Args:
     directory: created where needed.
-    kept: documents of both splits, without duplicates.
+    all_documents: those of both splits, without duplicates.
     provenance: stored with them; values ready for JSON.
 
   Returns:
@@ -112,14 +112,16 @@ def prepare(
     OSError: the documents cannot be written.
   """
   tfds.disable_progress_bar()
-  metadata = {**provenance, 'hashes': _hashes(kept)}
+  metadata = {**provenance, 'hashes': _hashes(all_documents)}
   path = pathlib.Path(directory, CorpusBuilder.name, str(CorpusBuilder.VERSION))
   with checked_files.with_path_in_errors(path):
     path.parent.mkdir(parents=True, exist_ok=True)
   with _advised(_REMEDY):
     with _as_value_error(path, 'a prepared TFDS data set'):
       builder = CorpusBuilder(
-        kept=kept, provenance=metadata, data_dir=str(directory)
+        all_documents=all_documents,
+        provenance=metadata,
+        data_dir=str(directory),
       )
     _write(builder, path)
     # Read back: another process may have written other documents meanwhile.
@@ -161,7 +163,7 @@ def _write(builder: CorpusBuilder, path: pathlib.Path) -> None:
     pass  # Another process finished first; `prepare` compares.
   except (OSError, RuntimeError) as error:  # The latter from array_record.
     raise OSError(
-      f'{path}: expected to write {len(builder.kept)} documents; got '
+      f'{path}: expected to write {len(builder.all_documents)} documents; got '
       f'{_line(error)}. Make room and run the same command again.'
     ) from None
 

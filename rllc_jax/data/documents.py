@@ -208,13 +208,13 @@ def _cut_place(text: str, start: int, end: int) -> int:
 
 
 def splitting_fraction(
-  documents: Iterable[Document], wanted: float
+  documents: Iterable[Document], fraction: float
 ) -> float | None:
-  """The short fraction nearest to `wanted` that leaves no split empty.
+  """The short fraction nearest to `fraction` that leaves no split empty.
 
   Args:
     documents: of the training mix.
-    wanted: `held_out_fraction`, between 0 and 1.
+    fraction: `held_out_fraction`, between 0 and 1.
 
   Returns:
     A fraction with as few digits as possible, at least two; None if there are
@@ -232,7 +232,7 @@ def splitting_fraction(
       x for x in candidates if is_held_out(first, x) > is_held_out(last, x)
     ]
     if splitting:
-      return min(splitting, key=lambda x: abs(x - wanted))
+      return min(splitting, key=lambda x: abs(x - fraction))
   return None
 
 
@@ -285,8 +285,8 @@ def collect(
 
 
 def _checked_lengths(min_characters: int, max_characters: int) -> range:
-  least = whole_numbers.whole('min_characters', min_characters)
-  most = whole_numbers.whole('max_characters', max_characters)
+  least = whole_numbers.whole_number('min_characters', min_characters)
+  most = whole_numbers.whole_number('max_characters', max_characters)
   if least < 1:
     raise ValueError(
       'min_characters must be at least 1, because an empty text is no '
@@ -410,14 +410,14 @@ def _check_splits(
     )
 
 
-def _splits_remedy(documents: Sequence[Document], wanted: float) -> str:
-  fraction = splitting_fraction(documents, wanted)
-  if fraction is None:
+def _splits_remedy(documents: Sequence[Document], fraction: float) -> str:
+  splitting = splitting_fraction(documents, fraction)
+  if splitting is None:
     return (
       'Add text, because a corpus needs two documents at least, or set '
       'min_characters or max_characters (of config.corpus) lower'
     )
   return (
-    f'Set held_out_fraction (config.corpus.held_out_fraction) to {fraction}, '
+    f'Set held_out_fraction (config.corpus.held_out_fraction) to {splitting}, '
     'which leaves documents in both'
   )

@@ -38,26 +38,26 @@ class Entry(NamedTuple):
   """The parts of one string of `corpus.files`.
 
   Attributes:
-    given: the string.
+    text: as it was given.
     name: the domain that it names, or None.
     place: the file, folder or glob, with `~` expanded.
     field: the field that it names, or None.
   """
 
-  given: str
+  text: str
   name: str | None
   place: str
   field: str | None
 
 
-def parse(given: str) -> Entry:
+def parse(text: str) -> Entry:
   """Parses '[NAME=]PLACE[#FIELD]', where PLACE may contain `=` and `#`.
 
   The whole string is the place if that exists. Otherwise NAME= is removed, then
   #FIELD, then both, until a place exists. If none does, both are removed.
 
   Args:
-    given: PLACE is a file, a folder or a glob, and may begin with `~`.
+    text: PLACE is a file, a folder or a glob, and may begin with `~`.
 
   Examples:
     >>> parse('web=shards/*.jsonl#article.text')[1:]
@@ -65,23 +65,23 @@ def parse(given: str) -> Entry:
     >>> parse('data/lang=de/part-0.parquet')[1:]
     (None, 'data/lang=de/part-0.parquet', None)
   """
-  candidates = list(_readings(given))
+  candidates = list(_readings(text))
   existing = (x for x in candidates if _exists(x.place))
   return next(existing, candidates[-1])
 
 
-def _readings(given: str) -> Iterator[Entry]:
+def _readings(text: str) -> Iterator[Entry]:
   """Yields the possible entries of a string, the most literal one first."""
-  named = _NAME.fullmatch(given)
+  named = _NAME.fullmatch(text)
   for take_field in (False, True):
-    place, mark, field = given.rpartition('#')
+    place, mark, field = text.rpartition('#')
     if take_field and not (place and field):
       continue
-    rest, field = (place, field) if take_field else (given, None)
-    yield Entry(given, None, os.path.expanduser(rest), field)
+    rest, field = (place, field) if take_field else (text, None)
+    yield Entry(text, None, os.path.expanduser(rest), field)
     if named and len(named[1]) + 1 < len(rest):
       rest = os.path.expanduser(rest[len(named[1]) + 1 :])
-      yield Entry(given, named[1], rest, field)
+      yield Entry(text, named[1], rest, field)
 
 
 def _exists(place: str) -> bool:
@@ -153,7 +153,7 @@ def sources(
     namesakes = domains.setdefault(name, [])
     namesakes.append(entry)
     if len(namesakes) > 1 and not all(x.name for x in namesakes):
-      both = ', '.join(x.given for x in namesakes[-2:])
+      both = ', '.join(x.text for x in namesakes[-2:])
       raise ValueError(
         f'expected one name a domain, because windows are found by it; got '
         f'{name} more than once, of {both}. Write {name}= before each to make '
@@ -280,15 +280,15 @@ def _name(entry: Entry) -> str:
   is_there = os.path.exists(entry.place)
   if entry.name is None and _WILD.search(entry.place) and not is_there:
     raise ValueError(
-      f'{entry.given}: expected NAME={entry.given}, because the files of a '
+      f'{entry.text}: expected NAME={entry.text}, because the files of a '
       'glob are one domain, which needs a name; got no name. Write for '
-      f'example mine={entry.given}'
+      f'example mine={entry.text}'
     )
   path = unpacking.without_gz(os.path.abspath(entry.place))
   stem = path.stem if path.suffix.lower() in READERS else path.name
   name = stem if entry.name is None else entry.name
   usable = re.sub(r'[^\w.-]+', '_', name).strip('_') or 'mine'
   documents.check_name(
-    name, f'{entry.given} (write for example {usable}={entry.given})'
+    name, f'{entry.text} (write for example {usable}={entry.text})'
   )
   return name

@@ -58,7 +58,7 @@ def uniform(data: types.PyTree, batch_size: int) -> types.Minibatches:
     >>> print(batches.draw(jax.random.key(0), 0, batches.data, window))
     [4 4 4]
   """
-  batch_size = whole_numbers.whole('batch_size', batch_size)
+  batch_size = whole_numbers.whole_number('batch_size', batch_size)
   if batch_size < 1:
     raise ValueError(
       'batch_size must be at least 1, because a loss is a mean over the '
@@ -90,7 +90,7 @@ def weighted(data: types.ClassedTokens, batch_size: int) -> types.Minibatches:
     >>> print(batch.tokens, batch.weights)
     [[5 6]] [[0.  1.5]]
   """
-  draw = _draw_weighted(whole_numbers.whole('batch_size', batch_size))
+  draw = _draw_weighted(whole_numbers.whole_number('batch_size', batch_size))
   return uniform(data, batch_size)._replace(draw=draw)
 
 

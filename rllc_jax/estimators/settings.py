@@ -73,7 +73,7 @@ class Sampling:
       if kind in (float, bool):
         self._set(name, kind(getattr(self, name)))
       elif kind is int:
-        self._set(name, whole_numbers.whole(name, getattr(self, name)))
+        self._set(name, whole_numbers.whole_number(name, getattr(self, name)))
     if isinstance(self.sampler, str):
       self._set('sampler', by_name.sampler(self.sampler))
     if not isinstance(self.sampler, types.Sampler):
@@ -98,7 +98,9 @@ class Sampling:
   def _check_counts(self) -> None:
     """Raises for a burn-in that is none, and for more than anybody means."""
     if self.burn_in is not None:
-      burn_in = whole_numbers.whole('burn_in', self.burn_in, 'it counts steps')
+      burn_in = whole_numbers.whole_number(
+        'burn_in', self.burn_in, 'it counts steps'
+      )
       if burn_in < 0:
         raise ValueError(
           f'burn_in must be at least 0, because it counts steps; got {burn_in}.'
@@ -168,7 +170,7 @@ class Layout:
     for name in ('chunk_size', 'rows_per_block', 'segment'):
       value = getattr(self, name)
       if value is not None:
-        value = whole_numbers.whole(name, value)
+        value = whole_numbers.whole_number(name, value)
         _check_positive(name, value, 'it counts what is done at once')
         object.__setattr__(self, name, value)
 

@@ -25,12 +25,12 @@ class Sweep(NamedTuple):
 
   Attributes:
     setting: its name.
-    own: its value in the run of the other figures.
+    run_value: that in the run of the other figures.
     estimates: by value, `llc`, `low`, `high` over (refinement).
   """
 
   setting: str
-  own: float
+  run_value: float
   estimates: Mapping[float, xr.Dataset]
 
 
@@ -59,7 +59,7 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
     ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:g}'))
     ax.xaxis.set_minor_locator(ticker.NullLocator())
     ax.set_xlabel(_NAMES[sweep.setting])
-    ax.axvline(sweep.own, color=style.GRAY, lw=0.8, ls='--', zorder=1)
+    ax.axvline(sweep.run_value, color=style.GRAY, lw=0.8, ls='--', zorder=1)
     ax.set_title(f'order kept: ρ ≥ {_least_correlation(sweep):.3f}')
     ax.label_outer()
     ax.margins(x=0.08)
@@ -76,7 +76,7 @@ def sensitivity(sweeps: list[Sweep]) -> figure.Figure:
 
 def _least_correlation(sweep: Sweep) -> float:
   """The least Spearman correlation with the order at the run's setting."""
-  reference = sweep.estimates[sweep.own].llc.values
+  reference = sweep.estimates[sweep.run_value].llc.values
   correlations = [
     stats.spearmanr(reference, x.llc.values) for x in sweep.estimates.values()
   ]

@@ -78,7 +78,7 @@ def _check_foreign(
   complete = {'custom_metadata', 'item_handlers'} <= content.keys()
   if complete or not orbax_files.may_be_ours(path):
     return
-  advice = lambda: f'{remedy(path)} {foreign.way_out(step)}'
+  advice = lambda: f'{remedy(path)} {foreign.remedy(step)}'
   expected = f'what Orbax writes to {orbax_files.METADATA}, to verify it by'
   got = 'another object' if content else 'nothing'
   raise checkpoint_errors.error(step, path, expected, got, advice)

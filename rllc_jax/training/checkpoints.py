@@ -148,8 +148,8 @@ def _read_foreign(
   step: int, path: pathlib.Path, part: str | None, like: types.Params | None
 ) -> types.Params:
   """Reads a checkpoint of another program; only finiteness is checked."""
-  way_out = foreign.way_out(step)
-  with _naming(step, path, 'a checkpoint that Orbax can read', way_out):
+  remedy = foreign.remedy(step)
+  with _naming(step, path, 'a checkpoint that Orbax can read', remedy):
     tree = foreign.read(path, part, like)
   _refuse(leaf_records.non_finite_leaf(leaf_records.named(tree)), step, path)
   return tree

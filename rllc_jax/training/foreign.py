@@ -21,7 +21,7 @@ from rllc_jax.training import step_folders
 _WEIGHTS, _OPTIMIZER = 'params', 'opt_state'
 
 
-def way_out(step: int) -> str:
+def remedy(step: int) -> str:
   """The remedy for a checkpoint that cannot be read here."""
   return (
     'Load the weights with the program that wrote them, or with '

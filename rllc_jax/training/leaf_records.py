@@ -22,11 +22,11 @@ class Difference(NamedTuple):
 
   Attributes:
     expected: the requirement, with the name of the leaf.
-    came: the actual value.
+    actual: the actual value.
   """
 
   expected: str
-  came: str
+  actual: str
 
 
 def named(tree: types.PyTree) -> dict[str, Any]:
@@ -62,27 +62,27 @@ def shape(leaf: Any) -> str:
 
 
 def shape_difference(
-  came: Mapping[str, str], expected: Mapping[str, str]
+  actual: Mapping[str, str], expected: Mapping[str, str]
 ) -> Difference | None:
   """Finds the first name whose dtype and shape differ, if any.
 
   Examples:
     >>> shape_difference({'w': 'float32[2]'}, {'w': 'float32[3]'})
-    Difference(expected='w float32[3]', came='float32[2]')
+    Difference(expected='w float32[3]', actual='float32[2]')
   """
   # Names of both, so that a missing leaf and a surplus one differ, too.
-  for name in sorted(came.keys() | expected.keys()):
-    want, got = (tree.get(name, 'no such leaf') for tree in (expected, came))
+  for name in sorted(actual.keys() | expected.keys()):
+    want, got = (tree.get(name, 'no such leaf') for tree in (expected, actual))
     if want != got:
       return Difference(f'{name} {want}', got)
   return None
 
 
 def byte_difference(
-  came: Mapping[str, np.ndarray], expected: Description
+  actual: Mapping[str, np.ndarray], expected: Description
 ) -> Difference | None:
   """Finds the first array whose bytes differ, if any; shapes must agree."""
-  for name, leaf in came.items():
+  for name, leaf in actual.items():
     want, got = expected[name][1], _checksum(leaf)
     if want != got:
       saved = f'{name} as it was saved, of CRC-32 {want:08x}'
@@ -95,7 +95,7 @@ def non_finite_leaf(arrays: Mapping[str, np.ndarray]) -> Difference | None:
 
   Examples:
     >>> non_finite_leaf({'w': np.array([1.0, np.nan])})
-    Difference(expected='finite numbers in w', came='1 of 2 that are not')
+    Difference(expected='finite numbers in w', actual='1 of 2 that are not')
   """
   for name, leaf in arrays.items():
     bad = leaf.size - np.count_nonzero(np.isfinite(leaf))

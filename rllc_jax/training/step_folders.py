@@ -75,7 +75,7 @@ def checked_step(step: int) -> int:
   Raises:
     ValueError: if it is not a whole number, or negative.
   """
-  number = whole_numbers.whole('step', step, 'it counts batches')
+  number = whole_numbers.whole_number('step', step, 'it counts batches')
   if number < 0:
     raise ValueError(
       f'step must be at least 0, because it counts batches; got {number}.'

@@ -39,7 +39,7 @@ def sweep(step=0, **changes):
 def plain():
   """The sweep without changes, and its cache; no test changes them."""
   cache = {}
-  return sweep(kept=cache), cache
+  return sweep(cache=cache), cache
 
 
 class CalibrateTest(parameterized.TestCase):
@@ -106,7 +106,7 @@ class CalibrateTest(parameterized.TestCase):
     cache[min(cache)]['llc'] += 100
     wider = {**GRID, 'nbetas': (10.0, 30.0, 90.0)}
     estimates = sweep(
-      kept=cache, progress=lambda *x: calls.append((*x, len(cache))), **wider
+      cache=cache, progress=lambda *x: calls.append((*x, len(cache))), **wider
     )
     self.assertEqual(calls[0], (0, 12, 7))
     self.assertEqual(calls[-1], (12, 12, 12))
