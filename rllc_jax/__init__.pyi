@@ -29,6 +29,9 @@ from rllc_jax.refinement.parts import head_names as head_names
 from rllc_jax.refinement.weights import families as families
 from rllc_jax.refinement.weights import refine as refine
 from rllc_jax.results.disk import open_store as open_store
+from rllc_jax.samplers.leimkuhler_matthews import (
+  leimkuhler_matthews as leimkuhler_matthews,
+)
 from rllc_jax.samplers.mala import mala as mala
 from rllc_jax.samplers.mala import (
   sgld_with_mala_acceptance as sgld_with_mala_acceptance,

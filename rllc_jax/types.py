@@ -172,10 +172,15 @@ class SamplerInfo(NamedTuple):
     gradient: :math:`\nabla\hat U` of the minibatch, like the position.
     correction: [], c, such that in equilibrium
       :math:`E[(u - u^*) \cdot \nabla\hat U - c] = d`: the trace `virial`.
-    recorded: {name: []}, more to be kept as traces; {} by most kernels.
+    recorded: {name: []}, more to be kept as traces; {} by most kernels. The
+      mean of 'relative_bias' is the share of an estimate that the kernel adds.
     loss_correction: [], nats: c is linear in :math:`\nabla\hat U`, and this is
       c with :math:`\nabla\hat\ell` in its place. Half of :math:`n\beta` times
-      its mean is the step's bias in an estimate. NaN if that is not so.
+      its mean is the step's bias in an estimate, but for the share of minibatch
+      noise that `noise_gain` takes off. NaN if that is not so.
+    noise_gain: g, in weight^2, like the position or one number a leaf: noise of
+      covariance C in the gradient of U adds tr gC / 4 to E[c]. NaN if that is
+      not so.
   """
 
   loss: Array
@@ -183,6 +188,7 @@ class SamplerInfo(NamedTuple):
   correction: Array | float
   recorded: Mapping[str, Array]
   loss_correction: Array | float = float('nan')
+  noise_gain: Position | float = float('nan')
 
 
 class Sampler(NamedTuple):

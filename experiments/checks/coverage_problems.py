@@ -199,7 +199,9 @@ def _sample_weights(
     types.Trajectory((0,), lambda steps: trees.stack([center] * len(steps))),
     _runs('run', num_runs, minibatches.whole(batches.data)),
     batches,
-    rllc_jax.Sampling(step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options),
+    rllc_jax.Sampling(
+      sampler='sgld', step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options
+    ),
     layout=rllc_jax.Layout(
       chunk_size=_NUM_CHAINS,  # A vector of four costs as much as one number.
       rows_per_block=len(grid.padded(range(num_runs), mesh.shape['row'])),

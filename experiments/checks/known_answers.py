@@ -175,6 +175,8 @@ def _estimate(problem: known_problems.Problem) -> rllc.Estimate:
     minibatches.uniform(problem.loss.data, 1),
     settings.Sampling(
       **sampling.posterior._asdict(),
+      # Exact values have the bias of its step size, which is known.
+      sampler='sgld',
       step_size=sampling.step_size,
       num_chains=sampling.num_chains,
       num_draws=sampling.num_steps // between,

@@ -146,11 +146,15 @@ class Estimation:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Sampling(settings.Sampling):
-  """The section `sampling` of a config, with the paper's settings."""
+  """The section `sampling` of a config: the paper's posterior.
+
+  At four times its step size, which has no bias here; see
+  `experiments.configs.paper` for its sampler and step size.
+  """
 
   nbeta: float = 30.0
   localization: float = 200.0
-  step_size: float = 1e-3
+  step_size: float = 4e-3
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -179,7 +183,7 @@ class Calibration:
   refinements: tuple[str, ...] = ('0:0', '1:0')
   datasets: tuple[str, ...] = ('train',)
   checkpoints: tuple[int, ...] = ()
-  step_sizes: tuple[float, ...] = (5e-4, 1e-3, 2e-3, 4e-3)
+  step_sizes: tuple[float, ...] = (1e-3, 2e-3, 4e-3, 8e-3)
   nbetas: tuple[float, ...] = (10.0, 30.0, 100.0)
   localizations: tuple[float, ...] = (200.0,)
   num_chains: int = 4

@@ -222,7 +222,7 @@ def calibrate_llc(
   num_chains: int = 4,
   num_draws: int = 200,
   burn_in: int | None = None,
-  sampler: types.Sampler | str = 'sgld',
+  sampler: types.Sampler | str = 'leimkuhler_matthews',
   num_curvature_batches: int = 4,
   chunk_size: int | None = None,
 ) -> xr.Dataset:

@@ -275,16 +275,17 @@ def _bias_error(sweep: xr.Dataset) -> xr.DataArray:
 def _warnings(
   sweep: xr.Dataset, setting: calibration.Setting | None
 ) -> tuple[str, ...]:
-  """Warnings about step size times curvature, for plain SGLD alone."""
+  """Warnings about step size times curvature, which must be under 4."""
   sampler = sweep.attrs.get('sampler', '').split('+')[0]
-  # The limit of 4 is that of SGLD without a preconditioner.
-  if 'curvature' not in sweep or sampler != 'sgld':
+  # The limit is that of kernels without a velocity or a preconditioner.
+  kernels = 'sgld', 'leimkuhler_matthews'
+  if 'curvature' not in sweep or sampler not in kernels:
     return ()
   product = (sweep.step_size * sweep.curvature).max(_cell_dims(sweep))
   sentences = []
   if setting is not None:
     value = float(product.sel(setting._asdict()))
-    if value > _STIFF:
+    if value > _STIFF and sampler == 'sgld':
       sentences.append(
         f'At {_named(setting)}, step size times the largest curvature is '
         f'{value:.2g}{_near(value)}: along that direction chains are too wide '
@@ -294,7 +295,7 @@ def _warnings(
     smallest = float(product.step_size.where(product > _NEAR_LIMIT).min())
     sentences.append(
       f'Step size times the largest curvature is over {_NEAR_LIMIT:g}, near or '
-      f'past the limit of 4 where SGLD diverges, at {count} of {product.size} '
+      f'past the limit of 4 where chains diverge, at {count} of {product.size} '
       f'settings, the first at step size {smallest:.4g}.'
     )
   return tuple(sentences)

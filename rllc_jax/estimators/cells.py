@@ -113,7 +113,7 @@ def _arrays(traces: xr.Dataset) -> dict[str, np.ndarray]:
       f'from them; got none of {", ".join(missing)}. A store of an earlier '
       'version must be sampled again.'
     )
-  optional = (*diagnostics.OPTIONAL_TRACES, diagnostics.LOSS_CORRECTION)
+  optional = (*diagnostics.OPTIONAL_TRACES, *diagnostics.BIAS_TRACES)
   return {
     name: traces[name].transpose(*TRACE_DIMS).values
     for name in (*_TRACES, *optional)

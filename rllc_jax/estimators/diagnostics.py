@@ -32,8 +32,9 @@ NAMES = (
 )
 # Traces whose means are diagnostics, where a run recorded them.
 OPTIONAL_TRACES = ('mala_acceptance',)
-# Stores of earlier versions do not have this trace.
-LOSS_CORRECTION = 'loss_correction'
+# Traces that the step's bias is predicted from. Stores of earlier versions do
+# not have them, and the last is of some kernels alone.
+BIAS_TRACES = ('loss_correction', 'noise_projection', 'relative_bias')
 
 # Why a chain failed, worst last: places in this list are kept as numbers.
 FAILURES = ('', 'step', 'far', 'loss')
@@ -169,14 +170,17 @@ def cross_chain_mean(trace: np.ndarray, failed: np.ndarray) -> np.ndarray:
 
 
 def of_cell(
-  traces: Traces, num_coordinates: int, step_size: float, nbeta: float
+  traces: Traces,
+  num_coordinates: int,
+  settings: Mapping[str, Any],
+  nbeta: float,
 ) -> dict[str, Any]:
   r"""Diagnoses one cell by its draws alone.
 
   Args:
     traces: [C, D] each: draws after the burn-in, of chains that lived.
     num_coordinates: d.
-    step_size: epsilon.
+    settings: of the run: `step_size`, `nbeta`, `localization`.
     nbeta: the factor in front of the estimate.
 
   Returns:
@@ -221,11 +225,13 @@ def of_cell(
     },
     'halves_difference': halves_difference(paired.mean(axis=0)),
     'drift_to_noise': (
-      step_size * traces['squared_gradient'].mean() / (4 * num_coordinates)
+      settings['step_size']
+      * traces['squared_gradient'].mean()
+      / (4 * num_coordinates)
     ),
     'negative_share': (paired < 0).mean(),
     'distance': np.sqrt(traces['squared_distance'].mean()),
-    'step_bias': step_bias(traces, nbeta),
+    'step_bias': step_bias(traces, settings, nbeta),
     'loss_rounding': nbeta * traces['last_place'].mean(),
   }
   for name in OPTIONAL_TRACES:
@@ -236,26 +242,49 @@ def of_cell(
   return values
 
 
-def step_bias(traces: Traces, nbeta: float) -> np.ndarray | float:
+def step_bias(
+  traces: Traces, settings: Mapping[str, Any], nbeta: float
+) -> np.ndarray | float:
   r"""Predicts how much the step size adds to an estimate.
 
-  For SGLD :math:`\tfrac{\epsilon}{8} E[\nabla\hat U \cdot
-  n\beta\nabla\hat\ell]`, the mean over what the chains saw; see
-  `samplers.sgld`, and the `loss_correction` of other kernels. Exact in bowls
-  without minibatch noise, stiff directions and all. It is an upper bound with
-  that noise, and where curvature grows away from the checkpoint (a quartic has
-  half of it); it is too low where curvature falls off.
+  .. math:: \tfrac{n\beta}{2} E[c_\ell]
+    - \tfrac{\gamma}{8} \operatorname{Var}[\sqrt g\, n \cdot u]
+
+  c of the gradient of the loss, see `types.SamplerInfo`, less the heat of
+  minibatches that the loss does not see, see `estimators.minibatch_noise`. For
+  SGLD it is :math:`\tfrac\epsilon8 (n\beta \operatorname{tr} H +
+  \operatorname{tr} KC)` to first order, for Leimkuhler and Matthews'
+  :math:`\tfrac\epsilon8 \operatorname{tr} KC`. Exact in bowls without
+  minibatch noise, stiff directions and all. It is an upper bound where
+  curvature grows away from the checkpoint (of SGLD in a quartic half of it is
+  there), and too low where curvature falls off.
 
   Args:
     traces: [C, D] each.
+    settings: of the run: `nbeta`, `localization`.
     nbeta: the factor in front of the estimate.
 
   Returns:
     []; NaN if the kernel has no prediction or nothing was recorded.
   """
-  if LOSS_CORRECTION not in traces:
+  if 'loss_correction' not in traces:
     return np.nan
-  return nbeta / 2 * traces[LOSS_CORRECTION].mean()
+  bias = nbeta / 2 * traces['loss_correction'].mean()
+  bias -= _unseen_heat(traces, settings, nbeta)
+  share = traces.get('relative_bias', np.zeros(1)).mean()
+  paired = traces['loss'] - traces['center_loss']
+  return bias + nbeta * paired.mean() * share / (1 + share)
+
+
+def _unseen_heat(traces, settings, nbeta) -> np.ndarray | float:
+  """The last term of the formula; 0 if it was not recorded."""
+  series = traces.get('noise_projection', np.full((1, 1), np.nan))
+  series = series[:, np.isfinite(series).all(axis=0)]  # NaN if not recorded.
+  if series.shape[1] < 2 or not settings['nbeta']:
+    return 0.0
+  # About each chain's own mean: without shared minibatches n is its own, too.
+  variance = series.var(axis=1, ddof=1).mean()
+  return settings['localization'] / 8 * variance * nbeta / settings['nbeta']
 
 
 def step_bias_share(

@@ -262,7 +262,7 @@ def _check_full_data(subject: Subject) -> None:
       f'{subject.sampler.name} must see all of the data at every step, because '
       'with minibatches its law is neither exact nor that of any other kernel; '
       'got minibatches that differ. Give rllc_jax.full(data), which is '
-      'batch_size=None in estimate_llc, or take sgld().'
+      'batch_size=None in estimate_llc, or take leimkuhler_matthews().'
     )
 
 

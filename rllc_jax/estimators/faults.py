@@ -30,7 +30,8 @@ RATIO_TOLERANCE = 0.03
 HALVES_LIMIT = 3.0
 STEP_BIAS_LIMIT = 0.05  # Of the estimate, or of its interval where that is 0.
 
-# The variables of `llc_from_traces` at one cell, and its attribute `baseline`.
+# The variables of `llc_from_traces` at one cell, and its attributes `baseline`
+# and `step_size`.
 Cell = Mapping[str, Any]
 # The series of R-hat and ESS, by the suffix of their names.
 _SERIES = {'': 'paired differences', '_distance': 'squared distance'}
@@ -181,12 +182,25 @@ def _step_bias(cell: Cell) -> Iterator[Fault]:
   bias, share = cell['step_bias'], cell['step_bias_share']
   if not np.isfinite(bias):
     words = "the step size's bias is not predicted for this sampler or store"
-    remedy = 'compare with sgld() or with half the step size'
+    remedy = 'take leimkuhler_matthews(), or compare with half the step size'
     yield Fault('unknown bias', 0.0, words, '', remedy)
   elif share > STEP_BIAS_LIMIT:
     words = f'the step size adds {bias:.3g} of {cell["llc"]:.3g}'
     limit = f', over {percent(STEP_BIAS_LIMIT)}'
-    yield Fault('step bias', share, words, limit, 'lower step_size')
+    yield Fault('step bias', share, words, limit, _smaller_step(cell))
+
+
+def _smaller_step(cell: Cell) -> str:
+  """The remedy for a step's bias, with the step size that would do.
+
+  In a bowl the share is x / (1 - x) with x proportional to the step size. A
+  fifth less than the limit is aimed at: the share is known to some per cent.
+  """
+  if cell.get('step_size') is None:
+    return 'lower step_size'
+  share, aim = cell['step_bias_share'], 0.8 * STEP_BIAS_LIMIT
+  step_size = cell['step_size'] * aim / (1 + aim) * (1 + share) / share
+  return f'lower step_size to {step_size:.2g}'
 
 
 def _rounding(cell: Cell) -> Iterator[Fault]:

@@ -117,10 +117,12 @@ def _cells(
     for name, array in estimates.data_vars.items()
     if set(array.dims) == set(dims)
   }
-  baseline = estimates.attrs.get('baseline')
+  attributes = {
+    name: estimates.attrs.get(name) for name in ('baseline', 'step_size')
+  }
   for where in np.ndindex(arrays['llc'].shape):
     cell = {name: array[where] for name, array in arrays.items()}
-    yield where, {**cell, 'baseline': baseline}
+    yield where, {**attributes, **cell}
 
 
 def _line(places: list[_Place]) -> str:
@@ -136,7 +138,8 @@ def _line(places: list[_Place]) -> str:
       by_kind.setdefault(fault.kind, []).append((fault, place))
   advice: dict[str, list[str]] = {}
   for same in by_kind.values():
-    advice.setdefault(same[0][0].remedy, []).append(_worst(same))
+    worst, _ = max(same, key=lambda pair: pair[0].severity)
+    advice.setdefault(worst.remedy, []).append(_worst(same))
   parts = (f'{", ".join(what)}: {remedy}' for remedy, what in advice.items())
   where = f' at {len(sick)} of {len(places)} {noun}' if len(places) > 1 else ''
   return f'not healthy{where}: {"; ".join(parts)}'

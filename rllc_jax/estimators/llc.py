@@ -85,7 +85,7 @@ def llc_from_traces(
     values = _counts(cell)
     if cell.has_enough():
       mean = reduction(cell, nbeta)
-      values |= _estimate(cell, mean, traces.attrs['step_size'], nbeta)
+      values |= _estimate(cell, mean, traces.attrs, nbeta)
     for name, value in values.items():
       variables[name][where] = value
   estimates = xr.Dataset(
@@ -123,12 +123,10 @@ def _counts(cell: cells.Cell) -> dict[str, int]:
 
 
 def _estimate(
-  cell: cells.Cell, mean: errors.Mean, step_size: float, nbeta: float
+  cell: cells.Cell, mean: errors.Mean, settings: Mapping[str, Any], nbeta: float
 ) -> dict[str, Any]:
   """The estimate of a cell with its error and its diagnostics."""
-  values = diagnostics.of_cell(
-    cell.kept, cell.num_coordinates, step_size, nbeta
-  )
+  values = diagnostics.of_cell(cell.kept, cell.num_coordinates, settings, nbeta)
   share = diagnostics.step_bias_share(mean, values['step_bias'])
   named = mean._asdict()
   return {

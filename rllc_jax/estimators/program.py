@@ -20,6 +20,7 @@ from rllc_jax import posterior as posteriors
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import compilation
+from rllc_jax.estimators import minibatch_noise
 from rllc_jax.samplers import chains
 
 # Streams of random numbers, folded into the key of a run.
@@ -213,11 +214,13 @@ def block_program(
         )
         noise_key = functools.reduce(fold, path, row.noise_key)
         new, info = sampler.step(
-          noise_key, state, potential, settings.step_size
+          noise_key, state.sampler, potential, settings.step_size
         )
-        report |= _report(state.position, center, info)
+        new = minibatch_noise.advance(state, new, info.gradient, step)
+        position = state.sampler.position
+        report |= _report(position, center, info, state.noise)
         if observe:
-          observed = dict(observe(state.position, context))
+          observed = dict(observe(position, context))
           _check_names(observed, report)
           report = {**report, 'observed': observed}
         return new, report
@@ -231,6 +234,7 @@ def block_program(
         count,
         max_draws=max_draws,
         num_steps_between_draws=num_steps_between_draws,
+        num_steps_before=minibatch_noise.NUM_STEPS,
         chunk_size=chunk_size,
       )
 
@@ -267,7 +271,9 @@ def _start(
 
   def init(rows, columns, data):
     def init_row(row):
-      start = lambda index: sampler.init(lens.extract(row.params, index))
+      start = lambda index: minibatch_noise.start(
+        sampler, lens.extract(row.params, index)
+      )
       key = lambda i: jax.random.fold_in(row.baseline_key, i)
       center_loss = lambda i: loss.context(
         row.params, draw(key(i), i, data, row.window)
@@ -298,7 +304,7 @@ def _check_names(observed, report):
       )
 
 
-def _report(position, center, info):
+def _report(position, center, info, noise):
   """Numbers recorded of a step, [] each, at the position before it."""
   displacement = trees.subtract(position, center)
   return {
@@ -306,6 +312,9 @@ def _report(position, center, info):
     'squared_distance': trees.dot(displacement, displacement),
     'virial': trees.dot(displacement, info.gradient) - info.correction,
     'loss_correction': jnp.asarray(info.loss_correction, info.loss.dtype),
+    'noise_projection': minibatch_noise.projection(
+      noise, displacement, info.noise_gain
+    ),
     'squared_gradient': trees.dot(info.gradient, info.gradient),
     **info.recorded,
   }

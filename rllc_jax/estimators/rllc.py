@@ -183,7 +183,7 @@ def estimate_llc(
   num_draws: int = 200,
   burn_in: int | None = None,
   num_steps_between_draws: int = 1,
-  sampler: types.Sampler | str = 'sgld',
+  sampler: types.Sampler | str = 'leimkuhler_matthews',
   share_batches: bool = True,
   matmul_precision: str = 'float32',
   estimator_nbeta: float | None = None,

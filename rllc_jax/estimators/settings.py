@@ -43,7 +43,7 @@ class Sampling:
     burn_in: steps before them, recorded too;
       10 / (step_size localization) by default.
     num_steps_between_draws: steps from one recorded step to the next.
-    sampler: a kernel, or its text with arguments: 'sgld',
+    sampler: a kernel, or its text with arguments: 'leimkuhler_matthews',
       'sghmc(friction=0.5)'.
     share_batches: whether refinements and chains see the same minibatches.
     num_baseline_batches: minibatches for the corpus baseline of a trajectory;
@@ -62,7 +62,7 @@ class Sampling:
   num_draws: int = 200
   burn_in: int | None = None
   num_steps_between_draws: int = 1
-  sampler: types.Sampler | str = 'sgld'
+  sampler: types.Sampler | str = 'leimkuhler_matthews'
   share_batches: bool = True
   num_baseline_batches: int = 64
   matmul_precision: str = 'float32'

@@ -60,6 +60,7 @@ def run_chains(
   *,
   max_draws: int,
   num_steps_between_draws: int = 1,
+  num_steps_before: int = 0,
   chunk_size: int = 1,
 ) -> tuple[types.PyTree, types.PyTree]:
   """Takes draws first, first + 1, ..., first + count - 1 of every column.
@@ -78,6 +79,8 @@ def run_chains(
     count: [], the number of draws, at most `max_draws`.
     max_draws: D, the size of the reports. Static.
     num_steps_between_draws: steps from one recorded step to the next.
+    num_steps_before: steps before draw 0, if that is the first, which are not
+      recorded; their numbers are -num_steps_before, ..., -1.
     chunk_size: columns that run in parallel.
 
   Returns:
@@ -95,18 +98,19 @@ def run_chains(
     return states, (shared_report, reports)
 
   def take_draw(draw, states):
-    step = draw * num_steps_between_draws
+    step = jnp.where(draw < 0, draw, draw * num_steps_between_draws)
     states, report = take_step(step, states)
     if num_steps_between_draws > 1:  # Else an empty loop would be compiled.
       skip = lambda step, states: take_step(step, states)[0]
-      stop = step + num_steps_between_draws
+      stop = jnp.where(draw < 0, draw + 1, step + num_steps_between_draws)
       states = jax.lax.fori_loop(step + 1, stop, skip, states)
     return states, report
 
   def body(i, carry):
     states, buffers = carry
     states, report = take_draw(first + i, states)
-    put = lambda buffer, value: buffer.at[i].set(value)
+    # What a step before draw 0 reports is overwritten by that of draw 0.
+    put = lambda buffer, value: buffer.at[jnp.maximum(i, 0)].set(value)
     return states, jax.tree.map(put, buffers, report)
 
   # Shapes alone: the buffers have their full, static size from the start.
@@ -114,4 +118,5 @@ def run_chains(
   buffers = jax.tree.map(
     lambda leaf: jnp.zeros((max_draws, *leaf.shape), leaf.dtype), report
   )
-  return jax.lax.fori_loop(0, count, body, (states, buffers))
+  start = jnp.where(first == 0, -num_steps_before, 0)
+  return jax.lax.fori_loop(start, count, body, (states, buffers))

@@ -29,6 +29,7 @@ class _Proposal(NamedTuple):
     square: [], its gradient's squared length there, as G sees it.
     square_with_loss: [], the inner product with the loss's gradient.
     acceptance: [], the probability of the Metropolis-Hastings test.
+    G: of the preconditioner.
   """
 
   position: types.Position
@@ -37,6 +38,7 @@ class _Proposal(NamedTuple):
   square: types.Array
   square_with_loss: types.Array
   acceptance: types.Array
+  G: types.Position
 
 
 # Cached: equal settings are one kernel, and so one compiled program.
@@ -110,7 +112,9 @@ def mala(
     start = proposal.start
     recorded = {'acceptance': proposal.acceptance}
     # The law is exact, so there is nothing to correct for the step size.
-    info = types.SamplerInfo(start.loss, start.of_potential, 0.0, recorded, 0.0)
+    info = types.SamplerInfo(
+      start.loss, start.of_potential, 0.0, recorded, 0.0, 0.0
+    )
     return sgld.SGLDState(position, proposal.memory), info
 
   name = preconditioners.sampler_name('mala', preconditioner)
@@ -164,6 +168,7 @@ def sgld_with_mala_acceptance(
       correction,
       recorded,
       jnp.nan if preconditioner.bias else of_loss,
+      jax.tree.map(lambda g: step_size * g, proposal.G),
     )
     return sgld.SGLDState(proposal.position, proposal.memory), info
 
@@ -191,4 +196,4 @@ def _propose(rng_key, state, potential, step_size, preconditioner):
   # A chain must never move to where the loss is NaN.
   acceptance = jnp.where(jnp.isnan(acceptance), 0.0, acceptance)
   with_loss = gradients.squared_length(start.of_potential, G, start.of_loss)
-  return _Proposal(position, memory, start, square, with_loss, acceptance)
+  return _Proposal(position, memory, start, square, with_loss, acceptance, G)

@@ -130,6 +130,7 @@ def sghmc(
       correction,
       {},
       jnp.nan if preconditioner.bias else of_loss,
+      jax.tree.map(lambda g: step_size * g / friction, G),
     )
     return SGHMCState(position, velocity, memory), info
 

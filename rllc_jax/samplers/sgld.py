@@ -66,8 +66,8 @@ def sgld(
   a bowl and positive where curvature grows away from the center).
   :math:`n\beta / 2` times `loss_correction` is the first term: exact at every
   :math:`\epsilon` in a bowl without minibatch noise. With noise of covariance C
-  it takes tr C where tr KC, :math:`K = n\beta H (n\beta H + \gamma)^{-1}`, is
-  due: too much, never too little.
+  it has tr C where tr KC, :math:`K = n\beta H (n\beta H + \gamma)^{-1}`, is
+  due; see `estimators.minibatch_noise` for the difference.
 
   Args:
     noise_scale: s. Anything but 1 samples another density; 0 is gradient
@@ -108,6 +108,7 @@ def sgld(
       {},
       # The prediction holds for a fixed G and noise of scale 1.
       jnp.nan if bias else step_size / 4 * of_loss,
+      jax.tree.map(lambda g: step_size * g, G),
     )
     return SGLDState(position, memory), info
 

@@ -137,7 +137,10 @@ def sgnht(
     # The equilibrium ratio takes the velocity before the step.
     before = trees.dot(state.velocity, state.velocity)
     correction = -friction * before / step_size
-    info = types.SamplerInfo(current.loss, current.of_potential, correction, {})
+    recorded = {'relative_bias': -friction / 2}  # Of the docstring.
+    info = types.SamplerInfo(
+      current.loss, current.of_potential, correction, recorded, 0.0, 0.0
+    )
     return SGNHTState(position, velocity, thermostat, memory), info
 
   name = preconditioners.sampler_name(

@@ -1,4 +1,4 @@
-r"""Linear regression with minibatches, and the exact law of SGLD on it.
+r"""Linear regression with minibatches, and the exact law of chains on it.
 
 The loss of a point is :math:`\tfrac12 (y - x \cdot w)^2`, so a minibatch has a
 curvature of its own as well as a gradient: noise that multiplies the position
@@ -82,8 +82,11 @@ def stationary_covariance(
   posterior: types.Posterior,
   step_size: float,
   batch_size: float,
+  sampler: str = 'sgld',
 ) -> np.ndarray:
-  r"""Computes the stationary covariance of SGLD from the minimum, [d, d].
+  r"""Computes the stationary covariance from the minimum, [d, d].
+
+  That of SGLD first.
 
   With :math:`\delta = w - w^*`, B a minibatch of m points drawn with
   replacement, :math:`H_B` its curvature and :math:`g_B` its gradient at
@@ -100,14 +103,22 @@ def stationary_covariance(
       + (\epsilon n\beta / 2)^2 \, \mathrm{Cov}(g_i) / m
 
   a linear equation in :math:`\Sigma` (discrete Lyapunov, with multiplicative
-  noise). Chains must start from, and be tied to, the minimum of *all* points:
-  elsewhere :math:`g_B` has a mean.
+  noise). For Leimkuhler and Matthews', :math:`\delta = y + \sqrt\epsilon N / 2`
+  with
+
+  .. math::
+    y' = A_B y + \sqrt\epsilon\,(I + A_B) N / 2
+      - \tfrac{\epsilon n\beta}{2} g_B
+
+  and y and N independent. Chains must start from, and be tied to, the minimum
+  of *all* points: elsewhere :math:`g_B` has a mean.
 
   Args:
     points: all points, from which minibatches are drawn.
     posterior: n beta and gamma.
     step_size: epsilon, in weight^2, drift epsilon / 2.
     batch_size: m; `math.inf` for the loss over all points at every step.
+    sampler: 'sgld' or 'leimkuhler_matthews'.
 
   Raises:
     ValueError: if the step size is too large for the covariance to exist.
@@ -127,16 +138,25 @@ def stationary_covariance(
   gradients = -x * _residuals(points)[:, None]  # [N, d], their mean is 0.
   drift = 0.5 * step_size * float(posterior.nbeta)
   H = curvatures.mean(axis=0)
-  decay = (1 - 0.5 * step_size * float(posterior.localization)) * np.eye(d)
+  one = np.eye(d)
+  decay = (1 - 0.5 * step_size * float(posterior.localization)) * one
   A = decay - drift * H
   # E[A_B kron A_B] = A kron A + drift^2 Cov(H_i as a vector) / m.
   spread = np.einsum('nab,ncd->acbd', *2 * [curvatures - H]) / len(x)
-  step = np.kron(A, A) + drift**2 / batch_size * spread.reshape(d * d, d * d)
+  spread = drift**2 / batch_size * spread.reshape(d * d, d * d)
+  step = np.kron(A, A) + spread
   _check_contraction(step, step_size)
   # At batch_size inf the terms of minibatch noise vanish.
-  additive = step_size * np.eye(d)
-  additive += drift**2 / batch_size * gradients.T @ gradients / len(x)
-  return np.linalg.solve(np.eye(d * d) - step, additive.ravel()).reshape(d, d)
+  additive = drift**2 / batch_size * gradients.T @ gradients / len(x)
+  is_lm = sampler == 'leimkuhler_matthews'
+  if is_lm:
+    # E[(I + A_B)(I + A_B)] / 4.
+    twice = (spread @ one.ravel()).reshape(d, d) + (one + A) @ (one + A)
+    additive += step_size / 4 * twice
+  else:
+    additive += step_size * one
+  law = np.linalg.solve(np.eye(d * d) - step, additive.ravel()).reshape(d, d)
+  return law + step_size / 4 * one * is_lm
 
 
 def stationary_llc(
@@ -144,8 +164,9 @@ def stationary_llc(
   posterior: types.Posterior,
   step_size: float,
   batch_size: float,
+  sampler: str = 'sgld',
 ) -> float:
-  r"""The limit of the estimate from chains of SGLD at the minimum.
+  r"""The limit of the estimate from chains at the minimum.
 
   .. math:: \hat\lambda = \tfrac{n\beta}{2} \mathrm{tr}(H \Sigma)
 
@@ -157,6 +178,7 @@ def stationary_llc(
     posterior: n beta and gamma.
     step_size: epsilon.
     batch_size: m; `math.inf` for the loss over all points at every step.
+    sampler: 'sgld' or 'leimkuhler_matthews'.
 
   Raises:
     ValueError: as `stationary_covariance`.
@@ -170,7 +192,9 @@ def stationary_llc(
     1.208
     0.869
   """
-  covariance = stationary_covariance(points, posterior, step_size, batch_size)
+  covariance = stationary_covariance(
+    points, posterior, step_size, batch_size, sampler
+  )
   x = np.asarray(points.inputs, np.float64)
   # tr(H Sigma) is the mean of x . Sigma x.
   along_inputs = np.einsum('na,ab,nb->n', x, covariance, x)

@@ -238,6 +238,7 @@ class FrontDoorTest(absltest.TestCase):
       nbetas=(20.0, 80.0),
       localizations=(20.0,),
       batch_size=1,
+      sampler='sgld',
       num_chains=8,
       num_draws=3000,
       chunk_size=4,

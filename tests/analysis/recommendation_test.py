@@ -243,6 +243,7 @@ class BowlTest(absltest.TestCase):
       nbetas=[nbeta],
       localizations=[gamma],
       batch_size=1,
+      sampler='sgld',
       num_chains=8,
       num_draws=1500,
       chunk_size=4,

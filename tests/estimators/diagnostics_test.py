@@ -138,6 +138,9 @@ class WarningTest(parameterized.TestCase):
       )
 
 
+SETTINGS = dict(step_size=0.1, nbeta=30.0, localization=0.0)
+
+
 def hand_made(**changes):
   """A cell of two chains and 48 draws."""
   rng = np.random.default_rng(0)
@@ -160,7 +163,7 @@ class CellTest(absltest.TestCase):
         virial=np.full((2, 48), 6.0),
       ),
       num_coordinates=5,
-      step_size=0.1,
+      settings=SETTINGS,
       nbeta=30.0,
     )
     self.assertEqual(found['negative_share'], 91 / 96)
@@ -195,7 +198,7 @@ class CellTest(absltest.TestCase):
     cell = hand_made(
       loss=np.stack([series + own, series - own]), center_loss=np.zeros((2, 49))
     )
-    found = diagnostics.of_cell(cell, 5, 0.1, 30.0)['halves_difference']
+    found = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)['halves_difference']
     np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-7)
 
   def test_a_bowl(self):
@@ -213,13 +216,16 @@ class CellTest(absltest.TestCase):
       nbeta=1.5,
       localization=0.5,
       step_size=0.5,
+      sampler='sgld',
       batch_size=1,
       num_chains=4,
       num_draws=500,
     )
     late = {name: trace[:, 40:] for name, trace in estimate.traces.items()}
     late['last_place'] = np.spacing(abs(late['center_loss']))
-    found = diagnostics.of_cell(late, 400, 0.5, 1.5)
+    found = diagnostics.of_cell(
+      late, 400, dict(step_size=0.5, nbeta=1.5, localization=0.5), 1.5
+    )
     np.testing.assert_allclose(found['drift_to_noise'], 1 / 3, rtol=0.008)
     np.testing.assert_allclose(
       found['distance'] ** 2, 400 / (2 * 0.75), rtol=0.008
@@ -242,13 +248,15 @@ class CellTest(absltest.TestCase):
   def test_acceptance_is_read_where_it_was_recorded(self):
     """NaN where a run had not yet begun to record it."""
     self.assertNotIn(
-      'mala_acceptance', diagnostics.of_cell(hand_made(), 5, 0.1, 30.0)
+      'mala_acceptance', diagnostics.of_cell(hand_made(), 5, SETTINGS, 30.0)
     )
     acceptance = np.full((2, 48), np.nan)
     cell = hand_made(mala_acceptance=acceptance)
-    self.assertNotIn('mala_acceptance', diagnostics.of_cell(cell, 5, 0.1, 30.0))
+    self.assertNotIn(
+      'mala_acceptance', diagnostics.of_cell(cell, 5, SETTINGS, 30.0)
+    )
     acceptance[:, 40:] = [[0.5], [0.75]]
-    found = diagnostics.of_cell(cell, 5, 0.1, 30.0)
+    found = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)
     self.assertEqual(found['mala_acceptance'], 0.625)
 
   def test_one_chain_has_no_rhat_and_what_stands_has_nothing(self):

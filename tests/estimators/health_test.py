@@ -135,7 +135,7 @@ class RulesTest(parameterized.TestCase):
     ),
     (
       {'step_bias': np.nan},
-      "the step size's bias is not predicted for this sampler or store: comp",
+      "the step size's bias is not predicted for this sampler or store: take",
     ),
     (
       {'loss_rounding': 0.101},
@@ -302,6 +302,7 @@ class ChainsTest(absltest.TestCase):
         nbeta=100.0,
         localization=100.0,
         step_size=1e-3,
+        sampler='sgld',
         num_draws=1000,
         burn_in=100,
       ),

@@ -341,7 +341,7 @@ class RecordedTest(absltest.TestCase):
     """A run begun without goes on with it: missing at first, no NaN later."""
     path = pathlib.Path(tempfile.mkdtemp()) / 'store'
     options = {'trajectory': toy.trajectory((0,)), 'num_chains': 1}
-    toy.run(**options, store=disk.open_store(path))
+    toy.run(**options, sampler='sgld', store=disk.open_store(path))
     toy.run(
       **options,
       num_draws=40,

@@ -94,6 +94,7 @@ class InvarianceTest(parameterized.TestCase):
     found = toy.run(
       nbeta=0.0,
       localization=0.0,
+      sampler='sgld',
       observe=lambda position, context: {'v': position['v']},
     )
     crc = lambda name: np.uint32(zlib.crc32(name.encode()))

@@ -125,7 +125,7 @@ class DemoTest(absltest.TestCase):
       '--config.sampling.num_draws=5': 'At least 24 draws',
       "--config.estimation.refinements=('0:9',)": '0:0, 0:1, 1:0, 1:1',
       "--config.estimation.datasets=('code',)": 'train/stdlib_code',
-      '--config.sampling.step_size=0.002': 'made with step_size = 0.001',
+      '--config.sampling.step_size=0.002': 'made with step_size = 0.004',
       '--config.estimation.checkpoints=(7,)': '7',
       '--config.estimaton.nbeta=1': 'estimaton',
     }

@@ -16,6 +16,7 @@ import pytest
 from scipy import optimize
 
 from rllc_jax import types
+from rllc_jax.samplers import leimkuhler_matthews
 from rllc_jax.samplers import mala
 from rllc_jax.samplers import preconditioners
 from rllc_jax.samplers import sghmc
@@ -115,6 +116,10 @@ def _sghmc(friction, G=1.0):
   )
 
 
+def _leimkuhler_matthews(G=1.0):
+  return lambda a, eps, C: 1 + eps * G * C / 4 / (1 - eps * G * a / 4)
+
+
 def _sgnht(diffusion):
   """Heat of SGHMC with the friction at which |v|^2 / d is eps / 2."""
 
@@ -132,6 +137,12 @@ def _sgnht(diffusion):
 
 _exact = lambda a, eps, C: np.ones_like(a)
 SAMPLERS = {
+  'leimkuhler_matthews': Row(
+    leimkuhler_matthews.leimkuhler_matthews(), _leimkuhler_matthews()
+  ),
+  'leimkuhler_matthews_fixed': Row(
+    leimkuhler_matthews.leimkuhler_matthews(FIXED), _leimkuhler_matthews(G)
+  ),
   'sgld': Row(sgld.sgld(), _sghmc(1.0)),
   'sgld_fixed': Row(sgld.sgld(preconditioner=FIXED), _sghmc(1.0, G)),
   'sghmc': Row(sghmc.sghmc(0.3), _sghmc(0.3)),

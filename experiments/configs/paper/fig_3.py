@@ -10,11 +10,11 @@ with this file as FILE, in 33 minutes and in seconds.
 
 import ml_collections
 
-from experiments.runtime import sections
+from experiments.configs import paper
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
+  return paper.make_config(
     figure=dict(
       name='fig_3', draws='datasets', datasets=('held_out/planted_repeats',)
     )

@@ -12,10 +12,8 @@ the reason; the committed one was stamped on 2026-11-30 without redrawing it.
 
 import ml_collections
 
-from experiments.runtime import sections
+from experiments.configs import paper
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
-    figure=dict(name='fig_4', draws='multigram_circuit')
-  )
+  return paper.make_config(figure=dict(name='fig_4', draws='multigram_circuit'))

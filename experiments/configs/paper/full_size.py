@@ -9,11 +9,11 @@ accelerators: on a CPU it takes days.
 
 import ml_collections
 
-from experiments.runtime import sections
+from experiments.configs import paper
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
+  return paper.make_config(
     seed=0,
     corpus=dict(cap_mb=1000.0, vocab_size=5000, context_length=1024),
     model=dict(num_layers=2, num_heads=8, d_model=256, d_head=32),

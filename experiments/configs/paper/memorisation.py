@@ -12,10 +12,10 @@ the reason; the committed one was stamped on 2026-11-30 without redrawing it.
 
 import ml_collections
 
-from experiments.runtime import sections
+from experiments.configs import paper
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
+  return paper.make_config(
     figure=dict(name='memorisation', draws='memorisation')
   )

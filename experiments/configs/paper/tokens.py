@@ -10,10 +10,8 @@ with this file as FILE, in 33 minutes and in seconds.
 
 import ml_collections
 
-from experiments.runtime import sections
+from experiments.configs import paper
 
 
 def get_config() -> ml_collections.ConfigDict:
-  return sections.make_config(
-    figure=dict(name='tokens', draws='affected_tokens')
-  )
+  return paper.make_config(figure=dict(name='tokens', draws='affected_tokens'))
