@@ -175,7 +175,7 @@ def chain_keys():
 
 
 class LoopTest(parameterized.TestCase):
-  @parameterized.product(name=tuple(KERNELS))
+  @parameterized.named_parameters((f'_{name}', name) for name in KERNELS)
   def test_a_chain_equals_the_loop_of_its_paper(self, name):
     """Three chains at once, each the loop of its own noise and minibatches.
 

@@ -6,27 +6,14 @@ import numpy as np
 import pytest
 
 from rllc_jax import types
-from rllc_jax.samplers import mala
-from rllc_jax.samplers import rmsprop_sgld
-from rllc_jax.samplers import sghmc
-from rllc_jax.samplers import sgld
-from rllc_jax.samplers import sgnht
-
-SAMPLERS = (
-  sgld.sgld(),
-  sghmc.sghmc(),
-  sgnht.sgnht(),
-  mala.mala(),
-  mala.sgld_with_mala_acceptance(),
-  rmsprop_sgld.rmsprop_sgld(),
-  rmsprop_sgld.rmsprop_sgld_corrected(),
-)
+from rllc_jax.samplers import by_name
 
 
 @pytest.mark.parametrize('dtype', [np.float32, np.float64])
-@pytest.mark.parametrize('sampler', SAMPLERS, ids=lambda s: s.name)
-def test_a_state_has_the_dtypes_of_its_weights_with_x64(sampler, dtype):
+@pytest.mark.parametrize('name', by_name.names())
+def test_a_state_has_the_dtypes_of_its_weights_with_x64(name, dtype):
   """A thermostat in float64 beside weights in float32 ended sgnht's loop."""
+  sampler = by_name.sampler(name)
   with jax.enable_x64(True), jax.numpy_dtype_promotion('standard'):
     position = {'w': jnp.ones(3, dtype)}
     bowl = types.Potential(
