@@ -24,7 +24,6 @@ Several processes share the work if each gets its number, --process=0/2 and
 the other processes have ended.
 """
 
-import math
 import pathlib
 
 from absl import flags
@@ -54,7 +53,6 @@ from rllc_jax.results import store as stores
 
 _MAX_FAILURES_SHOWN = 20
 _MAX_BYTES = 2**30  # Approximate limit of traces in memory.
-_TRACES = 6  # Approximate number of float32 arrays that a run records.
 
 
 def run(
@@ -140,14 +138,14 @@ def _write_and_log_estimates(
 def _estimates(store: disk.DiskStore) -> xr.Dataset:
   """All estimates of a store, from as many checkpoints at a time as fit."""
   extent = store.extent._replace(num_draws=store.max_recorded_draws())
-  row = 4 * _TRACES * math.prod(map(len, extent[1:3])) * math.prod(extent[3:])
+  steps, parts = sorted(extent.checkpoints), []
   # A store of traces can be larger than memory: 1.9 TB at 10,000 checkpoints.
-  count, steps = max(1, _MAX_BYTES // row), sorted(extent.checkpoints)
-  parts = []
-  for i in range(0, len(steps), count):
-    chunk = tuple(steps[i : i + count])
+  count = 1  # The first checkpoint tells how large the others are.
+  while steps:
+    chunk, steps = tuple(steps[:count]), steps[count:]
     traces = store.read(extent._replace(checkpoints=chunk))
     parts.append(llc.llc_from_traces(traces))
+    count = max(1, _MAX_BYTES * len(chunk) // traces.nbytes)
   return xr.concat(parts, 'checkpoint')
 
 

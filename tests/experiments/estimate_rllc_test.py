@@ -26,6 +26,7 @@ from rllc_jax.models import attention_only
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from tests import binaries
+from tests.estimators import toy
 from tests.experiments import train_test
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -131,7 +132,7 @@ def test_remaining_cells_are_written_with_verdicts(failed):
   # The head does not see what became of another refinement's chains.
   traces = stored(workdir)
   alone = llc.llc_from_traces(traces.sel(refinement='0:0'))
-  for name in ('llc', 'standard_error', 'distance', 'rhat_distance', 'ess'):
+  for name in ('llc', 'standard_error', 'distance', 'chains_difference', 'ess'):
     np.testing.assert_allclose(
       table[name].xs('0:0', level='refinement'), alone[name].values.ravel()
     )
@@ -155,6 +156,33 @@ def test_estimates_do_not_depend_on_the_checkpoints_in_memory(
   monkeypatch.setattr(estimate_rllc, '_MAX_BYTES', 1)
   xr.testing.assert_identical(estimate_rllc.run(settings, workdir), expected)
   assert (workdir / 'estimates.csv').read_bytes() == table
+
+
+def test_traces_in_memory_are_within_the_limit_whatever_is_recorded(
+  tmp_path, monkeypatch
+):
+  toy.run(
+    refinements=[toy.family(0)],
+    trajectory=toy.trajectory(toy.STEPS[:5]),
+    observe=lambda position, context: {'weights': position['W']},
+    store=disk.open_store(tmp_path),
+  )
+  store, sizes = disk.open_store(tmp_path), []
+  extent = store.extent._replace(checkpoints=toy.STEPS[:1])
+  limit = 2 * store.read(extent).nbytes
+  monkeypatch.setattr(estimate_rllc, '_MAX_BYTES', limit)
+  read = store.read
+
+  def measure(extent):
+    traces = read(extent)
+    assert traces.nbytes <= limit
+    sizes.append(traces.sizes['checkpoint'])
+    return traces
+
+  monkeypatch.setattr(store, 'read', measure)
+  estimates = estimate_rllc._estimates(store)
+  assert sizes == [1, 2, 2]  # The first tells how many fit.
+  xr.testing.assert_identical(estimates, llc.llc_from_traces(read()))
 
 
 def test_demo_makes_its_report_and_then_raises_chains_failed(
