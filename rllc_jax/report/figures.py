@@ -3,7 +3,7 @@
 import base64
 from collections.abc import Callable
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from matplotlib import figure
 import numpy as np
@@ -22,13 +22,25 @@ from rllc_jax.report import blocks
 from rllc_jax.report import inputs
 from rllc_jax.report import separation
 
+# Parts of the report that show figures, in its order; see `Images.at`.
+Place = Literal[
+  'opening',
+  'trained',
+  'heads',
+  'behaviour',
+  'diagnostics',
+  'chains',
+  'known answers',
+  'coverage',
+]
+
 
 class Entry(NamedTuple):
   """A figure, its place in the report, and its texts.
 
   Attributes:
     name: of its file, below `figures`.
-    place: the part of the report that shows it, see `at`.
+    place: the part of the report that shows it.
     draw: draws it; only called if `needs` holds.
     words: a description for readers who cannot see it.
     caption: below it.
@@ -37,7 +49,7 @@ class Entry(NamedTuple):
   """
 
   name: str
-  place: str
+  place: Place
   draw: Callable[[inputs.Inputs], figure.Figure]
   words: str
   caption: str
@@ -187,7 +199,7 @@ class Images:
   def __init__(self, results: inputs.Inputs, svgs: Mapping[str, bytes]):
     self._results, self._svgs = results, svgs
 
-  def at(self, place: str) -> list[blocks.Picture]:
+  def at(self, place: Place) -> list[blocks.Picture]:
     """The figures of a place, in the order of `FIGURES`."""
     return [
       blocks.Picture(

@@ -1,5 +1,6 @@
 """The report of results on disk."""
 
+import base64
 import pathlib
 import re
 import shutil
@@ -11,10 +12,12 @@ import pytest
 from experiments import report
 from rllc_jax import checked_files
 from rllc_jax.report import figures
+from rllc_jax.report import page
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
 from rllc_jax.training import records
 from tests import binaries
+from tests.report import behaviour_test
 
 RUN = {
   'started': '2026-01-02 03:04:05',
@@ -135,18 +138,18 @@ def path(workdir):
   return report.run(config(burn_in=20), workdir)
 
 
+def contents(workdir):
+  """The results that the report of a run is made of."""
+  return report._inputs(report._read(workdir), workdir, burn_in=20)
+
+
 def test_a_run_becomes_a_page_and_images(workdir, path):
   html = path.read_text('utf-8')
   assert path == workdir / 'report.html'
-  assert html.count('data:image/svg+xml') == 5
+  names = [x.name for x in figures.FIGURES if x.needs(contents(workdir))]
+  assert html.count('data:image/svg+xml') == len(names) > 0
   pictures = sorted((workdir / 'figures').iterdir())
-  assert [p.name for p in pictures] == [
-    'health.png',
-    'llc.png',
-    'loss.png',
-    'spread.png',
-    'traces.png',
-  ]
+  assert [p.name for p in pictures] == sorted(f'{name}.png' for name in names)
   assert all(p.read_bytes().startswith(b'\x89PNG') for p in pictures)
   for words in (
     'Heads of layers 0 and 1 separate over training',
@@ -165,6 +168,15 @@ def test_a_run_becomes_a_page_and_images(workdir, path):
   assert 'estimates.csv' not in html
 
 
+def test_the_page_shows_every_figure_that_is_drawn(workdir):
+  results = contents(workdir)._replace(readings=behaviour_test.readings())
+  names = [entry.name for entry in figures.FIGURES]
+  html = page.html(results, {name: name.encode() for name in names})
+  encoded = {name: base64.b64encode(name.encode()).decode() for name in names}
+  shown = [name for name in names if f'base64,{encoded[name]}"' in html]
+  assert shown == names, 'no section shows images.at(place) of the others'
+
+
 @pytest.mark.long
 def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
   first = path.read_bytes()
@@ -172,8 +184,7 @@ def test_a_report_can_be_made_again_and_is_the_same(workdir, path):
 
 
 def test_the_heads_with_the_extreme_estimates_are_traced(workdir):
-  contents = report._inputs(report._read(workdir), workdir, burn_in=20)
-  drawn = figures.draw(contents)['traces']
+  drawn = figures.draw(contents(workdir))['traces']
   titles = [ax.get_title('left') for ax in drawn.axes]
   assert titles[0] == 'head 0:0, step 0' and titles[-1] == 'head 1:1, step 16'
 
