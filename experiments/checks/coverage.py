@@ -103,7 +103,7 @@ def measure(
   ours = errors.Mean(
     flat['llc'], *(flat[name] for name in errors.Mean._fields[1:])
   )
-  means = ('standard_error', 'rhat', 'ess', 'ess_distance', 'equilibrium_ratio')
+  means = ('standard_error', 'rhat', 'ess', 'equilibrium_ratio')
   return {
     'problem': problem.name,
     'share_batches': problem.share_batches,

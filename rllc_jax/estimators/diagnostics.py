@@ -10,6 +10,7 @@ from typing import Any
 import warnings
 
 import numpy as np
+from scipy import special
 
 from rllc_jax.estimators import errors
 
@@ -20,8 +21,8 @@ NAMES = (
   'equilibrium_ratio_error',
   'rhat',
   'ess',
-  'rhat_distance',
-  'ess_distance',
+  'chains_difference',
+  'chains_difference_distance',
   'halves_difference',
   'drift_to_noise',
   'negative_share',
@@ -188,11 +189,12 @@ def of_cell(
 
     - `equilibrium_ratio`, with its `equilibrium_ratio_error`: the mean of the
       trace `virial` over d, exactly 1 in equilibrium, below 1 while chains
-      still spread.
-    - `rhat` and `ess` of the paired differences, `rhat_distance` and
-      `ess_distance` of the squared distance from the checkpoint: see
-      :func:`mixing`. Chains that share minibatches have fewer effective draws
-      of the former than it says.
+      still spread. The error is about a straight line, which hides no trend.
+    - `rhat` and `ess` of the paired differences: see :func:`mixing`. Chains
+      that share minibatches have fewer effective draws than it says.
+    - `chains_difference` of the paired differences and
+      `chains_difference_distance` of the squared distance from the checkpoint:
+      see :func:`chains_difference`.
     - `halves_difference`: see :func:`halves_difference`.
     - `drift_to_noise`,
       :math:`\epsilon E\lVert\nabla\hat U\rVert^2 / (4 d)`: the expected
@@ -212,17 +214,12 @@ def of_cell(
       nothing.
   """
   paired = traces['loss'] - traces['center_loss']
-  ratio = errors.mean_with_error(
-    traces['virial'].mean(axis=0) / num_coordinates
-  )
+  mixed = mixing(paired)
   values = {
-    'equilibrium_ratio': ratio.value,
-    'equilibrium_ratio_error': ratio.standard_error,
-    **mixing(paired),
-    **{
-      f'{name}_distance': value
-      for name, value in mixing(traces['squared_distance']).items()
-    },
+    **_equilibrium(traces['virial'], num_coordinates, mixed['ess']),
+    **mixed,
+    'chains_difference': chains_difference(paired),
+    'chains_difference_distance': chains_difference(traces['squared_distance']),
     'halves_difference': halves_difference(paired.mean(axis=0)),
     'drift_to_noise': (
       settings['step_size']
@@ -240,6 +237,18 @@ def of_cell(
     if len(trace):
       values[name] = trace.mean()
   return values
+
+
+def _equilibrium(virial, num_coordinates, ess) -> dict[str, Any]:
+  """The equilibrium ratio with its error."""
+  series = virial.mean(axis=0) / num_coordinates
+  ratio = errors.mean_with_error(errors.without_trend(series))
+  error = ratio.standard_error
+  if len(series) < 2 * errors.MIN_DRAWS and np.isfinite(ess):
+    # Batches of so few draws miss correlations. In a bowl one draw has variance
+    # 2 / d; half of that is surely there.
+    error = np.maximum(error, 1 / np.sqrt(num_coordinates * ess))
+  return {'equilibrium_ratio': ratio.value, 'equilibrium_ratio_error': error}
 
 
 def step_bias(
@@ -337,6 +346,37 @@ def halves_difference(series: np.ndarray) -> np.ndarray:
   error = np.hypot(first.standard_error, second.standard_error)
   with np.errstate(divide='ignore', invalid='ignore'):
     return (first.value - second.value) / error
+
+
+def chains_difference(chains: np.ndarray) -> np.ndarray | float:
+  """How much the means of chains differ, beyond their own errors.
+
+  F is the variance of the means over the mean squared error of one, by batch
+  means; if the chains agree it has an F-distribution. Returned is the deviation
+  of a standard normal that is as improbable.
+
+  Args:
+    chains: [C, D].
+
+  Returns:
+    []; NaN for one chain, or if nothing moves.
+
+  Examples:
+    >>> noise = np.random.default_rng(0).normal(size=(4, 100))
+    >>> print(f'{chains_difference(noise):.1f}')
+    -0.3
+    >>> print(f'{chains_difference(noise + [[1], [0], [0], [0]]):.1f}')
+    5.4
+  """
+  C = len(chains)
+  means = errors.mean_with_error(chains)
+  noise = np.mean(means.standard_error**2)
+  if C == 1 or not noise:
+    return np.nan
+  F = means.value.var(ddof=1) / noise
+  degrees = C - 1, C * (errors.NUM_BATCHES - 1)
+  improbable = max(special.fdtrc(*degrees, F), 1e-300)  # It underflows.
+  return -special.ndtri(improbable)
 
 
 def mixing(chains: np.ndarray) -> dict[str, Any]:

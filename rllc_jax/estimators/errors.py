@@ -104,6 +104,24 @@ def with_interval(
   return Mean(value, standard_error, value - half, value + half)
 
 
+def without_trend(series: np.ndarray) -> np.ndarray:
+  """A series less its straight line, about its mean.
+
+  Of a series that has not settled, the error of the mean is mostly trend, and
+  would hide that the mean is off.
+
+  Args:
+    series: [..., D].
+
+  Examples:
+    >>> print(without_trend(np.array([1.0, 2.0, 3.0])))
+    [2. 2. 2.]
+  """
+  time = np.arange(series.shape[-1]) - (series.shape[-1] - 1) / 2
+  slope = (series * time).sum(axis=-1, keepdims=True) / (time**2).sum()
+  return series - slope * time
+
+
 def long_run_variance(series: np.ndarray) -> np.ndarray:
   r"""The variance of the mean, times the number of draws.
 

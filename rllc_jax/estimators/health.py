@@ -48,6 +48,8 @@ def check(estimates: xr.Dataset) -> xr.Dataset:
 def _reservations(cell: faults.Cell) -> str:
   """Reservations about a cell that is healthy, as a clause."""
   words = []
+  if faults.num_alive(cell) == 1:
+    words.append('one chain cannot disagree with others')
   if faults.is_uncertain(cell):
     words.append(
       f'the equilibrium ratio, {faults.ratio_with_error(cell)}, is too '

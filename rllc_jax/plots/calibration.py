@@ -26,11 +26,10 @@ _HEALTHY, _UNHEALTHY, _NONE = '#cfe6d6', '#f7d9b0', '#e5e7eb'
 _SHORT = (
   ('failed', 'failed'),
   ('equilibrium ratio', 'ratio'),
-  ('R-hat of', 'R-hat'),
-  ('ESS of', 'ESS'),
+  ('chains differ', 'chains'),
+  ('ESS', 'ESS'),
   ('halves of', 'halves'),
   ('never change', 'still'),
-  ('one chain', 'one chain'),
   ('step size adds', 'step bias'),
   ('bias is not predicted', 'bias?'),
   ('last place', 'rounding'),

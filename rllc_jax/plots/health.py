@@ -44,24 +44,22 @@ class _Panel(NamedTuple):
 
 _RATIO = (1 - faults.RATIO_TOLERANCE, 1 + faults.RATIO_TOLERANCE)
 _HALVES = (-faults.HALVES_LIMIT, faults.HALVES_LIMIT)
-_RHAT, _ESS = faults.RHAT_LIMIT, faults.ESS_LIMIT
+_CHAINS = (None, faults.CHAINS_LIMIT)
 _STEP_BIAS = faults.STEP_BIAS_LIMIT
 _PANELS: Mapping[str, _Panel] = {
   'equilibrium_ratio': _Panel(
     'Equilibrium ratio', *_RATIO, shown=(0.95, 1.05), line=1.0
   ),
-  'rhat': _Panel('R-hat, paired differences', None, _RHAT, shown=(1.0, 1.07)),
-  'ess': _Panel(
-    'ESS, paired differences', _ESS, None, logarithmic=True, shown=(30, 300)
-  ),
+  'ess': _Panel('ESS', logarithmic=True, shown=(30, 300)),
+  'rhat': _Panel('R-hat', shown=(1.0, 1.07)),
   'halves_difference': _Panel(
     'Difference of halves, in errors', *_HALVES, shown=(-4.0, 4.0), line=0.0
   ),
-  'rhat_distance': _Panel(
-    'R-hat, squared distance', None, _RHAT, shown=(1.0, 1.07)
+  'chains_difference': _Panel(
+    'Difference of chains', *_CHAINS, shown=(-2.0, 4.0), line=0.0
   ),
-  'ess_distance': _Panel(
-    'ESS, squared distance', _ESS, None, logarithmic=True, shown=(30, 300)
+  'chains_difference_distance': _Panel(
+    'Difference of chains, distance', *_CHAINS, shown=(-2.0, 4.0), line=0.0
   ),
   'step_bias_share': _Panel(
     "Share of the step's bias", None, _STEP_BIAS, shown=(0.0, 0.07)

@@ -14,12 +14,11 @@ from rllc_jax.report import tables
 
 # The faults that each diagnostic shows, by their kinds.
 _KINDS: Mapping[str, set[str]] = {
-  'equilibrium_ratio': {'spread', 'unsure', 'retreat'},
-  'rhat': {'rhat', 'one chain'},
-  'rhat_distance': {'rhat_distance', 'one chain'},
+  'equilibrium_ratio': {'spread', 'retreat'},
+  'chains_difference': {'chains'},
+  'chains_difference_distance': {'chains_distance'},
   'ess': {'ess', 'still'},
-  'ess_distance': {'ess_distance', 'still_distance'},
-  'halves_difference': {'halves', 'short'},
+  'halves_difference': {'halves'},
   'step_bias_share': {'step bias', 'unknown bias'},
   'loss_rounding': {'rounding'},
   'num_failed': {'failed', 'all failed'},
@@ -55,22 +54,23 @@ _DESCRIBED: Mapping[str, _Described] = {
     '.3f',
     1.0,
   ),
-  'rhat_distance': _Described(
-    'R-hat of the squared distance',
+  'chains_difference': _Described(
+    'difference of chains',
+    'how improbable it is that chains which agree differ so much, as a '
+    'standard normal deviation',
+    '.2f',
+    -np.inf,
+  ),
+  'chains_difference_distance': _Described(
+    'difference of chains in distance',
     'the same for the squared distance from the checkpoint, which is slower',
-    '.3f',
-    1.0,
+    '.2f',
+    -np.inf,
   ),
   'ess': _Described(
     'ESS of paired differences',
     'how many independent draws all chains together are worth; where they '
     'share minibatches, fewer',
-    ',.0f',
-    np.inf,
-  ),
-  'ess_distance': _Described(
-    'ESS of the squared distance',
-    'the same for the squared distance from the checkpoint',
     ',.0f',
     np.inf,
   ),
@@ -188,7 +188,7 @@ def _row(
   # Effective sizes have no best value: the smallest is the worst.
   badness = abs(finite - described.worst_at)
   if np.isinf(described.worst_at):
-    badness = -finite
+    badness = -np.sign(described.worst_at) * finite
   extreme = finite.isel(badness.argmax(dim=finite.dims))
   where = f'{extreme.refinement.item()} at step {extreme.checkpoint.item():,}'
   if values.sizes['dataset'] > 1:

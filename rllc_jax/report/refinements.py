@@ -38,7 +38,13 @@ def refinements_table(estimates: xr.Dataset, dataset: str) -> tables.Table:
     )
   since = f'change since step {first.checkpoint.item():,}'
   header = ('refinement', 'wrLLC', '95 % interval', since, 'step bias')
-  header += ('equilibrium ratio', 'R-hat', 'ESS', 'failed chains', 'healthy')
+  header += (
+    'equilibrium ratio',
+    'chains differ',
+    'ESS',
+    'failed chains',
+    'healthy',
+  )
   return tables.Table(header, rows)
 
 
@@ -70,7 +76,7 @@ def _diagnostics(
   words = {
     'step_bias_share': bias,
     'equilibrium_ratio': tables.with_error(*ratio),
-    'rhat': tables.number(value('rhat'), '.3f'),
+    'chains_difference': tables.number(value('chains_difference'), '.1f'),
     'ess': tables.number(value('ess'), ',.0f'),
     'num_failed': f'{value("num_failed"):.0f}',
   }

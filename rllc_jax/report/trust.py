@@ -16,15 +16,15 @@ from rllc_jax.report import inputs
 from rllc_jax.report import tables
 
 RULE = (
-  'Healthy is an estimate of which no chain failed; with R-hat under '
-  f'{faults.RHAT_LIMIT:g} and an effective sample size (ESS) of at least '
-  f'{faults.ESS_LIMIT}, of the paired differences of losses and of the squared '
-  'distance from the checkpoint; an equilibrium ratio from '
-  f'{1 - faults.RATIO_TOLERANCE:g} to {1 + faults.RATIO_TOLERANCE:g}; '
-  f'halves of the run that agree within {faults.HALVES_LIMIT:g} standard '
-  'errors; a step size that is predicted to add at most '
-  f'{faults.percent(faults.STEP_BIAS_LIMIT)}; and a loss whose last place is '
-  'worth less than the standard error.'
+  'An estimate is healthy if no chain failed; chains agree within '
+  f'{faults.CHAINS_LIMIT:g} deviations, in paired differences of losses and in '
+  'squared distance from the checkpoint; the effective sample size (ESS) is at '
+  f'least {faults.ESS_LIMIT} a chain; the equilibrium ratio is within '
+  f'{faults.RATIO_ERRORS} errors of {1 - faults.RATIO_TOLERANCE:g} to '
+  f'{1 + faults.RATIO_TOLERANCE:g}; halves of the run agree within '
+  f'{faults.HALVES_LIMIT:g} standard errors; the step size is predicted to '
+  f'add at most {faults.percent(faults.STEP_BIAS_LIMIT)}; and the last place '
+  'of the loss is worth less than the standard error.'
 )
 _HABIT = (
   'These are habits, not theorems: of many sound estimates some miss a limit '

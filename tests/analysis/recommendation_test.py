@@ -21,9 +21,9 @@ HEALTHY = {
   'equilibrium_ratio': 1.0,
   'equilibrium_ratio_error': 0.001,
   'rhat': 1.01,
-  'rhat_distance': 1.01,
+  'chains_difference': 0.6,
+  'chains_difference_distance': 0.4,
   'ess': 300.0,
-  'ess_distance': 300.0,
   'halves_difference': 0.5,
   'step_bias': 0.1,
   'step_bias_share': 0.02,
@@ -151,14 +151,14 @@ class NoneQualifiesTest(absltest.TestCase):
     sweep = hand_made()
     sweep['healthy'][:] = False
     sweep['ess'][:] = 30.0
-    sweep['ess'][3, 1, 0, 2] = 11.0
+    sweep['ess'][3, 1, 0, 2] = 9.0
     best = recommendation.recommend(sweep)
     self.assertIsNone(best.setting)
     self.assertTrue(best.step_sizes.isnull().all())
     self.assertRegex(
       best.why,
       'all 3 cells. Most often missing, in 24 of 24 cases, is health: at the '
-      'worst .*11, under 50: raise num_draws',
+      'worst ESS is 9, under 2.5 a chain, .*: raise burn_in or num_draws',
     )
 
   def test_a_caller_s_verdict_without_fault_is_named(self):

@@ -159,12 +159,11 @@ def test_a_missing_estimate_is_gray_with_a_dash():
   [
     ('num_failed', 1, 'failed'),
     ('equilibrium_ratio', 0.9, 'ratio'),
-    ('rhat', 1.2, 'R-hat'),
-    ('ess_distance', 20.0, 'ESS'),
+    ('chains_difference', 4.0, 'chains'),
+    ('ess', 9.0, 'ESS'),
     ('ess', np.nan, 'still'),
     ('halves_difference', 5.0, 'halves'),
-    ('num_chains', 1, 'one chain'),
-    ('num_kept', 30, 'few draws'),
+    ('num_kept', 20, 'few draws'),
   ],
 )
 def test_each_fault_has_its_word(name, value, text):

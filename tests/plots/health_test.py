@@ -15,9 +15,9 @@ DIMS = ('checkpoint', 'dataset', 'refinement')
 VALUES = {
   'equilibrium_ratio': 1.0,
   'rhat': 1.01,
-  'rhat_distance': 1.02,
+  'chains_difference': 0.6,
+  'chains_difference_distance': 0.4,
   'ess': 400.0,
-  'ess_distance': 90.0,
   'halves_difference': 0.5,
   'drift_to_noise': 0.05,
   'step_bias_share': 0.03,
@@ -91,11 +91,9 @@ def test_colors_are_those_of_the_main_figure():
   ('title', 'low', 'high'),
   [
     ('Equilibrium ratio', 0.97, 1.03),
-    ('R-hat, paired differences', None, faults.RHAT_LIMIT),
-    ('R-hat, squared distance', None, faults.RHAT_LIMIT),
-    ('ESS, paired differences', faults.ESS_LIMIT, None),
-    ('ESS, squared distance', faults.ESS_LIMIT, None),
-    ('Difference of halves, in errors', -3, 3),
+    ('Difference of chains', None, faults.CHAINS_LIMIT),
+    ('Difference of chains, distance', None, faults.CHAINS_LIMIT),
+    ('Difference of halves, in errors', -4, 4),
   ],
 )
 def test_the_healthy_range_is_shaded(title, low, high):
@@ -122,9 +120,9 @@ def test_diagnostics_without_limits_have_no_healthy_range():
   ('name', 'title', 'value'),
   [
     ('equilibrium_ratio', 'Equilibrium ratio', 0.9),
-    ('rhat', 'R-hat, paired differences', 1.4),
-    ('ess_distance', 'ESS, squared distance', 12.0),
-    ('halves_difference', 'Difference of halves, in errors', -4.0),
+    ('chains_difference', 'Difference of chains', 4.0),
+    ('chains_difference_distance', 'Difference of chains, distance', 12.0),
+    ('halves_difference', 'Difference of halves, in errors', -4.5),
     ('step_bias_share', "Share of the step's bias", 0.06),
   ],
 )
@@ -149,11 +147,11 @@ def test_one_data_set_is_drawn_and_named():
 
 def test_refinements_of_one_checkpoint_stand_side_by_side():
   dataset = estimates(steps=(500,), names=('0:0', '0:1', '1:0'))
-  dataset['rhat'][0, 0, 2] = 2.0
+  dataset['chains_difference'][0, 0, 2] = 4.0
   drawn = health.diagnostics_curves(dataset, dataset='text')
-  ax = panels(drawn)['R-hat, paired differences']
+  ax = panels(drawn)['Difference of chains']
   points = [line[0].tolist() for line in curves(ax)]
-  assert points == [[0, 1.01], [1, 1.01], [2, 2.0], [2, 2.0]]  # And its ring.
+  assert points == [[0, 0.6], [1, 0.6], [2, 4.0], [2, 4.0]]  # And its ring.
   assert [x.get_text() for x in ax.get_xticklabels()] == ['0:0', '0:1', '1:0']
   assert 'step 500' in drawn.get_supxlabel()
 

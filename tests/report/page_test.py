@@ -203,7 +203,7 @@ def test_several_data_sets_are_named():
 def test_the_opening_counts_healthy_estimates(tmp_path):
   html = write(tmp_path / 'a.html')
   assert 'All 12 estimates are healthy.' in html
-  html = write(tmp_path / 'b.html', estimates=saved.changed('ess', 20))
+  html = write(tmp_path / 'b.html', estimates=saved.changed('ess', 9))
   assert (
     '11 of 12 estimates are healthy; what the others miss most often is ESS of '
     'paired differences (1). <a href="#trust">'
@@ -212,7 +212,7 @@ def test_the_opening_counts_healthy_estimates(tmp_path):
 
 def test_a_run_without_healthy_estimates_says_so(tmp_path):
   dataset = saved.estimates()
-  dataset['halves_difference'] = dataset.halves_difference + 3
+  dataset['halves_difference'] = dataset.halves_difference + 4
   html = write(tmp_path / 'a.html', estimates=dataset)
   assert (
     'None of 12 estimates is healthy; what they miss most often is difference '
@@ -233,9 +233,9 @@ def test_every_refinement_has_a_line_and_failed_chains_have_names(tmp_path):
 def test_the_limits_on_the_page_are_those_of_the_rules(tmp_path):
   text = ' '.join(read(write(tmp_path / 'a.html')).text)
   for words in (
-    f'R-hat under {faults.RHAT_LIMIT}',
-    f'at least {faults.ESS_LIMIT}',
-    'from 0.97 to 1.03;',
+    f'within {faults.CHAINS_LIMIT} deviations',
+    f'at least {faults.ESS_LIMIT} a chain',
+    'of 0.97 to 1.03;',
     f'within {faults.HALVES_LIMIT:g} standard errors',
   ):
     assert words in text
