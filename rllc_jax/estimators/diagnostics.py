@@ -10,7 +10,6 @@ from typing import Any
 import warnings
 
 import numpy as np
-from scipy import special
 
 from rllc_jax.estimators import errors
 
@@ -21,8 +20,6 @@ NAMES = (
   'equilibrium_ratio_error',
   'rhat',
   'ess',
-  'chains_difference',
-  'chains_difference_distance',
   'halves_difference',
   'drift_to_noise',
   'negative_share',
@@ -192,9 +189,6 @@ def of_cell(
       still spread. The error is about a straight line, which hides no trend.
     - `rhat` and `ess` of the paired differences: see :func:`mixing`. Chains
       that share minibatches have fewer effective draws than it says.
-    - `chains_difference` of the paired differences and
-      `chains_difference_distance` of the squared distance from the checkpoint:
-      see :func:`chains_difference`.
     - `halves_difference`: see :func:`halves_difference`.
     - `drift_to_noise`,
       :math:`\epsilon E\lVert\nabla\hat U\rVert^2 / (4 d)`: the expected
@@ -218,8 +212,6 @@ def of_cell(
   values = {
     **_equilibrium(traces['virial'], num_coordinates, mixed['ess']),
     **mixed,
-    'chains_difference': chains_difference(paired),
-    'chains_difference_distance': chains_difference(traces['squared_distance']),
     'halves_difference': halves_difference(paired.mean(axis=0)),
     'drift_to_noise': (
       settings['step_size']
@@ -346,37 +338,6 @@ def halves_difference(series: np.ndarray) -> np.ndarray:
   error = np.hypot(first.standard_error, second.standard_error)
   with np.errstate(divide='ignore', invalid='ignore'):
     return (first.value - second.value) / error
-
-
-def chains_difference(chains: np.ndarray) -> np.ndarray | float:
-  """How much the means of chains differ, beyond their own errors.
-
-  F is the variance of the means over the mean squared error of one, by batch
-  means; if the chains agree it has an F-distribution. Returned is the deviation
-  of a standard normal that is as improbable.
-
-  Args:
-    chains: [C, D].
-
-  Returns:
-    []; NaN for one chain, or if nothing moves.
-
-  Examples:
-    >>> noise = np.random.default_rng(0).normal(size=(4, 100))
-    >>> print(f'{chains_difference(noise):.1f}')
-    -0.3
-    >>> print(f'{chains_difference(noise + [[1], [0], [0], [0]]):.1f}')
-    5.4
-  """
-  C = len(chains)
-  means = errors.mean_with_error(chains)
-  noise = np.mean(means.standard_error**2)
-  if C == 1 or not noise:
-    return np.nan
-  F = means.value.var(ddof=1) / noise
-  degrees = C - 1, C * (errors.NUM_BATCHES - 1)
-  improbable = max(special.fdtrc(*degrees, F), 1e-300)  # It underflows.
-  return -special.ndtri(improbable)
 
 
 def mixing(chains: np.ndarray) -> dict[str, Any]:

@@ -1,11 +1,12 @@
 """Rules that an estimate must pass, each with its number and its remedy.
 
-A cell is healthy if no chain failed; chains and halves of the run agree within
-their errors; the effective sample size (ESS) is at least 2.5 a chain; the
-equilibrium ratio is 4 errors within 0.97 and 1.03; the step size is predicted
-to add at most 5 %; and the last place of the loss matters less than the
-standard error. Without a prediction it is not healthy. Acceptance rates do not
-enter: they fall with the number of coordinates at one and the same accuracy.
+A cell is healthy if no chain failed; R-hat is under 1.05, or what so few draws
+allow; the halves of the run agree within 4 standard errors; the effective
+sample size (ESS) is at least 2.5 a chain; the equilibrium ratio is 4 errors
+within 0.97 and 1.03; the step size is predicted to add at most 5 %; and the
+last place of the loss matters less than the standard error. Without a
+prediction it is not healthy. Acceptance rates do not enter: they fall with the
+number of coordinates at one and the same accuracy.
 
 Limits are set by their rates of error, see `experiments.verdicts`: a run is
 flagged for what is wrong with it and not for being short, which its interval
@@ -22,7 +23,6 @@ from rllc_jax.estimators import baselines
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
 
-CHAINS_LIMIT = 3.7  # Passed once in 10,000 by chains that agree.
 ESS_LIMIT = 2.5  # A chain: one that drifts all the way has 2.
 RATIO_TOLERANCE, RATIO_ERRORS = 0.03, 4
 HALVES_LIMIT = 4.0
@@ -31,8 +31,6 @@ STEP_BIAS_LIMIT = 0.05  # Of the estimate, or of its interval where that is 0.
 # The variables of `llc_from_traces` at one cell, and its attributes `baseline`
 # and `step_size`.
 Cell = Mapping[str, Any]
-# The series of R-hat and ESS, by the suffix of their names.
-_SERIES = {'': 'paired differences', '_distance': 'squared distance'}
 _LATER = 'raise burn_in or num_draws'
 _LONGER = 'raise num_draws'
 
@@ -62,7 +60,7 @@ def faults(cell: Cell) -> list[Fault]:
   """Lists the faults of a cell; [] if it is healthy."""
   if (absence := _absence(cell)) is not None:
     return [absence]
-  rules = (_failed, _balance, _chains, _mixing, _halves, _step_bias, _rounding)
+  rules = (_failed, _balance, _mixing, _halves, _step_bias, _rounding)
   return [fault for rule in rules for fault in rule(cell)]
 
 
@@ -140,22 +138,31 @@ def _balance(cell: Cell) -> Iterator[Fault]:
     yield Fault('retreat', excess, words, limit, remedy)
 
 
-def _chains(cell: Cell) -> Iterator[Fault]:
-  """Chains that disagree: some are in another well, or none has settled."""
-  for suffix, series in _SERIES.items():
-    difference = cell[f'chains_difference{suffix}']
-    if difference > CHAINS_LIMIT:  # NaN of a single chain.
-      words = f'chains differ in their {series} by {difference:.1f} deviations'
-      yield Fault(f'chains{suffix}', difference, words, '', _LATER)
+def rhat_limit(num_draws: float) -> float:
+  """The limit of R-hat, which is farther from 1 by chance where draws are few.
+
+  Args:
+    num_draws: of a chain, after the burn-in.
+
+  Examples:
+    >>> rhat_limit(1000), rhat_limit(200)
+    (1.05, 1.07)
+  """
+  return 1 + max(0.05, 14 / num_draws)
 
 
 def _mixing(cell: Cell) -> Iterator[Fault]:
-  """The effective sample size of the paired differences."""
+  """R-hat and the effective sample size of the paired differences."""
   ess, count = cell['ess'], num_alive(cell)
   if not np.isfinite(ess):
     words = 'the paired differences of the chains never change'
     yield Fault('still', 0.0, words, '', 'raise step_size')
-  elif ess < ESS_LIMIT * count:
+    return
+  rhat, limit = cell['rhat'], rhat_limit(int(cell['num_kept']))
+  if count > 1 and not rhat < limit:
+    words = f'R-hat is {rhat:.2f}'
+    yield Fault('rhat', rhat, words, f', not under {limit:.2f}', _LATER)
+  if ess < ESS_LIMIT * count:
     words = f'ESS is {ess:.0f}'
     limit = f', under {ESS_LIMIT} a chain, so the chains still drift'
     yield Fault('ess', -ess, words, limit, _LATER)

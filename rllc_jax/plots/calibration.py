@@ -26,7 +26,7 @@ _HEALTHY, _UNHEALTHY, _NONE = '#cfe6d6', '#f7d9b0', '#e5e7eb'
 _SHORT = (
   ('failed', 'failed'),
   ('equilibrium ratio', 'ratio'),
-  ('chains differ', 'chains'),
+  ('R-hat', 'R-hat'),
   ('ESS', 'ESS'),
   ('halves of', 'halves'),
   ('never change', 'still'),

@@ -44,7 +44,6 @@ class _Panel(NamedTuple):
 
 _RATIO = (1 - faults.RATIO_TOLERANCE, 1 + faults.RATIO_TOLERANCE)
 _HALVES = (-faults.HALVES_LIMIT, faults.HALVES_LIMIT)
-_CHAINS = (None, faults.CHAINS_LIMIT)
 _STEP_BIAS = faults.STEP_BIAS_LIMIT
 _PANELS: Mapping[str, _Panel] = {
   'equilibrium_ratio': _Panel(
@@ -54,12 +53,6 @@ _PANELS: Mapping[str, _Panel] = {
   'rhat': _Panel('R-hat', shown=(1.0, 1.07)),
   'halves_difference': _Panel(
     'Difference of halves, in errors', *_HALVES, shown=(-4.0, 4.0), line=0.0
-  ),
-  'chains_difference': _Panel(
-    'Difference of chains', *_CHAINS, shown=(-2.0, 4.0), line=0.0
-  ),
-  'chains_difference_distance': _Panel(
-    'Difference of chains, distance', *_CHAINS, shown=(-2.0, 4.0), line=0.0
   ),
   'step_bias_share': _Panel(
     "Share of the step's bias", None, _STEP_BIAS, shown=(0.0, 0.07)

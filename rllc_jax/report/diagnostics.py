@@ -15,8 +15,7 @@ from rllc_jax.report import tables
 # The faults that each diagnostic shows, by their kinds.
 _KINDS: Mapping[str, set[str]] = {
   'equilibrium_ratio': {'spread', 'retreat'},
-  'chains_difference': {'chains'},
-  'chains_difference_distance': {'chains_distance'},
+  'rhat': {'rhat'},
   'ess': {'ess', 'still'},
   'halves_difference': {'halves'},
   'step_bias_share': {'step bias', 'unknown bias'},
@@ -53,19 +52,6 @@ _DESCRIBED: Mapping[str, _Described] = {
     'near 1 where chains agree with one another',
     '.3f',
     1.0,
-  ),
-  'chains_difference': _Described(
-    'difference of chains',
-    'how improbable it is that chains which agree differ so much, as a '
-    'standard normal deviation',
-    '.2f',
-    -np.inf,
-  ),
-  'chains_difference_distance': _Described(
-    'difference of chains in distance',
-    'the same for the squared distance from the checkpoint, which is slower',
-    '.2f',
-    -np.inf,
   ),
   'ess': _Described(
     'ESS of paired differences',
@@ -188,7 +174,7 @@ def _row(
   # Effective sizes have no best value: the smallest is the worst.
   badness = abs(finite - described.worst_at)
   if np.isinf(described.worst_at):
-    badness = -np.sign(described.worst_at) * finite
+    badness = -finite
   extreme = finite.isel(badness.argmax(dim=finite.dims))
   where = f'{extreme.refinement.item()} at step {extreme.checkpoint.item():,}'
   if values.sizes['dataset'] > 1:

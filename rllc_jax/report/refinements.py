@@ -38,13 +38,7 @@ def refinements_table(estimates: xr.Dataset, dataset: str) -> tables.Table:
     )
   since = f'change since step {first.checkpoint.item():,}'
   header = ('refinement', 'wrLLC', '95 % interval', since, 'step bias')
-  header += (
-    'equilibrium ratio',
-    'chains differ',
-    'ESS',
-    'failed chains',
-    'healthy',
-  )
+  header += ('equilibrium ratio', 'R-hat', 'ESS', 'failed chains', 'healthy')
   return tables.Table(header, rows)
 
 
@@ -76,7 +70,7 @@ def _diagnostics(
   words = {
     'step_bias_share': bias,
     'equilibrium_ratio': tables.with_error(*ratio),
-    'chains_difference': tables.number(value('chains_difference'), '.1f'),
+    'rhat': tables.number(value('rhat'), '.3f'),
     'ess': tables.number(value('ess'), ',.0f'),
     'num_failed': f'{value("num_failed"):.0f}',
   }

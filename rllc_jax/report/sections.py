@@ -121,8 +121,7 @@ def heads(
     parts.append(refinements.refinements_table(estimates, dataset))
   legend = (
     'wrLLC ± standard error. The error of a change adds two errors as '
-    'if they were independent. How much chains differ, in standard normal '
-    'deviations, and ESS are of the paired differences. '
+    'if they were independent. R-hat and ESS are of the paired differences. '
     'Marked: out of bounds, see whether the numbers can be trusted.'
   )
   return [*parts, blocks.Words(legend, 'note')]

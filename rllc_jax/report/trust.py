@@ -16,9 +16,9 @@ from rllc_jax.report import inputs
 from rllc_jax.report import tables
 
 RULE = (
-  'An estimate is healthy if no chain failed; chains agree within '
-  f'{faults.CHAINS_LIMIT:g} deviations, in paired differences of losses and in '
-  'squared distance from the checkpoint; the effective sample size (ESS) is at '
+  'An estimate is healthy if no chain failed; R-hat of the paired differences '
+  f'of losses is under {faults.rhat_limit(1000):g}, or under 1 + 14 / n at n '
+  'draws if that is more; their effective sample size (ESS) is at '
   f'least {faults.ESS_LIMIT} a chain; the equilibrium ratio is within '
   f'{faults.RATIO_ERRORS} errors of {1 - faults.RATIO_TOLERANCE:g} to '
   f'{1 + faults.RATIO_TOLERANCE:g}; halves of the run agree within '

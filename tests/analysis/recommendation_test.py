@@ -21,8 +21,6 @@ HEALTHY = {
   'equilibrium_ratio': 1.0,
   'equilibrium_ratio_error': 0.001,
   'rhat': 1.01,
-  'chains_difference': 0.6,
-  'chains_difference_distance': 0.4,
   'ess': 300.0,
   'halves_difference': 0.5,
   'step_bias': 0.1,

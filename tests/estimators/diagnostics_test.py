@@ -242,8 +242,6 @@ class CellTest(absltest.TestCase):
     # 4 x 500 draws whose autocorrelations are 4^-k: times (1 - r) / (1 + r).
     self.assertBetween(found['ess'] / 1200, 0.75, 1.25)  # 6 % at 1 deviation.
     self.assertLess(found['rhat'], 1.02)
-    for name in ('chains_difference', 'chains_difference_distance'):
-      self.assertLess(abs(found[name]), 3)
 
   def test_acceptance_is_read_where_it_was_recorded(self):
     """NaN where a run had not yet begun to record it."""

@@ -25,8 +25,6 @@ HEALTHY = {
   'equilibrium_ratio': 1.0,
   'equilibrium_ratio_error': 0.01,
   'rhat': 1.0,
-  'chains_difference': 0.0,
-  'chains_difference_distance': 0.0,
   'ess': 200.0,
   'halves_difference': 0.0,
   'num_chains': 4,
@@ -60,8 +58,10 @@ def estimates(steps=(1, 2, 4), datasets=('train',), names=('0:0', '0:1')):
 class RulesTest(parameterized.TestCase):
   @parameterized.parameters(
     ({},),
-    ({'chains_difference': 3.7, 'chains_difference_distance': 3.7},),
-    ({'num_chains': 1, 'chains_difference': np.nan},),
+    ({'rhat': 1.0699},),  # 14 / 200 draws.
+    ({'rhat': 1.0499, 'num_kept': 1000},),
+    ({'rhat': 1.5, 'num_kept': 24, 'halves_difference': np.nan},),
+    ({'num_chains': 1, 'rhat': np.nan},),
     ({'ess': 10.0},),
     ({'equilibrium_ratio': 0.9301},),
     ({'equilibrium_ratio': 1.0699},),
@@ -75,14 +75,9 @@ class RulesTest(parameterized.TestCase):
     self.assertEqual(faults.faults({**HEALTHY, **changes}), [])
 
   @parameterized.parameters(
-    (
-      {'chains_difference': 3.72},
-      'chains differ in their paired differences by 3.7 deviations: raise burn',
-    ),
-    (
-      {'chains_difference_distance': 12.3},
-      'chains differ in their squared distance by 12.3 deviations',
-    ),
+    ({'rhat': 1.0701}, 'R-hat is 1.07, not under 1.07: raise burn_in'),
+    ({'rhat': 1.0501, 'num_kept': 1000}, 'R-hat is 1.05, not under 1.05'),
+    ({'rhat': np.nan}, 'R-hat is nan'),
     (
       {'ess': 9.4},
       'ESS is 9, under 2.5 a chain, so the chains still drift: raise burn_in',
@@ -158,7 +153,7 @@ class RulesTest(parameterized.TestCase):
 class HealthTest(parameterized.TestCase):
   def test_verdicts_lie_over_cells(self):
     found = estimates()
-    found.chains_difference[1, 0, 0] = 5.2
+    found.rhat[1, 0, 0] = 1.2
     found.ess[1, 0, 0] = 7
     found.num_chains[0, 0, 1] = 1
     found.equilibrium_ratio_error[2, 0, 1] = 0.0151
@@ -169,9 +164,9 @@ class HealthTest(parameterized.TestCase):
     self.assertEqual(checked.verdict.values[0, 0, 0], 'healthy')
     self.assertEqual(
       checked.verdict.values[1, 0, 0],
-      'chains differ in their paired differences by 5.2 deviations: raise '
-      'burn_in or num_draws; ESS is 7, under 2.5 a chain, so the chains still '
-      'drift: raise burn_in or num_draws',
+      'R-hat is 1.20, not under 1.07: raise burn_in or num_draws; ESS is 7, '
+      'under 2.5 a chain, so the chains still drift: raise burn_in or '
+      'num_draws',
     )
     self.assertEqual(
       checked.verdict.values[0, 0, 1],

@@ -260,8 +260,6 @@ class LlcTest(parameterized.TestCase):
     traces['loss'] = traces.loss.copy(data=traces.loss.values + apart)
     found = llc.llc_from_traces(traces, burn_in=0)
     self.assertGreater(float(found.rhat.min()), 1.5)
-    self.assertGreater(float(found.chains_difference.min()), 4)
-    self.assertLess(float(found.chains_difference_distance.max()), 3)
 
 
 class ContrastTest(absltest.TestCase):

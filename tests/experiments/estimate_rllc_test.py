@@ -130,7 +130,7 @@ def test_remaining_cells_are_written_with_verdicts(failed):
   # The head does not see what became of another refinement's chains.
   traces = stored(workdir)
   alone = llc.llc_from_traces(traces.sel(refinement='0:0'))
-  for name in ('llc', 'standard_error', 'distance', 'chains_difference', 'ess'):
+  for name in ('llc', 'standard_error', 'distance', 'rhat', 'ess'):
     np.testing.assert_allclose(
       table[name].xs('0:0', level='refinement'), alone[name].values.ravel()
     )

@@ -159,7 +159,7 @@ def test_a_missing_estimate_is_gray_with_a_dash():
   [
     ('num_failed', 1, 'failed'),
     ('equilibrium_ratio', 0.9, 'ratio'),
-    ('chains_difference', 4.0, 'chains'),
+    ('rhat', 1.2, 'R-hat'),
     ('ess', 9.0, 'ESS'),
     ('ess', np.nan, 'still'),
     ('halves_difference', 5.0, 'halves'),

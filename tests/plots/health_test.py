@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from rllc_jax.estimators import faults
 from rllc_jax.plots import heads
 from rllc_jax.plots import health
 from rllc_jax.plots import style
@@ -15,8 +14,6 @@ DIMS = ('checkpoint', 'dataset', 'refinement')
 VALUES = {
   'equilibrium_ratio': 1.0,
   'rhat': 1.01,
-  'chains_difference': 0.6,
-  'chains_difference_distance': 0.4,
   'ess': 400.0,
   'halves_difference': 0.5,
   'drift_to_noise': 0.05,
@@ -91,8 +88,6 @@ def test_colors_are_those_of_the_main_figure():
   ('title', 'low', 'high'),
   [
     ('Equilibrium ratio', 0.97, 1.03),
-    ('Difference of chains', None, faults.CHAINS_LIMIT),
-    ('Difference of chains, distance', None, faults.CHAINS_LIMIT),
     ('Difference of halves, in errors', -4, 4),
   ],
 )
@@ -120,8 +115,6 @@ def test_diagnostics_without_limits_have_no_healthy_range():
   ('name', 'title', 'value'),
   [
     ('equilibrium_ratio', 'Equilibrium ratio', 0.9),
-    ('chains_difference', 'Difference of chains', 4.0),
-    ('chains_difference_distance', 'Difference of chains, distance', 12.0),
     ('halves_difference', 'Difference of halves, in errors', -4.5),
     ('step_bias_share', "Share of the step's bias", 0.06),
   ],
@@ -147,11 +140,11 @@ def test_one_data_set_is_drawn_and_named():
 
 def test_refinements_of_one_checkpoint_stand_side_by_side():
   dataset = estimates(steps=(500,), names=('0:0', '0:1', '1:0'))
-  dataset['chains_difference'][0, 0, 2] = 4.0
+  dataset['halves_difference'][0, 0, 2] = 5.0
   drawn = health.diagnostics_curves(dataset, dataset='text')
-  ax = panels(drawn)['Difference of chains']
+  ax = panels(drawn)['Difference of halves, in errors']
   points = [line[0].tolist() for line in curves(ax)]
-  assert points == [[0, 0.6], [1, 0.6], [2, 4.0], [2, 4.0]]  # And its ring.
+  assert points == [[0, 0.5], [1, 0.5], [2, 5.0], [2, 5.0]]  # And its ring.
   assert [x.get_text() for x in ax.get_xticklabels()] == ['0:0', '0:1', '1:0']
   assert 'step 500' in drawn.get_supxlabel()
 

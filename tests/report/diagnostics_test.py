@@ -26,7 +26,7 @@ def test_a_row_of_the_table_by_hand():
     'change since step 0': '18.00 ± 0.35',  # sqrt(2) / 4.
     'step bias': '0.1 (2.0 %)',
     'equilibrium ratio': '1.000 ± 0.010',
-    'chains differ': '0.6',
+    'R-hat': '1.010',
     'ESS': '400',
     'failed chains': '0',
     'healthy': 'yes',
@@ -35,23 +35,17 @@ def test_a_row_of_the_table_by_hand():
 
 def test_a_missing_estimate_is_a_dash():
   dataset = saved.changed('num_kept', 0)
-  for name in ('llc', 'low', 'chains_difference', 'ess', 'equilibrium_ratio'):
+  for name in ('llc', 'low', 'rhat', 'ess', 'equilibrium_ratio'):
     dataset[name][2, 0, 1] = np.nan
   cells = row(dataset)
-  for name in (
-    'wrLLC',
-    '95 % interval',
-    'change since step 0',
-    'chains differ',
-  ):
+  for name in ('wrLLC', '95 % interval', 'change since step 0', 'R-hat'):
     assert cells[name] == tables.Cell(tables.MISSING)
   assert cells['healthy'] == tables.Cell('no', True)
 
 
 # Just on this side of the limits of `estimators.faults`, and just beyond.
 RULES = [
-  ('chains differ', 'chains_difference', 3.69, 3.71),
-  ('', 'chains_difference_distance', 3.69, 3.71),
+  ('R-hat', 'rhat', 1.069, 1.071),
   ('ESS', 'ess', 10, 9),
   # Four errors of .01 more than the tolerance.
   ('equilibrium ratio', 'equilibrium_ratio', 0.931, 0.929),
@@ -132,13 +126,11 @@ def test_acceptance_and_scales_are_shown_and_not_judged():
 
 
 def test_data_sets_are_named_where_there_are_several():
-  two = xr.concat(
-    [saved.estimates(), saved.changed('chains_difference', 5.3)], 'dataset'
-  )
+  two = xr.concat([saved.estimates(), saved.changed('rhat', 1.3)], 'dataset')
   two = two.assign_coords(dataset=['a', 'b'])
-  row_of_chains = table_rows(two)['difference of chains']
-  assert row_of_chains['where it is most extreme'].text == '0:1 at step 100, b'
-  assert row_of_chains['out of bounds'].text == '1 of 24'
+  rhat_row = table_rows(two)['R-hat of paired differences']
+  assert rhat_row['where it is most extreme'].text == '0:1 at step 100, b'
+  assert rhat_row['out of bounds'].text == '1 of 24'
 
 
 def test_a_diagnostic_that_is_nowhere_finite_is_left_out():

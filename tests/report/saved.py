@@ -10,8 +10,6 @@ HEALTHY = {
   'equilibrium_ratio': 1.0,
   'equilibrium_ratio_error': 0.01,
   'rhat': 1.01,
-  'chains_difference': 0.6,
-  'chains_difference_distance': 0.4,
   'ess': 400.0,
   'halves_difference': 0.5,
   'drift_to_noise': 0.05,

@@ -16,7 +16,6 @@ def make_config(
   seed: int = 0, **changes: Mapping[str, Any]
 ) -> ml_collections.ConfigDict:
   """As `sections.make_config`, with the sampler of Wang et al. (2410.02984)."""
-  sampling = {'sampler': 'sgld', 'step_size': 1e-3} | changes.pop(
-    'sampling', {}
-  )
+  own = dict(changes.pop('sampling', {}))
+  sampling = {'sampler': 'sgld', 'step_size': 1e-3, **own}
   return sections.make_config(seed, sampling=sampling, **changes)
