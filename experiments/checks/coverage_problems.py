@@ -78,7 +78,7 @@ def bowl(num_runs: int, num_draws: int) -> Problem:
     del batch
     return 0.5 * jnp.sum(jnp.asarray(h, jnp.float32) * w**2)
 
-  traces = _sample_weights(
+  traces = sample_weights(
     jax.random.key(0, impl='threefry2x32'),
     loss_fn,
     jnp.zeros(len(h)),
@@ -112,7 +112,7 @@ def linear_regression(
     0, num_points=200, num_coordinates=3, noise=0.75
   )
   posterior = types.Posterior(nbeta=100.0, localization=80.0)
-  traces = _sample_weights(
+  traces = sample_weights(
     # Another seed for each variant: their results must be independent.
     jax.random.key(1 + share_batches, impl='threefry2x32'),
     regression.loss,
@@ -175,12 +175,28 @@ def head(
   )
 
 
+def sample_trained_head(
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  num_runs: int,
+  num_draws: int,
+) -> xr.Dataset:
+  """Runs of `head`, at the sampler and the burn-in of the config."""
+  corpus = build_corpus.run(config, workdir)
+  train.run(config, workdir)
+  sampling = sections.read(config).sampling
+  burn_in = errors.default_burn_in(sampling.step_size, sampling.localization)
+  return _sample_head(
+    config, corpus, workdir, 'runs', num_runs, num_draws, burn_in
+  )
+
+
 def _runs(prefix: str, count: int, window: types.Window):
   """Data sets that differ in name alone, for independent runs."""
   return {f'{prefix} {i:03}': window for i in range(count)}
 
 
-def _sample_weights(
+def sample_weights(
   rng_key: types.Key,
   loss_fn: types.LossFn,
   center: types.Array,
@@ -188,7 +204,23 @@ def _sample_weights(
   num_runs: int,
   **options: Any,
 ) -> xr.Dataset:
-  """Samples runs of all weights of a small problem in one call."""
+  """Samples runs of all weights of a small problem in one call.
+
+  Args:
+    rng_key: of all runs.
+    loss_fn: `loss_fn(w, batch)`.
+    center: w at the checkpoint.
+    batches: data, and how minibatches are drawn.
+    num_runs: independent runs.
+    **options: of `rllc_jax.Sampling`; by default four chains of SGLD at a step
+      size of 1e-3.
+  """
+  settings = {
+    'sampler': 'sgld',
+    'step_size': _STEP_SIZE,
+    'num_chains': _NUM_CHAINS,
+    **options,
+  }
   lens = weights.all_weights()
   mesh = grid.default_mesh(num_runs)
   return trajectories.estimate_trajectory(
@@ -199,11 +231,10 @@ def _sample_weights(
     types.Trajectory((0,), lambda steps: trees.stack([center] * len(steps))),
     _runs('run', num_runs, minibatches.whole(batches.data)),
     batches,
-    rllc_jax.Sampling(
-      sampler='sgld', step_size=_STEP_SIZE, num_chains=_NUM_CHAINS, **options
-    ),
+    rllc_jax.Sampling(**settings),
     layout=rllc_jax.Layout(
-      chunk_size=_NUM_CHAINS,  # A vector of four costs as much as one number.
+      # A vector of four costs as much as one number.
+      chunk_size=settings['num_chains'],
       rows_per_block=len(grid.padded(range(num_runs), mesh.shape['row'])),
       mesh=mesh,
     ),
