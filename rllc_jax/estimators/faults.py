@@ -146,9 +146,9 @@ def rhat_limit(num_draws: float) -> float:
 
   Examples:
     >>> rhat_limit(1000), rhat_limit(200)
-    (1.05, 1.07)
+    (1.05, 1.08)
   """
-  return 1 + max(0.05, 14 / num_draws)
+  return 1 + max(0.05, 16 / num_draws)
 
 
 def _mixing(cell: Cell) -> Iterator[Fault]:

@@ -17,7 +17,7 @@ from rllc_jax.report import tables
 
 RULE = (
   'An estimate is healthy if no chain failed; R-hat of the paired differences '
-  f'of losses is under {faults.rhat_limit(1000):g}, or under 1 + 14 / n at n '
+  f'of losses is under {faults.rhat_limit(1000):g}, or under 1 + 16 / n at n '
   'draws if that is more; their effective sample size (ESS) is at '
   f'least {faults.ESS_LIMIT} a chain; the equilibrium ratio is within '
   f'{faults.RATIO_ERRORS} errors of {1 - faults.RATIO_TOLERANCE:g} to '

@@ -233,7 +233,7 @@ def test_every_refinement_has_a_line_and_failed_chains_have_names(tmp_path):
 def test_the_limits_on_the_page_are_those_of_the_rules(tmp_path):
   text = ' '.join(read(write(tmp_path / 'a.html')).text)
   for words in (
-    f'under {faults.rhat_limit(1000):g}, or under 1 + 14 / n',
+    f'under {faults.rhat_limit(1000):g}, or under 1 + 16 / n',
     f'at least {faults.ESS_LIMIT} a chain',
     'of 0.97 to 1.03;',
     f'within {faults.HALVES_LIMIT:g} standard errors',
