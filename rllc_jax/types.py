@@ -141,6 +141,7 @@ class Minibatches(NamedTuple):
   Attributes:
     data: resident arrays; they enter compiled code as arguments.
     draw: `draw(rng_key, step, data, window) -> batch`. The key is consumed.
+      Steps are -2 and -1, see `estimators.minibatch_noise`, then 0, 1, ...
   """
 
   data: PyTree

@@ -317,6 +317,7 @@ class FailureTest(absltest.TestCase):
         nbeta=100.0,
         localization=0.0,
         step_size=1e-3,
+        sampler='sgld',
         batch_size=1,
         num_chains=8,
         num_draws=100,
