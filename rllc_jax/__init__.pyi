@@ -9,6 +9,7 @@ from rllc_jax.estimators.grid import make_mesh as make_mesh
 from rllc_jax.estimators.health import NotHealthyWarning as NotHealthyWarning
 from rllc_jax.estimators.llc import contrast as contrast
 from rllc_jax.estimators.llc import llc_from_traces as llc_from_traces
+from rllc_jax.estimators.nbeta_response import nbeta_response as nbeta_response
 from rllc_jax.estimators.plan import plan as plan
 from rllc_jax.estimators.rllc import Estimate as Estimate
 from rllc_jax.estimators.rllc import estimate_llc as estimate_llc
