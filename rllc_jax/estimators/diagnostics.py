@@ -25,6 +25,7 @@ NAMES = (
   'negative_share',
   'distance',
   'step_bias',
+  'step_bias_error',
   'step_bias_share',
   'loss_rounding',
 )
@@ -200,7 +201,8 @@ def of_cell(
       minibatch noise or an unfinished training hides the well.
     - `distance`: root mean square of :math:`\lVert u - u^*\rVert`.
     - `step_bias`: how much of the estimate the step size is predicted to add,
-      see :func:`step_bias`.
+      see :func:`step_bias`; with its `step_bias_error`, which matters in short
+      runs.
     - `loss_rounding`: n beta times the last place of the loss at the
       checkpoint, in the precision that it was recorded in.
     - `mala_acceptance`: the mean of that trace, if it was recorded. It falls
@@ -221,6 +223,7 @@ def of_cell(
     'negative_share': (paired < 0).mean(),
     'distance': np.sqrt(traces['squared_distance'].mean()),
     'step_bias': step_bias(traces, settings, nbeta),
+    'step_bias_error': _step_bias_error(traces, nbeta),
     'loss_rounding': nbeta * traces['last_place'].mean(),
   }
   for name in OPTIONAL_TRACES:
@@ -275,6 +278,14 @@ def step_bias(
   share = traces.get('relative_bias', np.zeros(1)).mean()
   paired = traces['loss'] - traces['center_loss']
   return bias + nbeta * paired.mean() * share / (1 + share)
+
+
+def _step_bias_error(traces, nbeta) -> np.ndarray | float:
+  """The standard error of the first term of the formula, the noisiest."""
+  if 'loss_correction' not in traces:
+    return np.nan
+  series = nbeta / 2 * traces['loss_correction'].mean(axis=0)
+  return errors.mean_with_error(series).standard_error
 
 
 def _unseen_heat(traces, settings, nbeta) -> np.ndarray | float:

@@ -181,13 +181,14 @@ def _halves(cell: Cell) -> Iterator[Fault]:
 
 
 def _step_bias(cell: Cell) -> Iterator[Fault]:
-  """The part of the estimate that the step size adds."""
+  """The part of the estimate that the step size adds, less its error."""
   bias, share = cell['step_bias'], cell['step_bias_share']
+  size = abs(bias)
   if not np.isfinite(bias):
     words = "the step size's bias is not predicted for this sampler or store"
     remedy = 'take leimkuhler_matthews(), or compare with half the step size'
     yield Fault('unknown bias', 0.0, words, '', remedy)
-  elif share > STEP_BIAS_LIMIT:
+  elif share * (size - cell['step_bias_error']) > STEP_BIAS_LIMIT * size:
     words = f'the step size adds {bias:.3g} of {cell["llc"]:.3g}'
     limit = f', over {percent(STEP_BIAS_LIMIT)}'
     yield Fault('step bias', share, words, limit, _smaller_step(cell))

@@ -24,6 +24,7 @@ HEALTHY = {
   'ess': 300.0,
   'halves_difference': 0.5,
   'step_bias': 0.1,
+  'step_bias_error': 0.0,
   'step_bias_share': 0.02,
   'loss_rounding': 1e-5,
   'failure_kind': 0,

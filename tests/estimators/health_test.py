@@ -35,6 +35,7 @@ HEALTHY = {
   'standard_error': 0.1,
   'high': 5.2,
   'step_bias': 0.1,
+  'step_bias_error': 0.0,
   'step_bias_share': 0.02,
   'loss_rounding': 1e-5,
 }
@@ -69,6 +70,7 @@ class RulesTest(parameterized.TestCase):
     ({'num_kept': 24, 'halves_difference': np.nan},),
     ({'mala_acceptance': 0.001, 'negative_share': 0.6},),
     ({'step_bias_share': 0.05},),
+    ({'step_bias_share': 0.06, 'step_bias_error': 0.017},),  # .1 with .017.
     ({'loss_rounding': 0.1},),
   )
   def test_healthy(self, changes):
@@ -117,6 +119,10 @@ class RulesTest(parameterized.TestCase):
     (
       {'step_bias': 0.239, 'step_bias_share': 0.0501},
       'the step size adds 0.239 of 5, over 5 %: lower step_size',
+    ),
+    (
+      {'step_bias_share': 0.06, 'step_bias_error': 0.016},
+      'the step size adds 0.1 of 5, over 5 %',
     ),
     (
       {'step_bias': np.nan},

@@ -16,6 +16,7 @@ HEALTHY = {
   'negative_share': 0.1,
   'distance': 9.0,
   'step_bias': 0.1,
+  'step_bias_error': 0.0,
   'step_bias_share': 0.02,
   'loss_rounding': 1e-5,
   'failure_kind': 0,
