@@ -3,6 +3,7 @@
 from rllc_jax.analysis.calibration import calibrate as calibrate
 from rllc_jax.analysis.calibration import calibrate_llc as calibrate_llc
 from rllc_jax.analysis.recommendation import recommend as recommend
+from rllc_jax.analysis.suggestion import suggest as suggest
 from rllc_jax.data.minibatches import full as full
 from rllc_jax.data.minibatches import uniform as uniform
 from rllc_jax.estimators.grid import make_mesh as make_mesh

@@ -7,6 +7,7 @@ curvature :math:`a = n\beta h + \gamma`, and SGLD diverges from
 """
 
 from collections.abc import Callable
+from collections.abc import Sequence
 import functools
 from typing import Any
 
@@ -51,7 +52,7 @@ def top_curvatures(
   Returns:
     [R], in nats / weight^2. Negative where the loss bends down everywhere.
   """
-  of_refinement = _hessian_product(
+  of_refinement = hessian_product(
     refinements.lens, refinements.loss, minibatches.draw, num_batches
   )
   params = jax.tree.map(jnp.asarray, params)
@@ -91,35 +92,67 @@ def top_eigenvalue(
   """
   # A fixed start: equal inputs give equal curvatures.
   vector = np.random.default_rng(0).normal(size=size)
-  basis = [vector / np.linalg.norm(vector)]
+  diagonal, off_diagonal = lanczos(
+    product, vector, num_iterations, tolerance=_TOLERANCE
+  )
+  if not (diagonal and np.isfinite(diagonal).all()):
+    return np.nan
+  return float(ritz(diagonal, off_diagonal)[0][-1])
+
+
+def lanczos(
+  product: Callable[[np.ndarray], np.ndarray],
+  start: np.ndarray,
+  num_iterations: int,
+  tolerance: float = 1e-10,
+) -> tuple[list[float], list[float]]:
+  """Lanczos iteration of a symmetric matrix, with full orthogonalization.
+
+  Args:
+    product: `product(vector [d]) -> [d]`, the matrix times a vector.
+    start: [d], not 0.
+    num_iterations: products at most.
+    tolerance: of the residual of the top Ritz pair, relative, to stop at.
+
+  Returns:
+    Diagonal [m] and off-diagonal [m - 1] of the tridiagonal matrix; the
+    diagonal ends in NaN if a product was not finite.
+  """
+  basis = [start / np.linalg.norm(start)]
   diagonal: list[float] = []
   off_diagonal: list[float] = []
-  top = np.nan
-  for _ in range(min(num_iterations, size)):
+  for i in range(min(num_iterations, start.size)):
     image = product(basis[-1])
-    if not np.isfinite(image).all():
-      return np.nan
     diagonal.append(float(image @ basis[-1]))
-    ritz: Any = linalg.eigh_tridiagonal(diagonal, off_diagonal)
-    values, vectors = ritz
-    top = float(values[-1])
+    if not np.isfinite(image).all():
+      diagonal[-1] = np.nan
+      break
     for _ in range(2):  # Rounding leaves a rest after one.
       image = image - np.stack(basis).T @ (np.stack(basis) @ image)
     length = float(np.linalg.norm(image))
-    # The residual of the top Ritz pair.
-    if length * abs(vectors[-1, -1]) <= _TOLERANCE * abs(top):
+    values, vectors = ritz(diagonal, off_diagonal)
+    converged = length * abs(vectors[-1, -1]) <= tolerance * abs(values[-1])
+    if converged or i + 1 == min(num_iterations, start.size):
       break
     off_diagonal.append(length)
     basis.append(image / length)
-  return top
+  return diagonal, off_diagonal
+
+
+def ritz(
+  diagonal: Sequence[float], off_diagonal: Sequence[float]
+) -> tuple[np.ndarray, np.ndarray]:
+  """Eigenvalues, ascending, and eigenvectors of a tridiagonal matrix."""
+  found: Any = linalg.eigh_tridiagonal(diagonal, off_diagonal)
+  return found
 
 
 # Cached: a new function at each checkpoint would compile anew.
 @functools.lru_cache(maxsize=64)
-def _hessian_product(
+def hessian_product(
   lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw, num_batches: int
 ) -> Callable[..., types.Array]:
-  """The function (vector [d], ...) -> [d], compiled once a family."""
+  """`product(vector [d], rng_key, params, index, data, window) -> [d]`."""
 
   def product(vector, rng_key, params, index, data, window):
     flat, unravel = ravel_pytree(lens.extract(params, index))

@@ -1,0 +1,347 @@
+r"""Settings before any chain, from curvature and gradient noise.
+
+In a bowl everything about a chain of Leimkuhler and Matthews' is a function of
+the Hessian H of the loss: with :math:`P = n\beta H + \gamma`,
+:math:`K = n\beta H / P` and :math:`r = 1 - \epsilon P / 2`,
+
+- the estimate is :math:`\tfrac12 \operatorname{tr} K`;
+- :math:`n\beta L` has the variance :math:`\tfrac12 \operatorname{tr} K^2`;
+  summed over time,
+  :math:`\tfrac12 \operatorname{tr} K^2 (1 + r^2) / (1 - r^2)`;
+- noise n of the gradient of :math:`n\beta\ell` adds
+  :math:`E[n^T P^{-1} n]` to the variance of a paired draw, and
+  :math:`\tfrac\epsilon8 E[n^T K (1 - \epsilon P / 4)^{-1} n]` to the estimate.
+
+Traces and forms are by Lanczos quadrature (Golub and Meurant, "Matrices,
+Moments and Quadrature", 2010), from random vectors and from gradient noise.
+Directions in which the loss bends down count as flat.
+"""
+
+from collections.abc import Callable
+from collections.abc import Sequence
+import functools
+import math
+from typing import Any, NamedTuple
+
+import jax
+from jax.flatten_util import ravel_pytree
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+
+from rllc_jax import types
+from rllc_jax.analysis import curvature
+from rllc_jax.estimators import errors
+from rllc_jax.estimators import settings
+from rllc_jax.refinement import weights
+
+# Of step size times the largest curvature; chains diverge from 4 on, and that
+# of single minibatches is larger than that of their mean.
+_MAX_PRODUCT = 2.0
+# Without a localization: curvatures of the posterior span 1 to 1 + this.
+_CONDITION = 10.0
+_GRID = 2.0 ** np.arange(0, -12, -0.25)  # Of step sizes, below the largest.
+
+
+class Suggestion(NamedTuple):
+  """Settings for all parts and checkpoints, with what they should give.
+
+  Attributes:
+    sampling: settings of the chains; hand it to `plan` for time and memory.
+    relaxation: steps in which the flattest direction forgets its start,
+      2 / (step_size localization).
+    each: over (checkpoint, refinement): `curvature`, the largest of the loss,
+      nats / weight^2; `llc`, predicted; `step_bias_share`, of it; `num_draws`,
+      of a chain after the burn-in, for the asked error.
+    why: a sentence: what bounds the step size.
+  """
+
+  sampling: settings.Sampling
+  relaxation: float
+  each: xr.Dataset
+  why: str
+
+
+class _Spectrum(NamedTuple):
+  """The Hessian of a cell as sums over points: sum weights f(values).
+
+  Attributes:
+    top: its largest eigenvalue.
+    values: of tr f(H), with `weights`.
+    noisy_values: of E[n^T f(H) n], n of the loss, with `noisy_weights`.
+  """
+
+  top: float
+  values: np.ndarray
+  weights: np.ndarray
+  noisy_values: np.ndarray
+  noisy_weights: np.ndarray
+
+
+def suggest(
+  rng_key: types.Key,
+  refinements: Sequence[types.Refinements] | types.Refinements,
+  trajectory: types.Trajectory,
+  window: types.PyTree,
+  minibatches: types.Minibatches,
+  *,
+  nbeta: float,
+  localization: float | None = None,
+  relative_error: float = 0.05,
+  max_bias: float = 0.02,
+  num_chains: int = 4,
+  plain_loss: types.LossFn | None = None,
+  num_batches: int = 8,
+  num_iterations: int = 24,
+) -> Suggestion:
+  r"""Suggests one setting for all parts and checkpoints, so that they compare.
+
+  It takes some dozens of Hessian-vector products a cell. Predictions are those
+  of a bowl: trained heads are near one, young ones less so.
+
+  Args:
+    rng_key: typed key.
+    refinements: families, or one.
+    trajectory: the checkpoints to look at; the last is where curvature is
+      largest as a rule.
+    window: the data set.
+    minibatches: as in the run: gradient noise depends on the batch size.
+    nbeta: n beta.
+    localization: gamma; by default n beta times the largest curvature over 10.
+    relative_error: standard error asked for, as a share of the estimate.
+    max_bias: most of an estimate that minibatches may add through the step.
+    num_chains: of the run.
+    plain_loss: `loss_fn(params, batch)` to differentiate twice; see
+      `calibrate`.
+    num_batches: minibatches that the Hessian is the mean over.
+    num_iterations: Hessian-vector products a vector.
+
+  Raises:
+    ValueError: if a curvature is not finite, or the loss is flat and no
+      localization is given.
+  """
+  if isinstance(refinements, types.Refinements):
+    refinements = [refinements]
+  spectra = {}
+  for step in trajectory.steps:
+    params = jax.tree.map(lambda x: jnp.asarray(x[0]), trajectory.load([step]))
+    for family in refinements:
+      if plain_loss is not None:
+        plain = weights.refine(plain_loss, family.lens)
+        family = family._replace(loss=plain)
+      look = functools.partial(
+        _spectrum, family, params, minibatches, window, rng_key
+      )
+      for r, name in enumerate(family.names):
+        spectra[int(step), name] = look(r, num_batches, num_iterations)
+  top = max(spectrum.top for spectrum in spectra.values())
+  if localization is None:
+    if not top > 0:
+      raise ValueError(
+        'localization must be given where the loss is flat, because it is '
+        f'scaled by the largest curvature otherwise; got {top:.3g}.'
+      )
+    localization = nbeta * top / _CONDITION
+  posterior = types.Posterior(nbeta, localization)
+  largest = _MAX_PRODUCT / (nbeta * max(top, 0.0) + localization)
+  step_size, why = _step_size(spectra, posterior, largest, max_bias)
+  each = _each(spectra, posterior, step_size, relative_error, num_chains)
+  sampling = settings.Sampling(
+    nbeta=nbeta,
+    localization=localization,
+    step_size=step_size,
+    num_chains=num_chains,
+    num_draws=int(each.num_draws.max()),
+  )
+  return Suggestion(sampling, 2 / (step_size * localization), each, why)
+
+
+def _step_size(
+  spectra: dict[Any, _Spectrum],
+  posterior: types.Posterior,
+  largest: float,
+  max_bias: float,
+) -> tuple[float, str]:
+  """The largest step size that is stable and not too biased, and its bound."""
+  for step_size in largest * _GRID:
+    biases = {
+      cell: _bias(spectrum, posterior, step_size) / _llc(spectrum, posterior)
+      for cell, spectrum in spectra.items()
+      if _llc(spectrum, posterior) > 0
+    }
+    if not biases or max(biases.values()) <= max_bias:
+      break
+  if step_size == largest:
+    product = f'{_MAX_PRODUCT:g} over the largest curvature of the posterior'
+    return float(step_size), f'The step size is {product}.'
+  (step, name), bias = max(biases.items(), key=lambda item: item[1])
+  return float(step_size), (
+    f'Minibatch noise bounds the step size: it adds {100 * bias:.2g} % to the '
+    f'estimate of {name} at step {step}; a larger batch would allow more.'
+  )
+
+
+def _llc(spectrum: _Spectrum, posterior: types.Posterior) -> float:
+  K, _ = _functions(spectrum.values, posterior)
+  return 0.5 * float(np.sum(spectrum.weights * K))
+
+
+def _bias(
+  spectrum: _Spectrum, posterior: types.Posterior, step_size: float
+) -> float:
+  K, P = _functions(spectrum.noisy_values, posterior)
+  square = posterior.nbeta**2 * spectrum.noisy_weights
+  return step_size / 8 * float(np.sum(square * K / (1 - step_size * P / 4)))
+
+
+def _functions(values, posterior) -> tuple[np.ndarray, np.ndarray]:
+  """K and P at eigenvalues of the Hessian."""
+  stiffness = posterior.nbeta * np.maximum(values, 0)
+  P = stiffness + posterior.localization
+  return stiffness / P, P
+
+
+def _each(
+  spectra: dict[Any, _Spectrum],
+  posterior: types.Posterior,
+  step_size: float,
+  relative_error: float,
+  num_chains: int,
+) -> xr.Dataset:
+  """Predictions for every cell at a setting."""
+  steps = list(dict.fromkeys(step for step, _ in spectra))
+  names = list(dict.fromkeys(name for _, name in spectra))
+  shape = (len(steps), len(names))
+  values = {
+    name: np.zeros(shape)
+    for name in ('curvature', 'llc', 'step_bias_share', 'num_draws')
+  }
+  for (step, name), spectrum in spectra.items():
+    where = steps.index(step), names.index(name)
+    llc = _llc(spectrum, posterior)
+    variance = _long_run_variance(spectrum, posterior, step_size)
+    draws = variance / num_chains / max(relative_error * llc, 1e-30) ** 2
+    values['curvature'][where] = spectrum.top
+    values['llc'][where] = llc
+    bias = _bias(spectrum, posterior, step_size)
+    values['step_bias_share'][where] = bias / max(llc, 1e-30)
+    values['num_draws'][where] = max(errors.MIN_DRAWS, math.ceil(draws))
+  dims = ('checkpoint', 'refinement')
+  return xr.Dataset(
+    {name: (dims, array) for name, array in values.items()},
+    {'checkpoint': steps, 'refinement': names},
+  )
+
+
+def _long_run_variance(
+  spectrum: _Spectrum, posterior: types.Posterior, step_size: float
+) -> float:
+  """Of a chain's draws of n beta (l - l*), summed over time."""
+  K, P = _functions(spectrum.values, posterior)
+  squares = (1 - step_size * P / 2) ** 2
+  thermal = 0.5 * np.sum(
+    spectrum.weights * K**2 * (1 + squares) / (1 - squares)
+  )
+  _, P = _functions(spectrum.noisy_values, posterior)
+  noise = np.sum(posterior.nbeta**2 * spectrum.noisy_weights / P)
+  return float(thermal + noise)
+
+
+def _spectrum(
+  family: types.Refinements,
+  params: types.Params,
+  minibatches: types.Minibatches,
+  window: types.PyTree,
+  rng_key: types.Key,
+  r: int,
+  num_batches: int,
+  num_iterations: int,
+) -> _Spectrum:
+  """Looks at a refinement by Lanczos iterations from three vectors."""
+  index = jax.tree.map(lambda leaf: leaf[r], family.indices)
+  flat, _ = ravel_pytree(family.lens.extract(params, index))
+  data = (rng_key, params, index, minibatches.data, window)
+  multiply = curvature.hessian_product(
+    family.lens, family.loss, minibatches.draw, num_batches
+  )
+  product = lambda vector: np.asarray(
+    multiply(jnp.asarray(vector, flat.dtype), *data), np.float64
+  )
+  rng = np.random.default_rng(0)  # Equal inputs give equal suggestions.
+  # One vector's error is some 1 / sqrt(d) of a trace: in few dimensions, more.
+  count = min(16, 2 + 1000 // flat.size)
+  probes = rng.choice([-1.0, 1.0], size=(count, flat.size))
+  noise = _noise(family.lens, family.loss, minibatches.draw, count)
+  form = lambda vectors: _mean_form(product, vectors, num_iterations)
+  thermal, noisy = form(probes), form(noise(*data))
+  top = max(thermal[0].max(), noisy[0].max())
+  return _Spectrum(float(top), *thermal, *noisy)
+
+
+def _mean_form(product, vectors, num_iterations):
+  """Points and weights of the mean of forms over vectors [n, d]."""
+  forms = [
+    quadrature(product, np.asarray(vector, np.float64), num_iterations)
+    for vector in vectors
+  ]
+  values, weights_ = (np.concatenate(x) for x in zip(*forms, strict=True))
+  return values, weights_ / len(forms)
+
+
+def quadrature(
+  product: Callable[[np.ndarray], np.ndarray],
+  start: np.ndarray,
+  num_iterations: int,
+) -> tuple[np.ndarray, np.ndarray]:
+  """Points and weights of the form v^T f(H) v = sum weights f(points).
+
+  Args:
+    product: `product(vector [d]) -> [d]`, H times a vector.
+    start: v, [d].
+    num_iterations: points at most; the form is exact for polynomials of degree
+      2 num_iterations - 1.
+
+  Raises:
+    ValueError: if a product is not finite.
+
+  Examples:
+    >>> h = np.array([1.0, 2.0, 5.0])
+    >>> points, w = quadrature(lambda v: h * v, np.array([1.0, 2.0, 3.0]), 3)
+    >>> print(f'{(w * np.sqrt(points)).sum():.4f}')
+    26.7815
+    >>> print(f'{np.sum([1, 4, 9] * np.sqrt(h)):.4f}')
+    26.7815
+  """
+  square = float(start @ start)
+  if not square:
+    return np.zeros(1), np.zeros(1)
+  steps = curvature.lanczos(product, start, num_iterations)
+  diagonal, off_diagonal = steps
+  if not np.isfinite(diagonal).all():
+    raise ValueError(
+      'The curvature must be finite, because settings are scaled by it; got a '
+      'Hessian-vector product that is not.'
+    )
+  values, vectors = curvature.ritz(diagonal, off_diagonal)
+  return values, square * vectors[0] ** 2
+
+
+# Cached: a new function at each checkpoint would compile anew.
+@functools.lru_cache(maxsize=64)
+def _noise(
+  lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw, count: int
+) -> Callable[..., types.Array]:
+  """Draws of a minibatch's gradient noise at the checkpoint, [count, d]."""
+
+  def noise(rng_key, params, index, data, window):
+    flat, unravel = ravel_pytree(lens.extract(params, index))
+
+    def gradient(i):
+      batch = draw(jax.random.fold_in(rng_key, i), i, data, window)
+      context, _ = loss.context(params, batch)
+      return jax.grad(lambda u: loss.loss(unravel(u), context, index))(flat)
+
+    gradients = jax.lax.map(gradient, jnp.arange(2 * count))
+    return (gradients[::2] - gradients[1::2]) / math.sqrt(2)
+
+  return jax.jit(noise)
