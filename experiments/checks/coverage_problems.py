@@ -215,7 +215,7 @@ def sample_weights(
     **options: of `rllc_jax.Sampling`; by default four chains of SGLD at a step
       size of 1e-3.
   """
-  settings = {
+  settings: dict[str, Any] = {
     'sampler': 'sgld',
     'step_size': _STEP_SIZE,
     'num_chains': _NUM_CHAINS,

@@ -92,7 +92,7 @@ def top_eigenvalue(
   """
   # A fixed start: equal inputs give equal curvatures.
   vector = np.random.default_rng(0).normal(size=size)
-  diagonal, off_diagonal = lanczos(
+  diagonal, off_diagonal, _ = lanczos(
     product, vector, num_iterations, tolerance=_TOLERANCE
   )
   if not (diagonal and np.isfinite(diagonal).all()):
@@ -105,7 +105,7 @@ def lanczos(
   start: np.ndarray,
   num_iterations: int,
   tolerance: float = 1e-10,
-) -> tuple[list[float], list[float]]:
+) -> tuple[list[float], list[float], np.ndarray]:
   """Lanczos iteration of a symmetric matrix, with full orthogonalization.
 
   Args:
@@ -115,8 +115,9 @@ def lanczos(
     tolerance: of the residual of the top Ritz pair, relative, to stop at.
 
   Returns:
-    Diagonal [m] and off-diagonal [m - 1] of the tridiagonal matrix; the
-    diagonal ends in NaN if a product was not finite.
+    Diagonal [m] and off-diagonal [m - 1] of the tridiagonal matrix, and the
+    basis [m, d] that it is in; the diagonal ends in NaN if a product was not
+    finite.
   """
   basis = [start / np.linalg.norm(start)]
   diagonal: list[float] = []
@@ -136,7 +137,7 @@ def lanczos(
       break
     off_diagonal.append(length)
     basis.append(image / length)
-  return diagonal, off_diagonal
+  return diagonal, off_diagonal, np.stack(basis)
 
 
 def ritz(

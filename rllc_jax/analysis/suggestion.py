@@ -9,12 +9,14 @@ the Hessian H of the loss: with :math:`P = n\beta H + \gamma`,
   summed over time,
   :math:`\tfrac12 \operatorname{tr} K^2 (1 + r^2) / (1 - r^2)`;
 - noise n of the gradient of :math:`n\beta\ell` adds
-  :math:`E[n^T P^{-1} n]` to the variance of a paired draw, and
   :math:`\tfrac\epsilon8 E[n^T K (1 - \epsilon P / 4)^{-1} n]` to the estimate.
 
 Traces and forms are by Lanczos quadrature (Golub and Meurant, "Matrices,
 Moments and Quadrature", 2010), from random vectors and from gradient noise.
-Directions in which the loss bends down count as flat.
+Directions in which the loss bends down count as flat. What minibatches add to
+the variance of a draw is measured, on draws of the Gaussian of covariance
+:math:`P^{-1}`: a part that chains have each for themselves, and a part that
+those which share minibatches have in common, so that more chains do not help.
 """
 
 from collections.abc import Callable
@@ -40,6 +42,7 @@ from rllc_jax.refinement import weights
 _MAX_PRODUCT = 2.0
 # Without a localization: curvatures of the posterior span 1 to 1 + this.
 _CONDITION = 10.0
+_NUM_MINIBATCHES = 32  # For what they add to the variance of a draw.
 _GRID = 2.0 ** np.arange(0, -12, -0.25)  # Of step sizes, below the largest.
 
 
@@ -69,6 +72,8 @@ class _Spectrum(NamedTuple):
     top: its largest eigenvalue.
     values: of tr f(H), with `weights`.
     noisy_values: of E[n^T f(H) n], n of the loss, with `noisy_weights`.
+    energies: `energies(posterior) -> [B, K]`, n beta (l - l*) of minibatches at
+      draws of the Gaussian.
   """
 
   top: float
@@ -76,6 +81,7 @@ class _Spectrum(NamedTuple):
   weights: np.ndarray
   noisy_values: np.ndarray
   noisy_weights: np.ndarray
+  energies: Callable[[types.Posterior], np.ndarray]
 
 
 def suggest(
@@ -163,19 +169,20 @@ def _step_size(
   max_bias: float,
 ) -> tuple[float, str]:
   """The largest step size that is stable and not too biased, and its bound."""
-  for step_size in largest * _GRID:
+  step_size, biases = float(largest), dict[Any, float]()
+  for step_size in map(float, largest * _GRID):
     biases = {
-      cell: _bias(spectrum, posterior, step_size) / _llc(spectrum, posterior)
+      cell: _bias(spectrum, posterior, step_size) / llc
       for cell, spectrum in spectra.items()
-      if _llc(spectrum, posterior) > 0
+      if (llc := _llc(spectrum, posterior)) > 0
     }
-    if not biases or max(biases.values()) <= max_bias:
+    if max(biases.values(), default=0.0) <= max_bias:
       break
   if step_size == largest:
     product = f'{_MAX_PRODUCT:g} over the largest curvature of the posterior'
-    return float(step_size), f'The step size is {product}.'
+    return step_size, f'The step size is {product}.'
   (step, name), bias = max(biases.items(), key=lambda item: item[1])
-  return float(step_size), (
+  return step_size, (
     f'Minibatch noise bounds the step size: it adds {100 * bias:.2g} % to the '
     f'estimate of {name} at step {step}; a larger batch would allow more.'
   )
@@ -218,13 +225,16 @@ def _each(
   }
   for (step, name), spectrum in spectra.items():
     where = steps.index(step), names.index(name)
-    llc = _llc(spectrum, posterior)
-    variance = _long_run_variance(spectrum, posterior, step_size)
-    draws = variance / num_chains / max(relative_error * llc, 1e-30) ** 2
+    energies = spectrum.energies(posterior)
+    llc = energies.mean()
+    shared, own = _variances(energies)
+    own += _thermal_variance(spectrum, posterior, step_size)
+    variance = shared + own / num_chains
+    draws = variance / max(relative_error * abs(llc), 1e-30) ** 2
     values['curvature'][where] = spectrum.top
     values['llc'][where] = llc
     bias = _bias(spectrum, posterior, step_size)
-    values['step_bias_share'][where] = bias / max(llc, 1e-30)
+    values['step_bias_share'][where] = bias / max(abs(llc), 1e-30)
     values['num_draws'][where] = max(errors.MIN_DRAWS, math.ceil(draws))
   dims = ('checkpoint', 'refinement')
   return xr.Dataset(
@@ -233,18 +243,29 @@ def _each(
   )
 
 
-def _long_run_variance(
+def _thermal_variance(
   spectrum: _Spectrum, posterior: types.Posterior, step_size: float
 ) -> float:
-  """Of a chain's draws of n beta (l - l*), summed over time."""
+  """Of a chain's draws of n beta (L - L*), summed over time."""
   K, P = _functions(spectrum.values, posterior)
   squares = (1 - step_size * P / 2) ** 2
-  thermal = 0.5 * np.sum(
-    spectrum.weights * K**2 * (1 + squares) / (1 - squares)
+  return 0.5 * float(
+    np.sum(spectrum.weights * K**2 * (1 + squares) / (1 - squares))
   )
-  _, P = _functions(spectrum.noisy_values, posterior)
-  noise = np.sum(posterior.nbeta**2 * spectrum.noisy_weights / P)
-  return float(thermal + noise)
+
+
+def _variances(energies: np.ndarray) -> tuple[float, float]:
+  """Variances that minibatches add to a draw: in common, and by chain.
+
+  Args:
+    energies: [B, K], minibatches by draws of the weights.
+  """
+  B, K = energies.shape
+  # Two-way analysis of variance: what is left of rows and columns is own.
+  rest = energies - energies.mean(axis=0) - energies.mean(axis=1)[:, None]
+  own = ((rest + energies.mean()) ** 2).sum() / ((B - 1) * (K - 1))
+  shared = energies.mean(axis=1).var(ddof=1) - own / K
+  return max(0.0, float(shared)), float(own)
 
 
 def _spectrum(
@@ -275,7 +296,18 @@ def _spectrum(
   form = lambda vectors: _mean_form(product, vectors, num_iterations)
   thermal, noisy = form(probes), form(noise(*data))
   top = max(thermal[0].max(), noisy[0].max())
-  return _Spectrum(float(top), *thermal, *noisy)
+  measure = _energies(family.lens, family.loss, minibatches.draw)
+
+  def energies(posterior):
+    scale = lambda values: _functions(values, posterior)[1] ** -0.5
+    draws = [
+      applied(product, rng.normal(size=flat.size), scale, num_iterations)
+      for _ in range(4 * count)
+    ]
+    draws = jnp.asarray(np.stack(draws), flat.dtype)
+    return posterior.nbeta * np.asarray(measure(draws, *data), np.float64)
+
+  return _Spectrum(float(top), *thermal, *noisy, energies)
 
 
 def _mean_form(product, vectors, num_iterations):
@@ -315,15 +347,44 @@ def quadrature(
   square = float(start @ start)
   if not square:
     return np.zeros(1), np.zeros(1)
+  values, vectors, _ = _krylov(product, start, num_iterations)
+  return values, square * vectors[0] ** 2
+
+
+def applied(
+  product: Callable[[np.ndarray], np.ndarray],
+  start: np.ndarray,
+  function: Callable[[np.ndarray], np.ndarray],
+  num_iterations: int,
+) -> np.ndarray:
+  """f(H) v, [d], in the Krylov space of v.
+
+  Args:
+    product: `product(vector [d]) -> [d]`, H times a vector.
+    start: v, [d].
+    function: f, of eigenvalues.
+    num_iterations: size of the space at most.
+
+  Examples:
+    >>> h = np.array([1.0, 2.0, 5.0])
+    >>> print(applied(lambda v: h * v, np.ones(3), np.reciprocal, 3).round(6))
+    [1.  0.5 0.2]
+  """
+  values, vectors, basis = _krylov(product, start, num_iterations)
+  coefficients = vectors @ (function(values) * vectors[0])
+  return np.linalg.norm(start) * coefficients @ basis
+
+
+def _krylov(product, start, num_iterations):
+  """Eigenvalues and eigenvectors of H in the Krylov space, and its basis."""
   steps = curvature.lanczos(product, start, num_iterations)
-  diagonal, off_diagonal = steps
+  diagonal, off_diagonal, basis = steps
   if not np.isfinite(diagonal).all():
     raise ValueError(
       'The curvature must be finite, because settings are scaled by it; got a '
       'Hessian-vector product that is not.'
     )
-  values, vectors = curvature.ritz(diagonal, off_diagonal)
-  return values, square * vectors[0] ** 2
+  return *curvature.ritz(diagonal, off_diagonal), basis
 
 
 # Cached: a new function at each checkpoint would compile anew.
@@ -345,3 +406,23 @@ def _noise(
     return (gradients[::2] - gradients[1::2]) / math.sqrt(2)
 
   return jax.jit(noise)
+
+
+@functools.lru_cache(maxsize=64)
+def _energies(
+  lens: types.Lens, loss: types.RefinedLoss, draw: types.Draw
+) -> Callable[..., types.Array]:
+  """Paired losses of minibatches at displacements [K, d], [B, K]."""
+
+  def energies(displacements, rng_key, params, index, data, window):
+    flat, unravel = ravel_pytree(lens.extract(params, index))
+
+    def of_batch(i):
+      batch = draw(jax.random.fold_in(rng_key, i), i, data, window)
+      context, center_loss = loss.context(params, batch)
+      at = lambda u: loss.loss(unravel(flat + u), context, index)
+      return jax.lax.map(at, displacements) - center_loss
+
+    return jax.lax.map(of_batch, jnp.arange(_NUM_MINIBATCHES))
+
+  return jax.jit(energies)

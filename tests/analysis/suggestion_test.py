@@ -65,7 +65,8 @@ class SuggestTest(absltest.TestCase):
         )
         each = found.each.squeeze()
         truth = 0.5 * np.sum(100 * H / (100 * H + 20))
-        np.testing.assert_allclose(each.llc, truth, rtol=0.1)
+        # From 64 draws: an error of 5 %.
+        np.testing.assert_allclose(each.llc, truth, rtol=0.15)
         np.testing.assert_allclose(each.curvature, H.max(), rtol=0.15)
         self.assertTrue(estimate.healthy, str(estimate.verdict))
         error = estimate.standard_error / estimate.llc / 0.04
