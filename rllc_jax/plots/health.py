@@ -98,7 +98,7 @@ def diagnostics_curves(estimates: xr.Dataset, *, dataset: str) -> figure.Figure:
     drawn,
     f'data set: {dataset}' if several else '',
     f'step {int(chosen.checkpoint[0]):,}' if single else '',
-    'green: healthy, ring: not',
+    'green: healthy, ring: outside of it',
     'ESS: effective sample size of all chains',
     style.settings_text(estimates.attrs),
   )
