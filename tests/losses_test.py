@@ -32,10 +32,10 @@ class NextTokenTest(absltest.TestCase):
     tokens = jnp.array([[0, 3, 1], [4, 4, 2]])
     weights = jnp.array([[9.0, 0.0, 2.0], [9.0, 0.5, 0.0]])
     loss_fn = losses.next_token_loss(apply)
-    found = loss_fn(table, types.WeightedTokens(tokens, weights))
+    result = loss_fn(table, types.WeightedTokens(tokens, weights))
     log_odds = jax.nn.log_softmax(table)
     expected = -(2.0 * log_odds[3, 1] + 0.5 * log_odds[4, 4]) / 4
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
 
 class PaddingTest(absltest.TestCase):
@@ -46,8 +46,8 @@ class PaddingTest(absltest.TestCase):
     padded = jnp.array([[0, 3, 1, -100], [4, 2, -100, -100]])
     log_odds = jax.nn.log_softmax(table)
     expected = -(log_odds[0, 3] + log_odds[3, 1] + log_odds[4, 2]) / 3
-    found, gradient = jax.value_and_grad(loss_fn)(table, padded)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    result, gradient = jax.value_and_grad(loss_fn)(table, padded)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
     # The rows of 1 and 2, which nothing follows, and of 0 beyond its one use.
     np.testing.assert_array_equal(gradient[jnp.array([1, 2])], 0)
     once = jax.nn.softmax(table[0]).at[3].add(-1) / 3
@@ -62,9 +62,9 @@ class PaddingTest(absltest.TestCase):
     weighted = types.WeightedTokens(
       jnp.array([[0, 3, -100]]), jnp.array([[9.0, 2.0, 5.0]])
     )
-    found = losses.next_token_loss(apply)(table, weighted)
+    result = losses.next_token_loss(apply)(table, weighted)
     expected = -2.0 * jax.nn.log_softmax(table)[0, 3] / 2
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
   def test_ids_outside_the_vocabulary_are_refused_by_place(self):
     tokens = np.array([[0, 3, 1, -100], [4, 2, 0, 0]])
@@ -109,9 +109,9 @@ class ReferenceTest(absltest.TestCase):
     tokens = jnp.array([[0, 1, 2, 3, 4, 0]])
     sure = lambda params, inputs: 1e3 * jax.nn.one_hot((inputs + 1) % 5, 5)
     loss_fn = losses.reference_loss(apply, sure, losses.soft_cross_entropy)
-    found = loss_fn({'model': table, 'reference': ()}, tokens)
+    result = loss_fn({'model': table, 'reference': ()}, tokens)
     expected = losses.next_token_loss(apply)(table, tokens)
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
   def test_a_model_is_at_no_distance_from_itself(self):
     table = jax.random.normal(jax.random.key(0), (5, 5))

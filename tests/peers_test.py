@@ -74,7 +74,7 @@ class MomentumTest(absltest.TestCase):
     Ours has the limit 5 (1 - E[alpha] / 2) = 4.943 (its docstring, 0.02 % in
     this many directions), so only Monte Carlo error is left.
     """
-    found = rllc.estimate_llc(
+    result = rllc.estimate_llc(
       jax.random.key(0),
       lambda u, batch: 0.5 * jnp.sum(u**2),
       jnp.zeros(10),
@@ -89,8 +89,8 @@ class MomentumTest(absltest.TestCase):
       burn_in=1_000,
       chunk_size=32,
     )
-    self.assertLess(found.standard_error, 0.01 * 4.943)
-    self.assertLess(abs(found.llc - 4.943), 4 * found.standard_error)
+    self.assertLess(result.standard_error, 0.01 * 4.943)
+    self.assertLess(abs(result.llc - 4.943), 4 * result.standard_error)
 
   def test_velocity_outlives_the_step(self):
     """On a plain, successive moves correlate as 1 - friction, or not at all.
@@ -114,10 +114,10 @@ class MomentumTest(absltest.TestCase):
       (sghmc.sghmc(friction=0.1), 0.9),
       (sgnht.sgnht(), 1 - np.sqrt(5e-3)),
     ):
-      found = moves(sampler)
+      result = moves(sampler)
       # 80,000 moves, of which some 4,000 are independent at 0.9.
       self.assertAlmostEqual(
-        correlation(found[1:], found[:-1]), expected, delta=0.03
+        correlation(result[1:], result[:-1]), expected, delta=0.03
       )
 
 
@@ -142,7 +142,7 @@ class FrozenTest(parameterized.TestCase):
     family = types.Refinements(
       ('u',), lens, index[None], weights.refine(loss_fn, lens)
     )
-    found = toy.estimate(
+    result = toy.estimate(
       jax.random.key(0),
       family,
       params,
@@ -155,11 +155,11 @@ class FrozenTest(parameterized.TestCase):
       burn_in=0,
       chunk_size=4,
     )
-    loss, center_loss = found.traces['loss'], found.traces['center_loss']
+    loss, center_loss = result.traces['loss'], result.traces['center_loss']
     np.testing.assert_array_equal(loss, center_loss)
-    self.assertEqual(float(found.llc[0]), 0)
+    self.assertEqual(float(result.llc[0]), 0)
     self.assertGreater(loss.std(), 1)
-    self.assertGreater(found.traces['squared_distance'][..., 1:].min(), 0)
+    self.assertGreater(result.traces['squared_distance'][..., 1:].min(), 0)
 
 
 class SeedsTest(absltest.TestCase):
@@ -184,8 +184,8 @@ class SeedsTest(absltest.TestCase):
       for chain in range(3)
     ]
     # 18 cells of 29 moves of 12 numbers: independent ones correlate to 0.013.
-    found = np.corrcoef(moves) - np.eye(6)
-    self.assertLess(np.abs(found).max(), 5 * 0.013)
+    result = np.corrcoef(moves) - np.eye(6)
+    self.assertLess(np.abs(result).max(), 5 * 0.013)
     losses = [run.center_loss.isel(chain=0, refinement=0) for run in runs]
     # Two minibatches of 4 out of 24 are the same in 1 of 14,000 draws.
     self.assertLess(np.isin(losses[0], losses[1]).mean(), 0.01)
@@ -211,8 +211,8 @@ class StoreTest(parameterized.TestCase):
     directory = self.enterContext(tempfile.TemporaryDirectory())
     path = pathlib.Path(directory) / 'store'
     expected = self.run_with(rllc_jax.open_store(path))
-    found = self.run_with(rllc_jax.open_store(path))
-    np.testing.assert_array_equal(found.loss, expected.loss)
+    result = self.run_with(rllc_jax.open_store(path))
+    np.testing.assert_array_equal(result.loss, expected.loss)
     for options in ({}, {'trajectory': toy.trajectory((40,))}):
       with self.assertRaisesRegex(ValueError, said):
         self.run_with(rllc_jax.open_store(path), **other, **options)
@@ -256,8 +256,8 @@ class NoiseTest(parameterized.TestCase):
     moved = state.position
     self.assertGreater(float(jnp.std(moved['b'])), 0)
     # Independent ones correlate to 1 / sqrt(2000).
-    found = abs(correlation(moved['a'], moved['b']))
-    self.assertLess(found, 5 / np.sqrt(2_000))
+    result = abs(correlation(moved['a'], moved['b']))
+    self.assertLess(result, 5 / np.sqrt(2_000))
 
 
 class ImportTest(absltest.TestCase):
@@ -287,7 +287,7 @@ class ClosureTest(absltest.TestCase):
 
     first = []
     for height in (1.0, 4.0):
-      found = rllc.estimate_llc(
+      result = rllc.estimate_llc(
         jax.random.key(0),
         bowl(height),
         jnp.zeros(3),
@@ -300,7 +300,7 @@ class ClosureTest(absltest.TestCase):
         burn_in=0,
         chunk_size=4,
       )
-      first.append(found.traces['loss'][:, 1])
+      first.append(result.traces['loss'][:, 1])
     np.testing.assert_array_equal(first[1], 4 * first[0])
     self.assertGreater(first[0].min(), 0)
 
@@ -309,7 +309,7 @@ class FailureTest(absltest.TestCase):
   def test_a_chain_that_dies_is_named_and_none_of_it_enters_the_mean(self):
     """In a bowl that ends at 2.5 deviations from its bottom."""
     with self.assertWarnsRegex(UserWarning, r'failed.*all \(4, 7 of 8\)'):
-      found = rllc.estimate_llc(
+      result = rllc.estimate_llc(
         jax.random.key(0),
         lambda u, batch: jnp.where(jnp.abs(u) < 0.25, 0.5 * u**2, jnp.nan),
         jnp.zeros([]),
@@ -324,15 +324,15 @@ class FailureTest(absltest.TestCase):
         burn_in=0,
         chunk_size=8,
       )
-    loss = found.traces['loss']
+    loss = result.traces['loss']
     alive = np.isfinite(loss).all(axis=1)
     lived = np.isfinite(loss[~alive]).sum(axis=1)
     # Some die late, with a past worth averaging, and some live.
     self.assertGreater(lived.max(), 20)
     self.assertGreater(alive.sum(), 1)
-    np.testing.assert_array_equal(found.failed, ~alive)
-    np.testing.assert_allclose(found.llc, 100 * loss[alive].mean(), rtol=1e-5)
-    self.assertIn(f'{8 - alive.sum()} of 8 chains failed', repr(found))
+    np.testing.assert_array_equal(result.failed, ~alive)
+    np.testing.assert_allclose(result.llc, 100 * loss[alive].mean(), rtol=1e-5)
+    self.assertIn(f'{8 - alive.sum()} of 8 chains failed', repr(result))
 
 
 class ZeroTest(absltest.TestCase):
@@ -347,13 +347,13 @@ class ZeroTest(absltest.TestCase):
     }
     bowl = lambda u, batch: jnp.sum(u**2)
     arguments = jax.random.key(0), bowl, jnp.zeros(3), jnp.zeros(1)
-    found = rllc.estimate_llc(*arguments, burn_in=0, **options)
+    result = rllc.estimate_llc(*arguments, burn_in=0, **options)
     with self.subTest('loss at the checkpoint'):
-      np.testing.assert_array_equal(found.traces['center_loss'], 0)
-      expected = 10 * found.traces['loss'].mean()
-      np.testing.assert_allclose(found.llc, expected, rtol=1e-5)
+      np.testing.assert_array_equal(result.traces['center_loss'], 0)
+      expected = 10 * result.traces['loss'].mean()
+      np.testing.assert_allclose(result.llc, expected, rtol=1e-5)
     with self.subTest('burn-in: the default is 100 steps'):
-      self.assertEqual(found.traces['loss'].shape, (4, 50))
+      self.assertEqual(result.traces['loss'].shape, (4, 50))
     with self.subTest('factor'):
       none = rllc.estimate_llc(
         *arguments, burn_in=0, estimator_nbeta=0.0, **options

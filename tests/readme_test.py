@@ -16,11 +16,11 @@ _NUMBER = re.compile(r'\d+(?:\.\d+)?(?:e-?\d+)?')
 _TOLERANCE = {'rtol': 0.02, 'atol': 0.01}
 
 
-def assert_same_output(found, shown):
+def assert_same_output(result, shown):
   """Words to the letter, numbers nearly."""
-  lines = [x.rstrip() for x in (found.strip(), shown.strip())]
+  lines = [x.rstrip() for x in (result.strip(), shown.strip())]
   words = [_NUMBER.sub('#', x) for x in lines]
-  assert words[0] == words[1], f'\n{found}\nis not what the README shows'
+  assert words[0] == words[1], f'\n{result}\nis not what the README shows'
   numbers = [np.array(_NUMBER.findall(x), float) for x in lines]
   np.testing.assert_allclose(*numbers, **_TOLERANCE)
 

@@ -7,17 +7,15 @@ curvature :math:`a = n\beta h + \gamma`, and SGLD diverges from
 """
 
 from collections.abc import Callable
-from collections.abc import Sequence
 import functools
-from typing import Any
 
 import jax
 from jax.flatten_util import ravel_pytree
 import jax.numpy as jnp
 import numpy as np
-from scipy import linalg
 
 from rllc_jax import types
+from rllc_jax.analysis import krylov
 
 _TOLERANCE = 1e-3  # Relative, of the residual, which bounds the value's error.
 
@@ -92,60 +90,12 @@ def top_eigenvalue(
   """
   # A fixed start: equal inputs give equal curvatures.
   vector = np.random.default_rng(0).normal(size=size)
-  diagonal, off_diagonal, _ = lanczos(
+  diagonal, off_diagonal, _ = krylov.lanczos(
     product, vector, num_iterations, tolerance=_TOLERANCE
   )
   if not (diagonal and np.isfinite(diagonal).all()):
     return np.nan
-  return float(ritz(diagonal, off_diagonal)[0][-1])
-
-
-def lanczos(
-  product: Callable[[np.ndarray], np.ndarray],
-  start: np.ndarray,
-  num_iterations: int,
-  tolerance: float = 1e-10,
-) -> tuple[list[float], list[float], np.ndarray]:
-  """Lanczos iteration of a symmetric matrix, with full orthogonalization.
-
-  Args:
-    product: `product(vector [d]) -> [d]`, the matrix times a vector.
-    start: [d], not 0.
-    num_iterations: products at most.
-    tolerance: of the residual of the top Ritz pair, relative, to stop at.
-
-  Returns:
-    Diagonal [m] and off-diagonal [m - 1] of the tridiagonal matrix, and the
-    basis [m, d] that it is in; the diagonal ends in NaN if a product was not
-    finite.
-  """
-  basis = [start / np.linalg.norm(start)]
-  diagonal: list[float] = []
-  off_diagonal: list[float] = []
-  for i in range(min(num_iterations, start.size)):
-    image = product(basis[-1])
-    diagonal.append(float(image @ basis[-1]))
-    if not np.isfinite(image).all():
-      diagonal[-1] = np.nan
-      break
-    for _ in range(2):  # Rounding leaves a rest after one.
-      image = image - np.stack(basis).T @ (np.stack(basis) @ image)
-    length = float(np.linalg.norm(image))
-    values, vectors = ritz(diagonal, off_diagonal)
-    converged = length * abs(vectors[-1, -1]) <= tolerance * abs(values[-1])
-    if converged or i + 1 == min(num_iterations, start.size):
-      break
-    off_diagonal.append(length)
-    basis.append(image / length)
-  return diagonal, off_diagonal, np.stack(basis)
-
-
-def ritz(
-  diagonal: Sequence[float], off_diagonal: Sequence[float]
-) -> tuple[np.ndarray, np.ndarray]:
-  """Eigenvalues, ascending, and eigenvectors of a tridiagonal matrix."""
-  found: Any = linalg.eigh_tridiagonal(diagonal, off_diagonal)
-  return found
+  return float(krylov.ritz(diagonal, off_diagonal)[0][-1])
 
 
 # Cached: a new function at each checkpoint would compile anew.

@@ -33,6 +33,7 @@ import xarray as xr
 
 from rllc_jax import types
 from rllc_jax.analysis import curvature
+from rllc_jax.analysis import krylov
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import settings
 from rllc_jax.refinement import weights
@@ -301,7 +302,7 @@ def _spectrum(
   def energies(posterior):
     scale = lambda values: _functions(values, posterior)[1] ** -0.5
     draws = [
-      applied(product, rng.normal(size=flat.size), scale, num_iterations)
+      krylov.applied(product, rng.normal(size=flat.size), scale, num_iterations)
       for _ in range(4 * count)
     ]
     draws = jnp.asarray(np.stack(draws), flat.dtype)
@@ -313,78 +314,11 @@ def _spectrum(
 def _mean_form(product, vectors, num_iterations):
   """Points and weights of the mean of forms over vectors [n, d]."""
   forms = [
-    quadrature(product, np.asarray(vector, np.float64), num_iterations)
+    krylov.quadrature(product, np.asarray(vector, np.float64), num_iterations)
     for vector in vectors
   ]
   values, weights_ = (np.concatenate(x) for x in zip(*forms, strict=True))
   return values, weights_ / len(forms)
-
-
-def quadrature(
-  product: Callable[[np.ndarray], np.ndarray],
-  start: np.ndarray,
-  num_iterations: int,
-) -> tuple[np.ndarray, np.ndarray]:
-  """Points and weights of the form v^T f(H) v = sum weights f(points).
-
-  Args:
-    product: `product(vector [d]) -> [d]`, H times a vector.
-    start: v, [d].
-    num_iterations: points at most; the form is exact for polynomials of degree
-      2 num_iterations - 1.
-
-  Raises:
-    ValueError: if a product is not finite.
-
-  Examples:
-    >>> h = np.array([1.0, 2.0, 5.0])
-    >>> points, w = quadrature(lambda v: h * v, np.array([1.0, 2.0, 3.0]), 3)
-    >>> print(f'{(w * np.sqrt(points)).sum():.4f}')
-    26.7815
-    >>> print(f'{np.sum([1, 4, 9] * np.sqrt(h)):.4f}')
-    26.7815
-  """
-  square = float(start @ start)
-  if not square:
-    return np.zeros(1), np.zeros(1)
-  values, vectors, _ = _krylov(product, start, num_iterations)
-  return values, square * vectors[0] ** 2
-
-
-def applied(
-  product: Callable[[np.ndarray], np.ndarray],
-  start: np.ndarray,
-  function: Callable[[np.ndarray], np.ndarray],
-  num_iterations: int,
-) -> np.ndarray:
-  """f(H) v, [d], in the Krylov space of v.
-
-  Args:
-    product: `product(vector [d]) -> [d]`, H times a vector.
-    start: v, [d].
-    function: f, of eigenvalues.
-    num_iterations: size of the space at most.
-
-  Examples:
-    >>> h = np.array([1.0, 2.0, 5.0])
-    >>> print(applied(lambda v: h * v, np.ones(3), np.reciprocal, 3).round(6))
-    [1.  0.5 0.2]
-  """
-  values, vectors, basis = _krylov(product, start, num_iterations)
-  coefficients = vectors @ (function(values) * vectors[0])
-  return np.linalg.norm(start) * coefficients @ basis
-
-
-def _krylov(product, start, num_iterations):
-  """Eigenvalues and eigenvectors of H in the Krylov space, and its basis."""
-  steps = curvature.lanczos(product, start, num_iterations)
-  diagonal, off_diagonal, basis = steps
-  if not np.isfinite(diagonal).all():
-    raise ValueError(
-      'The curvature must be finite, because settings are scaled by it; got a '
-      'Hessian-vector product that is not.'
-    )
-  return *curvature.ritz(diagonal, off_diagonal), basis
 
 
 # Cached: a new function at each checkpoint would compile anew.

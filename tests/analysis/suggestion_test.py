@@ -49,8 +49,8 @@ class SuggestTest(absltest.TestCase):
     """Draws within a factor of 2, hence errors within its root."""
     for batch_size in (8, 128):
       with self.subTest(batch_size=batch_size):
-        found = suggest(batch_size, relative_error=0.04)
-        sampling = found.sampling
+        result = suggest(batch_size, relative_error=0.04)
+        sampling = result.sampling
         estimate = rllc_jax.estimate_llc(
           jax.random.key(1),
           regression.loss,
@@ -63,7 +63,7 @@ class SuggestTest(absltest.TestCase):
           num_draws=sampling.num_draws,
           batch_size=batch_size,
         )
-        each = found.each.squeeze()
+        each = result.each.squeeze()
         truth = 0.5 * np.sum(100 * H / (100 * H + 20))
         # From 64 draws: an error of 5 %.
         np.testing.assert_allclose(each.llc, truth, rtol=0.15)
@@ -90,13 +90,13 @@ class SuggestTest(absltest.TestCase):
     np.testing.assert_allclose(product, 2, rtol=0.1)
 
   def test_the_localization_is_scaled_by_the_curvature(self):
-    found = suggest(400, localization=None, num_batches=8)
+    result = suggest(400, localization=None, num_batches=8)
     np.testing.assert_allclose(
-      found.sampling.localization, 100 * H.max() / 10, rtol=0.1
+      result.sampling.localization, 100 * H.max() / 10, rtol=0.1
     )
-    sampling = found.sampling
+    sampling = result.sampling
     rate = sampling.step_size * sampling.localization
-    np.testing.assert_allclose(found.relaxation, 2 / rate)
+    np.testing.assert_allclose(result.relaxation, 2 / rate)
 
   def test_a_flat_loss_needs_a_localization(self):
     flat = lambda w, batch: 0.0 * jnp.sum(w)
@@ -111,8 +111,8 @@ class SuggestTest(absltest.TestCase):
     )
     with self.assertRaisesRegex(ValueError, 'localization must be given'):
       rllc_jax.suggest(*arguments, nbeta=10.0)
-    found = rllc_jax.suggest(*arguments, nbeta=10.0, localization=5.0)
-    self.assertEqual(float(found.each.llc.squeeze()), 0)
+    result = rllc_jax.suggest(*arguments, nbeta=10.0, localization=5.0)
+    self.assertEqual(float(result.each.llc.squeeze()), 0)
 
 
 if __name__ == '__main__':

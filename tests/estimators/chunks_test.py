@@ -91,17 +91,17 @@ def test_chunks_are_halved_until_they_fit(most, calls, said, limited):
   limited(most, calls)
   store = WatchedStore()
   with pytest.warns(UserWarning) as warned:
-    found = run(segment=7, store=store)
+    result = run(segment=7, store=store)
   assert len(warned) == len(said)
   for warning, words in zip(warned, said, strict=True):
     assert re.search(words, str(warning.message))
   for name in TRACES:
     scale = np.abs(expected[name].values).max()
     np.testing.assert_allclose(
-      found[name], expected[name], rtol=1e-5, atol=1e-6 * scale
+      result[name], expected[name], rtol=1e-5, atol=1e-6 * scale
     )
   assert len(store.written) == len(set(store.written)) == 6 * 6 * 30
-  assert (found.recorded == 30).all()
+  assert (result.recorded == 30).all()
 
 
 @pytest.mark.filterwarnings(HALVED)
@@ -110,9 +110,9 @@ def test_what_was_stored_before_stays_and_goes_on_from_disk(limited, tmp_path):
   store = lambda: rllc_jax.open_store(tmp_path / 'store')
   run(num_draws=24, burn_in=0, store=store())
   limited(3, calls=0)
-  found = run(store=store())
+  result = run(store=store())
   for name in TRACES:
-    np.testing.assert_allclose(found[name], expected[name], rtol=1e-5)
+    np.testing.assert_allclose(result[name], expected[name], rtol=1e-5)
 
 
 @pytest.mark.filterwarnings(HALVED)
@@ -196,13 +196,13 @@ def test_a_real_shortage_on_a_cpu(chosen):
   """XLA says so when the program runs, not when it is compiled."""
   expected = run()
   with pytest.warns(UserWarning) as warned:
-    found = run(refinements=hungry_family())
+    result = run(refinements=hungry_family())
   said = [str(warning.message) for warning in warned]
   assert re.search('going on with 3 .*RESOURCE_EXHAUSTED', said[0])
   assert re.search('going on with 1 .*RESOURCE_EXHAUSTED', said[1])
   for name in TRACES:
     np.testing.assert_allclose(
-      found[name], expected[name], rtol=1e-5, atol=1e-6
+      result[name], expected[name], rtol=1e-5, atol=1e-6
     )
 
 
@@ -221,5 +221,5 @@ def test_a_real_shortage_at_one_checkpoint(chosen):
   )
   expected = estimate(toy.family(0, 1, 2))
   with pytest.warns(UserWarning, match='going on with'):
-    found = estimate(hungry_family())
-  np.testing.assert_allclose(found.llc, expected.llc, rtol=1e-4)
+    result = estimate(hungry_family())
+  np.testing.assert_allclose(result.llc, expected.llc, rtol=1e-4)

@@ -68,11 +68,11 @@ def test_a_cpu_does_not_round_and_so_is_refused(name):
   rng = np.random.default_rng(0)
   x, y = rng.normal(size=(2, 128, 128)).astype(np.float32)
   product = lambda x, y: x @ y
-  found = []
+  result = []
   for precision in ('float32', name):
     with compilation.matmul_precision_scope(precision):
-      found.append(np.asarray(jax.jit(product)(x, y)))
-  np.testing.assert_array_equal(*found)
+      result.append(np.asarray(jax.jit(product)(x, y)))
+  np.testing.assert_array_equal(*result)
   with pytest.raises(ValueError, match=f"float32' on a CPU.*got '{name}'"):
     toy.run(matmul_precision=name)
   compilation.check_matmul_precision(name, 'gpu')

@@ -77,7 +77,7 @@ class ControlTest(parameterized.TestCase):
     Matthews have none.
     """
     step_size = 1e-3
-    found = sample(
+    result = sample(
       toy.family(0, 1, 2),
       toy.checkpoint(0),
       toy.data(),
@@ -95,7 +95,7 @@ class ControlTest(parameterized.TestCase):
     expected = d / localization
     if sampler == 'sgld':
       expected /= 1 - step_size * localization / 4
-    kept = found.traces['squared_distance'][..., -4_000:].mean(axis=1)
+    kept = result.traces['squared_distance'][..., -4_000:].mean(axis=1)
     mean = errors.mean_with_error(kept)
     with self.subTest('sharp'):
       np.testing.assert_array_less(mean.standard_error, 0.03 * expected)
@@ -103,13 +103,13 @@ class ControlTest(parameterized.TestCase):
       error = abs(mean.value - expected)
       np.testing.assert_array_less(error, 4 * mean.standard_error)
     with self.subTest('the factor is kept'):
-      self.assertTrue((found.llc != 0).all())
+      self.assertTrue((result.llc != 0).all())
 
   def test_a_tight_localization_leaves_nothing(self):
     """llc ~ n beta tr H / (2 gamma) + linear noise ~ gamma^-1/2, both to 0."""
     sizes = []
     for localization in (1e2, 1e4, 1e6):
-      found = sample(
+      result = sample(
         toy.family(0, 1, 2),
         toy.checkpoint(0),
         toy.data(),
@@ -120,7 +120,7 @@ class ControlTest(parameterized.TestCase):
         burn_in=None,
         chunk_size=6,
       )
-      sizes.append(np.abs(found.llc).max())
+      sizes.append(np.abs(result.llc).max())
     self.assertLess(sizes[1], 0.2 * sizes[0])
     self.assertLess(sizes[2], 0.2 * sizes[1])
     self.assertLess(sizes[2], 0.02)
@@ -133,11 +133,11 @@ class ControlTest(parameterized.TestCase):
     scaled = family._replace(loss=weights.refine(loss_fn, family.lens))
     there = toy.checkpoint(0), toy.data()
     plain = sample(family, *there)
-    found = sample(scaled, *there, nbeta=30.0 / factor, localization=50.0)
-    np.testing.assert_array_equal(found.llc, plain.llc)
-    np.testing.assert_array_equal(found.standard_error, plain.standard_error)
+    result = sample(scaled, *there, nbeta=30.0 / factor, localization=50.0)
+    np.testing.assert_array_equal(result.llc, plain.llc)
+    np.testing.assert_array_equal(result.standard_error, plain.standard_error)
     for name in ('squared_distance', 'virial', 'squared_gradient'):
-      np.testing.assert_array_equal(found.traces[name], plain.traces[name])
+      np.testing.assert_array_equal(result.traces[name], plain.traces[name])
 
   @parameterized.parameters(0, 1)
   def test_permuting_heads_permutes_results(self, layer):
@@ -154,17 +154,17 @@ class ControlTest(parameterized.TestCase):
     permuted = {**params, path[0]: block}
     renamed = family._replace(indices=jnp.asarray(PERMUTATION, jnp.int32))
     plain = sample(family, params, tokens)
-    found = sample(renamed, permuted, tokens)
+    result = sample(renamed, permuted, tokens)
     for name, trace in plain.traces.items():
       # Sums over heads are taken in another order.
       scale = np.abs(trace).max()
       np.testing.assert_allclose(
-        found.traces[name], trace, rtol=1e-3, atol=1e-4 * scale
+        result.traces[name], trace, rtol=1e-3, atol=1e-4 * scale
       )
     stale = sample(family, permuted, tokens)
     with self.subTest('or else it could be that all heads are alike'):
       apart = np.abs(stale.llc - plain.llc)
-      self.assertGreater(apart.min(), 10 * np.abs(found.llc - plain.llc).max())
+      self.assertGreater(apart.min(), 10 * np.abs(result.llc - plain.llc).max())
 
 
 @pytest.mark.filterwarnings('ignore:Estimates by sgld.noise_scale')

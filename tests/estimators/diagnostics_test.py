@@ -29,8 +29,8 @@ class FailureTest(absltest.TestCase):
     traces['center_loss'][1, 0, 3] = np.inf
     traces['loss'][1, 2] = 5  # Noise: nothing grows and nothing falls.
     failed = np.array([[True, True, True], [True, False, True]])
-    found = diagnostics.failure_kinds(traces, failed)
-    named = [[diagnostics.FAILURES[kind] for kind in row] for row in found]
+    result = diagnostics.failure_kinds(traces, failed)
+    named = [[diagnostics.FAILURES[kind] for kind in row] for row in result]
     self.assertEqual(named, [['step', 'far', 'step'], ['loss', '', 'step']])
 
   def test_where_no_step_size_helps_none_is_advised(self):
@@ -72,8 +72,8 @@ class FailureTest(absltest.TestCase):
   def test_the_mean_is_over_chains_that_did_not_fail(self):
     trace = np.arange(6.0).reshape(3, 2)  # 3 chains, 2 draws.
     failed = np.array([False, True, False])
-    found = diagnostics.cross_chain_mean(trace, failed)
-    np.testing.assert_array_equal(found, [2.0, 3.0])
+    result = diagnostics.cross_chain_mean(trace, failed)
+    np.testing.assert_array_equal(result, [2.0, 3.0])
     none = diagnostics.cross_chain_mean(trace, np.ones(3, bool))
     self.assertTrue(np.isnan(none).all())
 
@@ -125,13 +125,13 @@ class WarningTest(parameterized.TestCase):
     }
     key, data = jax.random.key(0), jnp.zeros(1)
     with self.assertWarnsRegex(UserWarning, r'Chains failed.*all \(.* of 8\)'):
-      found = rllc.estimate_llc(key, rim, jnp.zeros(1), data, **options)
-    self.assertBetween(found.failed.sum(), 1, 7)
-    finite = np.isfinite(found.traces['loss']).all(axis=-1)
-    np.testing.assert_array_equal(found.failed, ~finite)
-    paired = found.traces['loss'] - found.traces['center_loss']
-    expected = 10 * paired[~found.failed].mean()
-    np.testing.assert_allclose(found.llc, expected, rtol=1e-5)
+      result = rllc.estimate_llc(key, rim, jnp.zeros(1), data, **options)
+    self.assertBetween(result.failed.sum(), 1, 7)
+    finite = np.isfinite(result.traces['loss']).all(axis=-1)
+    np.testing.assert_array_equal(result.failed, ~finite)
+    paired = result.traces['loss'] - result.traces['center_loss']
+    expected = 10 * paired[~result.failed].mean()
+    np.testing.assert_allclose(result.llc, expected, rtol=1e-5)
     with self.assertRaisesRegex(ValueError, 'Lower step_size'):
       rllc.estimate_llc(
         key, rim, jnp.full(1, 2.0), data, **{**options, 'num_chains': 2}
@@ -154,7 +154,7 @@ class CellTest(absltest.TestCase):
   def test_by_hand(self):
     loss = np.ones((2, 48))
     loss[0, :6] = [3, 3, 3, 2, 2, 0]  # Less 2: one of 96 is 0, 91 are below.
-    found = diagnostics.of_cell(
+    result = diagnostics.of_cell(
       hand_made(
         loss=loss,
         center_loss=np.full((2, 48), 2.0),
@@ -166,13 +166,15 @@ class CellTest(absltest.TestCase):
       settings=SETTINGS,
       nbeta=30.0,
     )
-    self.assertEqual(found['negative_share'], 91 / 96)
-    self.assertEqual(found['distance'], 3)  # Root of the mean, 9.
-    self.assertAlmostEqual(found['drift_to_noise'], 0.1 * 200 / 20)
-    self.assertEqual(found['equilibrium_ratio'], 6 / 5)
-    self.assertEqual(found['equilibrium_ratio_error'], 0)
-    self.assertTrue(np.isnan(found['step_bias']))  # Nothing was recorded of it.
-    self.assertAlmostEqual(found['loss_rounding'], 3e-6)
+    self.assertEqual(result['negative_share'], 91 / 96)
+    self.assertEqual(result['distance'], 3)  # Root of the mean, 9.
+    self.assertAlmostEqual(result['drift_to_noise'], 0.1 * 200 / 20)
+    self.assertEqual(result['equilibrium_ratio'], 6 / 5)
+    self.assertEqual(result['equilibrium_ratio_error'], 0)
+    self.assertTrue(
+      np.isnan(result['step_bias'])
+    )  # Nothing was recorded of it.
+    self.assertAlmostEqual(result['loss_rounding'], 3e-6)
 
   def test_the_share_of_a_bias_is_of_the_rest_or_of_the_interval(self):
     mean = errors.Mean(*map(np.array, (5.0, 0.1, 4.8, 5.2)))
@@ -190,16 +192,16 @@ class CellTest(absltest.TestCase):
     error = np.sqrt((2 * 18 - np.var(half, ddof=1)) / 24)
     middle = [1e9]  # Of an odd number of draws, in neither half.
     series = np.concatenate([half + 10, middle, half])
-    found = diagnostics.halves_difference(series)
-    np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-12)
+    result = diagnostics.halves_difference(series)
+    np.testing.assert_allclose(result, 10 / (np.sqrt(2) * error), rtol=1e-12)
     self.assertTrue(np.isnan(diagnostics.halves_difference(series[:47])))
     # Of the cross-chain mean: what chains do not share averages out.
     own = np.random.default_rng(0).normal(size=49)
     cell = hand_made(
       loss=np.stack([series + own, series - own]), center_loss=np.zeros((2, 49))
     )
-    found = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)['halves_difference']
-    np.testing.assert_allclose(found, 10 / (np.sqrt(2) * error), rtol=1e-7)
+    result = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)['halves_difference']
+    np.testing.assert_allclose(result, 10 / (np.sqrt(2) * error), rtol=1e-7)
 
   def test_a_bowl(self):
     """d = 400 at nbeta + gamma = 2 and epsilon 0.5: epsilon a / 4 = 1 / 4.
@@ -223,25 +225,25 @@ class CellTest(absltest.TestCase):
     )
     late = {name: trace[:, 40:] for name, trace in estimate.traces.items()}
     late['last_place'] = np.spacing(abs(late['center_loss']))
-    found = diagnostics.of_cell(
+    result = diagnostics.of_cell(
       late, 400, dict(step_size=0.5, nbeta=1.5, localization=0.5), 1.5
     )
-    np.testing.assert_allclose(found['drift_to_noise'], 1 / 3, rtol=0.008)
+    np.testing.assert_allclose(result['drift_to_noise'], 1 / 3, rtol=0.008)
     np.testing.assert_allclose(
-      found['distance'] ** 2, 400 / (2 * 0.75), rtol=0.008
+      result['distance'] ** 2, 400 / (2 * 0.75), rtol=0.008
     )
     np.testing.assert_allclose(
-      found['equilibrium_ratio'], 1, atol=4 * found['equilibrium_ratio_error']
+      result['equilibrium_ratio'], 1, atol=4 * result['equilibrium_ratio_error']
     )
-    self.assertLess(found['equilibrium_ratio_error'], 0.005)
+    self.assertLess(result['equilibrium_ratio_error'], 0.005)
     # d nbeta h / 2 a without it, times x / (1 - x) at x = 1/4.
     expected = 400 / 2 * (1.5 / 2) / 3
-    np.testing.assert_allclose(found['step_bias'], expected, rtol=0.008)
-    self.assertEqual(found['negative_share'], 0)
-    self.assertLess(abs(found['halves_difference']), 3)
+    np.testing.assert_allclose(result['step_bias'], expected, rtol=0.008)
+    self.assertEqual(result['negative_share'], 0)
+    self.assertLess(abs(result['halves_difference']), 3)
     # 4 x 500 draws whose autocorrelations are 4^-k: times (1 - r) / (1 + r).
-    self.assertBetween(found['ess'] / 1200, 0.75, 1.25)  # 6 % at 1 deviation.
-    self.assertLess(found['rhat'], 1.02)
+    self.assertBetween(result['ess'] / 1200, 0.75, 1.25)  # 6 % at 1 deviation.
+    self.assertLess(result['rhat'], 1.02)
 
   def test_acceptance_is_read_where_it_was_recorded(self):
     """NaN where a run had not yet begun to record it."""
@@ -254,8 +256,8 @@ class CellTest(absltest.TestCase):
       'mala_acceptance', diagnostics.of_cell(cell, 5, SETTINGS, 30.0)
     )
     acceptance[:, 40:] = [[0.5], [0.75]]
-    found = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)
-    self.assertEqual(found['mala_acceptance'], 0.625)
+    result = diagnostics.of_cell(cell, 5, SETTINGS, 30.0)
+    self.assertEqual(result['mala_acceptance'], 0.625)
 
   def test_one_chain_has_no_rhat_and_what_stands_has_nothing(self):
     two = diagnostics.mixing(np.random.default_rng(0).normal(size=(2, 200)))

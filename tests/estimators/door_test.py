@@ -321,10 +321,10 @@ def test_whole_numbers_may_come_in_any_type(value):
   data = jnp.zeros(30)
   names = ('num_draws', 'num_chains', 'burn_in', 'num_steps_between_draws')
   for name in names[:1]:
-    found = estimate(bowl, jnp.zeros(2), data, **{name: value})
-    assert found.traces['loss'].shape == (1, 24)
-  found = estimate(bowl, jnp.zeros(2), data, batch_size=value)
-  assert found.traces['loss'].shape == (1, 24)
+    result = estimate(bowl, jnp.zeros(2), data, **{name: value})
+    assert result.traces['loss'].shape == (1, 24)
+  result = estimate(bowl, jnp.zeros(2), data, batch_size=value)
+  assert result.traces['loss'].shape == (1, 24)
 
 
 @pytest.mark.parametrize('value', [2.5, 'two', None, True, np.nan, [24]])

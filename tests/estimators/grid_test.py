@@ -31,8 +31,8 @@ class ChunkTest(parameterized.TestCase):
   def test_as_many_as_fit_in_equal_chunks(self, platform, limit, columns, size):
     device = FakeDevice(platform, limit)
     measure = lambda: footprint.Footprint(shared=200, column=100)
-    found = grid.default_chunk_size(columns, measure, device)
-    self.assertEqual(found, size)
+    result = grid.default_chunk_size(columns, measure, device)
+    self.assertEqual(result, size)
 
   def test_what_fits_is_known_only_with_a_limit(self):
     measure = lambda: footprint.Footprint(shared=200, column=100)

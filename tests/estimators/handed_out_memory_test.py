@@ -65,14 +65,14 @@ def stacked(steps):
 def test_the_next_load_changes_no_number(make):
   options = {'datasets': {'text': toy.DATASETS['text']}, 'num_chains': 1}
   expected = toy.run(trajectory=toy.trajectory(STEPS), **options)
-  found = toy.run(
+  result = toy.run(
     trajectory=types.Trajectory(STEPS, make()),
     mesh=grid.make_mesh(1, 1),
     rows_per_block=1,
     **options,
   )
-  toy.assert_same_traces(found, expected)
-  assert found.attrs['identity'] == expected.attrs['identity']
+  toy.assert_same_traces(result, expected)
+  assert result.attrs['identity'] == expected.attrs['identity']
 
 
 def test_a_block_keeps_its_weights_while_the_next_one_loads():
@@ -98,7 +98,7 @@ def test_a_block_keeps_its_weights_while_the_next_one_loads():
         assert loads.acquire(timeout=10)
       during.append(done)
 
-  found = toy.run(
+  result = toy.run(
     trajectory=types.Trajectory(STEPS, slow),
     datasets={'text': toy.DATASETS['text']},
     mesh=grid.make_mesh(1, 1),
@@ -109,7 +109,7 @@ def test_a_block_keeps_its_weights_while_the_next_one_loads():
   )
   for place, step in enumerate(STEPS):
     np.testing.assert_array_equal(
-      found.W_of_chain[place, 0, 0, 0, 0], toy.checkpoint(step)['W'][0]
+      result.W_of_chain[place, 0, 0, 0, 0], toy.checkpoint(step)['W'][0]
     )
 
 

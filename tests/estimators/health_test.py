@@ -151,20 +151,20 @@ class RulesTest(parameterized.TestCase):
     ),
   )
   def test_a_fault_is_named_with_its_number_and_its_knob(self, changes, words):
-    found = faults.faults({**HEALTHY, **changes})
-    self.assertLen(found, 1)
-    self.assertIn(words, str(found[0]))
+    result = faults.faults({**HEALTHY, **changes})
+    self.assertLen(result, 1)
+    self.assertIn(words, str(result[0]))
 
 
 class HealthTest(parameterized.TestCase):
   def test_verdicts_lie_over_cells(self):
-    found = estimates()
-    found.rhat[1, 0, 0] = 1.2
-    found.ess[1, 0, 0] = 7
-    found.num_chains[0, 0, 1] = 1
-    found.equilibrium_ratio_error[2, 0, 1] = 0.0151
-    checked = health.check(found)
-    self.assertEqual(checked.healthy.dims, found.llc.dims)
+    result = estimates()
+    result.rhat[1, 0, 0] = 1.2
+    result.ess[1, 0, 0] = 7
+    result.num_chains[0, 0, 1] = 1
+    result.equilibrium_ratio_error[2, 0, 1] = 0.0151
+    checked = health.check(result)
+    self.assertEqual(checked.healthy.dims, result.llc.dims)
     sick = np.argwhere(~checked.healthy.values).tolist()
     self.assertEqual(sick, [[1, 0, 0]])
     self.assertEqual(checked.verdict.values[0, 0, 0], 'healthy')
@@ -183,16 +183,16 @@ class HealthTest(parameterized.TestCase):
       'healthy, though the equilibrium ratio, 1.000 ± 0.015, is too uncertain '
       'to tell',
     )
-    one = health.check(found.sel(refinement='0:0'))
+    one = health.check(result.sel(refinement='0:0'))
     self.assertEqual(one.healthy.values.tolist(), [[True], [False], [True]])
 
   def test_a_line_for_each_refinement(self):
-    found = estimates()
-    found.halves_difference[0, 0, 0] = 5
-    found.halves_difference[2, 0, 0] = -4.5
-    found.ess[2, 0, 0] = 8
-    found.equilibrium_ratio[2, 0, 0] = 1.1
-    lines = health.summary(found)
+    result = estimates()
+    result.halves_difference[0, 0, 0] = 5
+    result.halves_difference[2, 0, 0] = -4.5
+    result.ess[2, 0, 0] = 8
+    result.equilibrium_ratio[2, 0, 0] = 1.1
+    lines = health.summary(result)
     self.assertEqual(lines['0:1'], 'healthy at all 3 checkpoints')
     self.assertEqual(
       lines['0:0'],
@@ -201,57 +201,57 @@ class HealthTest(parameterized.TestCase):
       'burn_in or num_draws; the equilibrium ratio is 1.100 ± 0.010 (step 4): '
       'raise burn_in or lower step_size',
     )
-    one = health.summary(found.isel(checkpoint=0, refinement=0))
+    one = health.summary(result.isel(checkpoint=0, refinement=0))
     self.assertRegex(
       one['0:0'], r'^not healthy: the halves .* \(step 1\): raise'
     )
-    one = health.summary(found.isel(checkpoint=[0], refinement=[1]))
+    one = health.summary(result.isel(checkpoint=[0], refinement=[1]))
     self.assertEqual(one, {'0:1': 'healthy'})
 
   def test_data_sets_are_named_where_there_are_several(self):
-    found = estimates(range(8), ('train', 'code'), ('0:0',))
-    found.num_failed[:, 0] = 1
-    found.num_failed[3:5, 1] = 2
-    found.failure_kind[:] = 1
+    result = estimates(range(8), ('train', 'code'), ('0:0',))
+    result.num_failed[:, 0] = 1
+    result.num_failed[3:5, 1] = 2
+    result.failure_kind[:] = 1
     self.assertEqual(
-      health.summary(found)['0:0'],
+      health.summary(result)['0:0'],
       'not healthy at 10 of 16 cells: 2 of 4 chains failed (worst of 8 steps '
       'from 0 to 7 on train and steps 3 and 4 on code): lower step_size or '
       'raise localization',
     )
 
   def test_doubt_is_summed_up_too(self):
-    found = estimates()
-    found.equilibrium_ratio_error[1:, 0, 0] = [0.02, 0.03]
+    result = estimates()
+    result.equilibrium_ratio_error[1:, 0, 0] = [0.02, 0.03]
     self.assertEqual(
-      health.summary(found)['0:0'],
+      health.summary(result)['0:0'],
       'healthy at all 3 checkpoints, though the equilibrium ratio, 1.000 ± '
       '0.030 at step 4, is too uncertain to tell in 2 of 3',
     )
 
   def test_a_visible_step_bias_is_said_of_healthy_cells(self):
-    found = estimates()
-    found.step_bias[1:, 0, 0] = [0.21, -0.22]
-    found.step_bias_share[1:, 0, 0] = [0.044, 0.042]
+    result = estimates()
+    result.step_bias[1:, 0, 0] = [0.21, -0.22]
+    result.step_bias_share[1:, 0, 0] = [0.044, 0.042]
     self.assertEqual(
-      health.check(found).verdict.values[1:, 0, 0].tolist(),
+      health.check(result).verdict.values[1:, 0, 0].tolist(),
       [
         'healthy, though step bias 4.4 % is larger than the interval',
         'healthy, though step bias 4.2 % is larger than the interval',
       ],
     )
     self.assertEqual(
-      health.summary(found)['0:0'],
+      health.summary(result)['0:0'],
       'healthy at all 3 checkpoints, though the step bias, 4.4 % at step 2, is '
       'larger than the interval in 2 of 3',
     )
 
   def test_failed_chains_are_named(self):
-    found = estimates()
-    found.failed[1, 0, 1, [0, 2, 3]] = True
-    found.failed[2, 0, 0, 1] = True
+    result = estimates()
+    result.failed[1, 0, 1, [0, 2, 3]] = True
+    result.failed[2, 0, 0, 1] = True
     self.assertEqual(
-      health.failures(found),
+      health.failures(result),
       [
         '0:1 at step 2 on train: chains 0, 2 and 3 failed',
         '0:0 at step 4 on train: chain 1 failed',
@@ -300,9 +300,9 @@ class ChainsTest(absltest.TestCase):
         burn_in=100,
       ),
     )
-    found = health.check(llc.llc_from_traces(traces)).squeeze()
-    steep = found.sel(refinement='steep')
-    flat = found.sel(refinement='flat')
+    result = health.check(llc.llc_from_traces(traces)).squeeze()
+    steep = result.sel(refinement='steep')
+    flat = result.sel(refinement='flat')
     # (nbeta / 2) d h / (a (1 - epsilon a / 4)), a = 150: 3.9 % over.
     expected = 50 * 50 / (2 * 150 * 0.9625)
     self.assertTrue(flat.healthy, str(flat.verdict.values))
@@ -313,13 +313,13 @@ class ChainsTest(absltest.TestCase):
     self.assertTrue(np.isnan(steep.llc))
     self.assertIn('lower step_size', str(steep.verdict.values))
     self.assertRegex(
-      health.failures(found)[0],
+      health.failures(result)[0],
       'steep at step 7 on none: chains 0, 1, 2 and 3 failed',
     )
     early = traces.isel(draw=slice(24))
-    found = health.check(llc.llc_from_traces(early, burn_in=0)).squeeze()
-    self.assertRegex(str(found.verdict.values[0]), r'equilibrium ratio is 0\.')
-    self.assertFalse(found.healthy[0])
+    result = health.check(llc.llc_from_traces(early, burn_in=0)).squeeze()
+    self.assertRegex(str(result.verdict.values[0]), r'equilibrium ratio is 0\.')
+    self.assertFalse(result.healthy[0])
 
 
 if __name__ == '__main__':

@@ -50,22 +50,22 @@ class LlcTest(parameterized.TestCase):
   def test_axes_factor_and_burn_in(self):
     """A shape test: every cell against its own mean, no two alike."""
     traces = hand_made()
-    found = llc.llc_from_traces(traces, burn_in=10)
+    result = llc.llc_from_traces(traces, burn_in=10)
     expected = 30 * (traces.loss - traces.center_loss).isel(
       draw=slice(10, None)
     )
     expected = expected.mean(('chain', 'draw'))
-    np.testing.assert_allclose(found.llc, expected, rtol=1e-6)
-    self.assertEqual(found.llc.dims, ('checkpoint', 'dataset', 'refinement'))
-    self.assertLen(np.unique(found.llc), 6)
+    np.testing.assert_allclose(result.llc, expected, rtol=1e-6)
+    self.assertEqual(result.llc.dims, ('checkpoint', 'dataset', 'refinement'))
+    self.assertLen(np.unique(result.llc), 6)
 
   def test_equilibrium_ratio(self):
     traces = hand_made()
-    found = llc.llc_from_traces(traces, burn_in=10).equilibrium_ratio
+    result = llc.llc_from_traces(traces, burn_in=10).equilibrium_ratio
     expected = (
       traces.virial.isel(draw=slice(10, None)).mean(('chain', 'draw')) / 7
     )
-    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    np.testing.assert_allclose(result, expected, rtol=1e-6)
 
   def test_burn_in_counts_steps_not_draws(self):
     traces = hand_made()
@@ -82,15 +82,15 @@ class LlcTest(parameterized.TestCase):
   def test_corpus_baseline(self):
     """Another reference, and its error in quadrature."""
     traces = hand_made()
-    found = llc.llc_from_traces(traces, baseline='corpus', burn_in=0)
+    result = llc.llc_from_traces(traces, baseline='corpus', burn_in=0)
     loss = traces.loss.mean(('chain', 'draw'))
     expected = 30 * (loss - traces.baseline_loss.mean('baseline_batch'))
-    np.testing.assert_allclose(found.llc, expected, rtol=1e-5)
+    np.testing.assert_allclose(result.llc, expected, rtol=1e-5)
     own = 30 * traces.baseline_loss.std('baseline_batch', ddof=1) / 4
     series = 30 * traces.loss.mean('chain').values
     alone = llc.errors.mean_with_error(series).standard_error
     np.testing.assert_allclose(
-      found.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
+      result.standard_error, np.sqrt(alone**2 + own**2), rtol=1e-5
     )
 
   def test_a_trace_that_is_missing_is_named(self):
@@ -105,8 +105,8 @@ class LlcTest(parameterized.TestCase):
     wild['baseline_loss'] = 1e4 * traces.baseline_loss
     calm['baseline_loss'] = 1e-4 * traces.baseline_loss
     for case, degrees in ((wild, M - 1), (calm, 7)):
-      found = llc.llc_from_traces(case, baseline='corpus', burn_in=0)
-      half = (found.high - found.llc) / found.standard_error
+      result = llc.llc_from_traces(case, baseline='corpus', burn_in=0)
+      half = (result.high - result.llc) / result.standard_error
       np.testing.assert_allclose(half, stats.t.ppf(0.975, degrees), rtol=1e-3)
 
   def test_devinterp_baseline(self):
@@ -115,7 +115,7 @@ class LlcTest(parameterized.TestCase):
     # Minibatches of their own, too: then devinterp averages over chains.
     own = np.random.default_rng(1).normal(size=traces.loss.shape)
     traces['center_loss'] = traces.center_loss.copy(data=own)
-    found = llc.llc_from_traces(traces, baseline='devinterp')
+    result = llc.llc_from_traces(traces, baseline='devinterp')
     for k in range(2):
       for r in range(3):
         loss, center = (
@@ -124,7 +124,7 @@ class LlcTest(parameterized.TestCase):
         baseline = sum(center[c][i] for c in range(2) for i in range(32)) / 64
         chains = [30 * (sum(loss[c]) / 40 - baseline) for c in range(2)]
         mean, spread = sum(chains) / 2, abs(chains[0] - chains[1])
-        cell = found.isel(checkpoint=k, dataset=0, refinement=r)
+        cell = result.isel(checkpoint=k, dataset=0, refinement=r)
         np.testing.assert_allclose(cell.llc, mean, rtol=1e-12)
         # Of two numbers: deviation |a - b| / sqrt 2 with divisor 1, over
         # sqrt 2; Student's t at 97.5 % and 1 degree of freedom is 12.7062.
@@ -135,17 +135,17 @@ class LlcTest(parameterized.TestCase):
 
   def test_one_chain_has_no_spread_for_devinterp(self):
     traces = hand_made().isel(chain=[0])
-    found = llc.llc_from_traces(traces, baseline='devinterp')
-    self.assertTrue(np.isfinite(found.llc).all())
-    self.assertTrue(np.isnan(found.standard_error).all())
+    result = llc.llc_from_traces(traces, baseline='devinterp')
+    self.assertTrue(np.isfinite(result.llc).all())
+    self.assertTrue(np.isnan(result.standard_error).all())
 
   def test_devinterp_leaves_out_failed_chains_not_their_rest(self):
     """devinterp itself averages what a chain recorded before it failed."""
     traces = hand_made()
     traces.loss[1, 0, 2, 1, 33] = np.nan
-    found = llc.llc_from_traces(traces, baseline='devinterp')
+    result = llc.llc_from_traces(traces, baseline='devinterp')
     alone = llc.llc_from_traces(traces.isel(chain=[0]), baseline='devinterp')
-    np.testing.assert_array_equal(found.llc[1, 0, 2], alone.llc[1, 0, 2])
+    np.testing.assert_array_equal(result.llc[1, 0, 2], alone.llc[1, 0, 2])
 
   @parameterized.parameters(
     (slice(None), 10, 'burn_in must not be given.*got 10'),
@@ -161,8 +161,8 @@ class LlcTest(parameterized.TestCase):
     traces = hand_made()
     traces.recorded[0, 0, 1] = 31
     traces.loss[0, 0, 1, :, 31:] = np.nan
-    found = llc.llc_from_traces(traces, baseline='devinterp')
-    missing = np.argwhere(np.isnan(found.llc.values))
+    result = llc.llc_from_traces(traces, baseline='devinterp')
+    missing = np.argwhere(np.isnan(result.llc.values))
     np.testing.assert_array_equal(missing, [[0, 0, 1]])
 
   def test_an_unknown_baseline_is_refused(self):
@@ -172,22 +172,22 @@ class LlcTest(parameterized.TestCase):
   def test_failed_chains_are_named_and_left_out(self):
     traces = hand_made()
     traces.loss[1, 0, 2, 1, 33] = np.nan
-    found = llc.llc_from_traces(traces, burn_in=0)
-    self.assertEqual(int(found.num_failed.sum()), 1)
-    self.assertTrue(found.failed[1, 0, 2, 1])
+    result = llc.llc_from_traces(traces, burn_in=0)
+    self.assertEqual(int(result.num_failed.sum()), 1)
+    self.assertTrue(result.failed[1, 0, 2, 1])
     left = 30 * (traces.loss - traces.center_loss)[1, 0, 2, 0].mean()
-    np.testing.assert_allclose(found.llc[1, 0, 2], left, rtol=1e-6)
-    self.assertTrue(np.isfinite(found.llc).all())
+    np.testing.assert_allclose(result.llc[1, 0, 2], left, rtol=1e-6)
+    self.assertTrue(np.isfinite(result.llc).all())
 
   def test_what_is_not_done_is_missing_not_failed(self):
     traces = hand_made()
     traces.recorded[0, 0, 1] = 12
     traces.loss[0, 0, 1, :, 12:] = np.nan
-    found = llc.llc_from_traces(traces, burn_in=0)
-    missing = np.argwhere(np.isnan(found.llc.values))
+    result = llc.llc_from_traces(traces, burn_in=0)
+    missing = np.argwhere(np.isnan(result.llc.values))
     np.testing.assert_array_equal(missing, [[0, 0, 1]])
-    self.assertEqual(int(found.num_failed.sum()), 0)
-    self.assertEqual(found.num_draws.values[0, 0].tolist(), [40, 12, 40])
+    self.assertEqual(int(result.num_failed.sum()), 0)
+    self.assertEqual(result.num_draws.values[0, 0].tolist(), [40, 12, 40])
 
   def test_a_cell_is_read_from_its_longest_chains(self):
     """While more chains, or more draws of some cells, are on their way."""
@@ -196,15 +196,15 @@ class LlcTest(parameterized.TestCase):
     traces.loss[0, 0, 1, 1, 3:] = np.nan
     traces.recorded[1, 0, 0] = 30
     traces.loss[1, 0, 0, :, 30:] = np.nan
-    found = llc.llc_from_traces(traces, burn_in=0)
+    result = llc.llc_from_traces(traces, burn_in=0)
     paired = 30 * (traces.loss - traces.center_loss)
     np.testing.assert_allclose(
-      found.llc[0, 0, 1], paired[0, 0, 1, 0].mean(), rtol=1e-6
+      result.llc[0, 0, 1], paired[0, 0, 1, 0].mean(), rtol=1e-6
     )
     np.testing.assert_allclose(
-      found.llc[1, 0, 0], paired[1, 0, 0, :, :30].mean(), rtol=1e-6
+      result.llc[1, 0, 0], paired[1, 0, 0, :, :30].mean(), rtol=1e-6
     )
-    self.assertEqual(int(found.num_failed.sum()), 0)
+    self.assertEqual(int(result.num_failed.sum()), 0)
 
   def test_a_selection_of_draws_or_of_one_head_is_read(self):
     traces = hand_made()
@@ -220,17 +220,17 @@ class LlcTest(parameterized.TestCase):
     traces = hand_made().assign_attrs(nbeta=0.0)
     with self.assertRaisesRegex(ValueError, 'estimator_nbeta must be given'):
       llc.llc_from_traces(traces, burn_in=0)
-    found = llc.llc_from_traces(traces, burn_in=0, estimator_nbeta=30.0)
+    result = llc.llc_from_traces(traces, burn_in=0, estimator_nbeta=30.0)
     expected = llc.llc_from_traces(hand_made(), burn_in=0)
-    np.testing.assert_array_equal(found.llc, expected.llc)
+    np.testing.assert_array_equal(result.llc, expected.llc)
 
   def test_counts(self):
     traces = hand_made()
     traces.recorded[0, 0, 1] = [40, 3]  # A second chain is on its way.
     traces.recorded[0, 0, 2] = 0
     traces.squared_distance[1, 0, 0, 0, 0] = 1e9  # In the burn-in, too.
-    found = llc.llc_from_traces(traces, burn_in=10)
-    count = lambda name: found[name].values[:, 0].tolist()
+    result = llc.llc_from_traces(traces, burn_in=10)
+    count = lambda name: result[name].values[:, 0].tolist()
     self.assertEqual(count('num_chains'), [[2, 1, 0], [2, 2, 2]])
     self.assertEqual(count('num_draws'), [[40, 40, 0], [40, 40, 40]])
     self.assertEqual(count('num_kept'), [[30, 30, 0], [30, 30, 30]])
@@ -238,28 +238,28 @@ class LlcTest(parameterized.TestCase):
 
   def test_diagnostics_are_of_kept_draws_of_each_cell(self):
     traces = hand_made()
-    found = llc.llc_from_traces(traces, burn_in=10)
+    result = llc.llc_from_traces(traces, burn_in=10)
     late = traces.isel(draw=slice(10, None))
     both = ('chain', 'draw')
     np.testing.assert_allclose(
-      found.distance, np.sqrt(late.squared_distance.mean(both)), rtol=1e-6
+      result.distance, np.sqrt(late.squared_distance.mean(both)), rtol=1e-6
     )
     np.testing.assert_allclose(
-      found.drift_to_noise, 1e-3 * late.squared_gradient.mean(both) / 28
+      result.drift_to_noise, 1e-3 * late.squared_gradient.mean(both) / 28
     )
     np.testing.assert_allclose(
-      found.negative_share, (late.loss < late.center_loss).mean(both)
+      result.negative_share, (late.loss < late.center_loss).mean(both)
     )
-    self.assertTrue(np.isnan(found.halves_difference).all())  # 30 < 48 draws.
-    self.assertNotIn('mala_acceptance', found)
+    self.assertTrue(np.isnan(result.halves_difference).all())  # 30 < 48 draws.
+    self.assertNotIn('mala_acceptance', result)
 
   def test_mixing_is_seen(self):
     """Chains that sit at different heights do not mix."""
     traces = hand_made()
     apart = np.arange(2.0)[:, None]
     traces['loss'] = traces.loss.copy(data=traces.loss.values + apart)
-    found = llc.llc_from_traces(traces, burn_in=0)
-    self.assertGreater(float(found.rhat.min()), 1.5)
+    result = llc.llc_from_traces(traces, burn_in=0)
+    self.assertGreater(float(result.rhat.min()), 1.5)
 
 
 class ContrastTest(absltest.TestCase):
@@ -267,14 +267,14 @@ class ContrastTest(absltest.TestCase):
     traces = hand_made()
     shared = 5 * np.random.default_rng(1).normal(size=40)
     traces['loss'] = traces.loss.copy(data=traces.loss.values + shared)
-    found = llc.contrast(
+    result = llc.contrast(
       traces, {'refinement': '0:2'}, {'refinement': '0:1'}, burn_in=0
     )
     each = llc.llc_from_traces(traces, burn_in=0)
     expected = each.llc.sel(refinement='0:2') - each.llc.sel(refinement='0:1')
-    np.testing.assert_allclose(found.llc, expected, rtol=1e-4)
+    np.testing.assert_allclose(result.llc, expected, rtol=1e-4)
     self.assertLess(
-      float(found.standard_error.max()), 0.1 * float(each.standard_error.min())
+      float(result.standard_error.max()), 0.1 * float(each.standard_error.min())
     )
 
   def test_combinations_of_draws_have_the_errors_of_estimates(self):
@@ -285,10 +285,10 @@ class ContrastTest(absltest.TestCase):
       np.testing.assert_allclose(whole[name], each[name], rtol=1e-6)
     sides = [{'refinement': '0:0'}, {'refinement': '0:1'}]
     difference = draws.sel(refinement='0:0') - draws.sel(refinement='0:1')
-    found = llc.of_draws(difference)
+    result = llc.of_draws(difference)
     expected = llc.contrast(traces, *sides, burn_in=10)
     for name in expected:
-      np.testing.assert_allclose(found[name], expected[name], rtol=1e-9)
+      np.testing.assert_allclose(result[name], expected[name], rtol=1e-9)
     # A mean of three independent heads has a third of the variance.
     mean = llc.of_draws(draws.mean('refinement')).standard_error
     ratio = mean / np.sqrt((each.standard_error**2).mean('refinement') / 3)
@@ -306,7 +306,7 @@ class RoutesTest(absltest.TestCase):
       trajectory=toy.trajectory((0,)), datasets={'data': types.Window(0, 64)}
     )
     read = llc.llc_from_traces(traces, burn_in=6).isel(checkpoint=0, dataset=0)
-    found = toy.estimate(
+    result = toy.estimate(
       jax.random.key(0),
       toy.family(0, 1, 2),
       toy.checkpoint(0),
@@ -319,8 +319,8 @@ class RoutesTest(absltest.TestCase):
       burn_in=6,
     )
     for name in ('llc', 'standard_error', 'low', 'high', 'equilibrium_ratio'):
-      np.testing.assert_allclose(getattr(found, name), read[name], rtol=1e-4)
-    self.assertFalse(found.failed.any())
+      np.testing.assert_allclose(getattr(result, name), read[name], rtol=1e-4)
+    self.assertFalse(result.failed.any())
 
 
 @functools.cache
@@ -352,8 +352,8 @@ class RecordedTest(absltest.TestCase):
       self.assertEqual(traces[name].dims, tables.DIMS)
     self.assertTrue(np.isnan(traces.mala_acceptance[..., :30]).all())
     expected = 0.25 * traces.loss[..., 30:].mean(('chain', 'draw'))
-    found = llc.llc_from_traces(traces, burn_in=6)
-    np.testing.assert_allclose(found.mala_acceptance, expected, rtol=1e-5)
+    result = llc.llc_from_traces(traces, burn_in=6)
+    np.testing.assert_allclose(result.mala_acceptance, expected, rtol=1e-5)
 
 
 if __name__ == '__main__':

@@ -29,14 +29,14 @@ def sample(loss_fn, center, batches, **settings):
 
 
 def response(traces):
-  found = rllc_jax.nbeta_response(traces).squeeze()
-  return {name: float(found[name]) for name in found.data_vars}
+  result = rllc_jax.nbeta_response(traces).squeeze()
+  return {name: float(result[name]) for name in result.data_vars}
 
 
 class ResponseTest(absltest.TestCase):
   def test_gamma(self):
     """n beta (x^2 + y^4) is Gamma(1/2) + Gamma(1/4): mean and variance 3/4."""
-    found = response(
+    result = response(
       sample(
         lambda w, batch: w[0] ** 2 + w[1] ** 4,
         jnp.zeros(2),
@@ -49,16 +49,16 @@ class ResponseTest(absltest.TestCase):
         burn_in=2000,
       )
     )
-    error = found['heat_capacity_error']
+    error = result['heat_capacity_error']
     self.assertLess(error, 0.02)
-    self.assertLess(abs(found['heat_capacity'] - 0.75), 4 * error)
-    self.assertLess(found['response_error'], 0.02)
-    self.assertLess(abs(found['response']), 4 * found['response_error'])
+    self.assertLess(abs(result['heat_capacity'] - 0.75), 4 * error)
+    self.assertLess(result['response_error'], 0.02)
+    self.assertLess(abs(result['response']), 4 * result['response_error'])
 
   def test_a_localized_bowl(self):
     """1/2 sum K^2 and 1/2 sum K (1 - K), K = n beta h / (n beta h + gamma)."""
     h = np.array([0.3, 1.0, 3.0])
-    found = response(
+    result = response(
       sample(
         lambda w, batch: 0.5 * jnp.sum(jnp.asarray(h, jnp.float32) * w**2),
         jnp.zeros(3),
@@ -75,9 +75,9 @@ class ResponseTest(absltest.TestCase):
       ('heat_capacity', 0.5 * np.sum(K**2)),
       ('response', 0.5 * np.sum(K * (1 - K))),
     ):
-      error = found[f'{name}_error']
+      error = result[f'{name}_error']
       self.assertLess(error, 0.02 * expected + 0.005)
-      self.assertLess(abs(found[name] - expected), 4 * error)
+      self.assertLess(abs(result[name] - expected), 4 * error)
 
   def test_minibatches_are_refused(self):
     """Their losses would give a variance thirty times too large."""
@@ -88,15 +88,15 @@ class ResponseTest(absltest.TestCase):
     with self.assertRaisesRegex(ValueError, r'all data.*rllc_jax.full'):
       batches = rllc_jax.uniform(points, 8)
       response(sample(regression.loss, center, batches, **settings))
-    found = response(
+    result = response(
       sample(regression.loss, center, rllc_jax.full(points), **settings)
     )
     x = np.asarray(points.inputs, float)
     h = np.linalg.eigvalsh(x.T @ x / len(x))
     expected = 0.5 * np.sum((100 * h / (100 * h + 50)) ** 2)
-    error = found['heat_capacity_error']
+    error = result['heat_capacity_error']
     self.assertLess(error, 0.1 * expected)
-    self.assertLess(abs(found['heat_capacity'] - expected), 4 * error)
+    self.assertLess(abs(result['heat_capacity'] - expected), 4 * error)
 
 
 if __name__ == '__main__':

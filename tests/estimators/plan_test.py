@@ -41,10 +41,10 @@ def loss_multiply_adds(heads=3, batch=4):
 
 
 def test_everything_is_left_at_first():
-  found = plan()
+  result = plan()
   rows, draws, chains = 3 * 2, 30, 2
-  first, second = (family.counts for family in found.families)
-  assert [family.names for family in found.families] == [
+  first, second = (family.counts for family in result.families)
+  assert [family.names for family in result.families] == [
     ('0:0', '0:1'),
     ('0:2',),
   ]
@@ -58,19 +58,19 @@ def test_everything_is_left_at_first():
   back = 4 * 3 * (2 * 4) + 2 * (4 * 3 * 4)
   expected = first.row_steps * forward + first.chain_steps * (forward + back)
   assert first.multiply_adds == expected
-  for a, b, c in zip(found.counts, first, second, strict=True):
+  for a, b, c in zip(result.counts, first, second, strict=True):
     assert a == b + c
 
 
 def test_steps_between_draws_and_minibatches_of_their_own():
-  found = plan(
+  result = plan(
     refinements=[toy.family(0, 1)],
     num_steps_between_draws=3,
     share_batches=False,
     burn_in=7,
   )
   draws = 24 + 3  # 7 steps of burn-in are 3 draws.
-  first = found.counts
+  first = result.counts
   assert first.chain_steps == 6 * 4 * draws * 3
   assert first.row_steps == first.chain_steps + 6 * 4
 
@@ -89,8 +89,8 @@ def test_what_is_stored_is_not_planned_and_nothing_is_written(tmp_path):
   with pytest.raises(InterruptedError):
     toy.run(**run, segment=8, progress=stop)
   before = contents(tmp_path)
-  found = plan(store=store())
-  (first, second) = found.families
+  result = plan(store=store())
+  (first, second) = result.families
   assert (first.counts.cells, second.counts.cells) == (2 * 2, 2)
   assert first.counts.chain_steps == 2 * 4 * (30 - 8)
   assert second.counts.chain_steps == 2 * 2 * 30
@@ -156,9 +156,9 @@ def test_a_call_is_told_from_its_draws(monkeypatch):
   monkeypatch.setattr(blocks, 'take', timed)
   for seconds, draw in ((0.0, 0.6), (3.0, 0.1), (1e9, 0.1)):
     monkeypatch.setattr(plans, '_TIMED_SECONDS', seconds)
-    (found,) = plan(refinements=toy.family(0)).families
-    assert found.costs.draw_seconds == pytest.approx(draw)
-    assert found.costs.segment_seconds >= 0.6 - draw - 1e-6
+    (result,) = plan(refinements=toy.family(0)).families
+    assert result.costs.draw_seconds == pytest.approx(draw)
+    assert result.costs.segment_seconds >= 0.6 - draw - 1e-6
 
 
 @pytest.mark.long

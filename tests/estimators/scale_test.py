@@ -24,13 +24,13 @@ def extent(checkpoints, datasets, refinements=400, chains=4, draws=250):
 def test_a_pod(num_devices):
   """10^4 checkpoints x 400 heads x 20 data sets."""
   machines = scale.Machines(num_devices, min(8, num_devices))
-  found = scale.scale(extent(10_000, 20), SIZES, machines, rate=100.0)
-  assert found.chain_steps == 10_000 * 400 * 20 * 4 * 250
-  assert found.num_files < 100_000
-  assert found.chunk_bytes < 2**26
-  ideal = found.chain_steps / 100 / 3600 / num_devices
-  np.testing.assert_allclose(found.hours, ideal / found.balance)
-  assert 0.9 < found.balance <= 1
+  result = scale.scale(extent(10_000, 20), SIZES, machines, rate=100.0)
+  assert result.chain_steps == 10_000 * 400 * 20 * 4 * 250
+  assert result.num_files < 100_000
+  assert result.chunk_bytes < 2**26
+  ideal = result.chain_steps / 100 / 3600 / num_devices
+  np.testing.assert_allclose(result.hours, ideal / result.balance)
+  assert 0.9 < result.balance <= 1
 
 
 @pytest.mark.parametrize('count', [1, 2, 3, 8])
@@ -51,8 +51,8 @@ def test_the_most_that_a_device_has_is_counted(tmp_path, count):
     store.end()
   assert sorted(sum(dealt, [])) == sorted(rows)
   most = max(-(-len(own) // 2) for own in dealt)
-  found = scale.scale(asked, SIZES, scale.Machines(2 * count, 2), rate=1.0)
-  np.testing.assert_allclose(found.balance, 21 / (2 * count) / most)
+  result = scale.scale(asked, SIZES, scale.Machines(2 * count, 2), rate=1.0)
+  np.testing.assert_allclose(result.balance, 21 / (2 * count) / most)
 
 
 def test_files_and_bytes_are_those_of_a_store(tmp_path):
@@ -67,8 +67,8 @@ def test_files_and_bytes_are_those_of_a_store(tmp_path):
     traces.sizes['chain'],
     traces.sizes['draw'],
   )
-  found = scale.scale(asked, sizes, scale.Machines(1, 1), rate=1.0)
-  assert found.trace_bytes == sum(x.nbytes for x in kinds)
+  result = scale.scale(asked, sizes, scale.Machines(1, 1), rate=1.0)
+  assert result.trace_bytes == sum(x.nbytes for x in kinds)
   chunks = [
     path
     for name in traces
@@ -76,4 +76,4 @@ def test_files_and_bytes_are_those_of_a_store(tmp_path):
   ]
   made = len(chunks) + len([*tmp_path.glob('marks/*/*.npz')])
   assert table.piece_length(asked) == 1
-  assert made <= found.num_files
+  assert made <= result.num_files

@@ -39,8 +39,8 @@ class StoreTest(parameterized.TestCase):
   def test_a_store_holds_what_memory_holds(self):
     path = toy.directory() / 'store'
     expected = whole()
-    found = toy.run(store=rllc_jax.open_store(path))
-    toy.assert_same_traces(found, expected, rtol=0)
+    result = toy.run(store=rllc_jax.open_store(path))
+    toy.assert_same_traces(result, expected, rtol=0)
     read = rllc_jax.open_store(path).read()
     self.assertEqual(set(read.variables), set(expected.variables))
     for name in expected.variables:
@@ -48,15 +48,15 @@ class StoreTest(parameterized.TestCase):
 
   def test_padding_is_not_stored(self):
     """6 rows in blocks of 4, 6 columns in chunks of 4."""
-    found = toy.run(
+    result = toy.run(
       store=rllc_jax.open_store(toy.directory() / 'store'),
       mesh=grid.make_mesh(1, 1),
       rows_per_block=4,
       chunk_size=4,
     )
-    toy.assert_same_traces(found, whole())
-    self.assertEqual(found.baseline_loss.shape, (3, 2, 3, 4))
-    self.assertTrue(np.isfinite(found.baseline_loss).all())
+    toy.assert_same_traces(result, whole())
+    self.assertEqual(result.baseline_loss.shape, (3, 2, 3, 4))
+    self.assertTrue(np.isfinite(result.baseline_loss).all())
 
   def test_a_run_that_stopped_goes_on_bit_for_bit(self):
     """After every number of segments."""
@@ -78,9 +78,9 @@ class StoreTest(parameterized.TestCase):
         toy.run(store=rllc_jax.open_store(path), segment=8, progress=stop)
       kept = rllc_jax.open_store(path).read()
       self.assertEqual(int(kept.recorded.sum()), calls[-1])
-      found = toy.run(store=rllc_jax.open_store(path), segment=8)
+      result = toy.run(store=rllc_jax.open_store(path), segment=8)
       for name in toy.TRACES:
-        np.testing.assert_array_equal(found[name], expected[name])
+        np.testing.assert_array_equal(result[name], expected[name])
 
   def test_a_run_that_grew_in_every_direction_has_the_same_numbers(self):
     path = toy.directory() / 'store'
@@ -92,8 +92,8 @@ class StoreTest(parameterized.TestCase):
       'refinements': [toy.family(1)],
     }
     toy.run(store=rllc_jax.open_store(path), **first)
-    found = toy.run(store=rllc_jax.open_store(path))
-    toy.assert_same_traces(found, whole())
+    result = toy.run(store=rllc_jax.open_store(path))
+    toy.assert_same_traces(result, whole())
 
   @parameterized.parameters(
     ({'step_size': 2e-3}, 'step_size = 0.001, and this run has 0.002'),
@@ -168,6 +168,6 @@ class StoreTest(parameterized.TestCase):
     process.communicate()
     kept = int(rllc_jax.open_store(path).read().recorded.sum())
     self.assertBetween(kept, 5 * 3 * 6, 3 * 2 * 3 * 2 * 30 - 1)
-    found = toy.run(store=rllc_jax.open_store(path), segment=3)
+    result = toy.run(store=rllc_jax.open_store(path), segment=3)
     for name in toy.TRACES:
-      np.testing.assert_array_equal(found[name], whole()[name])
+      np.testing.assert_array_equal(result[name], whole()[name])

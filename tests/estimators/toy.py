@@ -139,11 +139,11 @@ def compile_counter():
 TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
 
 
-def assert_same_traces(found, expected, rtol=1e-5):
+def assert_same_traces(result, expected, rtol=1e-5):
   for name in TRACES:
     scale = np.abs(expected[name].values).max()
     np.testing.assert_allclose(
-      found[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
+      result[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
     )
 
 

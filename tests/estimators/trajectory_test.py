@@ -41,15 +41,15 @@ class InvarianceTest(parameterized.TestCase):
 
   @parameterized.parameters((2, 1), (1, 2))
   def test_two_devices_change_nothing(self, rows, columns):
-    found = toy.run(mesh=grid.make_mesh(rows, columns))
-    toy.assert_same_traces(found, self.whole)
+    result = toy.run(mesh=grid.make_mesh(rows, columns))
+    toy.assert_same_traces(result, self.whole)
 
   def test_a_segment_changes_no_bit(self):
     options = {'mesh': grid.make_mesh(1, 1)}
     for segment in (1, 7, 30):
-      found = toy.run(segment=segment, **options)
+      result = toy.run(segment=segment, **options)
       for name in toy.TRACES:
-        np.testing.assert_array_equal(found[name], self.whole[name])
+        np.testing.assert_array_equal(result[name], self.whole[name])
 
   def test_a_longer_run_begins_with_the_shorter(self):
     longer = toy.run(num_draws=60).isel(draw=slice(30))
@@ -66,16 +66,16 @@ class InvarianceTest(parameterized.TestCase):
     toy.assert_same_traces(part.isel(chain=slice(2)), whole)
 
   def test_the_order_of_a_list_is_not_an_address(self):
-    found = toy.run(
+    result = toy.run(
       refinements=[toy.family(2, 0)],
       datasets=dict(reversed(toy.DATASETS.items())),
     )
-    part = self.whole.sel(refinement=found.refinement, dataset=found.dataset)
-    toy.assert_same_traces(found, part)
+    part = self.whole.sel(refinement=result.refinement, dataset=result.dataset)
+    toy.assert_same_traces(result, part)
 
   def test_families_of_their_own_change_nothing(self):
-    found = toy.run(refinements=[toy.family(1), toy.family(0, 2)])
-    toy.assert_same_traces(found, self.whole.sel(refinement=found.refinement))
+    result = toy.run(refinements=[toy.family(1), toy.family(0, 2)])
+    toy.assert_same_traces(result, self.whole.sel(refinement=result.refinement))
 
   def test_chains_heads_checkpoints_and_data_sets_differ(self):
     """Or else the equalities above could be those of constants."""
@@ -85,13 +85,13 @@ class InvarianceTest(parameterized.TestCase):
 
   def test_every_cell_has_noise_of_its_own(self):
     """Without loss and localization the first step is noise alone."""
-    found = toy.run(nbeta=0.0, localization=0.0)
-    lengths = found.squared_distance.isel(draw=1).values.ravel()
+    result = toy.run(nbeta=0.0, localization=0.0)
+    lengths = result.squared_distance.isel(draw=1).values.ravel()
     self.assertLen(np.unique(lengths), 3 * 2 * 3 * 2)
 
   def test_noise_is_at_its_address(self):
     """Run, stream 1, data set, step, refinement, chain, step; names by CRC."""
-    found = toy.run(
+    result = toy.run(
       nbeta=0.0,
       localization=0.0,
       sampler='sgld',
@@ -102,7 +102,9 @@ class InvarianceTest(parameterized.TestCase):
     key = functools.reduce(jax.random.fold_in, path, jax.random.key(0))
     # The flat order is alphabetical: 8 numbers of W, then 4 of v.
     noise = jax.random.normal(key, (12,))[8:]
-    cell = found.v.sel(checkpoint=20, dataset='code', refinement='0:2', chain=1)
+    cell = result.v.sel(
+      checkpoint=20, dataset='code', refinement='0:2', chain=1
+    )
     moved = cell.isel(draw=1).values - cell.isel(draw=0).values
     np.testing.assert_allclose(moved, np.sqrt(1e-3) * noise, atol=1e-6)
 
@@ -137,12 +139,12 @@ class InvarianceTest(parameterized.TestCase):
       del context
       return {'v': position['v'], 'length': jnp.sum(position['W'] ** 2)}
 
-    found = toy.run(observe=observe)
-    self.assertEqual(found.v.shape, (3, 2, 3, 2, 30, 4))
-    for step in found.checkpoint.values:
-      at_start = found.v.sel(checkpoint=step).isel(draw=0)[0, :, 0]
+    result = toy.run(observe=observe)
+    self.assertEqual(result.v.shape, (3, 2, 3, 2, 30, 4))
+    for step in result.checkpoint.values:
+      at_start = result.v.sel(checkpoint=step).isel(draw=0)[0, :, 0]
       np.testing.assert_array_equal(at_start, toy.checkpoint(step)['v'])
-    toy.assert_same_traces(found, self.whole)
+    toy.assert_same_traces(result, self.whole)
 
 
 class OneAmongManyTest(absltest.TestCase):

@@ -139,21 +139,21 @@ PROBLEMS = [
 
 @pytest.mark.parametrize(('make', 'far', 'near'), PROBLEMS)
 def test_what_is_far_off_is_not_healthy_and_its_step_is_named(make, far, near):
-  case, found = estimate(make, far)
-  off = found.llc - case.truth
-  assert off > 0.05 * case.truth and off > 3 * found.standard_error
-  assert not found.healthy
-  assert 'the step size adds' in str(found.verdict)
-  assert 'the step size adds' in repr(found)
-  step = re.search(r'lower step_size to ([\d.e-]+)', str(found.verdict))
+  case, result = estimate(make, far)
+  off = result.llc - case.truth
+  assert off > 0.05 * case.truth and off > 3 * result.standard_error
+  assert not result.healthy
+  assert 'the step size adds' in str(result.verdict)
+  assert 'the step size adds' in repr(result)
+  step = re.search(r'lower step_size to ([\d.e-]+)', str(result.verdict))
   assert step and 0 < float(step[1]) < case.settings['step_size']
   if make is bowl:  # The share that it adds, x / (1 - x), is under 5 % there.
     x = float(step[1]) * 1010 / 4
     assert 0.02 < x / (1 - x) < 0.05
   # Never less than is there, and in bowls without noise no more.
-  assert found.step_bias > off - 3 * found.standard_error
+  assert result.step_bias > off - 3 * result.standard_error
   if case.predicted:
-    assert found.step_bias < off + 3 * found.standard_error
+    assert result.step_bias < off + 3 * result.standard_error
 
 
 @pytest.mark.parametrize(
@@ -161,10 +161,10 @@ def test_what_is_far_off_is_not_healthy_and_its_step_is_named(make, far, near):
   list(dict.fromkeys((make, near) for make, _, near in PROBLEMS if near)),
 )
 def test_a_small_step_is_not_blamed(make, near):
-  case, found = estimate(make, near)
-  off = found.llc - case.truth
-  assert abs(off) < max(0.05 * case.truth, 3 * found.standard_error)
-  assert 'step size adds' not in str(found.verdict)
+  case, result = estimate(make, near)
+  off = result.llc - case.truth
+  assert abs(off) < max(0.05 * case.truth, 3 * result.standard_error)
+  assert 'step size adds' not in str(result.verdict)
 
 
 HALVES = preconditioners.fixed(
@@ -186,7 +186,7 @@ HALVES = preconditioners.fixed(
 def test_other_kernels_foretell_theirs(sampler, share):
   """The stationary variance in a bowl is 1 / (a (1 - share epsilon a))."""
   case = bowl(0.5)
-  found = rllc_jax.estimate_llc(
+  result = rllc_jax.estimate_llc(
     jax.random.key(1),
     case.loss_fn,
     case.params,
@@ -195,11 +195,11 @@ def test_other_kernels_foretell_theirs(sampler, share):
   )
   x = 0.5 * share
   expected = case.truth * x / (1 - x)
-  error = 4 * found.standard_error
-  assert abs(found.llc - case.truth - expected) < error < 0.08 * case.truth
+  error = 4 * result.standard_error
+  assert abs(result.llc - case.truth - expected) < error < 0.08 * case.truth
   # Leimkuhler and Matthews' is the rest of two terms that cancel.
   np.testing.assert_allclose(
-    found.step_bias, expected, rtol=0.03, atol=0.01 * case.truth
+    result.step_bias, expected, rtol=0.03, atol=0.01 * case.truth
   )
 
 
@@ -232,7 +232,7 @@ def test_the_heat_of_minibatches_is_foretold(sampler, batch_size, step_size):
     points, posterior, step, batch_size, sampler
   )
   bias = limit(step_size) - limit(1e-8)
-  found = rllc_jax.estimate_llc(
+  result = rllc_jax.estimate_llc(
     jax.random.key(0),
     exact.loss,
     jnp.asarray(exact.minimum(points), jnp.float32),
@@ -244,31 +244,31 @@ def test_the_heat_of_minibatches_is_foretold(sampler, batch_size, step_size):
     num_draws=2000,
     sampler=sampler,
   )
-  assert abs(found.llc - limit(step_size)) < 4 * found.standard_error
-  assert 1 / 1.5 < found.step_bias / bias < 1.5
+  assert abs(result.llc - limit(step_size)) < 4 * result.standard_error
+  assert 1 / 1.5 < result.step_bias / bias < 1.5
 
 
 @pytest.mark.filterwarnings('ignore:Estimates by')
 def test_the_thermostat_foretells_its_share():
   """Too low by half its friction, A sqrt(eps / 2) without minibatch noise."""
   case = bowl(0.5)
-  found = rllc_jax.estimate_llc(
+  result = rllc_jax.estimate_llc(
     jax.random.key(0),
     case.loss_fn,
     case.params,
     case.data,
     **(case.settings | dict(sampler=rllc_jax.sgnht(diffusion=10.0))),
   )
-  off = found.llc - case.truth
+  off = result.llc - case.truth
   assert off < -0.05 * case.truth
-  np.testing.assert_allclose(found.step_bias, off, rtol=0.15)
-  assert not found.healthy
+  np.testing.assert_allclose(result.step_bias, off, rtol=0.15)
+  assert not result.healthy
 
 
 def test_a_cold_start_is_told_and_warned_of():
   """1.7e-5 ± 5e-6 at an equilibrium ratio of 1e-5 went out in silence."""
   with pytest.warns(rllc_jax.NotHealthyWarning, match='chains still spread'):
-    found = rllc_jax.estimate_llc(
+    result = rllc_jax.estimate_llc(
       jax.random.key(0),
       BOWL,
       jnp.zeros(10),
@@ -279,7 +279,7 @@ def test_a_cold_start_is_told_and_warned_of():
       burn_in=10,
       batch_size=1,
     )
-  assert not found.healthy and 'chains still spread' in repr(found)
+  assert not result.healthy and 'chains still spread' in repr(result)
 
 
 @pytest.mark.filterwarnings('ignore:Estimates by')
@@ -287,11 +287,11 @@ def test_a_sampler_without_a_prediction_is_not_called_healthy():
   sampler = rllc_jax.rmsprop_sgld()
   case = bowl(0.1)
   settings = case.settings | dict(num_draws=100, burn_in=0, sampler=sampler)
-  found = rllc_jax.estimate_llc(
+  result = rllc_jax.estimate_llc(
     jax.random.key(0), case.loss_fn, case.params, case.data, **settings
   )
-  assert np.isnan(found.step_bias)
-  assert 'not predicted for this sampler' in str(found.verdict)
+  assert np.isnan(result.step_bias)
+  assert 'not predicted for this sampler' in str(result.verdict)
 
 
 @pytest.mark.parametrize(('offset', 'nbeta'), [(10.8, 1e7), (10.0, 1e6)])
@@ -308,8 +308,8 @@ def test_a_loss_that_float32_rounds_away_is_not_healthy(offset, nbeta):
     num_draws=400,
   )
   with pytest.warns(UserWarning, match='could not be checked'):
-    found = run(nbeta=nbeta, localization=nbeta / 5, step_size=0.1 / nbeta)
-  assert not found.healthy
-  assert 'last place of the loss' in str(found.verdict)
-  found = run(nbeta=10.0, localization=2.0, step_size=0.01)
-  assert 'last place' not in str(found.verdict)
+    result = run(nbeta=nbeta, localization=nbeta / 5, step_size=0.1 / nbeta)
+  assert not result.healthy
+  assert 'last place of the loss' in str(result.verdict)
+  result = run(nbeta=10.0, localization=2.0, step_size=0.01)
+  assert 'last place' not in str(result.verdict)

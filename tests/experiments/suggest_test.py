@@ -17,13 +17,13 @@ def test_a_setting_is_suggested_and_planned(tmp_path, capsys):
     sampling={'num_chains': 2},
   )
   flags.FLAGS.mark_as_parsed()  # A test has no command line.
-  found = suggest.run(config, tmp_path)
+  result = suggest.run(config, tmp_path)
   printed = capsys.readouterr().out
-  assert found.sampling.num_chains == 2
-  assert found.sampling.nbeta == 30 and found.sampling.localization == 200
-  assert list(found.each.refinement.values) == ['0:0', 'unembed']
+  assert result.sampling.num_chains == 2
+  assert result.sampling.nbeta == 30 and result.sampling.localization == 200
+  assert list(result.each.refinement.values) == ['0:0', 'unembed']
   assert (
-    f'--config.sampling.step_size={found.sampling.step_size:.4g}' in printed
+    f'--config.sampling.step_size={result.sampling.step_size:.4g}' in printed
   )
   assert 'cells that lack draws' in printed
   assert not (tmp_path / 'rllc').exists()

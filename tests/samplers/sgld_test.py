@@ -30,19 +30,24 @@ class SameChainTest(absltest.TestCase):
       loss = lambda u: jnp.mean((jnp.tanh(x @ u) - y) ** 2)
       return types.Potential(loss, lambda u: 25.0 * u @ u, 30.0)
 
-    def positions(sampler):
-      run = lambda key: chain.run(
+    def run(sampler):
+      steps = lambda key: chain.run(
         sampler, potential_at, jnp.zeros(12), jnp.float32(1e-2), key, batches
       )
-      return jax.jit(run)(jax.random.key(0))[0].position
+      return jax.jit(steps)(jax.random.key(0))
 
-    expected = positions(sgld.sgld(preconditioner=SCALES))
+    expected, expected_info = run(sgld.sgld(preconditioner=SCALES))
     for sampler in (
       sghmc.sghmc(1.0, SCALES),
       mala.sgld_with_mala_acceptance(SCALES),
     ):
       with self.subTest(sampler.name):
-        np.testing.assert_array_equal(positions(sampler), expected)
+        states, info = run(sampler)
+        np.testing.assert_array_equal(states.position, expected.position)
+        for name in ('correction', 'loss_correction', 'noise_gain'):
+          np.testing.assert_allclose(
+            getattr(info, name), getattr(expected_info, name), rtol=1e-5
+          )
 
 
 class EquilibriumTest(absltest.TestCase):
