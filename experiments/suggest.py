@@ -49,11 +49,11 @@ def run(
     ValueError: a setting makes no sense, or a name does not exist.
   """
   settings = sections.read(config)
-  found = _suggest(settings, workdir)
+  suggested = _suggest(settings, workdir)
   spec, _ = specs.build(settings, workdir)
-  plan = plans.plan_of(spec._replace(sampling=found.sampling), None)
-  print(f'{text(found)}\n\n{dry_run.text(plan)}', flush=True)
-  return found
+  plan = plans.plan_of(spec._replace(sampling=suggested.sampling), None)
+  print(f'{text(suggested)}\n\n{dry_run.text(plan)}', flush=True)
+  return suggested
 
 
 def text(found: suggestion.Suggestion) -> str:

@@ -100,7 +100,7 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
 
 
 class _Outcomes:
-  """What was measured, a line of a file each, so that a stopped run resumes."""
+  """Outcomes in a file, a line each, so that a stopped run resumes."""
 
   def __init__(self, path: pathlib.Path):
     self._path = path

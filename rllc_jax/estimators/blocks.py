@@ -354,6 +354,7 @@ def footprint_of(
     work.family,
     rows,
     job.minibatches,
+    job.sampling.kernel,
     len(work.columns),
     job.mesh,
     share_batches=job.sampling.share_batches,

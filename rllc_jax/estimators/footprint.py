@@ -1,5 +1,6 @@
 """Memory of a step of a block on a device."""
 
+import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 
 from rllc_jax import types
 from rllc_jax.estimators import compilation
+from rllc_jax.estimators import minibatch_noise
 
 
 class Step(NamedTuple):
@@ -74,6 +76,7 @@ class Footprint(NamedTuple):
 
 def footprint(
   step: Step,
+  sampler: types.Sampler,
   *,
   num_rows: int,
   num_columns: int,
@@ -84,6 +87,7 @@ def footprint(
 
   Args:
     step: of the family.
+    sampler: the kernel, whose states are kept for every column.
     num_rows: rows on the device.
     num_columns: columns on the device.
     share_batches: whether columns share the context, or have one each.
@@ -91,7 +95,9 @@ def footprint(
   """
   position, context, _ = step.arguments
   shared = num_bytes(step.data) + num_rows * num_bytes(step.row)
-  shared += num_rows * num_columns * num_bytes(position)
+  start = functools.partial(minibatch_noise.start, sampler)
+  state = jax.eval_shape(start, position)
+  shared += num_rows * num_columns * num_bytes(state)
   column = temporary_bytes(step.column, step.arguments, matmul_precision)
   column += num_bytes(position)  # Its gradient.
   if share_batches:
@@ -127,6 +133,7 @@ def measured(
   refinements: types.Refinements,
   rows: types.PyTree,
   minibatches: types.Minibatches,
+  sampler: types.Sampler,
   num_columns: int,
   mesh: jax.sharding.Mesh,
   *,
@@ -139,6 +146,7 @@ def measured(
     refinements: the family.
     rows: `program.Rows` of the block.
     minibatches: what they draw from.
+    sampler: the kernel.
     num_columns: N, over all devices of a mesh column.
     mesh: axes 'row' and 'column'.
     share_batches: whether columns share the context, or have one each.
@@ -146,6 +154,7 @@ def measured(
   """
   return footprint(
     step_of(refinements, rows, minibatches),
+    sampler,
     num_rows=len(rows.batch_key) // mesh.shape['row'],
     num_columns=-(-num_columns // mesh.shape['column']),
     share_batches=share_batches,

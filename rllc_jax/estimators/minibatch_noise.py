@@ -1,4 +1,4 @@
-r"""How much of the minibatch noise a chain feels, for the bias of its steps.
+r"""Gradient noise of minibatches at the checkpoint, for the bias of steps.
 
 Noise of covariance C in the gradient of U heats a chain by tr gC / 4, see
 `types.SamplerInfo.noise_gain`, but the loss sees less of it: with H the Hessian

@@ -1,4 +1,4 @@
-r"""How an estimate would change with n beta, from the draws at one n beta.
+r"""The derivative of estimates by ln n beta, from draws at one n beta.
 
 With the estimate :math:`\hat\lambda = n\beta (E L - L^*)`, differentiation of
 the posterior's mean gives, on any model and at any localization,

@@ -10,6 +10,7 @@ from rllc_jax.estimators import footprint
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import program
 from rllc_jax.refinement import weights
+from rllc_jax.samplers import leimkuhler_matthews
 
 WIDTH, BATCH, N = 64, 512, 1000
 
@@ -37,6 +38,7 @@ def measured(num_columns, share_batches=True):
     FAMILY,
     rows,
     BATCHES,
+    leimkuhler_matthews.leimkuhler_matthews(),
     num_columns,
     grid.make_mesh(1, 1),
     share_batches=share_batches,
@@ -45,9 +47,13 @@ def measured(num_columns, share_batches=True):
 
 
 def test_what_is_there_once_is_data_weights_context_and_chains():
-  """The context of a plain loss is its weights and its minibatch."""
+  """The context of a plain loss is its weights and its minibatch.
+
+  A chain has its position, its last noise and the noise of its minibatches.
+  """
   for num_columns in (1, 7):
-    data, checkpoint, chains = 4 * N * WIDTH, 2 * SQUARE, num_columns * SQUARE
+    data, checkpoint = 4 * N * WIDTH, 2 * SQUARE
+    chains = 3 * num_columns * SQUARE
     context = 2 * SQUARE + ACTIVATIONS
     expected = data + checkpoint + chains + context
     np.testing.assert_allclose(
