@@ -38,13 +38,16 @@ class Sizes(NamedTuple):
     parameters: numbers of a checkpoint.
     data_bytes: resident on every device.
     traces: arrays that are recorded.
+    state_arrays: of a chain, like the weights that move: position, last noise
+      and noise of minibatches by default.
     steps_between_draws: SGLD steps from one draw to the next.
   """
 
   coordinates: int
   parameters: int
   data_bytes: int
-  traces: int = 6
+  traces: int = 7
+  state_arrays: int = 3
   steps_between_draws: int = 1
 
 
@@ -96,7 +99,7 @@ def scale(
   return Scale(
     chain_steps=steps,
     trace_bytes=rows * row_bytes,
-    chain_bytes=4 * rows * columns * sizes.coordinates,
+    chain_bytes=4 * rows * columns * sizes.coordinates * sizes.state_arrays,
     num_files=table.num_files(extent, length) + _SMALL_ARRAYS * pieces,
     chain_files=math.ceil(rows / devices),  # A block is a row a device.
     chunk_bytes=4 * length * columns * table.chunk_draws(extent, length),
