@@ -247,7 +247,7 @@ def _each(
 def _thermal_variance(
   spectrum: _Spectrum, posterior: types.Posterior, step_size: float
 ) -> float:
-  """Of a chain's draws of n beta (L - L*), summed over time."""
+  """Long-run variance of n beta (L - L*) of one chain in a bowl, []."""
   K, P = _functions(spectrum.values, posterior)
   squares = (1 - step_size * P / 2) ** 2
   return 0.5 * float(

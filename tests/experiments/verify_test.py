@@ -1,4 +1,4 @@
-"""What counts as a difference between a block in the store and done again."""
+"""Differences between a block in the store and the same block done again."""
 
 import numpy as np
 import pytest

@@ -45,7 +45,7 @@ class BiasTest(parameterized.TestCase):
 
   @parameterized.parameters(1.0, 3.0, 3.8)
   def test_a_bowl_is_exact_at_every_stable_step(self, step_size):
-    """What a step remembers, 1 - eps a / 2, is .5, -.5 and -.9."""
+    """The autocorrelation of a step, 1 - eps a / 2, is .5, -.5 and -.9."""
     second, fourth = _moments(LM, lambda u: u @ u / 2, step_size)
     self.assertAlmostEqual(float(second), 1, delta=0.005)
     self.assertAlmostEqual(float(fourth), 3, delta=0.04)
