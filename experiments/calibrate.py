@@ -132,7 +132,10 @@ class _Source(NamedTuple):
 def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
   swept, estimation = settings.calibration, settings.estimation
   sampling = dataclasses.replace(
-    settings.sampling, num_chains=swept.num_chains, num_draws=swept.num_draws
+    settings.sampling,
+    num_chains=swept.num_chains,
+    num_draws=swept.num_draws,
+    target_error=None,
   )
   corpus = packing.load_corpus(workdir / 'corpus')
   directory = workdir / 'train' / 'checkpoints'

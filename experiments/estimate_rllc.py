@@ -89,7 +89,9 @@ def run(
     request = requests.check(spec, with_losses=True)
     trajectories.fill(request, store, show)
   record.save(ended=True)
-  if not (shares.are_done(store, request.extent) and processes.is_first()):
+  missing = lambda: shares.missing(request, store)
+  done = shares.are_done(store, request.extent, missing)
+  if not (done and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
   return _write_and_log_estimates(workdir, name, store, request.extent)
@@ -109,8 +111,14 @@ def plan(
   Raises:
     ValueError: as `run`, where it fails before sampling.
   """
-  steps = plans.plan_of(*specs.build(sections.read(config), workdir))
+  settings = sections.read(config)
+  steps = plans.plan_of(*specs.build(settings, workdir))
   print(dry_run.text(steps), flush=True)
+  if settings.sampling.target_error is not None:
+    print(
+      'of the pilots, and of what they have asked for so far: they fix the '
+      f'draws of each cell, at most {settings.sampling.max_draws:,}'
+    )
   return steps
 
 

@@ -25,6 +25,7 @@ import xarray as xr
 from experiments.runtime import commands
 from experiments.runtime import sections
 from experiments.runtime import seed_flag
+from experiments.runtime import shares
 from experiments.runtime import specs
 from experiments.runtime import targets
 from rllc_jax.data import packing
@@ -33,7 +34,6 @@ from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
 from rllc_jax.results import memory
-from rllc_jax.results import store as stores
 from rllc_jax.training import checkpoints
 
 flags.adopt_module_key_flags(seed_flag)
@@ -68,7 +68,7 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   spec, store = specs.build(sections.read(config), workdir)
   request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')
-  _check_complete(store, request.extent)
+  _check_complete(store, request)
   draws = store.read()
   yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
   place, resampled = _resample_block(spec)
@@ -85,8 +85,8 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   )
 
 
-def _check_complete(store: disk.DiskStore, extent: stores.Extent) -> None:
-  if missing := store.missing(extent):
+def _check_complete(store: disk.DiskStore, request: requests.Request) -> None:
+  if missing := shares.missing(request, store):
     step, dataset, refinement = missing[0]
     raise ValueError(
       f'{store.path} must hold all that the config asks for; got '

@@ -17,6 +17,7 @@ from rllc_jax.estimators.rllc import estimate_llc as estimate_llc
 from rllc_jax.estimators.rllc import estimate_rllc as estimate_rllc
 from rllc_jax.estimators.settings import Layout as Layout
 from rllc_jax.estimators.settings import Sampling as Sampling
+from rllc_jax.estimators.stops import relative as relative
 from rllc_jax.estimators.trajectory import (
   estimate_trajectory as estimate_trajectory,
 )

@@ -19,7 +19,7 @@ def text(plan: plans.Plan) -> str:
   lines = {
     'refinements': heads,
     'cells that lack draws': [f'{x.cells:,}' for x in counts],
-    'SGLD steps of chains': [f'{x.chain_steps:,}' for x in counts],
+    'steps of chains': [f'{x.chain_steps:,}' for x in counts],
     'tokens of their minibatches': [f'{x.entries:.3g}' for x in counts],
     # A multiply-add is two FLOPs.
     'FLOPs of matrix products': [f'{2 * x.multiply_adds:.3g}' for x in counts],

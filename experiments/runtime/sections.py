@@ -276,8 +276,9 @@ def defaults(section: str) -> dict[str, Any]:
 
 def hints(section: str) -> dict[str, Any]:
   """The types of the settings of a section."""
-  # A sampler is given by its name.
-  return get_type_hints(SECTIONS[section]) | {'sampler': str}
+  # A sampler is given by its name, and a target by its text.
+  texts = {'sampler': str, 'target_error': str | None}
+  return get_type_hints(SECTIONS[section]) | texts
 
 
 @dataclasses.dataclass(frozen=True)

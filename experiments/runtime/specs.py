@@ -49,6 +49,12 @@ def build(
     settings.layout,
     subject.comparison.provenance,
   )
+  if settings.sampling.target_error is not None and not estimation.keep_chains:
+    raise ValueError(
+      'estimation.keep_chains must be True with sampling.target_error, because '
+      'cells end at draws of their own, and a store without chains would take '
+      'them again; got False.'
+    )
   name = choices.directory_name('estimation.name', estimation.name)
   store = disk.open_store(
     workdir / name,

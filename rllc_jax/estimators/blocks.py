@@ -24,10 +24,12 @@ from rllc_jax.estimators import footprint
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
+from rllc_jax.estimators import stops
 from rllc_jax.results import store as stores
 
 _SEGMENT_SECONDS = 10.0
 _FIRST_SEGMENT = 4  # Draws, to learn how long one takes.
+_TARGET_BUFFER = 1024  # Draws; few cells take more.
 
 
 class Job(NamedTuple):
@@ -58,11 +60,6 @@ class Job(NamedTuple):
   observe: types.Observe | None
 
   @property
-  def num_draws(self) -> int:
-    """Draws that every cell shall have, the burn-in included."""
-    return self.sampling.num_recorded
-
-  @property
   def swept(self) -> programs.Settings:
     """Arguments of the compiled programs: settings that are swept."""
     return programs.make_settings(
@@ -71,17 +68,44 @@ class Job(NamedTuple):
 
 
 class Work(NamedTuple):
-  """A block by its coordinates: cells that miss the draws from `first` on."""
+  """A block by its coordinates: cells that miss the draws from `first` on.
+
+  Attributes:
+    family: of its refinements.
+    rows: K of them.
+    columns: N of them.
+    first: the draw.
+    stops: [K, N], draws that each shall have, as far as is known: with a target
+      error those of the pilot, at first.
+  """
 
   family: types.Refinements
   rows: list[stores.Row]
   columns: list[stores.Column]
   first: int
+  stops: np.ndarray
 
   @property
   def num_chains(self) -> int:
     """Chains in the block, without padding."""
     return len(self.rows) * len(self.columns)
+
+  @property
+  def num_missing(self) -> int:
+    """Draws that are missing, of all chains."""
+    return int((self.stops - self.first).sum())
+
+
+class Taken(NamedTuple):
+  """The progress of a block, in draws of chains.
+
+  Attributes:
+    draws: stored since the last time; 0 once all is compiled.
+    missing: what is still to be taken, as far as is known.
+  """
+
+  draws: int
+  missing: int
 
 
 class Block(NamedTuple):
@@ -140,13 +164,29 @@ def make_job(
     rows_per_block,
     layout.segment,
     chunking.Chunks(mesh, layout.chunk_size),
-    grid.buffer_length(sampling.num_recorded),
+    grid.buffer_length(_most_at_once(sampling)),
     observe,
   )
 
 
-# recorded(rows, columns) -> [K, N]: draws that there are, as a store says.
-Recorded = Callable[[Sequence[stores.Row], Sequence[stores.Column]], np.ndarray]
+def _most_at_once(sampling: settings.Sampling) -> int:
+  """Draws of a call: all, or, of a target's many, about a thousand."""
+  most = sampling.num_recorded
+  return most if sampling.target_error is None else min(most, _TARGET_BUFFER)
+
+
+class Held(NamedTuple):
+  """What a store holds.
+
+  Attributes:
+    recorded: `recorded(rows, columns) -> [K, N]`, draws.
+    read: `read(extent)`, their traces.
+  """
+
+  recorded: Callable[
+    [Sequence[stores.Row], Sequence[stores.Column]], np.ndarray
+  ]
+  read: stops.Read
 
 
 def all_rows(extent: stores.Extent) -> list[stores.Row]:
@@ -155,28 +195,50 @@ def all_rows(extent: stores.Extent) -> list[stores.Row]:
 
 
 def plan(
-  recorded: Recorded,
+  held: Held,
   refinements: Sequence[types.Refinements],
-  extent: stores.Extent,
+  sampling: settings.Sampling,
   rows: Sequence[stores.Row],
   rows_per_block: int,
-) -> list[Work]:
-  """Plans blocks of the cells that lack draws, family by family."""
-  works = []
+) -> tuple[list[Work], int]:
+  """Plans blocks of the cells that lack draws, family by family.
+
+  Returns:
+    (blocks, draws of all chains that there are already).
+  """
+  works, num_held = [], 0
   for family in refinements:
-    chains = range(extent.num_chains)
+    chains = range(sampling.num_chains)
     columns = [(name, chain) for name in family.names for chain in chains]
-    counts = recorded(rows, columns)
-    for block in grid.plan_blocks(counts, extent.num_draws, rows_per_block):
+    counts = held.recorded(rows, columns)
+    wanted = _planned_stops(held, family, sampling, rows, counts)
+    num_held += int(np.minimum(counts, wanted).sum())
+    for block in grid.plan_blocks(counts, wanted, rows_per_block):
       block_rows = [rows[k] for k in block.rows]
       block_columns = [columns[n] for n in block.columns]
-      works.append(Work(family, block_rows, block_columns, block.first))
-  return works
+      missing = wanted[np.ix_(block.rows, block.columns)]
+      work = Work(family, block_rows, block_columns, block.first, missing)
+      works.append(work)
+  return works, num_held
+
+
+def _planned_stops(held, family, sampling, rows, counts) -> np.ndarray:
+  """Draws that chains shall have, [K, N], before any is taken."""
+  rule = sampling.stop_rule
+  if rule is None:
+    return np.full(counts.shape, sampling.num_recorded)
+  of_cells = [
+    stops.of_row(
+      rule, held.read, row, family.names, sampling.num_chains, int(most)
+    )
+    for row, most in zip(rows, counts.max(axis=1), strict=True)
+  ]
+  return np.repeat(np.stack(of_cells), sampling.num_chains, axis=1)
 
 
 def run_block(
   job: Job, work: Work, params: types.Params, store: stores.Store
-) -> Iterator[int]:
+) -> Iterator[Taken]:
   """Runs and stores a block, segment by segment.
 
   Args:
@@ -186,32 +248,65 @@ def run_block(
     store: has the chains of a block that goes on, and gets what is new.
 
   Yields:
-    Draws that are stored since the last time; 0 once all is compiled.
+    What was taken since the last time.
 
   Raises:
     ValueError: if the memory of a device does not suffice; see `Chunks`.
   """
   rows = make_rows(job, work, params)
-  first = work.first
+  first, wanted = work.first, work.stops
   saved = store.states(work.rows, work.columns) if first else None
   measure = lambda: footprint_of(job, work, rows)
-  columns = len(work.columns)
-  while first < job.num_draws:
+  columns = num_columns(job, work)
+  while (first < wanted).any():
     chunk = job.chunks.size(work.family, columns, measure)
     block = make_block(job, work, rows, chunk)
     try:
       states, baseline = start(block, saved)
       compiled(job, block, states)
-      yield 0
-      for segment in segments(job, block, states, first):
+      yield Taken(0, _missing(wanted, first))
+      draw_seconds = None
+      while (live := first < wanted).any():
+        count = _next_length(job, wanted[live].min() - first, draw_seconds)
+        states, segment = take(job, block, states, live, first, count)
         if not first:
           check_first_draw(job, work, segment)
-        write(store, work, first, segment, baseline)
+        write(store, work, live, first, segment, baseline)
         first, saved = first + segment.count, segment.states
-        yield segment.count
+        draw_seconds = segment.seconds / segment.count
+        wanted = _grown_stops(job, work, store, wanted, first)
+        yield Taken(int(live.sum()) * count, _missing(wanted, first))
     except jax.errors.JaxRuntimeError as error:
       job.chunks.shrink(error, work.family, columns, measure)
   store.complete(work.rows, work.columns)
+
+
+def _missing(wanted: np.ndarray, first: int) -> int:
+  """Draws of all chains that are missing from a draw on."""
+  return int(np.maximum(wanted - first, 0).sum())
+
+
+def _grown_stops(
+  job: Job, work: Work, store: stores.Store, wanted: np.ndarray, first: int
+) -> np.ndarray:
+  """Draws that chains shall have, [K, N], once a pilot has ended."""
+  rule = job.sampling.stop_rule
+  if rule is None:
+    return wanted
+  grown = wanted.copy()
+  chains, names = job.sampling.num_chains, work.family.names
+  places = [names.index(name) for name, _ in work.columns]
+  for k in np.flatnonzero((wanted == first).any(axis=1)):
+    of_cells = stops.of_row(
+      rule, store.read, work.rows[k], names, chains, first
+    )
+    grown[k] = np.maximum(wanted[k], of_cells[places])
+  return grown
+
+
+def num_columns(job: Job, work: Work) -> int:
+  """Columns of every block of a family: those that are missing fill it up."""
+  return len(work.family.names) * job.sampling.num_chains
 
 
 def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
@@ -226,6 +321,8 @@ def make_block(
 ) -> Block:
   """A block with its program, which is compiled when it is first called."""
   pairs = [(work.family.names.index(name), c) for name, c in work.columns]
+  # As many as the family has, so that no other program is compiled.
+  pairs += pairs[-1:] * (num_columns(job, work) - len(pairs))
   pairs = grid.padded(pairs, chunk_size * job.mesh.shape['column'])
   sampling = job.sampling
   program = programs.block_program(
@@ -264,39 +361,43 @@ def start(
   return states, np.asarray(baseline)[: len(block.work.rows)]
 
 
-def segments(
-  job: Job, block: Block, states: types.PyTree, first: int
-) -> Iterator[Segment]:
-  """The draws of a block from `first` on, about ten seconds at a time."""
-  count = min(job.segment or _FIRST_SEGMENT, job.num_draws - first)
-  while count:
-    states, segment = take(job, block, states, first, count)
-    yield segment
-    first += count
-    count = _next_length(job, job.num_draws - first, segment.seconds / count)
-
-
 def segment_lengths(job: Job, num_draws: int, draw_seconds: float) -> list[int]:
   """Lengths of the segments that so many draws are taken in."""
-  lengths = [min(job.segment or _FIRST_SEGMENT, num_draws)]
+  lengths = [_next_length(job, num_draws, None)]
   while num_draws := num_draws - lengths[-1]:
     lengths.append(_next_length(job, num_draws, draw_seconds))
   return lengths
 
 
-def _next_length(job, num_draws, draw_seconds):
-  """Draws of the next segment out of so many; 0 at the end."""
-  length = job.segment or max(1, int(_SEGMENT_SECONDS / draw_seconds))
-  return min(length, num_draws)
+def _next_length(job: Job, num_draws: int, draw_seconds: float | None) -> int:
+  """Draws of the next segment out of so many; the first has no time yet."""
+  length = job.segment or _FIRST_SEGMENT
+  if draw_seconds and not job.segment:
+    length = max(1, int(_SEGMENT_SECONDS / draw_seconds))
+  return int(min(length, num_draws, job.max_draws))
 
 
 def take(
-  job: Job, block: Block, states: types.PyTree, first: int, count: int
+  job: Job,
+  block: Block,
+  states: types.PyTree,
+  live: np.ndarray,
+  first: int,
+  count: int,
 ) -> tuple[types.PyTree, Segment]:
-  """Takes draws first, ..., first + count - 1; the states are used up."""
+  """Takes draws first, ..., first + count - 1; the states are used up.
+
+  Args:
+    job: what all blocks have in common.
+    block: ready to run.
+    states: of the chains.
+    live: [K, N], those that shall move.
+    first: the first draw.
+    count: draws.
+  """
   run = compiled(job, block, states)
   began = time.perf_counter()
-  states, reports = run(*_arguments(job, block, states, first, count))
+  states, reports = run(*_arguments(job, block, states, live, first, count))
   K, N = len(block.work.rows), len(block.work.columns)
   traces = programs.traces_by_column(reports, N, count)
   without_padding = {name: trace[:K] for name, trace in traces.items()}
@@ -307,14 +408,22 @@ def take(
 
 def compiled(job: Job, block: Block, states: types.PyTree) -> Any:
   """The compiled program of a block, a `jax.stages.Compiled`."""
-  return block.program.run.compiled(*_arguments(job, block, states, 0, 0))
+  none = np.zeros((len(block.work.rows), len(block.work.columns)), bool)
+  arguments = _arguments(job, block, states, none, 0, 0)
+  return block.program.run.compiled(*arguments)
 
 
-def _arguments(job, block, states, first, count):
-  """The arguments of a block's program, on their devices."""
+def _arguments(job, block, states, live, first, count):
+  """The arguments of a block's program, on their devices.
+
+  Rows and columns that only fill up are not live.
+  """
+  K, N = len(block.rows.batch_key), len(block.columns.chain)
+  missing = (0, K - len(live)), (0, N - live.shape[1])
+  live = np.pad(live, missing)
   span = jnp.int32(first), jnp.int32(count)
   return block.program.run.place(
-    block.rows, block.columns, states, *span, job.swept, block.data
+    block.rows, block.columns, states, live, *span, job.swept, block.data
   )
 
 
@@ -331,19 +440,29 @@ def check_first_draw(job: Job, work: Work, segment: Segment) -> None:
 def write(
   store: stores.Store,
   work: Work,
+  live: np.ndarray,
   first: int,
   segment: Segment,
   baseline: np.ndarray,
 ) -> None:
-  """Stores a segment, and the losses at the checkpoints with the first one."""
-  store.write(
-    work.rows,
-    work.columns,
-    first,
-    segment.traces,
-    segment.states,
-    baseline if not first else baseline[:, :0],
-  )
+  """Stores a segment, and the losses at the checkpoints with the first one.
+
+  Rows of which the same columns are live go together.
+  """
+  for pattern in np.unique(live, axis=0):
+    rows = np.flatnonzero((live == pattern).all(axis=1))
+    columns = np.flatnonzero(pattern)
+    if not len(columns):
+      continue
+    cells = np.ix_(rows, columns)
+    store.write(
+      [work.rows[k] for k in rows],
+      [work.columns[n] for n in columns],
+      first,
+      {name: trace[cells] for name, trace in segment.traces.items()},
+      [leaf[cells] for leaf in segment.states],
+      baseline[rows] if not first else baseline[rows, :0],
+    )
 
 
 def footprint_of(
@@ -355,7 +474,7 @@ def footprint_of(
     rows,
     job.minibatches,
     job.sampling.kernel,
-    len(work.columns),
+    num_columns(job, work),
     job.mesh,
     share_batches=job.sampling.share_batches,
     matmul_precision=job.sampling.matmul_precision,

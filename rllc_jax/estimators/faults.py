@@ -15,6 +15,7 @@ says. A healthy cell can miss a part of the posterior that no chain has found.
 
 from collections.abc import Iterator
 from collections.abc import Mapping
+import math
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -22,6 +23,7 @@ import numpy as np
 from rllc_jax.estimators import baselines
 from rllc_jax.estimators import diagnostics
 from rllc_jax.estimators import errors
+from rllc_jax.estimators import stops
 
 ESS_LIMIT = 2.5  # A chain: one that drifts all the way has 2.
 RATIO_TOLERANCE, RATIO_ERRORS = 0.03, 4
@@ -72,6 +74,17 @@ def is_uncertain(cell: Cell) -> bool:
 def is_bias_visible(cell: Cell) -> bool:
   """True if the step's bias is larger than half the interval."""
   return bool(abs(cell['step_bias']) > cell['high'] - cell['llc'])
+
+
+def target_error(cell: Cell) -> float:
+  """The standard error that the run was asked for; infinite if none was."""
+  text = cell.get('target_error')
+  return stops.target(text).of(cell['llc']) if text else math.inf
+
+
+def is_over_target(cell: Cell) -> bool:
+  """True if the standard error is larger than the run was asked for."""
+  return bool(cell['standard_error'] > target_error(cell))
 
 
 def percent(share: float) -> str:

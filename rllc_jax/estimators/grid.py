@@ -143,7 +143,7 @@ class Block(NamedTuple):
 
 
 def plan_blocks(
-  recorded: np.ndarray, num_draws: int, rows_per_block: int
+  recorded: np.ndarray, stops: np.ndarray | int, rows_per_block: int
 ) -> list[Block]:
   """Cells that lack draws, as blocks in the order of their rows.
 
@@ -153,20 +153,22 @@ def plan_blocks(
 
   Args:
     recorded: [rows, columns], draws that each cell has.
-    num_draws: draws that each shall have.
+    stops: [rows, columns] or [], draws that each shall have.
     rows_per_block: at most so many rows a block.
 
   Examples:
     >>> recorded = np.array([[9, 9], [4, 4], [0, 0], [0, 0]])
-    >>> for block in plan_blocks(recorded, num_draws=9, rows_per_block=2):
+    >>> for block in plan_blocks(recorded, stops=9, rows_per_block=2):
     ...   print(block)
     Block(rows=(1,), columns=(0, 1), first=4)
     Block(rows=(2, 3), columns=(0, 1), first=0)
   """
   groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+  lacking = recorded < stops
   for row, counts in enumerate(recorded):
-    for first in np.unique(counts[counts < num_draws]):
-      columns = tuple(np.flatnonzero(counts == first).tolist())
+    for first in np.unique(counts[lacking[row]]):
+      at_first = lacking[row] & (counts == first)
+      columns = tuple(np.flatnonzero(at_first).tolist())
       groups.setdefault((int(first), columns), []).append(row)
   blocks = [
     Block(tuple(rows[i : i + rows_per_block]), columns, first)

@@ -58,6 +58,11 @@ def _reservations(cell: faults.Cell) -> str:
   if faults.is_bias_visible(cell):
     share = faults.percent(cell['step_bias_share'])
     words.append(f'step bias {share} is larger than the interval')
+  if faults.is_over_target(cell):
+    words.append(
+      f'the standard error, {cell["standard_error"]:.2g}, is over the target, '
+      f'{faults.target_error(cell):.2g}'
+    )
   return f', though {" and ".join(words)}' if words else ''
 
 
@@ -120,7 +125,8 @@ def _cells(
     if set(array.dims) == set(dims)
   }
   attributes = {
-    name: estimates.attrs.get(name) for name in ('baseline', 'step_size')
+    name: estimates.attrs.get(name)
+    for name in ('baseline', 'step_size', 'target_error')
   }
   for where in np.ndindex(arrays['llc'].shape):
     cell = {name: array[where] for name, array in arrays.items()}
@@ -149,7 +155,21 @@ def _line(places: list[_Place]) -> str:
 
 def _doubt(places: list[_Place]) -> str:
   """Reservations about healthy cells, as clauses."""
-  return _doubt_of_ratio(places) + _doubt_of_bias(places)
+  return (
+    _doubt_of_ratio(places) + _doubt_of_bias(places) + _doubt_of_target(places)
+  )
+
+
+def _doubt_of_target(places: list[_Place]) -> str:
+  over = [place for place in places if faults.is_over_target(place.cell)]
+  if not over:
+    return ''
+  excess = lambda x: x.cell['standard_error'] / faults.target_error(x.cell)
+  worst = max(over, key=excess)
+  return (
+    f', though the standard error, {excess(worst):.2g} times the target at '
+    f'{_where([worst])}, is over it in {len(over)} of {len(places)}'
+  )
 
 
 def _doubt_of_bias(places: list[_Place]) -> str:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+import xarray as xr
 
 from rllc_jax import types
 from rllc_jax.estimators import blocks
@@ -186,13 +187,13 @@ def plan(
 def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
   """The same of a specification."""
   began = time.perf_counter()
-  request, recorded = check(spec, store)
+  request, held = check(spec, store)
   check_seconds = time.perf_counter() - began
   job, extent = request.job, request.extent
   families = []
   for family in spec.refinements:
-    works = blocks.plan(
-      recorded, [family], extent, blocks.all_rows(extent), job.rows_per_block
+    works, _ = blocks.plan(
+      held, [family], job.sampling, blocks.all_rows(extent), job.rows_per_block
     )
     if works:
       families.append(_plan_family(request, works, store))
@@ -201,20 +202,18 @@ def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
 
 def check(
   spec: requests.Spec, store: stores.Store | None
-) -> tuple[requests.Request, blocks.Recorded]:
+) -> tuple[requests.Request, blocks.Held]:
   """Checks a run, and reads how much of it a store holds.
 
   Raises:
     ValueError: as `plan`.
   """
   request = requests.check(spec, with_losses=store is not None)
-  return request, _recorded(store, request.identity)
+  return request, _held(store, request.identity)
 
 
-def _recorded(
-  store: stores.Store | None, identity: dict[str, Any]
-) -> blocks.Recorded:
-  """Counts of draws in a store, read without beginning a run."""
+def _held(store: stores.Store | None, identity: dict[str, Any]) -> blocks.Held:
+  """What a store holds, read without beginning a run."""
   counts: dict[Any, int] = {}
   try:
     stored = None if store is None else store.read()
@@ -230,9 +229,23 @@ def _recorded(
       )
     counts = stored.recorded.to_series().to_dict()
   count = lambda row, column: counts.get((*row, *column), 0)
-  return lambda rows, columns: np.array(
+  recorded = lambda rows, columns: np.array(
     [[count(row, column) for column in columns] for row in rows]
   )
+  return blocks.Held(recorded, lambda extent: _within(stored, extent))
+
+
+def _within(stored: xr.Dataset | None, extent: stores.Extent) -> xr.Dataset:
+  """Traces of an extent; NaN where there are none."""
+  assert stored is not None  # Read only where draws were counted.
+  everything = stored.assign(recorded=stored.recorded.astype(float)).reindex(
+    checkpoint=list(extent.checkpoints),
+    dataset=list(extent.datasets),
+    refinement=list(extent.refinements),
+    chain=np.arange(extent.num_chains),
+  )
+  filled = everything.recorded.fillna(0).astype(int)
+  return traces.select(everything.assign(recorded=filled), extent)
 
 
 def _plan_family(
@@ -258,7 +271,7 @@ def _plan_family(
     _counts(job, works, blocks.make_rows(job, largest, params)),
     costs,
     len(works),
-    costs.compile_seconds * len(set(sizes)),
+    costs.compile_seconds,
     seconds,
   )
 
@@ -268,9 +281,8 @@ def _counts(job, works, rows) -> Counts:
   step = footprint.step_of(works[0].family, rows, job.minibatches)
   batch = jax.eval_shape(step.batch, step.row, step.data)
   spacing = job.sampling.num_steps_between_draws
-  num_steps = lambda work: (job.num_draws - work.first) * spacing
-  chain_steps = sum(work.num_chains * num_steps(work) for work in works)
-  row_steps = sum(len(work.rows) * num_steps(work) for work in works)
+  chain_steps = sum(work.num_missing for work in works) * spacing
+  row_steps = sum(len(work.rows) * _num_draws(work) for work in works) * spacing
   if not job.sampling.share_batches:
     row_steps = chain_steps
   fresh = sum(len(work.rows) for work in works if not work.first)
@@ -291,13 +303,18 @@ def _counts(job, works, rows) -> Counts:
 def _block_seconds(job, work, costs: Costs, size: float) -> float:
   """Seconds for a block whose columns are `size` times those measured."""
   draw_seconds = costs.draw_seconds * size
-  num_draws = job.num_draws - work.first
+  num_draws = _num_draws(work)
   lengths = blocks.segment_lengths(job, num_draws, draw_seconds)
   return (
     costs.start_seconds
     + num_draws * draw_seconds
     + len(lengths) * costs.segment_seconds * size
   )
+
+
+def _num_draws(work: blocks.Work) -> int:
+  """Draws of the longest chains of a block that are missing."""
+  return int(work.stops.max()) - work.first
 
 
 def _measure(job, work, params, store) -> Costs:
@@ -322,11 +339,12 @@ def _measure_chunk(job, work, params, store, chunk) -> Costs:
   began = clock()
   compiled = blocks.compiled(job, block, states)
   compile_seconds = max(0.0, cold - start_seconds) + clock() - began
-  states, first = blocks.take(job, block, states, 0, 1)
-  blocks.write(store, work, 0, first, baseline)
-  call_seconds, draw_seconds, segment = _time_draws(job, block, states)
+  live = np.ones((len(work.rows), len(work.columns)), bool)
+  states, first = blocks.take(job, block, states, live, 0, 1)
+  blocks.write(store, work, live, 0, first, baseline)
+  call_seconds, draw_seconds, segment = _time_draws(job, block, states, live)
   began = clock()
-  blocks.write(store, work, 1, segment, baseline)
+  blocks.write(store, work, live, 1, segment, baseline)
   write_seconds, began = clock() - began, clock()
   store.complete(work.rows, work.columns)
   return Costs(
@@ -339,18 +357,20 @@ def _measure_chunk(job, work, params, store, chunk) -> Costs:
   )
 
 
-def _time_draws(job, block, states) -> tuple[float, float, blocks.Segment]:
+def _time_draws(
+  job, block, states, live
+) -> tuple[float, float, blocks.Segment]:
   """Seconds of a call, seconds of a draw in it, and the longest that was taken.
 
   Ever more draws are taken, all from draw 1 on: how many fit in the time is not
   known before, because one draw takes little more than the call.
   """
-  most = max(1, job.num_draws - 1)
-  states, short = blocks.take(job, block, states, 1, 1)
+  most = max(1, min(job.max_draws, int(block.work.stops.max())) - 1)
+  states, short = blocks.take(job, block, states, live, 1, 1)
   long = short
   while long.seconds < _TIMED_SECONDS / 2 and long.count < most:
     count = int(_TIMED_SECONDS / long.seconds * long.count)
-    states, long = blocks.take(job, block, states, 1, min(count, most))
+    states, long = blocks.take(job, block, states, live, 1, min(count, most))
   # seconds = call + count * draw, of both.
   more = (long.seconds - short.seconds) / max(1, long.count - 1)
   draw = more if 0 < more < short.seconds else long.seconds / long.count

@@ -80,8 +80,9 @@ class BlockProgram(NamedTuple):
   Attributes:
     init: `init(rows, columns, data) -> (states [K, N, ...], baseline [K, M])`:
       chains at the checkpoints, and the loss there on M minibatches.
-    run: `run(rows, columns, states, first, count, settings, data) -> (states,
-      (shared [K, D, ...], reports [K, D, N, ...]))`. States are donated.
+    run: `run(rows, columns, states, live [K, N], first, count, settings, data)
+      -> (states, (shared [K, D, ...], reports [K, D, N, ...]))`, of the live
+      columns of each row. States are donated.
   """
 
   init: compilation.ShardedFunction
@@ -186,14 +187,14 @@ def block_program(
   """
   fold = jax.random.fold_in
 
-  def run(rows, columns, states, first, count, settings, data):
+  def run(rows, columns, states, live, first, count, settings, data):
     def context_at(row, rng_key, step):
       batch = draw(rng_key, step, data, row.window)
       context, center_loss = loss.context(row.params, batch)
       return context, {'center_loss': center_loss}
 
-    def run_row(row_and_states):
-      row, states = row_and_states
+    def run_row(row_states_live):
+      row, states, live = row_states_live
 
       def prepare(step):
         if share_batches:
@@ -230,6 +231,7 @@ def block_program(
         advance,
         columns,
         states,
+        live,
         first,
         count,
         max_draws=max_draws,
@@ -238,7 +240,7 @@ def block_program(
         chunk_size=chunk_size,
       )
 
-    return jax.lax.map(run_row, (rows, states))
+    return jax.lax.map(run_row, (rows, states, live))
 
   P = PartitionSpec
   row, column, both, every = P('row'), P('column'), P('row', 'column'), P()
@@ -255,7 +257,7 @@ def block_program(
     compilation.sharded(
       run,
       mesh,
-      (row, column, both, every, every, every, every),
+      (row, column, both, both, every, every, every, every),
       (both, (row, P('row', None, 'column'))),
       matmul_precision=matmul_precision,
       donate=(2,),

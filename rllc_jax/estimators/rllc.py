@@ -23,6 +23,7 @@ from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
+from rllc_jax.estimators import stops
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
@@ -180,7 +181,9 @@ def estimate_llc(
   batch_size: int | None,
   mask: types.PyTree | None = None,
   num_chains: int = 4,
-  num_draws: int = 200,
+  num_draws: int | None = None,
+  target_error: stops.Target | float | str | None = None,
+  max_draws: int = 4096,
   burn_in: int | None = None,
   num_steps_between_draws: int = 1,
   sampler: types.Sampler | str = 'leimkuhler_matthews',
@@ -205,7 +208,10 @@ def estimate_llc(
     mask: a tree of 0 and 1 like `params`: estimates the LLC refined to the
       weights marked 1, the rest held fixed.
     num_chains: this and what follows as in `settings.Sampling`.
-    num_draws: draws of a chain after its burn-in.
+    num_draws: draws of a chain after its burn-in; 200 by default.
+    target_error: instead, the standard error to reach, as 0.1 or as
+      `relative(0.03)`.
+    max_draws: the most draws that a target may take.
     burn_in: steps before them.
     num_steps_between_draws: steps from one draw to the next.
     sampler: a kernel, or its text.
@@ -235,6 +241,8 @@ def estimate_llc(
     step_size=step_size,
     num_chains=num_chains,
     num_draws=num_draws,
+    target_error=target_error,
+    max_draws=max_draws,
     burn_in=burn_in,
     num_steps_between_draws=num_steps_between_draws,
     sampler=sampler,

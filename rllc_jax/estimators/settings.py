@@ -14,8 +14,10 @@ from rllc_jax import whole_numbers
 from rllc_jax.estimators import compilation
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import grid
+from rllc_jax.estimators import stops
 from rllc_jax.samplers import by_name
 
+_DEFAULT_DRAWS = 200
 # More is a slip of the keyboard, or would repeat random numbers.
 _LIMITS = (
   ('num_chains', 2**20, 'each of them is kept'),
@@ -39,7 +41,12 @@ class Sampling:
     localization: gamma, in 1 / weight^2.
     step_size: epsilon, in weight^2.
     num_chains: C, chains a refinement.
-    num_draws: draws after the burn-in, 24 at least.
+    num_draws: draws after the burn-in, 24 at least; 200 by default, unless
+      there is a target.
+    target_error: instead, the standard error that every cell shall have: in
+      units of the estimate, or `relative(0.03)`; see `estimators.stops`. Cells
+      of which more than `max_draws` would be needed end there.
+    max_draws: the most draws after the burn-in that a target may take.
     burn_in: steps before them, recorded too;
       10 / (step_size localization) by default.
     num_steps_between_draws: steps from one recorded step to the next.
@@ -59,7 +66,9 @@ class Sampling:
   localization: float
   step_size: float
   num_chains: int = 4
-  num_draws: int = 200
+  num_draws: int | None = None
+  target_error: stops.Target | float | str | None = None
+  max_draws: int = 4096
   burn_in: int | None = None
   num_steps_between_draws: int = 1
   sampler: types.Sampler | str = 'leimkuhler_matthews'
@@ -88,12 +97,33 @@ class Sampling:
     _check_positive('num_chains', self.num_chains, reason)
     spacing = self.num_steps_between_draws
     _check_positive('num_steps_between_draws', spacing, 'draws are steps apart')
-    errors.check_num_draws(self.num_draws)
+    self._check_lengths()
     compilation.check_name_of_precision(self.matmul_precision)
     self._check_counts()
 
   def _set(self, name: str, value: Any) -> None:
     object.__setattr__(self, name, value)  # Frozen for everybody else.
+
+  def _check_lengths(self) -> None:
+    """Raises unless there is one of a number of draws and a target error."""
+    if self.target_error is None:
+      draws = _DEFAULT_DRAWS if self.num_draws is None else self.num_draws
+      self._set('num_draws', whole_numbers.whole_number('num_draws', draws))
+      errors.check_num_draws(draws)
+      return
+    if self.num_draws is not None:
+      raise ValueError(
+        'num_draws must not be given with a target_error, because a pilot '
+        f'fixes it; got {self.num_draws} and {self.target_error}. The most '
+        'that a target may take is max_draws.'
+      )
+    self._set('target_error', stops.target(self.target_error))
+    errors.check_num_draws(self.max_draws)
+    if not self.nbeta:
+      raise ValueError(
+        'nbeta must be positive with a target_error, because the error is '
+        'that of nbeta times a loss; got 0.'
+      )
 
   def _check_counts(self) -> None:
     """Raises for a burn-in that is none, and for more than anybody means."""
@@ -135,18 +165,38 @@ class Sampling:
 
   @property
   def num_recorded(self) -> int:
-    """D, draws of a chain, the burn-in included."""
-    return self.burn_in_draws + self.num_draws
+    """D, draws of a chain, the burn-in included; with a target, the most."""
+    draws = self.max_draws if self.num_draws is None else self.num_draws
+    return self.burn_in_draws + draws
+
+  @property
+  def stop_rule(self) -> stops.Rule | None:
+    """The rule that fixes the draws of a cell, if there is a target."""
+    if self.target_error is None:
+      return None
+    return stops.Rule(
+      stops.target(self.target_error),
+      self.burn_in_draws,
+      self.max_draws,
+      self.nbeta,
+      self.localization,
+      self.step_size,
+    )
 
   def identity(self) -> dict[str, Any]:
     """Settings that change numbers, JSON; not how many there are."""
     values = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      if field.name not in ('num_chains', 'num_draws')
+      if field.name not in ('num_chains', 'num_draws', 'max_draws')
     }
     burn_in = self.burn_in_draws * self.num_steps_between_draws
-    return values | {'sampler': self.kernel.name, 'burn_in': burn_in}
+    target = '' if self.target_error is None else str(self.target_error)
+    return values | {
+      'sampler': self.kernel.name,
+      'burn_in': burn_in,
+      'target_error': target,
+    }
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

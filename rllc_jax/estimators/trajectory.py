@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
-import math
 from typing import Any
 
 import jax
@@ -24,7 +23,6 @@ from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
-from rllc_jax.results import traces
 
 Progress = Callable[[int, int], None]  # progress(done, total).
 
@@ -98,7 +96,8 @@ def run(
 ) -> xr.Dataset:
   """Takes the draws that a store lacks and reads what was asked for."""
   fill(request, store, progress)
-  return store.read(request.extent)
+  most = min(request.extent.num_draws, store.max_recorded_draws())
+  return store.read(request.extent._replace(num_draws=most))
 
 
 def fill(
@@ -126,23 +125,31 @@ def _run(
   request: requests.Request, store: stores.Store, progress: Progress
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
-  job, extent, trajectory = request.job, request.extent, request.spec.trajectory
-  rows = store.owned_rows(blocks.all_rows(extent))
-  works = blocks.plan(
-    store.recorded, request.spec.refinements, extent, rows, job.rows_per_block
+  job, trajectory = request.job, request.spec.trajectory
+  rows = store.owned_rows(blocks.all_rows(request.extent))
+  works, done = blocks.plan(
+    blocks.Held(store.recorded, store.read),
+    request.spec.refinements,
+    job.sampling,
+    rows,
+    job.rows_per_block,
   )
-  missing = sum(
-    work.num_chains * (job.num_draws - work.first) for work in works
-  )
-  total = len(rows) * math.prod(traces.sizes(extent)[2:])
-  done = total - missing
-  progress(done, total)
+  planned = [work.num_missing for work in works]
+  progress(done, done + sum(planned))
   hashes = None if trajectory.fingerprint else request.identity['params']
   loaded = _loaded_ahead(trajectory, works, job.rows_per_block, hashes)
-  for work, params in loaded:
-    for count in blocks.run_block(job, work, params, store):
-      done += work.num_chains * count
-      progress(done, total)
+  begun = 0  # Draws of the blocks so far, done or missing.
+  for i, (work, params) in enumerate(loaded):
+    begin = done
+    for taken in blocks.run_block(job, work, params, store):
+      done += taken.draws
+      of_block = done - begin + taken.missing
+      # Pilots that are to come are taken to grow like those that were.
+      growth = (begun + of_block) / sum(planned[: i + 1])
+      progress(
+        done, done + taken.missing + round(growth * sum(planned[i + 1 :]))
+      )
+    begun += done - begin
 
 
 def _loaded_ahead(

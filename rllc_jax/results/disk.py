@@ -175,6 +175,7 @@ class DiskStore:
       name, block = self._current
       block = block.followed_by(new)
     else:
+      self.complete(rows, columns)  # Of the block before.
       name, block = block_files.name_of(rows, columns, first), new
     with checked_files.with_path_in_errors(self.path):
       self._blocks.save(name, block)

@@ -111,6 +111,9 @@ class Store(Protocol):
     ones have M = 0.
     """
 
+  def max_recorded_draws(self) -> int:
+    """The draws of the longest chain; the extent may plan for more."""
+
   def complete(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
     """Marks a block as done: no more of its draws will come."""
 

@@ -20,34 +20,54 @@ Advance = Callable[
 ]
 
 
-def chunked_map(
-  function: Callable, columns: types.PyTree, chunk_size: int
-) -> types.PyTree:
-  """Maps over columns, `chunk_size` at a time.
+def advance_chunks(
+  function: Callable, states: types.PyTree, live: types.Array, size: int
+) -> tuple[types.PyTree, types.PyTree]:
+  """Moves the live columns, in as few chunks as hold them.
 
   Larger chunks trade memory for parallelism.
 
   Args:
-    function: takes and returns pytrees without the leading axis.
-    columns: leaves [N, ...].
-    chunk_size: the number of columns in parallel; must divide N, because a
-      remainder would compile the function a second time.
+    function: `function(i, state) -> (state, report)`, of column i.
+    states: leaves [N, ...].
+    live: [N], bool, traced: those to move. Others fill the last chunk up.
+    size: columns of a chunk, in parallel; must divide N, because a remainder
+      would compile the function a second time.
 
   Returns:
-    Leaves [N, ...].
+    (states [N, ...], reports [N, ...]); outside the chunks states are as they
+    were and reports are zero.
 
   Raises:
-    ValueError: if `chunk_size` does not divide N.
+    ValueError: if `size` does not divide N.
   """
-  num_columns = len(jax.tree.leaves(columns)[0])
-  if num_columns % chunk_size:
+  num_columns = len(jax.tree.leaves(states)[0])
+  if num_columns % size:
     raise ValueError(
       f'chunk_size must divide the number of columns, {num_columns}, so that '
-      f'the step is compiled once; got {chunk_size}.'
+      f'the step is compiled once; got {size}.'
     )
-  if chunk_size == 1:
-    return jax.lax.map(function, columns)
-  return jax.lax.map(function, columns, batch_size=chunk_size)
+  # One column alone is not batched: its products are then those of one chain.
+  chunked = jax.vmap(function) if size > 1 else function
+  live_first = jnp.argsort(~live, stable=True)
+  chunks = live_first.reshape(-1, size) if size > 1 else live_first
+
+  def move(i, carry):
+    at = chunks[i]
+    chunk = jax.tree.map(lambda leaf: leaf[at], carry)
+    # What a branch computes is compiled on its own: the number of columns
+    # changes no rounding.
+    moved = jax.lax.cond(
+      live[at].any(), lambda x: chunked(at, x[0]), lambda x: x, chunk
+    )
+    put = lambda leaf, value: leaf.at[at].set(value, unique_indices=True)
+    return jax.tree.map(put, carry, moved)
+
+  first = jax.tree.map(lambda leaf: leaf[0], states)
+  report = jax.eval_shape(function, jnp.int32(0), first)[1]
+  zeros = lambda leaf: jnp.zeros((num_columns, *leaf.shape), leaf.dtype)
+  reports = jax.tree.map(zeros, report)
+  return jax.lax.fori_loop(0, num_columns // size, move, (states, reports))
 
 
 def run_chains(
@@ -55,6 +75,7 @@ def run_chains(
   advance: Advance,
   columns: types.PyTree,
   states: types.PyTree,
+  live: types.Array,
   first: types.Array,
   count: types.Array,
   *,
@@ -63,16 +84,18 @@ def run_chains(
   num_steps_before: int = 0,
   chunk_size: int = 1,
 ) -> tuple[types.PyTree, types.PyTree]:
-  """Takes draws first, first + 1, ..., first + count - 1 of every column.
+  """Takes draws first, first + 1, ..., first + count - 1 of the live columns.
 
-  The number is traced, so that the same compiled code, and hence the same
-  rounding, serves every division of a run into segments.
+  The number and the columns are traced, so that the same compiled code, and
+  hence the same rounding, serves every division of a run into segments and
+  goes on when some columns have draws enough.
 
   Args:
     prepare: `prepare(step) -> (shared, report)`, once a step for all columns.
     advance: `advance(column, state, step, shared) -> (state, report)`.
     columns: leaves [N, ...], constant data of each column.
     states: leaves [N, ...].
+    live: [N], bool: those that move. Chunks without any take no time.
     first: [], the first draw. Draw i is the step i * num_steps_between_draws
       counted from the checkpoint; the steps up to the next draw are taken and
       not recorded.
@@ -85,14 +108,17 @@ def run_chains(
 
   Returns:
     (states, (shared reports [D, ...], column reports [D, N, ...])); reports
-    from `count` on are zero.
+    from `count` on are zero. Neither reports nor states of columns that are
+    not live mean anything: some of them fill the last chunk up.
   """
 
   def take_step(step, states):
     shared, shared_report = prepare(step)
-    states, reports = chunked_map(
-      lambda pair: advance(pair[0], pair[1], step, shared),
-      (columns, states),
+    column = lambda i: jax.tree.map(lambda leaf: leaf[i], columns)
+    states, reports = advance_chunks(
+      lambda i, state: advance(column(i), state, step, shared),
+      states,
+      live,
       chunk_size,
     )
     return states, (shared_report, reports)

@@ -332,8 +332,8 @@ def test_whole_numbers_may_come_in_any_type(value):
   'name', ['num_draws', 'num_chains', 'num_steps_between_draws', 'batch_size']
 )
 def test_others_are_refused_by_the_name_of_the_argument(name, value):
-  if (name, value) == ('batch_size', None):
-    return  # All of the data.
+  if value is None and name in ('batch_size', 'num_draws'):
+    return  # All of the data; the default.
   with pytest.raises(ValueError, match=f'{name} must be a whole number'):
     estimate(bowl, jnp.zeros(2), jnp.zeros(30), **{name: value})
 

@@ -141,7 +141,7 @@ TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
 
 def assert_same_traces(result, expected, rtol=1e-5):
   for name in TRACES:
-    scale = np.abs(expected[name].values).max()
+    scale = np.nanmax(np.abs(expected[name].values))
     np.testing.assert_allclose(
       result[name], expected[name], rtol=rtol, atol=1e-6 * scale, err_msg=name
     )

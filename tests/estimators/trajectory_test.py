@@ -281,6 +281,7 @@ class CompilationTest(absltest.TestCase):
       rows,
       columns,
       states,
+      jnp.ones((2, 2), bool),
       jnp.int32(0),
       jnp.int32(10),
       program.make_settings(types.Posterior(30.0, 50.0), 1e-3),

@@ -308,7 +308,7 @@ def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
   lines = capsys.readouterr().out.splitlines()
   words = {' '.join(line.split()[:-3]): line.split()[-3:] for line in lines}
   assert words['refinements'] == ['0:0', 'unembed', 'all']
-  assert words['SGLD steps of chains'] == ['140', '140', '280']
+  assert words['steps of chains'] == ['140', '140', '280']
   assert words['cells that lack draws'] == ['2', '2', '4']
   memory = [float(word) for word in words['peak MB of a device']]
   assert 0 < max(memory[:2]) == memory[2] < 100

@@ -21,9 +21,12 @@ class Store:
   def live_peers(self):
     return next(self._live)
 
-  def missing(self, extent):
-    assert extent == EXTENT
+  def missing(self):
     return next(self._missing)
+
+
+def are_done(store):
+  return shares.are_done(store, EXTENT, store.missing)
 
 
 @pytest.fixture(autouse=True)
@@ -37,16 +40,16 @@ def second(monkeypatch):
 
 
 def test_process_0_waits_for_a_live_process():
-  assert shares.are_done(Store([[1], [1], []], [[], []]), EXTENT)
+  assert are_done(Store([[1], [1], []], [[], []]))
 
 
 def test_process_0_waits_for_a_process_that_begins_late():
   late = Store([[], [], [1], [1], []], [[CELL], [], []])
-  assert shares.are_done(late, EXTENT)
+  assert are_done(late)
 
 
 def test_other_processes_do_not_wait(second):
-  assert not shares.are_done(Store([[0]], []), EXTENT)
+  assert not are_done(Store([[0]], []))
 
 
 @pytest.mark.parametrize('index', [0, 1])
@@ -55,4 +58,4 @@ def test_the_last_live_process_names_the_missing_cells(monkeypatch, index):
   monkeypatch.setattr(shares, '_PATIENCE', -1.0)
   message = '1 of 2 cells lack draws .*step 0, a, 0:1'
   with pytest.raises(commands.Incomplete, match=message):
-    shares.are_done(Store([[]], [[CELL], [CELL]]), EXTENT)
+    are_done(Store([[]], [[CELL], [CELL]]))

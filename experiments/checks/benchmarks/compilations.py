@@ -2,6 +2,7 @@
 
 import collections
 from collections.abc import Iterator
+import functools
 import time
 from typing import Any
 
@@ -17,6 +18,7 @@ from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import grid
+from rllc_jax.estimators import minibatch_noise
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
@@ -151,12 +153,14 @@ def compiled_at_full_size(
     max_draws=200,
   )
   position = family.lens.extract(problem.params, 0)
-  states = jax.eval_shape(sgld.sgld().init, position)
+  start = functools.partial(minibatch_noise.start, sgld.sgld())
+  states = jax.eval_shape(start, position)
   # Zeros of the right shapes: sampling states would take seconds for nothing.
   states = jax.tree.map(
     lambda leaf: np.zeros((1, len(pairs), *leaf.shape), leaf.dtype), states
   )
   settings = programs.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
   span = jnp.int32(0), jnp.int32(200)
-  arguments = rows_of_program, columns, states, *span, settings, data.data
+  live = np.ones((1, len(pairs)), bool)
+  arguments = rows_of_program, columns, states, live, *span, settings, data.data
   return program.run.compiled(*program.run.place(*arguments))

@@ -118,13 +118,14 @@ def our_steps(
     max_draws=NUM_STEPS,
   )
   settings = program.make_settings(problems.POSTERIOR, problems.STEP_SIZE)
+  live = jnp.ones((num_rows, len(pairs)), bool)
 
   def seconds_a_step(num_steps):
     states, _ = block.init(rows, columns, data)
     # From draw 1 on: the first call alone takes two steps more.
     span = jnp.int32(1), jnp.int32(num_steps)
     began = time.perf_counter()
-    _, reports = block.run(rows, columns, states, *span, settings, data)
+    _, reports = block.run(rows, columns, states, live, *span, settings, data)
     # Within the timed part, because it waits for the program to end.
     losses = program.traces_by_column(reports, len(pairs), num_steps)['loss']
     spent = time.perf_counter() - began
