@@ -201,13 +201,14 @@ def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
 
     mix = [name for name in domains if not domains[name]['further']]
     further = [name for name in domains if domains[name]['further']]
-    return packing.arrange(
+    corpus = packing.arrange(
       {name: pack(train.get(name, [])) for name in mix},
       {name: pack(held_out.get(name, [])) for name in mix},
       {name: pack(held_out.get(name, [])) for name in further},
       vocab_size=tokenizer.get_vocab_size(),
       eos_id=eos_id,
     )
+    return packing.with_rows_said_twice(corpus, settings.said_twice)
 
 
 def _with_tokens(

@@ -24,6 +24,7 @@ Several processes share the work if each gets its number, --process=0/2 and
 the other processes have ended.
 """
 
+from collections.abc import Collection
 import pathlib
 
 from absl import flags
@@ -50,6 +51,7 @@ from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
+from rllc_jax.results import traces as xr_traces
 
 _MAX_FAILURES_SHOWN = 20
 _MAX_BYTES = 2**30  # Approximate limit of traces in memory.
@@ -77,9 +79,32 @@ def run(
   # After training: JAX ends all connected processes when one of them dies.
   processes.disconnect()
   settings = sections.read(config)
-  spec, store = specs.build(settings, workdir)
   name = settings.estimation.name
   record = provenance.Run(workdir / name, config)
+  request, store = _fill(settings, workdir, record, processes.current())
+  missing = lambda: shares.missing(request, store)
+  done = shares.are_done(store, request.extent, missing)
+  if not (done and processes.is_first()):
+    logging.info('%s: this process has done its share', workdir)
+    return None
+  extent = request.extent
+  for part in specs.late_parts(settings, workdir):
+    # By this process alone: the others have ended.
+    request, store = _fill(part, workdir, record, (0, 1))
+    extent = xr_traces.grown(extent, request.extent)
+  record.save(ended=True)
+  left_out = specs.rows_left_out(settings, workdir)
+  return _write_and_log_estimates(workdir, name, store, extent, left_out)
+
+
+def _fill(
+  settings: sections.Settings,
+  workdir: pathlib.Path,
+  record: provenance.Run,
+  process: tuple[int, int],
+) -> tuple[requests.Request, disk.DiskStore]:
+  """Takes the draws that are missing in this process's share."""
+  spec, store = specs.build(settings, workdir, process)
   with progress.bar('estimating', 'draw') as bar:
 
     def show(done, total):
@@ -89,12 +114,7 @@ def run(
     request = requests.check(spec, with_losses=True)
     trajectories.fill(request, store, show)
   record.save(ended=True)
-  missing = lambda: shares.missing(request, store)
-  done = shares.are_done(store, request.extent, missing)
-  if not (done and processes.is_first()):
-    logging.info('%s: this process has done its share', workdir)
-    return None
-  return _write_and_log_estimates(workdir, name, store, request.extent)
+  return request, store
 
 
 def plan(
@@ -114,6 +134,10 @@ def plan(
   settings = sections.read(config)
   steps = plans.plan_of(*specs.build(settings, workdir))
   print(dry_run.text(steps), flush=True)
+  for part in specs.late_parts(settings, workdir):
+    names = ', '.join(part.estimation.datasets)
+    print(f'then {len(part.estimation.checkpoints)} checkpoints on {names}')
+    print(dry_run.text(plans.plan_of(*specs.build(part, workdir))), flush=True)
   if settings.sampling.target_error is not None:
     print(
       'of the pilots, and of what they have asked for so far: they fix the '
@@ -123,10 +147,14 @@ def plan(
 
 
 def _write_and_log_estimates(
-  workdir: pathlib.Path, name: str, store: disk.DiskStore, extent: stores.Extent
+  workdir: pathlib.Path,
+  name: str,
+  store: disk.DiskStore,
+  extent: stores.Extent,
+  left_out: Collection[stores.Row],
 ) -> xr.Dataset:
   """Writes all estimates of a store, and logs the requested ones."""
-  estimates = _estimates(store)
+  estimates = health.leave_out(_estimates(store), left_out)
   table_name = 'estimates' if name == 'rllc' else name
   write_csv(workdir / f'{table_name}.csv', estimates)
   requested = estimates.sel(

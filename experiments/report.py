@@ -27,9 +27,11 @@ from experiments.paper import claims
 from experiments.runtime import commands
 from experiments.runtime import provenance
 from experiments.runtime import sections
+from experiments.runtime import specs
 from rllc_jax import checked_files
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
+from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.plots import style
 from rllc_jax.report import figures
@@ -72,12 +74,16 @@ def run(
       it), or the burn-in leaves too few draws.
   """
   workdir = pathlib.Path(workdir)
-  settings = sections.read(config).sampling
+  settings = sections.read(config)
   saved = _read(workdir)
-  burn_in = settings.burn_in
+  burn_in = settings.sampling.burn_in
   if burn_in is None:  # Then that of the run that filled the store.
     burn_in = cells.default_burn_in(saved.traces.attrs)
   contents = _inputs(saved, workdir, burn_in)
+  left_out = specs.rows_left_out(settings, workdir)
+  contents = contents._replace(
+    estimates=health.leave_out(contents.estimates, left_out)
+  )
   drawings = figures.draw(contents)
   for name, image in drawings.items():
     path = workdir / 'figures' / f'{name}.png'

@@ -147,7 +147,9 @@ def _train(
       jax.jit(attention_only.init_params, static_argnums=1)(
         jax.random.key(seed), model
       ),
-      updates.adamw(settings.learning_rate, settings.weight_decay),
+      updates.adamw(
+        settings.learning_rate, settings.weight_decay, settings.beta2
+      ),
       corpus.tokens,
       windows['train'],
       seed=seed,
@@ -165,6 +167,7 @@ def _train(
         'model': {name: getattr(model, name) for name in fields},
         'learning_rate': settings.learning_rate,
         'weight_decay': settings.weight_decay,
+        'beta2': settings.beta2,
       },
       resume_every=settings.resume_every,
       devices=[*mesh.devices.flat],

@@ -43,6 +43,8 @@ class Corpus:
     tokenizer: byte pairs, 'bpe', or what white space parts, 'words'.
     vocab_size: ids, the special token included.
     context_length: tokens a row, the special token at its start included.
+    said_twice: windows NAME of which there shall be a NAME_twice, whose rows
+      say their first half twice.
   """
 
   sources: tuple[str, ...] = (
@@ -67,6 +69,7 @@ class Corpus:
   tokenizer: str = 'bpe'
   vocab_size: int = 2_000
   context_length: int = 64
+  said_twice: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,6 +97,7 @@ class Training:
     name: of the run, below the workdir; 'train' is the one that is measured.
     learning_rate: constant from the first step to the last.
     weight_decay: of AdamW, on every weight.
+    beta2: decay of its average of squares.
     batch_size: sequences a step; as many devices as divide it evenly take part.
     num_steps: updates in all.
     num_checkpoints: log-spaced in the step, the first and the last included.
@@ -104,6 +108,7 @@ class Training:
   name: str = 'train'
   learning_rate: float = 1e-3
   weight_decay: float = 0.05
+  beta2: float = 0.999
   batch_size: int = 32
   num_steps: int = 10_000
   num_checkpoints: int = 12
@@ -123,6 +128,11 @@ class Estimation:
       `rllc_jax.data.token_classes`).
     code: domains that are code, for that property.
     checkpoints: training steps; all that were kept by default.
+    late_datasets: names of windows that are measured at the last checkpoints
+      alone, when all others are done.
+    num_late_checkpoints: how many these are.
+    last_target_error: a target error for the last checkpoint, as of
+      `sampling.target_error`; '' for the same as for the others.
     reference: the training run below the workdir whose last checkpoint the
       model is compared with (`training.name` of that run): the loss is then
       KL(reference || model). '' for the loss of the next token.
@@ -137,6 +147,9 @@ class Estimation:
   datasets: tuple[str, ...] = ('train',)
   code: tuple[str, ...] = ('stdlib_code',)
   checkpoints: tuple[int, ...] = ()
+  late_datasets: tuple[str, ...] = ()
+  num_late_checkpoints: int = 6
+  last_target_error: str = ''
   reference: str = ''
   name: str = 'rllc'
   batch_size: int = 32

@@ -1,5 +1,7 @@
 """Builds the specification of a run from settings and a workdir."""
 
+from collections.abc import Sequence
+import dataclasses
 import pathlib
 
 import jax
@@ -11,16 +13,70 @@ from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import request as requests
 from rllc_jax.results import disk
+from rllc_jax.results import store as stores
+from rllc_jax.training import checkpoints
+
+
+def late_parts(
+  settings: sections.Settings, workdir: pathlib.Path
+) -> list[sections.Settings]:
+  """Parts of a run that follow when all checkpoints are done.
+
+  First the last checkpoints on the late data sets, then the last checkpoint on
+  all to a target of its own.
+
+  Args:
+    settings: of the config.
+    workdir: with the subdirectory `train`.
+  """
+  estimation, sampling = settings.estimation, settings.sampling
+  steps, late, parts = _steps(settings, workdir), estimation.late_datasets, []
+  part = lambda sampling, **changes: dataclasses.replace(
+    settings,
+    sampling=sampling,
+    estimation=dataclasses.replace(estimation, late_datasets=(), **changes),
+  )
+  if late:
+    few = tuple(steps[-estimation.num_late_checkpoints :])
+    parts.append(part(sampling, datasets=late, checkpoints=few))
+  if target := estimation.last_target_error:
+    closer = dataclasses.replace(sampling, target_error=target, num_draws=None)
+    all_names = (*estimation.datasets, *late)
+    parts.append(
+      part(closer, datasets=all_names, checkpoints=tuple(steps[-1:]))
+    )
+  return parts
+
+
+def rows_left_out(
+  settings: sections.Settings, workdir: pathlib.Path
+) -> set[stores.Row]:
+  """Checkpoints at which the late data sets are not measured."""
+  estimation = settings.estimation
+  late = set(estimation.late_datasets) - set(estimation.datasets)
+  steps = _steps(settings, workdir)[: -estimation.num_late_checkpoints]
+  return {(step, name) for step in steps for name in late}
+
+
+def _steps(settings: sections.Settings, workdir: pathlib.Path) -> Sequence[int]:
+  """The checkpoints of a run."""
+  if given := settings.estimation.checkpoints:
+    return given
+  return checkpoints.steps(workdir / 'train' / 'checkpoints')
 
 
 def build(
-  settings: sections.Settings, workdir: pathlib.Path
+  settings: sections.Settings,
+  workdir: pathlib.Path,
+  process: tuple[int, int] | None = None,
 ) -> tuple[requests.Spec, disk.DiskStore]:
   """Builds a run that can be checked, planned or sampled, and its store.
 
   Args:
     settings: of the config.
     workdir: with the subdirectories `corpus` and `train`.
+    process: which of how many shares of the work is taken; those of the command
+      by default.
 
   Raises:
     ValueError: if a name does not exist, or the corpus or the training run is
@@ -58,7 +114,7 @@ def build(
   name = choices.directory_name('estimation.name', estimation.name)
   store = disk.open_store(
     workdir / name,
-    process=processes.current(),
+    process=process or processes.current(),
     keep_chains=estimation.keep_chains,
   )
   return spec, store

@@ -6,6 +6,7 @@ distributions lists their files, which are read as data.
 
 import ast
 from collections.abc import Callable
+from collections.abc import Iterable
 from collections.abc import Iterator
 import gzip
 import html
@@ -34,6 +35,20 @@ _TAG = re.compile(r'<[^>]+>')
 # Characters; longer ones are tables and a few giants. With them 0.5 MB was 19
 # documents, of which none was held out.
 _LONGEST_MODULE = 40_000
+_LIBRARIES = (  # Folders of packages that are installed with this one.
+  'flax',
+  'fontTools',
+  'jax',
+  'matplotlib',
+  'numpy',
+  'optax',
+  'orbax',
+  'pandas',
+  'scipy',
+  'tensorflow_datasets',
+  'xarray',
+  'zarr',
+)
 _NO_LIBRARY = {  # Folders that some distributions lack, or of no library code.
   'site-packages',
   'dist-packages',
@@ -162,12 +177,25 @@ def _botocore_docs() -> Iterator[str]:
 def _stdlib_code() -> Iterator[str]:
   """Modules of the running interpreter, which differ between versions."""
   root = pathlib.Path(sysconfig.get_paths()['stdlib'])
+  return _modules(root, [root])
+
+
+def _library_code() -> Iterator[str]:
+  """Modules of packages that this one needs, which differ between versions."""
+  root = pathlib.Path(sysconfig.get_paths()['purelib'])
+  return _modules(root, [root / name for name in _LIBRARIES])
+
+
+def _modules(
+  root: pathlib.Path, folders: Iterable[pathlib.Path]
+) -> Iterator[str]:
+  """Python files below folders, in an order that does not depend on `root`."""
   paths = []
-  for folder, subfolders, names in os.walk(root):
-    # In place, because os.walk reads this list to descend.
-    subfolders[:] = [name for name in subfolders if name not in _NO_LIBRARY]
-    paths += [pathlib.Path(folder, n) for n in names if n.endswith('.py')]
-  # Relative, so that the order does not depend on where Python is installed.
+  for top in folders:
+    for folder, subfolders, names in os.walk(top):
+      # In place, because os.walk reads this list to descend.
+      subfolders[:] = [name for name in subfolders if name not in _NO_LIBRARY]
+      paths += [pathlib.Path(folder, n) for n in names if n.endswith('.py')]
   relative = lambda path: path.relative_to(root).as_posix()
   for text in map(_text, documents.scatter(paths, relative)):
     if len(text) <= _LONGEST_MODULE:
@@ -191,6 +219,9 @@ SOURCES: dict[str, documents.Source] = {
       f'PSF-2.0 (Python {platform.python_version()})',
       None,
       _stdlib_code,
+    ),
+    documents.Source(
+      'library_code', 'those of its packages', None, _library_code
     ),
   )
 }

@@ -173,6 +173,53 @@ def arrange(
   return Corpus(tokens, windows, vocab_size, eos_id)
 
 
+_MOST_ROWS_TWICE = 4096
+
+
+def with_rows_said_twice(corpus: Corpus, names: Sequence[str]) -> Corpus:
+  """Adds data sets whose rows say their first half twice.
+
+  What an induction head can predict is the second half of every row.
+
+  Args:
+    corpus: with these windows.
+    names: of windows; the data set of NAME is NAME_twice, of at most 4,096 rows
+      that are evenly spaced in it.
+
+  Raises:
+    ValueError: there is no such window.
+  """
+  blocks, windows = [corpus.tokens], dict(corpus.windows)
+  for name in names:
+    if name not in corpus.windows:
+      raise ValueError(
+        'said_twice must name windows of the corpus, '
+        f'{", ".join(corpus.windows)}; got {name!r}'
+      )
+    rows = said_twice(_rows(corpus.tokens, corpus.windows[name]))
+    rows = rows[:: -(-len(rows) // _MOST_ROWS_TWICE)]
+    start = sum(map(len, blocks))
+    windows[f'{name}_twice'] = types.Window(start, len(rows))
+    blocks.append(rows)
+  return corpus._replace(tokens=np.concatenate(blocks), windows=windows)
+
+
+def said_twice(rows: np.ndarray) -> np.ndarray:
+  """Rows that say the first half of each twice, after its first token.
+
+  Args:
+    rows: [N, T].
+
+  Examples:
+    >>> said_twice(np.array([[9, 1, 2, 3, 4], [9, 1, 2, 3, 9]]))
+    array([[9, 1, 2, 1, 2],
+           [9, 1, 2, 1, 2]])
+  """
+  half = rows.shape[1] // 2
+  twice = [rows[:, :1], rows[:, 1 : 1 + half], rows[:, 1 : 1 + half]]
+  return np.concatenate(twice, axis=1)[:, : rows.shape[1]]
+
+
 def _check_rows(split, domains, count):
   if not count:
     length = max((rows.shape[1] for rows in domains.values()), default=0)

@@ -4,6 +4,7 @@ The rules are in `estimators.faults`. Nothing here needs JAX, so that saved
 results can be judged anywhere.
 """
 
+from collections.abc import Collection
 from collections.abc import Iterator
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -45,6 +46,25 @@ def check(estimates: xr.Dataset) -> xr.Dataset:
   )
 
 
+def leave_out(
+  estimates: xr.Dataset, rows: Collection[tuple[int, str]]
+) -> xr.Dataset:
+  """Marks rows that a run does not ask for, so that nobody misses them.
+
+  Args:
+    estimates: from `llc_from_traces`.
+    rows: (checkpoint, data set); cells that have draws all the same count.
+
+  Returns:
+    The estimates with `left_out`, a boolean over cells.
+  """
+  marked = xr.zeros_like(estimates.llc, bool)
+  for step, dataset in rows:
+    if step in estimates.checkpoint and dataset in estimates.dataset:
+      marked.loc[{'checkpoint': step, 'dataset': dataset}] = True
+  return estimates.assign(left_out=marked & (estimates.num_draws == 0))
+
+
 def _reservations(cell: faults.Cell) -> str:
   """Reservations about a cell that is healthy, as a clause."""
   words = []
@@ -80,10 +100,12 @@ def summary(estimates: xr.Dataset) -> dict[str, str]:
   steps, datasets, names = (estimates[name].values for name in cells.DIMS)
   by_name: dict[str, list[_Place]] = {str(name): [] for name in names}
   for (k, s, r), cell in _cells(estimates, cells.DIMS):
+    if cell.get('left_out', False):
+      continue
     dataset = str(datasets[s]) if len(datasets) > 1 else ''
     place = _Place(int(steps[k]), dataset, cell, faults.faults(cell))
     by_name[str(names[r])].append(place)
-  return {name: _line(places) for name, places in by_name.items()}
+  return {name: _line(places) for name, places in by_name.items() if places}
 
 
 def failures(estimates: xr.Dataset) -> list[str]:

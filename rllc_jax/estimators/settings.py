@@ -41,11 +41,11 @@ class Sampling:
     localization: gamma, in 1 / weight^2.
     step_size: epsilon, in weight^2.
     num_chains: C, chains a refinement.
-    num_draws: draws after the burn-in, 24 at least; 200 by default, unless
-      there is a target.
+    num_draws: draws after the burn-in, 24 at least; 200 by default. None, or 0,
+      with a target.
     target_error: instead, the standard error that every cell shall have: in
       units of the estimate, or `relative(0.03)`; see `estimators.stops`. Cells
-      of which more than `max_draws` would be needed end there.
+      that would need more than `max_draws` end there. None, or '', for none.
     max_draws: the most draws after the burn-in that a target may take.
     burn_in: steps before them, recorded too;
       10 / (step_size localization) by default.
@@ -106,17 +106,19 @@ class Sampling:
 
   def _check_lengths(self) -> None:
     """Raises unless there is one of a number of draws and a target error."""
-    if self.target_error is None:
+    if self.target_error in (None, ''):
+      self._set('target_error', None)
       draws = _DEFAULT_DRAWS if self.num_draws is None else self.num_draws
       self._set('num_draws', whole_numbers.whole_number('num_draws', draws))
       errors.check_num_draws(draws)
       return
-    if self.num_draws is not None:
+    if self.num_draws:
       raise ValueError(
-        'num_draws must not be given with a target_error, because a pilot '
+        'num_draws must be None, or 0, with a target_error, because a pilot '
         f'fixes it; got {self.num_draws} and {self.target_error}. The most '
-        'that a target may take is max_draws.'
+        "that a target may take is max_draws; target_error '' is none."
       )
+    self._set('num_draws', None)
     self._set('target_error', stops.target(self.target_error))
     errors.check_num_draws(self.max_draws)
     if not self.nbeta:

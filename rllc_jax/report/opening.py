@@ -84,7 +84,7 @@ def _missing(estimates: xr.Dataset) -> list[blocks.Block]:
   lines = tables.missing_cells(estimates)
   if not lines:
     return []
-  count = int(estimates.llc.isnull().sum())
+  count = int(tables.absences(estimates).sum())
   words = f'Incomplete: {count} of {estimates.llc.size} cells have no estimate'
   why = 'not sampled to the end, or all their chains failed.'
   return [blocks.Words(f'{words}: {why}', 'note'), blocks.listed(lines)]

@@ -16,7 +16,7 @@ from rllc_jax import types
 
 
 def adamw(
-  learning_rate: float, weight_decay: float
+  learning_rate: float, weight_decay: float, beta2: float = 0.999
 ) -> optax.GradientTransformation:
   """The optimizer of the paper: AdamW at a constant rate.
 
@@ -26,9 +26,10 @@ def adamw(
   Args:
     learning_rate: about the distance that a weight moves in one step.
     weight_decay: per unit of learning rate.
+    beta2: decay of the average of squared gradients.
   """
   return optax.adamw(
-    learning_rate, b1=0.9, b2=0.999, eps=1e-8, weight_decay=weight_decay
+    learning_rate, b1=0.9, b2=beta2, eps=1e-8, weight_decay=weight_decay
   )
 
 

@@ -94,7 +94,7 @@ class TargetTest(parameterized.TestCase):
       stops.target(value)
 
   def test_a_number_of_draws_and_a_target_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'num_draws must not be given'):
+    with self.assertRaisesRegex(ValueError, 'num_draws must be None, or 0'):
       dataclasses.replace(
         settings.Sampling(nbeta=1, localization=1, step_size=0.1),
         target_error=0.1,

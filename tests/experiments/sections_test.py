@@ -35,6 +35,8 @@ def test_any_setting_is_changed_by_a_flag(preset, monkeypatch):
   sensible = {  # Others are refused.
     'step_size': '0.002',
     'num_draws': '30',
+    'max_draws': '30',
+    'target_error': 'relative(0.5)',
     'sampler': 'sghmc(friction=0.5)',
     'matmul_precision': 'bfloat16',
   }
@@ -44,7 +46,11 @@ def test_any_setting_is_changed_by_a_flag(preset, monkeypatch):
       if section == 'sampling':
         example = sensible.get(name, example)
       flag = f'--config.{section}.{name}={example}'
-      config = parsed(monkeypatch, f'--config={path}', flag)
+      other = {'num_draws': 'target_error=', 'target_error': 'num_draws=0'}
+      flags_given = [flag]
+      if section == 'sampling' and name in other:
+        flags_given.append(f'--config.sampling.{other[name]}')
+      config = parsed(monkeypatch, f'--config={path}', *flags_given)
       value = getattr(getattr(sections.read(config), section), name)
       assert str(getattr(value, 'name', value)) == example, flag
 
