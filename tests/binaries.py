@@ -50,7 +50,11 @@ class Process:
     return self._process.exitcode
 
   def send_signal(self, number):
-    os.kill(self.pid, number)
+    if self.poll() is None:  # As of Popen: one that has ended gets none.
+      os.kill(self.pid, number)
+
+  def terminate(self):
+    self.send_signal(signal.SIGTERM)
 
   def kill(self):
     self.send_signal(signal.SIGKILL)

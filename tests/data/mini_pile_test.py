@@ -111,7 +111,7 @@ def test_kjv_is_cut_into_passages_and_never_imported(packages):
 
 
 @pytest.mark.parametrize(
-  'name', sorted(set(mini_pile.SOURCES) - {'stdlib_code'})
+  'name', sorted(set(mini_pile.SOURCES) - {'stdlib_code', 'library_code'})
 )
 def test_another_version_counts_as_missing(tmp_path, monkeypatch, name):
   pin = mini_pile.source(name).requires
@@ -144,6 +144,13 @@ def test_the_standard_library_is_read_without_its_tests():
   assert not any('def test_main' in text for text in texts)
   assert max(map(len, texts)) <= 40_000
   assert texts == list(mini_pile.source('stdlib_code').read())
+
+
+def test_code_of_libraries_is_that_of_installed_packages():
+  texts = list(mini_pile.source('library_code').read())
+  assert any('def value_and_grad' in text for text in texts)
+  assert sum(map(len, texts)) > 10_000_000
+  assert texts == list(mini_pile.source('library_code').read())
 
 
 def test_max_characters_cuts_no_document_of_kjv():

@@ -236,5 +236,36 @@ class EntropyTest(parameterized.TestCase):
     )
 
 
+class SaidTwiceTest(parameterized.TestCase):
+  @parameterized.parameters(8, 9)
+  def test_halves_of_a_row_are_equal_after_its_first_token(self, length):
+    rows = packing.pack(documents(), length, EOS)
+    twice = packing.said_twice(rows)
+    self.assertEqual(twice.shape, rows.shape)
+    half = length // 2
+    np.testing.assert_array_equal(twice[:, : 1 + half], rows[:, : 1 + half])
+    again = twice[:, 1 + half :]
+    np.testing.assert_array_equal(again, rows[:, 1 : 1 + again.shape[1]])
+
+  def test_a_window_of_such_rows_follows_all_others(self):
+    plain = corpus()
+    more = packing.with_rows_said_twice(plain, ['train', 'held_out/f'])
+    window = more.windows['train_twice']
+    self.assertEqual(window.start, len(plain.tokens))
+    rows = more.tokens[window.start : window.start + window.length]
+    train = plain.windows['train']
+    np.testing.assert_array_equal(
+      rows, packing.said_twice(plain.tokens[: train.length])
+    )
+    self.assertEqual(more.windows['held_out/f_twice'].length, 2)
+    np.testing.assert_array_equal(
+      more.tokens[: len(plain.tokens)], plain.tokens
+    )
+
+  def test_an_unknown_window_is_refused(self):
+    with self.assertRaisesRegex(ValueError, "said_twice must name .*got 'x'"):
+      packing.with_rows_said_twice(corpus(), ['x'])
+
+
 if __name__ == '__main__':
   absltest.main()

@@ -126,7 +126,7 @@ class CallTest(absltest.TestCase):
     )
     self.assertEqual(traces.refinement.values.tolist(), ['1:0', '1:1'])
     self.assertTrue(np.isfinite(traces.loss.values).all())
-    batches = call.args[-1]
+    batches = call.args[-2]
     key, window = jax.random.key(0), call.args[3]['0']
     batch = batches.draw(key, 0, batches.data, window)
     self.assertEqual(batch.shape, (5, 6 + 1))

@@ -13,6 +13,7 @@ from experiments import demo
 from experiments import estimate_rllc
 from experiments import report
 from experiments import train
+from experiments import verify
 from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import dry_run
@@ -20,9 +21,11 @@ from experiments.runtime import sections
 from rllc_jax import losses as rllc_losses
 from rllc_jax.data import packing
 from rllc_jax.data import tokenizers
+from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
 from rllc_jax.models import attention_only
+from rllc_jax.report import tables
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from tests import binaries
@@ -212,6 +215,7 @@ def test_acceptance_is_recorded_if_configured(trained, tmp_path):
     checkpoints=(30,),
     refinements=('unembed',),
     sampler='sgld_with_mala_acceptance',
+    step_size=1e-3,
   )
   estimate_rllc.run(recording, workdir)
   traces = stored(workdir)
@@ -312,6 +316,51 @@ def test_a_plan_is_printed_and_nothing_is_stored(trained, tmp_path, capsys):
   assert words['cells that lack draws'] == ['2', '2', '4']
   memory = [float(word) for word in words['peak MB of a device']]
   assert 0 < max(memory[:2]) == memory[2] < 100
+
+
+@pytest.fixture(scope='module')
+def late(trained, tmp_path_factory):
+  """A late data set at the last of two checkpoints, with its own target."""
+  workdir = copy_of(trained, tmp_path_factory.mktemp('late'))
+  settings = config(
+    refinements=('0:0', '0:1'),
+    checkpoints=(3, 30),
+    late_datasets=('held_out',),
+    num_late_checkpoints=1,
+    last_target_error='0.1',
+    max_draws=300,
+  )
+  return workdir, settings, estimate_rllc.run(settings, workdir)
+
+
+def test_late_data_sets_are_measured_at_the_last_checkpoints(late):
+  workdir, _, estimates = late
+  assert estimates.dataset.values.tolist() == ['train', 'held_out']
+  counts = estimates.num_kept.transpose('checkpoint', 'dataset', ...)
+  np.testing.assert_array_equal(counts[0], [[30, 30], [0, 0]])
+  assert (counts[1] >= 96).all()
+  table = pd.read_csv(workdir / 'estimates.csv')
+  assert len(table) == 8
+
+
+def test_cells_that_are_left_out_are_not_missed(late):
+  _, _, estimates = late
+  assert int(estimates.left_out.sum()) == 2
+  for line in health.summary(estimates).values():
+    assert 'not sampled' not in line
+  assert tables.missing_cells(estimates) == []
+  assert tables.missing_cells(estimates.drop_vars('left_out')) == [
+    'step 3, held_out: everything'
+  ]
+
+
+def test_a_run_with_late_data_sets_is_complete(late, capsys):
+  workdir, settings, estimates = late
+  assert all(row.holds for row in verify.run(settings, workdir))
+  estimate_rllc.plan(settings, workdir)
+  assert capsys.readouterr().out.count('already complete') == 3
+  again = estimate_rllc.run(settings, workdir)
+  np.testing.assert_array_equal(again.llc, estimates.llc)
 
 
 def test_the_plan_of_a_complete_run_says_so():

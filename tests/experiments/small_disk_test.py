@@ -10,6 +10,7 @@ import pytest
 
 import rllc_jax
 from rllc_jax.training import records
+from tests import binaries
 from tests.experiments import processes_test
 
 # Names, with the flags of all of them after the directory and the size.
@@ -61,7 +62,7 @@ def test_commands_fail_on_a_full_disk_and_resume_on_a_larger_one(
   }
   own_mounts(
     *('bash', '-c', SCRIPT, 'bash', str(disk), '64', *settings),
-    cwd=processes_test.ROOT,
+    cwd=binaries.ROOT,
     env=environment,
     timeout=900,
   )
