@@ -40,5 +40,7 @@ def get_config() -> ml_collections.ConfigDict:
       last_target_error='relative(0.03)',
     ),
     # Young heads have estimates near 0, of which no share is reached.
-    sampling=dict(num_chains=2, target_error='relative(0.05)', max_draws=200),
+    sampling=dict(
+      num_chains=1, target_error='relative(0.05, least=0.05)', max_draws=400
+    ),
   )

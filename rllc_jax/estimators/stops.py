@@ -32,38 +32,45 @@ TRACES = ('loss', 'center_loss', 'squared_distance', 'squared_gradient')
 
 
 class Target(NamedTuple):
-  """A standard error to reach.
+  """A standard error to reach: a share of the estimate, or what is larger.
 
   Attributes:
-    error: in units of the estimate, or as a share of it.
-    is_relative: whether it is a share.
+    share: of the estimate; 0 for an absolute error.
+    least: in units of the estimate: less is not asked for.
   """
 
-  error: float
-  is_relative: bool = False
+  share: float
+  least: float
 
   def __str__(self) -> str:
-    return (
-      f'relative({self.error:g})' if self.is_relative else f'{self.error:g}'
-    )
+    if not self.share:
+      return f'{self.least:g}'
+    least = f', least={self.least:g}' if self.least else ''
+    return f'relative({self.share:g}{least})'
 
   def of(self, estimate: float) -> float:
     """The standard error that an estimate shall have."""
-    return self.error * abs(estimate) if self.is_relative else self.error
+    return max(self.share * abs(estimate), self.least)
 
 
-def relative(share: float) -> Target:
+def relative(share: float, least: float = 0.0) -> Target:
   """A standard error that is a share of the estimate.
 
   Args:
-    share: over 0; 0.03 for 3 %. Estimates near 0 never reach it: a run then
-      ends at its `max_draws`.
+    share: over 0; 0.03 for 3 %.
+    least: an error that suffices whatever the estimate. Without it, estimates
+      near 0 never reach their target, and the run ends at its `max_draws`.
 
   Examples:
-    >>> relative(0.03).of(-2.0)
-    0.06
+    >>> relative(0.03).of(-2.0), relative(0.03, least=0.1).of(-2.0)
+    (0.06, 0.1)
   """
-  return _checked(Target(float(share), is_relative=True))
+  return _checked(Target(float(share), float(least)))
+
+
+def absolute(error: float) -> Target:
+  """A standard error in units of the estimate."""
+  return _checked(Target(0.0, float(error)))
 
 
 def target(value: Any) -> Target:
@@ -73,28 +80,33 @@ def target(value: Any) -> Target:
     ValueError: if it is none, or not over 0.
 
   Examples:
-    >>> target(0.1), str(target('relative(0.03)'))
-    (Target(error=0.1, is_relative=False), 'relative(0.03)')
+    >>> target('relative(0.03, least=0.1)')
+    Target(share=0.03, least=0.1)
+    >>> print(target(0.1))
+    0.1
   """
   if isinstance(value, Target):
     return _checked(value)
-  text = str(value).strip()
-  inner = text.removeprefix('relative(').removesuffix(')')
   try:
-    number = float(ast.literal_eval(inner))
+    call = ast.parse(str(value).strip(), mode='eval').body
+    if isinstance(call, ast.Call) and ast.unparse(call.func) == 'relative':
+      # Literals alone: a config must not run code.
+      named = {str(x.arg): ast.literal_eval(x.value) for x in call.keywords}
+      return relative(*map(ast.literal_eval, call.args), **named)
+    return absolute(float(ast.literal_eval(call)))
   except (SyntaxError, TypeError, ValueError) as error:
     raise ValueError(
-      'target_error must be a standard error, such as 0.1, or '
+      'target_error must be a standard error over 0, such as 0.1, or '
       f'relative(0.03), a share of the estimate; got {value!r}.'
     ) from error
-  return _checked(Target(number, is_relative=inner != text))
 
 
 def _checked(value: Target) -> Target:
-  if not 0 < value.error < math.inf:
+  parts = value.share, value.least
+  if not (max(parts) > 0 and min(parts) >= 0 and sum(parts) < math.inf):
     raise ValueError(
       'target_error must be a number over 0, because no finite run has an '
-      f'error of 0; got {value.error:g}.'
+      f'error of 0; got {value}.'
     )
   return value
 

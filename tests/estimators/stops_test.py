@@ -77,17 +77,25 @@ def whole():
 
 class TargetTest(parameterized.TestCase):
   @parameterized.parameters(
-    (0.1, stops.Target(0.1)),
-    ('0.1', stops.Target(0.1)),
-    ('relative(0.03)', stops.Target(0.03, True)),
-    (stops.relative(0.03), stops.Target(0.03, True)),
+    (0.1, stops.Target(0.0, 0.1)),
+    ('1e-1', stops.Target(0.0, 0.1)),
+    ('relative(0.03)', stops.Target(0.03, 0.0)),
+    ('relative(0.03, least=2)', stops.Target(0.03, 2.0)),
+    (stops.relative(0.03), stops.Target(0.03, 0.0)),
   )
   def test_numbers_texts_and_targets(self, value, expected):
     self.assertEqual(stops.target(value), expected)
     self.assertEqual(stops.target(str(stops.target(value))), expected)
 
   @parameterized.parameters(
-    0.0, -1, 'nan', 'inf', 'relative(0)', '5 %', 'abs(3)'
+    0.0,
+    -1,
+    'nan',
+    'inf',
+    'relative(0)',
+    'relative(0.1, 0.1, 0.1)',
+    '5 %',
+    'abs(3)',
   )
   def test_others_are_refused(self, value):
     with self.assertRaisesRegex(ValueError, 'target_error must be'):
