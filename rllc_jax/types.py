@@ -204,6 +204,8 @@ class Sampler(NamedTuple):
       whoever uses it for an estimate; '' if there is none.
     needs_full_data: whether the law is right only if all steps see one
       potential, so that minibatches are refused.
+    is_exact_in_bowls: whether a bowl without minibatch noise is sampled
+      exactly: its `loss_correction` is then noise alone, on average.
   """
 
   name: str
@@ -211,6 +213,7 @@ class Sampler(NamedTuple):
   step: Callable[[Key, Any, Potential, Array], tuple[Any, SamplerInfo]]
   bias: str = ''
   needs_full_data: bool = False
+  is_exact_in_bowls: bool = False
 
 
 class Posterior(NamedTuple):

@@ -33,7 +33,12 @@ NAMES = (
 OPTIONAL_TRACES = ('mala_acceptance',)
 # Traces that the step's bias is predicted from. Stores of earlier versions do
 # not have them, and the last is of some kernels alone.
-BIAS_TRACES = ('loss_correction', 'noise_projection', 'relative_bias')
+BIAS_TRACES = (
+  'loss_correction',
+  'noise_projection',
+  'noise_square',
+  'relative_bias',
+)
 
 # Why a chain failed, worst last: places in this list are kept as numbers.
 FAILURES = ('', 'step', 'far', 'loss')
@@ -274,7 +279,7 @@ def step_bias(
   if 'loss_correction' not in traces:
     return np.nan
   bias = nbeta / 2 * traces['loss_correction'].mean()
-  bias -= _unseen_heat(traces, settings, nbeta)
+  bias -= _unseen_heat(traces, settings, nbeta, bias)
   share = traces.get('relative_bias', np.zeros(1)).mean()
   paired = traces['loss'] - traces['center_loss']
   return bias + nbeta * paired.mean() * share / (1 + share)
@@ -288,14 +293,25 @@ def _step_bias_error(traces, nbeta) -> np.ndarray | float:
   return errors.mean_with_error(series).standard_error
 
 
-def _unseen_heat(traces, settings, nbeta) -> np.ndarray | float:
-  """The last term of the formula; 0 if it was not recorded."""
+def _unseen_heat(traces, settings, nbeta, heat) -> np.ndarray | float:
+  """The last term of the formula; 0 if it was not recorded.
+
+  Args:
+    traces: as of `step_bias`.
+    settings: as of `step_bias`.
+    nbeta: as of `step_bias`.
+    heat: the first term, which is all noise if the kernel records the square of
+      n: the last term is then a share of it, whatever the size of n.
+  """
   series = traces.get('noise_projection', np.full((1, 1), np.nan))
   series = series[:, np.isfinite(series).all(axis=0)]  # NaN if not recorded.
   if series.shape[1] < 2 or not settings['nbeta']:
     return 0.0
   # About each chain's own mean: without shared minibatches n is its own, too.
   variance = series.var(axis=1, ddof=1).mean()
+  square = np.nanmean(traces.get('noise_square', np.zeros((1, 1))))
+  if square > 0:
+    return heat * settings['localization'] * variance / square
   return settings['localization'] / 8 * variance * nbeta / settings['nbeta']
 
 

@@ -9,7 +9,13 @@ K = 1 - gamma / P, and 1 / P is the covariance of the chain,
 .. math:: \operatorname{tr} gKC
   = \operatorname{tr} gC - \gamma\,\operatorname{Var}[\sqrt g\, n \cdot u]
 
-over draws, for noise n that is independent of them. n is the difference of two
+over draws, for noise n that is independent of them. A kernel that is exact in
+bowls records tr gC as it is at the draws, where the noise may be several times
+that at the checkpoint: only the directions of n are then taken, the share
+
+.. math:: 1 - \gamma\,\operatorname{Var}[\sqrt g\, n \cdot u] / |\sqrt g\, n|^2
+
+of tr gC. n is the difference of two
 minibatch gradients at the checkpoint, over the root of 2: a chain stands still
 for the first two steps, of negative numbers, which are not recorded.
 """
@@ -20,7 +26,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from rllc_jax import trees
 from rllc_jax import types
 
 NUM_STEPS = 2  # -2 and -1, before the first step that is recorded.
@@ -64,19 +69,15 @@ def advance(
   )
 
 
-def projection(
-  noise: types.Position,
-  displacement: types.Position,
-  gain: types.Position | float,
-) -> types.Array:
-  """The sum of sqrt(g) n u, []; NaN if the kernel has no gain.
+def weighted(
+  noise: types.Position, gain: types.Position | float
+) -> types.Position:
+  """The noise sqrt(g) n, which is NaN if the kernel has no gain.
 
   Args:
     noise: n.
-    displacement: u less the checkpoint.
     gain: g, like the position or one number a leaf, or NaN.
   """
   if isinstance(gain, float):
-    gain = jax.tree.map(lambda _: gain, displacement)
-  weigh = lambda n, g: n * jnp.sqrt(g).astype(n.dtype)
-  return trees.dot(jax.tree.map(weigh, noise, gain), displacement)
+    gain = jax.tree.map(lambda _: gain, noise)
+  return jax.tree.map(lambda n, g: n * jnp.sqrt(g).astype(n.dtype), noise, gain)

@@ -220,6 +220,9 @@ def block_program(
         new = minibatch_noise.advance(state, new, info.gradient, step)
         position = state.sampler.position
         report |= _report(position, center, info, state.noise)
+        if sampler.is_exact_in_bowls:
+          noise = minibatch_noise.weighted(state.noise, info.noise_gain)
+          report['noise_square'] = trees.dot(noise, noise)
         if observe:
           observed = dict(observe(position, context))
           _check_names(observed, report)
@@ -314,8 +317,8 @@ def _report(position, center, info, noise):
     'squared_distance': trees.dot(displacement, displacement),
     'virial': trees.dot(displacement, info.gradient) - info.correction,
     'loss_correction': jnp.asarray(info.loss_correction, info.loss.dtype),
-    'noise_projection': minibatch_noise.projection(
-      noise, displacement, info.noise_gain
+    'noise_projection': trees.dot(
+      minibatch_noise.weighted(noise, info.noise_gain), displacement
     ),
     'squared_gradient': trees.dot(info.gradient, info.gradient),
     **info.recorded,

@@ -137,4 +137,10 @@ def leimkuhler_matthews(
     return LeimkuhlerMatthewsState(position, noise, memory), info
 
   name = preconditioners.sampler_name('leimkuhler_matthews', preconditioner)
-  return types.Sampler(name, init, step, preconditioner.bias)
+  return types.Sampler(
+    name,
+    init,
+    step,
+    preconditioner.bias,
+    is_exact_in_bowls=not preconditioner.bias,
+  )
