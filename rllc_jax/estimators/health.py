@@ -65,6 +65,12 @@ def leave_out(
   return estimates.assign(left_out=marked & (estimates.num_draws == 0))
 
 
+def absences(estimates: xr.Dataset) -> xr.DataArray:
+  """True for cells that were asked for and have no estimate."""
+  absent = estimates.llc.isnull()
+  return absent & ~estimates.left_out if 'left_out' in estimates else absent
+
+
 def _reservations(cell: faults.Cell) -> str:
   """Reservations about a cell that is healthy, as a clause."""
   words = []

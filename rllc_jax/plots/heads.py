@@ -9,6 +9,7 @@ from matplotlib import figure
 import numpy as np
 import xarray as xr
 
+from rllc_jax.estimators import health
 from rllc_jax.plots import style
 from rllc_jax.refinement import names
 
@@ -161,7 +162,7 @@ def ends_of(estimates: xr.Dataset, group: Group) -> list[style.Label]:
 def notes_on(estimates: xr.Dataset) -> list[str]:
   """Notes on estimates, for a footnote."""
   notes = ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
-  if missing := int(estimates.llc.isnull().sum()):
+  if missing := int(health.absences(estimates).sum()):
     notes.append(f'{missing} of {estimates.llc.size} cells without an estimate')
   if bool((estimates.num_failed > 0).any()):
     notes.append('hollow: some chains failed, cross: all did')

@@ -40,7 +40,7 @@ def changes(estimates: xr.Dataset) -> xr.Dataset:
     `change` and `error`, its standard error, over (checkpoint, refinement); the
     data sets have minibatches of their own, so errors add in quadrature.
   """
-  found = pair([str(name) for name in estimates.dataset.values])
+  found = pair(estimates.dataset.values.tolist())
   assert found is not None
   plain, twice = (estimates.sel(dataset=name, drop=True) for name in found)
   ratio = twice.llc / plain.llc
@@ -77,7 +77,7 @@ def _draw_curves(
   heads: Sequence[str],
   classes: Mapping[str, str],
 ) -> None:
-  found = pair([str(name) for name in estimates.dataset.values])
+  found = pair(estimates.dataset.values.tolist())
   assert found is not None
   plain = estimates.sel(dataset=found[0])
   steps, ends = plain.checkpoint.values, []
@@ -98,13 +98,12 @@ def _draw_changes(
   heads: Sequence[str],
   classes: Mapping[str, str],
 ) -> None:
-  last = change.isel(checkpoint=-1)
-  half = errors.t_quantile() * last.error
+  last = change.sortby('checkpoint').isel(checkpoint=-1)
   for place, head in enumerate(heads):
-    color = _color(head, classes)
-    value = float(last.change.sel(refinement=head))
-    bar = float(half.sel(refinement=head))
-    ax.errorbar(place, value, bar, fmt='o', color=color, ms=5, lw=1.2)
+    cell, color = last.sel(refinement=head), _color(head, classes)
+    mean = errors.with_interval(cell.change.values, cell.error.values)
+    bar = float(mean.high - mean.value)
+    ax.errorbar(place, float(mean.value), bar, fmt='o', color=color, lw=1.2)
   ax.axhline(0, color=style.GRAY, lw=0.8, zorder=1)
   ax.set_xticks(range(len(heads)), heads)
   ax.set_title('change where it is said twice')

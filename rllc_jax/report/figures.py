@@ -9,11 +9,13 @@ from matplotlib import figure
 import numpy as np
 import xarray as xr
 
+from rllc_jax.analysis import head_types
 from rllc_jax.plots import coverage
 from rllc_jax.plots import heads
 from rllc_jax.plots import health
 from rllc_jax.plots import known_answers
 from rllc_jax.plots import readings
+from rllc_jax.plots import said_twice
 from rllc_jax.plots import spread
 from rllc_jax.plots import traces
 from rllc_jax.plots import training
@@ -94,7 +96,28 @@ def _has_kinds(results: inputs.Inputs) -> bool:
   return results.readings is not None and 'kind_loss' in results.readings
 
 
+def _tells_induction(results: inputs.Inputs) -> bool:
+  """True if heads have classes, and rows that are said twice were measured."""
+  datasets = results.estimates.dataset.values.tolist()
+  has_pair = said_twice.pair(datasets) is not None
+  return has_pair and 'head_class' in (results.readings or {})
+
+
 FIGURES = (
+  Entry(
+    'said_twice',
+    'opening',
+    lambda results: said_twice.parting(
+      results.estimates, head_types.of_readings(results.measured)
+    ),
+    'Estimates of the last layer over training, and where text is said twice',
+    'Left, the wrLLC of the heads of the last layer over training. Right, by '
+    'how much it changes at the last checkpoint on rows that say their first '
+    'half twice, with 95 % intervals. Red: heads that do induction, told from '
+    'what they attend to. What they do matters more where text repeats, so '
+    'data refinement parts them from the rest.',
+    needs=_tells_induction,
+  ),
   Entry(
     'llc',
     'opening',

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import xarray as xr
 
+from rllc_jax.estimators import health
 from rllc_jax.report import blocks
 from rllc_jax.report import figures
 from rllc_jax.report import losses
@@ -84,7 +85,7 @@ def _missing(estimates: xr.Dataset) -> list[blocks.Block]:
   lines = tables.missing_cells(estimates)
   if not lines:
     return []
-  count = int(tables.absences(estimates).sum())
+  count = int(health.absences(estimates).sum())
   words = f'Incomplete: {count} of {estimates.llc.size} cells have no estimate'
   why = 'not sampled to the end, or all their chains failed.'
   return [blocks.Words(f'{words}: {why}', 'note'), blocks.listed(lines)]

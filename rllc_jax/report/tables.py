@@ -6,6 +6,8 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 
+from rllc_jax.estimators import health
+
 MISSING = '–'
 
 
@@ -70,12 +72,6 @@ def number(value: float, form: str) -> str:
   return format(value, form) if np.isfinite(value) else MISSING
 
 
-def absences(estimates: xr.Dataset) -> xr.DataArray:
-  """True where a cell that was asked for has no estimate."""
-  absent = estimates.llc.isnull()
-  return absent & ~estimates.left_out if 'left_out' in estimates else absent
-
-
 def missing_cells(estimates: xr.Dataset) -> list[str]:
   """Lists cells without an estimate, one line per checkpoint and data set.
 
@@ -83,7 +79,7 @@ def missing_cells(estimates: xr.Dataset) -> list[str]:
     estimates: from `llc_from_traces`.
   """
   lines = []
-  absent = absences(estimates).sortby('checkpoint')
+  absent = health.absences(estimates).sortby('checkpoint')
   for step in absent.checkpoint.values:
     for dataset in absent.dataset.values:
       row = absent.sel(checkpoint=step, dataset=dataset)
