@@ -81,30 +81,28 @@ def run(
   settings = sections.read(config)
   name = settings.estimation.name
   record = provenance.Run(workdir / name, config)
-  request, store = _fill(settings, workdir, record, processes.current())
+  parts = specs.build(settings, workdir)
+  store = parts.store
+  request = _fill(parts.spec, store, record)
   missing = lambda: shares.missing(request, store)
   done = shares.are_done(store, request.extent, missing)
   if not (done and processes.is_first()):
     logging.info('%s: this process has done its share', workdir)
     return None
   extent = request.extent
-  for part in specs.late_parts(settings, workdir):
-    # By this process alone: the others have ended.
-    request, store = _fill(part, workdir, record, (0, 1))
-    extent = xr_traces.grown(extent, request.extent)
+  if parts.late:  # By this process alone: the others have ended.
+    store = specs.open_store(settings, workdir, (0, 1))
+  for part in parts.late:
+    extent = xr_traces.grown(extent, _fill(part, store, record).extent)
   record.save(ended=True)
   left_out = specs.rows_left_out(settings, workdir)
   return _write_and_log_estimates(workdir, name, store, extent, left_out)
 
 
 def _fill(
-  settings: sections.Settings,
-  workdir: pathlib.Path,
-  record: provenance.Run,
-  process: tuple[int, int],
-) -> tuple[requests.Request, disk.DiskStore]:
+  spec: requests.Spec, store: disk.DiskStore, record: provenance.Run
+) -> requests.Request:
   """Takes the draws that are missing in this process's share."""
-  spec, store = specs.build(settings, workdir, process)
   with progress.bar('estimating', 'draw') as bar:
 
     def show(done, total):
@@ -114,7 +112,7 @@ def _fill(
     request = requests.check(spec, with_losses=True)
     trajectories.fill(request, store, show)
   record.save(ended=True)
-  return request, store
+  return request
 
 
 def plan(
@@ -132,12 +130,13 @@ def plan(
     ValueError: as `run`, where it fails before sampling.
   """
   settings = sections.read(config)
-  steps = plans.plan_of(*specs.build(settings, workdir))
+  parts = specs.build(settings, workdir)
+  steps = plans.plan_of(parts.spec, parts.store)
   print(dry_run.text(steps), flush=True)
-  for part in specs.late_parts(settings, workdir):
-    names = ', '.join(part.estimation.datasets)
-    print(f'then {len(part.estimation.checkpoints)} checkpoints on {names}')
-    print(dry_run.text(plans.plan_of(*specs.build(part, workdir))), flush=True)
+  for part in parts.late:
+    names = ', '.join(part.datasets)
+    print(f'then {len(part.trajectory.steps)} checkpoints on {names}')
+    print(dry_run.text(plans.plan_of(part, parts.store)), flush=True)
   if settings.sampling.target_error is not None:
     print(
       'of the pilots, and of what they have asked for so far: they fix the '

@@ -50,7 +50,7 @@ def run(
   """
   settings = sections.read(config)
   suggested = _suggest(settings, workdir)
-  spec, _ = specs.build(settings, workdir)
+  spec = specs.build(settings, workdir).spec
   plan = plans.plan_of(spec._replace(sampling=suggested.sampling), None)
   print(f'{text(suggested)}\n\n{dry_run.text(plan)}', flush=True)
   return suggested

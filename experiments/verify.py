@@ -66,13 +66,12 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
     checkpoints.load(directory, step)
   yield _row('checkpoints', len(steps), 'as written')
   settings = sections.read(config)
-  spec, store = specs.build(settings, workdir)
+  spec, late, store = specs.build(settings, workdir)
   request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')
   _check_complete(store, request)
-  for part in specs.late_parts(settings, workdir):
-    late_spec, _ = specs.build(part, workdir)
-    _check_complete(store, plans.check(late_spec, store)[0])
+  for part in late:
+    _check_complete(store, plans.check(part, store)[0])
   draws = store.read()
   yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
   place, resampled = _resample_block(spec)

@@ -26,7 +26,7 @@ def get_config() -> ml_collections.ConfigDict:
     ),
     model=dict(num_layers=2, num_heads=8, d_model=64, d_head=16),
     training=dict(
-      learning_rate=2e-3,
+      learning_rate=4e-3,  # At 2e-3 induction takes half as long again.
       beta2=0.99,
       batch_size=4,
       num_steps=29_000,
@@ -35,12 +35,12 @@ def get_config() -> ml_collections.ConfigDict:
     ),
     estimation=dict(
       code=('stdlib_code', 'library_code'),
-      batch_size=4,
+      batch_size=2,
       late_datasets=('train_twice',),
       last_target_error='relative(0.03)',
     ),
     # Young heads have estimates near 0, of which no share is reached.
     sampling=dict(
-      num_chains=1, target_error='relative(0.05, least=0.05)', max_draws=400
+      num_chains=1, target_error='relative(0.05, least=0.1)', max_draws=400
     ),
   )

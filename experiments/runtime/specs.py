@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 import dataclasses
 import pathlib
+from typing import NamedTuple
 
 import jax
 
@@ -17,35 +18,19 @@ from rllc_jax.results import store as stores
 from rllc_jax.training import checkpoints
 
 
-def late_parts(
-  settings: sections.Settings, workdir: pathlib.Path
-) -> list[sections.Settings]:
-  """Parts of a run that follow when all checkpoints are done.
+class Run(NamedTuple):
+  """A run in its parts, each a specification.
 
-  First the last checkpoints on the late data sets, then the last checkpoint on
-  all to a target of its own.
-
-  Args:
-    settings: of the config.
-    workdir: with the subdirectory `train`.
+  Attributes:
+    spec: all checkpoints.
+    late: what follows when these are done: the last checkpoints on the late
+      data sets, then the last checkpoint on all to a target of its own.
+    store: of all parts.
   """
-  estimation, sampling = settings.estimation, settings.sampling
-  steps, late, parts = _steps(settings, workdir), estimation.late_datasets, []
-  part = lambda sampling, **changes: dataclasses.replace(
-    settings,
-    sampling=sampling,
-    estimation=dataclasses.replace(estimation, late_datasets=(), **changes),
-  )
-  if late:
-    few = tuple(steps[-estimation.num_late_checkpoints :])
-    parts.append(part(sampling, datasets=late, checkpoints=few))
-  if target := estimation.last_target_error:
-    closer = dataclasses.replace(sampling, target_error=target, num_draws=None)
-    all_names = (*estimation.datasets, *late)
-    parts.append(
-      part(closer, datasets=all_names, checkpoints=tuple(steps[-1:]))
-    )
-  return parts
+
+  spec: requests.Spec
+  late: tuple[requests.Spec, ...]
+  store: disk.DiskStore
 
 
 def rows_left_out(
@@ -54,6 +39,8 @@ def rows_left_out(
   """Checkpoints at which the late data sets are not measured."""
   estimation = settings.estimation
   late = set(estimation.late_datasets) - set(estimation.datasets)
+  if not late:
+    return set()
   steps = _steps(settings, workdir)[: -estimation.num_late_checkpoints]
   return {(step, name) for step in steps for name in late}
 
@@ -65,18 +52,12 @@ def _steps(settings: sections.Settings, workdir: pathlib.Path) -> Sequence[int]:
   return checkpoints.steps(workdir / 'train' / 'checkpoints')
 
 
-def build(
-  settings: sections.Settings,
-  workdir: pathlib.Path,
-  process: tuple[int, int] | None = None,
-) -> tuple[requests.Spec, disk.DiskStore]:
-  """Builds a run that can be checked, planned or sampled, and its store.
+def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
+  """Builds a run that can be checked, planned or sampled.
 
   Args:
     settings: of the config.
     workdir: with the subdirectories `corpus` and `train`.
-    process: which of how many shares of the work is taken; those of the command
-      by default.
 
   Raises:
     ValueError: if a name does not exist, or the corpus or the training run is
@@ -92,12 +73,13 @@ def build(
     subject.comparison,
     share_logits=estimation.share_logits,
   )
-  spec = requests.Spec(
+  names = (*estimation.datasets, *estimation.late_datasets)
+  everything = requests.Spec(
     # JAX's default generator can be configured; draws must not depend on it.
     jax.random.key(settings.seed, impl='threefry2x32'),
     families,
     subject.trajectory,
-    choices.weighted_windows(estimation.datasets, corpus, classed),
+    choices.weighted_windows(names, corpus, classed),
     # Weighted without properties, too, so that a complete store accepts further
     # data sets such as `train@repeated`.
     minibatches.weighted(classed, estimation.batch_size),
@@ -105,6 +87,22 @@ def build(
     settings.layout,
     subject.comparison.provenance,
   )
+  spec = _part(everything, estimation.datasets)
+  late = _late_parts(everything, settings, _steps(settings, workdir))
+  return Run(spec, late, open_store(settings, workdir, processes.current()))
+
+
+def open_store(
+  settings: sections.Settings, workdir: pathlib.Path, process: tuple[int, int]
+) -> disk.DiskStore:
+  """Opens the store of a run.
+
+  Args:
+    settings: of the config.
+    workdir: of the run.
+    process: (p, P), this is process p of P.
+  """
+  estimation = settings.estimation
   if settings.sampling.target_error is not None and not estimation.keep_chains:
     raise ValueError(
       'estimation.keep_chains must be True with sampling.target_error, because '
@@ -112,9 +110,36 @@ def build(
       'them again; got False.'
     )
   name = choices.directory_name('estimation.name', estimation.name)
-  store = disk.open_store(
-    workdir / name,
-    process=process or processes.current(),
-    keep_chains=estimation.keep_chains,
+  return disk.open_store(
+    workdir / name, process=process, keep_chains=estimation.keep_chains
   )
-  return spec, store
+
+
+def _late_parts(
+  everything: requests.Spec, settings: sections.Settings, steps: Sequence[int]
+) -> tuple[requests.Spec, ...]:
+  """The parts that follow; they share the programs of the first."""
+  estimation, parts = settings.estimation, []
+  if estimation.late_datasets:
+    few = steps[-estimation.num_late_checkpoints :]
+    parts.append(_part(everything, estimation.late_datasets, few))
+  if target := estimation.last_target_error:
+    closer = dataclasses.replace(
+      settings.sampling, target_error=target, num_draws=None
+    )
+    last = _part(everything, [*everything.datasets], steps[-1:])
+    parts.append(last._replace(sampling=closer))
+  return tuple(parts)
+
+
+def _part(
+  everything: requests.Spec,
+  names: Sequence[str],
+  steps: Sequence[int] | None = None,
+) -> requests.Spec:
+  """Some data sets, at all checkpoints or some."""
+  trajectory = everything.trajectory
+  if steps is not None:
+    trajectory = trajectory._replace(steps=tuple(steps))
+  datasets = {name: everything.datasets[name] for name in names}
+  return everything._replace(trajectory=trajectory, datasets=datasets)

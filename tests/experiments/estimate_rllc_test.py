@@ -139,7 +139,6 @@ def test_remaining_cells_are_written_with_verdicts(failed):
     )
   verdicts = table.verdict.xs('0:0', level='refinement').tolist()
   assert verdicts == alone.verdict.values.ravel().tolist()
-  assert all('the step size adds' in verdict for verdict in verdicts)
 
 
 def test_exit_0_when_requested_cells_have_no_failed_chain(failed):
@@ -324,7 +323,7 @@ def late(trained, tmp_path_factory):
   workdir = copy_of(trained, tmp_path_factory.mktemp('late'))
   settings = config(
     refinements=('0:0', '0:1'),
-    checkpoints=(3, 30),
+    checkpoints=(30, 31),
     late_datasets=('held_out',),
     num_late_checkpoints=1,
     last_target_error='0.1',
@@ -350,7 +349,7 @@ def test_cells_that_are_left_out_are_not_missed(late):
     assert 'not sampled' not in line
   assert tables.missing_cells(estimates) == []
   assert tables.missing_cells(estimates.drop_vars('left_out')) == [
-    'step 3, held_out: everything'
+    'step 30, held_out: everything'
   ]
 
 

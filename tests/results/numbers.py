@@ -5,7 +5,7 @@ by segment. A draw's numbers depend on its address, so traces of two runs are
 the same if and only if every draw is in its place.
 """
 
-import math
+import types
 import zlib
 
 import numpy as np
@@ -13,7 +13,6 @@ import numpy as np
 from rllc_jax.estimators import blocks
 from rllc_jax.results import memory
 from rllc_jax.results import store as store_types
-from rllc_jax.results import traces
 from tests.estimators import toy
 
 _TRACES = ('loss', 'center_loss', 'squared_distance', 'virial')
@@ -74,12 +73,12 @@ def _identity(extent, step_size):
 
 def _fill(store, families, extent, rows_per_block, segment, progress):
   rows = store.owned_rows(blocks.all_rows(extent))
-  works = blocks.plan(store.recorded, families, extent, rows, rows_per_block)
-  missing = sum(
-    work.num_chains * (extent.num_draws - work.first) for work in works
+  held = blocks.Held(store.recorded, store.read)
+  sampling = types.SimpleNamespace(
+    num_chains=extent.num_chains, num_recorded=extent.num_draws, stop_rule=None
   )
-  total = len(rows) * math.prod(traces.sizes(extent)[2:])
-  done = total - missing
+  works, done = blocks.plan(held, families, sampling, rows, rows_per_block)
+  total = done + sum(work.num_missing for work in works)
   progress(done, total)
   for work in works:
     first = work.first
