@@ -53,6 +53,7 @@ REFERENCE_BATCH_SIZE = 16
 PAPER = 1e-3, 4, 200  # Step size, chains, draws.
 _BURN_INS = (0, 5, 10, 15, 25, 50, 100)
 _TIMED_STEPS = 12
+_LEAST_DRAWS = 8
 
 
 class Subject(NamedTuple):
@@ -230,8 +231,10 @@ def cheapest(
 
 def _counts(most: int) -> list[int]:
   """Numbers of draws to try: up to those recorded, and beyond."""
+  if most < _LEAST_DRAWS:
+    return []
   beyond = [most * 2**i for i in range(1, 8)]
-  return [*range(8, most + 1, 4), *beyond]
+  return [*range(_LEAST_DRAWS, most + 1, 4), *beyond]
 
 
 def _total_errors(
