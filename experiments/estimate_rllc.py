@@ -24,7 +24,6 @@ Several processes share the work if each gets its number, --process=0/2 and
 the other processes have ended.
 """
 
-from collections.abc import Collection
 import pathlib
 
 from absl import flags
@@ -95,8 +94,8 @@ def run(
   for part in parts.late:
     extent = xr_traces.grown(extent, _fill(part, store, record).extent)
   record.save(ended=True)
-  left_out = specs.rows_left_out(settings, workdir)
-  return _write_and_log_estimates(workdir, name, store, extent, left_out)
+  estimates = specs.as_requested(_estimates(store), settings, workdir)
+  return _write_and_log_estimates(workdir, name, estimates, extent)
 
 
 def _fill(
@@ -146,14 +145,9 @@ def plan(
 
 
 def _write_and_log_estimates(
-  workdir: pathlib.Path,
-  name: str,
-  store: disk.DiskStore,
-  extent: stores.Extent,
-  left_out: Collection[stores.Row],
+  workdir: pathlib.Path, name: str, estimates: xr.Dataset, extent: stores.Extent
 ) -> xr.Dataset:
   """Writes all estimates of a store, and logs the requested ones."""
-  estimates = health.leave_out(_estimates(store), left_out)
   table_name = 'estimates' if name == 'rllc' else name
   write_csv(workdir / f'{table_name}.csv', estimates)
   requested = estimates.sel(

@@ -31,7 +31,6 @@ from experiments.runtime import specs
 from rllc_jax import checked_files
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
-from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.plots import style
 from rllc_jax.report import figures
@@ -80,9 +79,8 @@ def run(
   if burn_in is None:  # Then that of the run that filled the store.
     burn_in = cells.default_burn_in(saved.traces.attrs)
   contents = _inputs(saved, workdir, burn_in)
-  left_out = specs.rows_left_out(settings, workdir)
   contents = contents._replace(
-    estimates=health.leave_out(contents.estimates, left_out)
+    estimates=specs.as_requested(contents.estimates, settings, workdir)
   )
   drawings = figures.draw(contents)
   for name, image in drawings.items():

@@ -131,7 +131,7 @@ class Estimation:
     late_datasets: names of windows that are measured at the last checkpoints
       alone, when all others are done.
     num_late_checkpoints: how many these are.
-    last_target_error: a target error for the last checkpoint, as of
+    last_target_error: a target error of the last checkpoint, as of
       `sampling.target_error`; '' for the same as for the others.
     reference: the training run below the workdir whose last checkpoint the
       model is compared with (`training.name` of that run): the loss is then

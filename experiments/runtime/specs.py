@@ -6,12 +6,14 @@ import pathlib
 from typing import NamedTuple
 
 import jax
+import xarray as xr
 
 from experiments.runtime import choices
 from experiments.runtime import processes
 from experiments.runtime import sections
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
+from rllc_jax.estimators import health
 from rllc_jax.estimators import request as requests
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
@@ -22,9 +24,9 @@ class Run(NamedTuple):
   """A run in its parts, each a specification.
 
   Attributes:
-    spec: all checkpoints.
+    spec: all checkpoints, but the last if it has a target of its own.
     late: what follows when these are done: the last checkpoints on the late
-      data sets, then the last checkpoint on all to a target of its own.
+      data sets, and the last checkpoint on all to its target.
     store: of all parts.
   """
 
@@ -43,6 +45,27 @@ def rows_left_out(
     return set()
   steps = _steps(settings, workdir)[: -estimation.num_late_checkpoints]
   return {(step, name) for step in steps for name in late}
+
+
+def as_requested(
+  estimates: xr.Dataset, settings: sections.Settings, workdir: pathlib.Path
+) -> xr.Dataset:
+  """Estimates, judged by what was asked of each cell.
+
+  Args:
+    estimates: from `llc_from_traces`.
+    settings: of the config.
+    workdir: with the subdirectory `train`.
+  """
+  targets = xr.full_like(estimates.llc, '', object)
+  if (target := settings.sampling.target_error) is not None:
+    targets[:] = str(target)
+  if last := settings.estimation.last_target_error:
+    step = _steps(settings, workdir)[-1]
+    targets.loc[{'checkpoint': targets.checkpoint == step}] = last
+  rows = rows_left_out(settings, workdir)
+  estimates = health.leave_out(estimates, rows)
+  return health.check(estimates.assign(target_error=targets.astype(str)))
 
 
 def _steps(settings: sections.Settings, workdir: pathlib.Path) -> Sequence[int]:
@@ -87,9 +110,9 @@ def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
     settings.layout,
     subject.comparison.provenance,
   )
-  spec = _part(everything, estimation.datasets)
-  late = _late_parts(everything, settings, _steps(settings, workdir))
-  return Run(spec, late, open_store(settings, workdir, processes.current()))
+  parts = _parts(everything, settings, _steps(settings, workdir))
+  store = open_store(settings, workdir, processes.current())
+  return Run(parts[0], tuple(parts[1:]), store)
 
 
 def open_store(
@@ -115,31 +138,30 @@ def open_store(
   )
 
 
-def _late_parts(
+def _parts(
   everything: requests.Spec, settings: sections.Settings, steps: Sequence[int]
-) -> tuple[requests.Spec, ...]:
-  """The parts that follow; they share the programs of the first."""
-  estimation, parts = settings.estimation, []
-  if estimation.late_datasets:
-    few = steps[-estimation.num_late_checkpoints :]
-    parts.append(_part(everything, estimation.late_datasets, few))
-  if target := estimation.last_target_error:
-    closer = dataclasses.replace(
-      settings.sampling, target_error=target, num_draws=None
-    )
-    last = _part(everything, [*everything.datasets], steps[-1:])
-    parts.append(last._replace(sampling=closer))
-  return tuple(parts)
+) -> list[requests.Spec]:
+  """The parts of a run; they share compiled programs."""
+  estimation, names = settings.estimation, [*everything.datasets]
+  late = steps[-estimation.num_late_checkpoints :]
+  if not estimation.last_target_error:
+    parts = [(estimation.datasets, steps), (estimation.late_datasets, late)]
+    return [_part(everything, *part) for part in parts if all(part)]
+  parts = [
+    (estimation.datasets, steps[:-1]),
+    (estimation.late_datasets, late[:-1]),
+  ]
+  closer = dataclasses.replace(
+    settings.sampling, target_error=estimation.last_target_error, num_draws=None
+  )
+  last = _part(everything._replace(sampling=closer), names, steps[-1:])
+  return [*(_part(everything, *part) for part in parts if all(part)), last]
 
 
 def _part(
-  everything: requests.Spec,
-  names: Sequence[str],
-  steps: Sequence[int] | None = None,
+  everything: requests.Spec, names: Sequence[str], steps: Sequence[int]
 ) -> requests.Spec:
-  """Some data sets, at all checkpoints or some."""
-  trajectory = everything.trajectory
-  if steps is not None:
-    trajectory = trajectory._replace(steps=tuple(steps))
+  """Some data sets at some checkpoints."""
+  trajectory = everything.trajectory._replace(steps=tuple(steps))
   datasets = {name: everything.datasets[name] for name in names}
   return everything._replace(trajectory=trajectory, datasets=datasets)

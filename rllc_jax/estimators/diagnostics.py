@@ -320,8 +320,8 @@ def step_bias_share(
 ) -> np.ndarray | float:
   """The size of a step's bias over that of the estimate without it.
 
-  Over half the interval where that is larger: of an estimate that may be 0 no
-  share can be told.
+  Or over twice the interval where that is larger: of an estimate that may be 0
+  no share can be told, and a bias of a tenth of its interval does no harm.
 
   Args:
     mean: the estimate.
@@ -332,10 +332,9 @@ def step_bias_share(
     >>> print(f'{step_bias_share(mean, 0.5):.2f}')
     0.05
   """
-  half_width = mean.high - mean.value
-  return abs(bias) / np.maximum(
-    np.maximum(abs(mean.value - bias), half_width), 1e-30
-  )
+  twice = 4 * (mean.high - mean.value)
+  size = np.maximum(np.maximum(abs(mean.value - bias), twice), 1e-30)
+  return abs(bias) / size
 
 
 def halves_difference(series: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from rllc_jax.estimators import stops
 from rllc_jax.samplers import by_name
 
 _DEFAULT_DRAWS = 200
+_LENGTHS = ('num_chains', 'num_draws', 'target_error', 'max_draws')
 # More is a slip of the keyboard, or would repeat random numbers.
 _LIMITS = (
   ('num_chains', 2**20, 'each of them is kept'),
@@ -190,15 +191,10 @@ class Sampling:
     values = {
       field.name: getattr(self, field.name)
       for field in dataclasses.fields(self)
-      if field.name not in ('num_chains', 'num_draws', 'max_draws')
+      if field.name not in _LENGTHS
     }
     burn_in = self.burn_in_draws * self.num_steps_between_draws
-    target = '' if self.target_error is None else str(self.target_error)
-    return values | {
-      'sampler': self.kernel.name,
-      'burn_in': burn_in,
-      'target_error': target,
-    }
+    return values | {'sampler': self.kernel.name, 'burn_in': burn_in}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

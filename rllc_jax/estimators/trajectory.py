@@ -97,7 +97,10 @@ def run(
   """Takes the draws that a store lacks and reads what was asked for."""
   fill(request, store, progress)
   most = min(request.extent.num_draws, store.max_recorded_draws())
-  return store.read(request.extent._replace(num_draws=most))
+  traces = store.read(request.extent._replace(num_draws=most))
+  if (target := request.job.sampling.target_error) is not None:
+    traces.attrs['target_error'] = str(target)
+  return traces
 
 
 def fill(

@@ -29,7 +29,7 @@ _COMPUTED = ('losses', 'observed')
 # Relative. At 1e-3 on one device, a loss times 1.0005 passed as the same.
 _SAME_DEVICE, _OTHER_DEVICE = 5e-5, 1e-3
 # A reader's defaults, not compared: the last run's are stored.
-_LATEST = ('burn_in', 'target_error')
+_LATEST = ('burn_in',)
 
 
 class StoreError(ValueError):
@@ -90,7 +90,7 @@ def dataset_of(
   }
   settings = ('nbeta', 'localization', 'step_size', 'num_steps_between_draws')
   attributes = {name: identity[name] for name in settings}
-  for name in ('burn_in', 'sampler', 'target_error'):
+  for name in ('burn_in', 'sampler'):
     if name in identity:
       attributes[name] = identity[name]
   attributes['identity'] = json.dumps(identity)
