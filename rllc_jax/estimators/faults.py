@@ -3,9 +3,8 @@
 A cell is healthy if no chain failed; R-hat is under 1.05, or what so few draws
 allow; the halves of the run agree within 4 standard errors; the effective
 sample size (ESS) is at least 2.5 a chain; the equilibrium ratio is 4 errors
-within 0.97 and 1.03; the step size is predicted to add at most 5 %, or a tenth
-of the interval; and the last place of the loss matters less than the standard
-error. Without a
+within 0.97 and 1.03; the step size is predicted to add at most 5 %; and the
+last place of the loss matters less than the standard error. Without a
 prediction it is not healthy. Acceptance rates do not enter: they fall with the
 number of coordinates at one and the same accuracy.
 

@@ -23,8 +23,7 @@ RULE = (
   f'{faults.RATIO_ERRORS} errors of {1 - faults.RATIO_TOLERANCE:g} to '
   f'{1 + faults.RATIO_TOLERANCE:g}; halves of the run agree within '
   f'{faults.HALVES_LIMIT:g} standard errors; the step size is predicted to '
-  f'add at most {faults.percent(faults.STEP_BIAS_LIMIT)}, or a tenth of the '
-  'interval; and the last place '
+  f'add at most {faults.percent(faults.STEP_BIAS_LIMIT)}; and the last place '
   'of the loss is worth less than the standard error.'
 )
 _HABIT = (

@@ -184,7 +184,7 @@ class CellTest(absltest.TestCase):
       diagnostics.step_bias_share(mean, -0.25), 0.25 / 5.25
     )
     near_0 = errors.Mean(*map(np.array, (0.01, 0.1, -0.19, 0.21)))
-    self.assertAlmostEqual(diagnostics.step_bias_share(near_0, 0.04), 0.05)
+    self.assertAlmostEqual(diagnostics.step_bias_share(near_0, 0.01), 0.05)
 
   def test_halves_by_hand(self):
     """Each half 8 batches of 3 that stand at 0, ..., 7; see errors_test."""
