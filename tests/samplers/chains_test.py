@@ -27,14 +27,14 @@ class AdvanceTest(parameterized.TestCase):
   @parameterized.parameters(1, 2, 3, 6)
   def test_all_columns_move_and_report_in_their_places(self, size):
     states, reports = advanced([True] * 6, size)
-    np.testing.assert_array_equal(states, np.arange(6) + WEIGHTS)
+    np.testing.assert_array_equal(states, np.arange(6) + np.asarray(WEIGHTS))
     np.testing.assert_array_equal(reports['before'], np.arange(6))
     np.testing.assert_array_equal(reports['column'], np.arange(6))
 
   def test_columns_that_are_not_live_stay_as_they_are(self):
     live = np.array([0, 1, 0, 0, 1, 1], bool)
     states, reports = advanced(live, 1)
-    expected = np.arange(6) + np.where(live, WEIGHTS, 0)
+    expected = np.arange(6) + np.where(live, np.asarray(WEIGHTS), 0)
     np.testing.assert_array_equal(states, expected)
     np.testing.assert_array_equal(reports['column'], [0, 1, 0, 0, 4, 5])
 
