@@ -176,7 +176,7 @@ def _most_at_once(sampling: settings.Sampling) -> int:
 
 
 class Held(NamedTuple):
-  """What a store holds.
+  """The draws of a store.
 
   Attributes:
     recorded: `recorded(rows, columns) -> [K, N]`, draws.

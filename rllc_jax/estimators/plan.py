@@ -213,7 +213,7 @@ def check(
 
 
 def _held(store: stores.Store | None, identity: dict[str, Any]) -> blocks.Held:
-  """What a store holds, read without beginning a run."""
+  """The draws of a store, read without beginning a run."""
   counts: dict[Any, int] = {}
   try:
     stored = None if store is None else store.read()

@@ -1,4 +1,4 @@
-"""What data refinement tells: estimates on rows that say their half twice."""
+"""Changes of estimates on rows that say their first half twice."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -40,9 +40,11 @@ def changes(estimates: xr.Dataset) -> xr.Dataset:
     `change` and `error`, its standard error, over (checkpoint, refinement); the
     data sets have minibatches of their own, so errors add in quadrature.
   """
-  found = pair(estimates.dataset.values.tolist())
-  assert found is not None
-  plain, twice = (estimates.sel(dataset=name, drop=True) for name in found)
+  names_of_pair = pair(estimates.dataset.values.tolist())
+  assert names_of_pair is not None
+  plain, twice = (
+    estimates.sel(dataset=name, drop=True) for name in names_of_pair
+  )
   ratio = twice.llc / plain.llc
   shares = [x.standard_error / abs(x.llc) for x in (plain, twice)]
   error = abs(ratio) * np.hypot(*shares)
@@ -77,16 +79,16 @@ def _draw_curves(
   heads: Sequence[str],
   classes: Mapping[str, str],
 ) -> None:
-  found = pair(estimates.dataset.values.tolist())
-  assert found is not None
-  plain = estimates.sel(dataset=found[0])
+  names_of_pair = pair(estimates.dataset.values.tolist())
+  assert names_of_pair is not None
+  plain = estimates.sel(dataset=names_of_pair[0])
   steps, ends = plain.checkpoint.values, []
   for head in heads:
     cell, color = plain.sel(refinement=head), _color(head, classes)
     ax.fill_between(steps, cell.low, cell.high, color=color, alpha=0.2, lw=0)
     ax.plot(steps, cell.llc, color=color, lw=1.5)
     ends.append(style.Label(head, int(steps[-1]), float(cell.llc[-1]), color))
-  ax.set_title(f'wrLLC on {found[0]}')
+  ax.set_title(f'wrLLC on {names_of_pair[0]}')
   ax.set_ylabel('refined LLC')
   style.step_axis(ax, steps, 'training step')
   style.label_ends(ax, ends)
