@@ -1,4 +1,4 @@
-# make demo               code to report on this machine, about twelve minutes
+# make demo               code to report on this machine, about thirteen minutes
 # make demo PRESET=smoke  the same in about a minute
 # make test               lint, formats, import contracts, types, tests, README
 # make test-long          the tests that take minutes
