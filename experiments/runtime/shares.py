@@ -7,7 +7,6 @@ from absl import logging
 
 from experiments.runtime import commands
 from experiments.runtime import processes
-from rllc_jax.estimators import blocks
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import stops
 from rllc_jax.results import disk
@@ -73,7 +72,7 @@ def missing(
   pilots = extent._replace(num_draws=rule.first)
   cells = dict.fromkeys(store.missing(pilots))
   most = store.max_recorded_draws()
-  for step, dataset in blocks.all_rows(extent):
+  for step, dataset in extent.rows():
     names = [x for x in extent.refinements if (step, dataset, x) not in cells]
     if names:
       row, chains = (step, dataset), extent.num_chains

@@ -5,10 +5,8 @@ segment that does not fit in the memory of a device is taken again, in smaller
 chunks, from where the last one ended.
 """
 
-from collections.abc import Callable
 from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 import time
 from typing import Any, NamedTuple
 
@@ -22,9 +20,9 @@ from rllc_jax.estimators import compilation
 from rllc_jax.estimators import door
 from rllc_jax.estimators import footprint
 from rllc_jax.estimators import grid
+from rllc_jax.estimators import missing
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
-from rllc_jax.estimators import stops
 from rllc_jax.results import store as stores
 
 _SEGMENT_SECONDS = 10.0
@@ -67,35 +65,6 @@ class Job(NamedTuple):
     )
 
 
-class Work(NamedTuple):
-  """A block by its coordinates: cells that miss the draws from `first` on.
-
-  Attributes:
-    family: of its refinements.
-    rows: K of them.
-    columns: N of them.
-    first: the draw.
-    stops: [K, N], draws that each shall have, as far as is known: with a target
-      error those of the pilot, at first.
-  """
-
-  family: types.Refinements
-  rows: list[stores.Row]
-  columns: list[stores.Column]
-  first: int
-  stops: np.ndarray
-
-  @property
-  def num_chains(self) -> int:
-    """Chains in the block, without padding."""
-    return len(self.rows) * len(self.columns)
-
-  @property
-  def num_missing(self) -> int:
-    """Draws that are missing, of all chains."""
-    return int((self.stops - self.first).sum())
-
-
 class Taken(NamedTuple):
   """The progress of a block, in draws of chains.
 
@@ -119,7 +88,7 @@ class Block(NamedTuple):
     data: the resident arrays.
   """
 
-  work: Work
+  work: missing.Work
   program: programs.BlockProgram
   rows: programs.Rows
   columns: programs.Columns
@@ -175,69 +144,8 @@ def _most_at_once(sampling: settings.Sampling) -> int:
   return most if sampling.target_error is None else min(most, _TARGET_BUFFER)
 
 
-class Held(NamedTuple):
-  """The draws of a store.
-
-  Attributes:
-    recorded: `recorded(rows, columns) -> [K, N]`, draws.
-    read: `read(extent)`, their traces.
-  """
-
-  recorded: Callable[
-    [Sequence[stores.Row], Sequence[stores.Column]], np.ndarray
-  ]
-  read: stops.Read
-
-
-def all_rows(extent: stores.Extent) -> list[stores.Row]:
-  """The rows of an extent, checkpoint by checkpoint."""
-  return [(k, s) for k in extent.checkpoints for s in extent.datasets]
-
-
-def plan(
-  held: Held,
-  refinements: Sequence[types.Refinements],
-  sampling: settings.Sampling,
-  rows: Sequence[stores.Row],
-  rows_per_block: int,
-) -> tuple[list[Work], int]:
-  """Plans blocks of the cells that lack draws, family by family.
-
-  Returns:
-    (blocks, draws of all chains that there are already).
-  """
-  works, num_held = [], 0
-  for family in refinements:
-    chains = range(sampling.num_chains)
-    columns = [(name, chain) for name in family.names for chain in chains]
-    counts = held.recorded(rows, columns)
-    wanted = _planned_stops(held, family, sampling, rows, counts)
-    num_held += int(np.minimum(counts, wanted).sum())
-    for block in grid.plan_blocks(counts, wanted, rows_per_block):
-      block_rows = [rows[k] for k in block.rows]
-      block_columns = [columns[n] for n in block.columns]
-      missing = wanted[np.ix_(block.rows, block.columns)]
-      work = Work(family, block_rows, block_columns, block.first, missing)
-      works.append(work)
-  return works, num_held
-
-
-def _planned_stops(held, family, sampling, rows, counts) -> np.ndarray:
-  """Draws that chains shall have, [K, N], before any is taken."""
-  rule = sampling.stop_rule
-  if rule is None:
-    return np.full(counts.shape, sampling.num_recorded)
-  of_cells = [
-    stops.of_row(
-      rule, held.read, row, family.names, sampling.num_chains, int(most)
-    )
-    for row, most in zip(rows, counts.max(axis=1), strict=True)
-  ]
-  return np.repeat(np.stack(of_cells), sampling.num_chains, axis=1)
-
-
 def run_block(
-  job: Job, work: Work, params: types.Params, store: stores.Store
+  job: Job, work: missing.Work, params: types.Params, store: stores.Store
 ) -> Iterator[Taken]:
   """Runs and stores a block, segment by segment.
 
@@ -274,7 +182,9 @@ def run_block(
         write(store, work, live, first, segment, baseline)
         first, saved = first + segment.count, segment.states
         draw_seconds = segment.seconds / segment.count
-        wanted = _grown_stops(job, work, store, wanted, first)
+        wanted = missing.grown_stops(
+          work, job.sampling, store.read, wanted, first
+        )
         yield Taken(int(live.sum()) * count, _missing(wanted, first))
     except jax.errors.JaxRuntimeError as error:
       job.chunks.shrink(error, work.family, columns, measure)
@@ -286,30 +196,14 @@ def _missing(wanted: np.ndarray, first: int) -> int:
   return int(np.maximum(wanted - first, 0).sum())
 
 
-def _grown_stops(
-  job: Job, work: Work, store: stores.Store, wanted: np.ndarray, first: int
-) -> np.ndarray:
-  """Draws that chains shall have, [K, N], once a pilot has ended."""
-  rule = job.sampling.stop_rule
-  if rule is None:
-    return wanted
-  grown = wanted.copy()
-  chains, names = job.sampling.num_chains, work.family.names
-  places = [names.index(name) for name, _ in work.columns]
-  for k in np.flatnonzero((wanted == first).any(axis=1)):
-    of_cells = stops.of_row(
-      rule, store.read, work.rows[k], names, chains, first
-    )
-    grown[k] = np.maximum(wanted[k], of_cells[places])
-  return grown
-
-
-def num_columns(job: Job, work: Work) -> int:
+def num_columns(job: Job, work: missing.Work) -> int:
   """Columns of every block of a family: those that are missing fill it up."""
   return len(work.family.names) * job.sampling.num_chains
 
 
-def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
+def make_rows(
+  job: Job, work: missing.Work, params: types.Params
+) -> programs.Rows:
   """The rows of a block, padded to those of every call."""
   names = grid.padded(work.rows, job.rows_per_block)
   windows = [job.datasets[name] for _, name in names]
@@ -317,7 +211,7 @@ def make_rows(job: Job, work: Work, params: types.Params) -> programs.Rows:
 
 
 def make_block(
-  job: Job, work: Work, rows: programs.Rows, chunk_size: int
+  job: Job, work: missing.Work, rows: programs.Rows, chunk_size: int
 ) -> Block:
   """A block with its program, which is compiled when it is first called."""
   pairs = [(work.family.names.index(name), c) for name, c in work.columns]
@@ -419,15 +313,14 @@ def _arguments(job, block, states, live, first, count):
   Rows and columns that only fill up are not live.
   """
   K, N = len(block.rows.batch_key), len(block.columns.chain)
-  missing = (0, K - len(live)), (0, N - live.shape[1])
-  live = np.pad(live, missing)
+  live = np.pad(live, ((0, K - len(live)), (0, N - live.shape[1])))
   span = jnp.int32(first), jnp.int32(count)
   return block.program.run.place(
     block.rows, block.columns, states, live, *span, job.swept, block.data
   )
 
 
-def check_first_draw(job: Job, work: Work, segment: Segment) -> None:
+def check_first_draw(job: Job, work: missing.Work, segment: Segment) -> None:
   """Raises unless chains start at the loss of their checkpoints."""
   door.check_first_draw(
     [name for name, _ in work.columns],
@@ -439,7 +332,7 @@ def check_first_draw(job: Job, work: Work, segment: Segment) -> None:
 
 def write(
   store: stores.Store,
-  work: Work,
+  work: missing.Work,
   live: np.ndarray,
   first: int,
   segment: Segment,
@@ -466,7 +359,7 @@ def write(
 
 
 def footprint_of(
-  job: Job, work: Work, rows: programs.Rows
+  job: Job, work: missing.Work, rows: programs.Rows
 ) -> footprint.Footprint:
   """Memory of a block on a device; it compiles."""
   return footprint.measured(

@@ -6,7 +6,7 @@ computed, and how much memory that takes.
 
 from collections.abc import Callable
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -126,53 +126,3 @@ def padded(items: Sequence, multiple: int) -> list:
     [1, 2, 3, 3]
   """
   return [*items, *[items[-1]] * (-len(items) % multiple)]
-
-
-class Block(NamedTuple):
-  """A piece of work: some rows, some columns, from the same draw on.
-
-  Attributes:
-    rows: positions in the list of rows.
-    columns: positions in the list of columns.
-    first: the first draw that is missing, the same for all.
-  """
-
-  rows: tuple[int, ...]
-  columns: tuple[int, ...]
-  first: int
-
-
-def plan_blocks(
-  recorded: np.ndarray, stops: np.ndarray | int, rows_per_block: int
-) -> list[Block]:
-  """Cells that lack draws, as blocks in the order of their rows.
-
-  A run that was killed leaves some rows done, one half done and the rest
-  untouched; one that is asked for more chains leaves some columns done. Cells
-  that miss the same draws go together.
-
-  Args:
-    recorded: [rows, columns], draws that each cell has.
-    stops: [rows, columns] or [], draws that each shall have.
-    rows_per_block: at most so many rows a block.
-
-  Examples:
-    >>> recorded = np.array([[9, 9], [4, 4], [0, 0], [0, 0]])
-    >>> for block in plan_blocks(recorded, stops=9, rows_per_block=2):
-    ...   print(block)
-    Block(rows=(1,), columns=(0, 1), first=4)
-    Block(rows=(2, 3), columns=(0, 1), first=0)
-  """
-  groups: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-  lacking = recorded < stops
-  for row, counts in enumerate(recorded):
-    for first in np.unique(counts[lacking[row]]):
-      at_first = lacking[row] & (counts == first)
-      columns = tuple(np.flatnonzero(at_first).tolist())
-      groups.setdefault((int(first), columns), []).append(row)
-  blocks = [
-    Block(tuple(rows[i : i + rows_per_block]), columns, first)
-    for (first, columns), rows in groups.items()
-    for i in range(0, len(rows), rows_per_block)
-  ]
-  return sorted(blocks)

@@ -23,6 +23,7 @@ from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import footprint
 from rllc_jax.estimators import grid
+from rllc_jax.estimators import missing
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
@@ -192,8 +193,8 @@ def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
   job, extent = request.job, request.extent
   families = []
   for family in spec.refinements:
-    works, _ = blocks.plan(
-      held, [family], job.sampling, blocks.all_rows(extent), job.rows_per_block
+    works, _ = missing.plan(
+      held, [family], job.sampling, extent.rows(), job.rows_per_block
     )
     if works:
       families.append(_plan_family(request, works, store))
@@ -202,7 +203,7 @@ def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
 
 def check(
   spec: requests.Spec, store: stores.Store | None
-) -> tuple[requests.Request, blocks.Held]:
+) -> tuple[requests.Request, missing.Held]:
   """Checks a run, and reads how much of it a store holds.
 
   Raises:
@@ -212,7 +213,7 @@ def check(
   return request, _held(store, request.identity)
 
 
-def _held(store: stores.Store | None, identity: dict[str, Any]) -> blocks.Held:
+def _held(store: stores.Store | None, identity: dict[str, Any]) -> missing.Held:
   """The draws of a store, read without beginning a run."""
   counts: dict[Any, int] = {}
   try:
@@ -232,7 +233,7 @@ def _held(store: stores.Store | None, identity: dict[str, Any]) -> blocks.Held:
   recorded = lambda rows, columns: np.array(
     [[count(row, column) for column in columns] for row in rows]
   )
-  return blocks.Held(recorded, lambda extent: _within(stored, extent))
+  return missing.Held(recorded, lambda extent: _within(stored, extent))
 
 
 def _within(stored: xr.Dataset | None, extent: stores.Extent) -> xr.Dataset:
@@ -250,7 +251,7 @@ def _within(stored: xr.Dataset | None, extent: stores.Extent) -> xr.Dataset:
 
 def _plan_family(
   request: requests.Request,
-  works: list[blocks.Work],
+  works: list[missing.Work],
   store: stores.Store | None,
 ) -> FamilyPlan:
   job = request.job
@@ -312,7 +313,7 @@ def _block_seconds(job, work, costs: Costs, size: float) -> float:
   )
 
 
-def _num_draws(work: blocks.Work) -> int:
+def _num_draws(work: missing.Work) -> int:
   """Draws of the longest chains of a block that are missing."""
   return int(work.stops.max()) - work.first
 

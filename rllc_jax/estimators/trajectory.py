@@ -19,6 +19,7 @@ from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import blocks
 from rllc_jax.estimators import grid
+from rllc_jax.estimators import missing
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
 from rllc_jax.results import memory
@@ -129,9 +130,9 @@ def _run(
 ) -> None:
   """Does what a store lacks, and says how much of all is done."""
   job, trajectory = request.job, request.spec.trajectory
-  rows = store.owned_rows(blocks.all_rows(request.extent))
-  works, done = blocks.plan(
-    blocks.Held(store.recorded, store.read),
+  rows = store.owned_rows(request.extent.rows())
+  works, done = missing.plan(
+    missing.Held(store.recorded, store.read),
     request.spec.refinements,
     job.sampling,
     rows,
@@ -157,10 +158,10 @@ def _run(
 
 def _loaded_ahead(
   trajectory: types.Trajectory,
-  works: list[blocks.Work],
+  works: list[missing.Work],
   rows_per_block: int,
   hashes: Mapping[str, str] | None,
-) -> Iterator[tuple[blocks.Work, types.Params]]:
+) -> Iterator[tuple[missing.Work, types.Params]]:
   """Blocks with their checkpoints; the next loads while one is worked on.
 
   Raises:

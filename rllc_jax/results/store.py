@@ -26,6 +26,10 @@ class Extent(NamedTuple):
   num_chains: int
   num_draws: int
 
+  def rows(self) -> list['Row']:
+    """Pairs of a checkpoint and a data set, checkpoint by checkpoint."""
+    return [(k, s) for k in self.checkpoints for s in self.datasets]
+
 
 def check_extent(extent: Extent) -> None:
   """Raises if a coordinate is missing, given twice, or cannot be one."""

@@ -3,7 +3,6 @@
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
-import numpy as np
 
 from rllc_jax.estimators import footprint
 from rllc_jax.estimators import grid
@@ -49,26 +48,6 @@ class BufferTest(absltest.TestCase):
       length = grid.buffer_length(num_draws)
       self.assertGreaterEqual(length, num_draws)
       self.assertLess(length, max(257, 2 * num_draws))
-
-
-class PlanTest(absltest.TestCase):
-  def test_every_missing_draw_is_planned_once(self):
-    """For random states of a store."""
-    rng = np.random.default_rng(0)
-    for _ in range(50):
-      shape = rng.integers(1, 7, size=2)
-      recorded = rng.choice([0, 3, 9], size=shape)
-      planned = recorded.copy()
-      per_block = int(rng.integers(1, 4))
-      for block in grid.plan_blocks(recorded, 9, per_block):
-        self.assertLessEqual(len(block.rows), per_block)
-        cells = np.ix_(block.rows, block.columns)
-        np.testing.assert_array_equal(planned[cells], block.first)
-        planned[cells] = 9
-      np.testing.assert_array_equal(planned, 9)
-
-  def test_what_is_done_is_not_planned(self):
-    self.assertEqual(grid.plan_blocks(np.full((3, 2), 9), 9, 2), [])
 
 
 class MeshTest(absltest.TestCase):

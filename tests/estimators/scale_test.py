@@ -37,7 +37,7 @@ def test_a_pod(num_devices):
 def test_the_most_that_a_device_has_is_counted(tmp_path, count):
   """Of what a store deals out to processes of two devices each."""
   asked = extent(7, 3, refinements=1, chains=1, draws=24)
-  rows = [(k, s) for k in asked.checkpoints for s in asked.datasets]
+  rows = asked.rows()
   dealt = []
   for index in range(count):
     store = rllc_jax.open_store(tmp_path / 'store', process=(index, count))

@@ -10,7 +10,7 @@ import zlib
 
 import numpy as np
 
-from rllc_jax.estimators import blocks
+from rllc_jax.estimators import missing
 from rllc_jax.results import memory
 from rllc_jax.results import store as store_types
 from tests.estimators import toy
@@ -72,12 +72,12 @@ def _identity(extent, step_size):
 
 
 def _fill(store, families, extent, rows_per_block, segment, progress):
-  rows = store.owned_rows(blocks.all_rows(extent))
-  held = blocks.Held(store.recorded, store.read)
+  rows = store.owned_rows(extent.rows())
+  held = missing.Held(store.recorded, store.read)
   sampling = types.SimpleNamespace(
     num_chains=extent.num_chains, num_recorded=extent.num_draws, stop_rule=None
   )
-  works, done = blocks.plan(held, families, sampling, rows, rows_per_block)
+  works, done = missing.plan(held, families, sampling, rows, rows_per_block)
   total = done + sum(work.num_missing for work in works)
   progress(done, total)
   for work in works:
