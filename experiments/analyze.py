@@ -40,6 +40,7 @@ from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import tokenizers
+from rllc_jax.models import architecture
 from rllc_jax.training import records
 from rllc_jax.training import runs
 
@@ -77,7 +78,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
-    model=choices.model_sizes(model),
+    model=architecture.to_json(model),
     checkpoints=trajectory.steps,
     # One checkpoint: hashing all would load the whole trajectory.
     last_weights=trees.content_hash(trajectory.load(trajectory.steps[-1:])),

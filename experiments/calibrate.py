@@ -41,7 +41,8 @@ from rllc_jax.analysis import calibration
 from rllc_jax.analysis import recommendation
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
+from rllc_jax.models import transformer
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
 from rllc_jax.training import checkpoints
@@ -141,7 +142,7 @@ def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
   directory = workdir / 'train' / 'checkpoints'
   steps = swept.checkpoints or checkpoints.steps(directory)[-1:]
   model = choices.trained_model(directory, corpus)
-  apply = functools.partial(attention_only.apply, model)
+  apply = functools.partial(transformer.apply, model)
   return _Source(
     checkpoints.trajectory(directory, steps).steps,
     _windows(swept.datasets, corpus),
@@ -160,7 +161,7 @@ def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
       'batch_size': estimation.batch_size,
       'share_logits': estimation.share_logits,
       'data': trees.content_hash(corpus.tokens),
-      'model': choices.model_sizes(model),
+      'model': architecture.to_json(model),
     },
   )
 

@@ -28,7 +28,7 @@ from rllc_jax.analysis import suggestion
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.training import checkpoints
 
 _RELATIVE_ERROR = flags.DEFINE_float(
@@ -114,7 +114,7 @@ def _suggest(
     relative_error=_RELATIVE_ERROR.value,
     num_chains=sampling.num_chains,
     plain_loss=losses.next_token_loss(
-      functools.partial(attention_only.apply, model)
+      functools.partial(transformer.apply, model)
     ),
   )
 

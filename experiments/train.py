@@ -31,7 +31,8 @@ from experiments.runtime import progress
 from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax.data import packing
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
+from rllc_jax.models import transformer
 from rllc_jax.training import checkpoints
 from rllc_jax.training import loop
 from rllc_jax.training import records
@@ -96,7 +97,7 @@ def _check_saved(path: pathlib.Path, record: xr.Dataset) -> None:
 
 def build_model(
   settings: sections.Model, corpus: packing.Corpus
-) -> attention_only.AttentionOnly:
+) -> transformer.Architecture:
   """The model of the settings, in the corpus's vocabulary and length.
 
   Raises:
@@ -108,7 +109,7 @@ def build_model(
         f'config.model.{name} must be a positive whole number, because it is '
         f'the size of an axis; got {size!r}.'
       )
-  return attention_only.AttentionOnly(
+  return transformer.Architecture(
     **dataclasses.asdict(settings),
     context_length=corpus.tokens.shape[1],
     vocab_size=corpus.vocab_size,
@@ -129,7 +130,7 @@ def table(record: xr.Dataset) -> str:
 
 
 def _train(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   settings: sections.Training,
   seed: int,
   corpus: packing.Corpus,
@@ -143,8 +144,8 @@ def _train(
   fields = (*sections.defaults('model'), 'context_length', 'vocab_size')
   with progress.bar('training', 'step') as bar:
     return loop.train(
-      losses.next_token_loss(functools.partial(attention_only.apply, model)),
-      jax.jit(attention_only.init_params, static_argnums=1)(
+      losses.next_token_loss(functools.partial(transformer.apply, model)),
+      jax.jit(architecture.init_params, static_argnums=1)(
         jax.random.key(seed), model
       ),
       updates.adamw(

@@ -33,7 +33,7 @@ from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import control_variates
 from rllc_jax.training import checkpoints
 
@@ -73,9 +73,7 @@ def run(
   corpus = packing.load_corpus(workdir / 'corpus')
   directory = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(directory, corpus)
-  loss_fn = losses.next_token_loss(
-    functools.partial(attention_only.apply, model)
-  )
+  loss_fn = losses.next_token_loss(functools.partial(transformer.apply, model))
   last = checkpoints.trajectory(directory)
   plain = types.Trajectory(last.steps[-1:], last.load)
   dataset = estimation.datasets[0]

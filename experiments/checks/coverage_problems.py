@@ -29,6 +29,7 @@ from rllc_jax.estimators import errors
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import trajectory as trajectories
+from rllc_jax.models import architecture
 from rllc_jax.refinement import weights
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
@@ -276,6 +277,6 @@ def _sample_head(
         mesh=mesh,
       ),
       store=disk.open_store(workdir / 'head' / name),
-      provenance={'model': choices.model_sizes(model)},
+      provenance={'model': architecture.to_json(model)},
       progress=bar.show,
     )

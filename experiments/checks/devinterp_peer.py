@@ -25,13 +25,13 @@ import numpy as np
 import torch
 
 from rllc_jax import types
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 
 _functional: Any = torch.nn.functional
 
 
 class AttentionOnly(torch.nn.Module):
-  """`models.attention_only` in PyTorch, with parameters named by leaf paths.
+  """The default `Architecture` in PyTorch, with parameters named by leaf paths.
 
   A leaf keeps its head axis, so a head is a mask over whole parameters.
   """
@@ -59,7 +59,7 @@ class AttentionOnly(torch.nn.Module):
 
 def _layer_norm(w, name, x):
   gain, bias = w[f'{name}/w'], w[f'{name}/b']
-  epsilon = attention_only.LAYER_NORM_EPSILON
+  epsilon = transformer.Architecture().norm_epsilon
   return _functional.layer_norm(x, gain.shape, gain, bias, epsilon)
 
 

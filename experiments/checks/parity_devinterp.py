@@ -39,7 +39,7 @@ from rllc_jax.estimators import llc
 from rllc_jax.estimators import program
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 from rllc_jax.training import checkpoints
@@ -88,7 +88,7 @@ class Side(NamedTuple):
     peer_model: the same weights in PyTorch.
   """
 
-  model: attention_only.AttentionOnly
+  model: transformer.Architecture
   params: types.Params
   families: dict[str, types.Refinements]
   tokens: np.ndarray
@@ -145,7 +145,7 @@ def prepare(peer: Any, workdir: pathlib.Path) -> Side:
 def logits(side: Side) -> targets.Row:
   """Compares the logits of the two models on one minibatch."""
   inputs = side.tokens[:BATCH_SIZE, :-1]
-  ours = attention_only.apply(
+  ours = transformer.apply(
     side.model, side.params, jnp.asarray(inputs, jnp.int32)
   )
   theirs = side.peer.logits(side.peer_model, inputs)

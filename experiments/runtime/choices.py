@@ -20,9 +20,10 @@ from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import token_classes
 from rllc_jax.data import tokenizers
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
 from rllc_jax.models import factored
 from rllc_jax.models import targets
+from rllc_jax.models import transformer
 from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from rllc_jax.training import checkpoints
@@ -45,20 +46,20 @@ class Comparison(NamedTuple):
   provenance: dict[str, Any]
 
 
-def next_tokens(model: attention_only.AttentionOnly) -> Comparison:
+def next_tokens(model: transformer.Architecture) -> Comparison:
   """The loss of the next token."""
-  apply = functools.partial(attention_only.apply, model)
+  apply = functools.partial(transformer.apply, model)
   return Comparison(
     losses.next_token_loss(apply),
     targets.next_tokens(),
     (),
-    {'loss': 'next token', 'model': model_sizes(model)},
+    {'loss': 'next token', 'model': architecture.to_json(model)},
   )
 
 
 def another_model(
-  model: attention_only.AttentionOnly,
-  reference: attention_only.AttentionOnly,
+  model: transformer.Architecture,
+  reference: transformer.Architecture,
   step: int,
 ) -> Comparison:
   """KL divergence from a reference model on the same text.
@@ -69,7 +70,7 @@ def another_model(
     step: of the reference's training.
   """
   apply, reference_apply = (
-    functools.partial(attention_only.apply, x) for x in (model, reference)
+    functools.partial(transformer.apply, x) for x in (model, reference)
   )
   return Comparison(
     losses.reference_loss(apply, reference_apply),
@@ -77,8 +78,8 @@ def another_model(
     ('model',),
     {
       'loss': 'KL(reference || model)',
-      'model': model_sizes(model),
-      'reference': {**model_sizes(reference), 'step': step},
+      'model': architecture.to_json(model),
+      'reference': {**architecture.to_json(reference), 'step': step},
     },
   )
 
@@ -92,7 +93,7 @@ class Subject(NamedTuple):
     comparison: the loss.
   """
 
-  model: attention_only.AttentionOnly
+  model: transformer.Architecture
   trajectory: types.Trajectory
   comparison: Comparison
 
@@ -179,7 +180,7 @@ def beside(
 
 def trained_model(
   directory: pathlib.Path, corpus: packing.Corpus
-) -> attention_only.AttentionOnly:
+) -> transformer.Architecture:
   """The sizes of the model that was trained in a directory of checkpoints.
 
   Raises:
@@ -192,7 +193,7 @@ def trained_model(
       'this command knows; got others. From Python any loss and weights can be '
       'measured: rllc_jax.estimate_trajectory, with checkpoints.trajectory.'
     )
-  model = attention_only.AttentionOnly(**sizes)
+  model = transformer.Architecture(**sizes)
   # JAX clamps indices out of range instead of raising.
   largest, length = int(corpus.tokens.max()), corpus.tokens.shape[1]
   if largest >= model.vocab_size or length > model.context_length + 1:
@@ -204,16 +205,9 @@ def trained_model(
   return model
 
 
-def model_sizes(model: attention_only.AttentionOnly) -> dict[str, int]:
-  """The sizes of a model by name."""
-  names = ('num_layers', 'num_heads', 'd_model', 'd_head')
-  names += ('context_length', 'vocab_size')
-  return {name: getattr(model, name) for name in names}
-
-
 def families(
   names: Sequence[str],
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   comparison: Comparison | None = None,
   *,
   share_logits: bool = True,
@@ -224,15 +218,15 @@ def families(
     names: in the grammar of `refinement.names`; 'heads' for all heads.
     model: its sizes.
     comparison: what it is compared with; by default the tokens that follow.
-    share_logits: see `factored.head_losses`.
+    share_logits: see `factored.part_losses`.
   """
   target = comparison or next_tokens(model)
-  shapes = attention_only.params_shapes(model)
+  shapes = model.shapes()
   heads = parts.head_names(shapes)
   expanded = [
     part for name in names for part in (heads if name == 'heads' else [name])
   ]
-  fast = factored.head_losses(
+  fast = factored.part_losses(
     model, objective=target.objective, share_logits=share_logits
   )
   return weights.families(

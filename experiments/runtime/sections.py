@@ -74,7 +74,7 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The section `model` of a config; see `attention_only.AttentionOnly`.
+  """The section `model` of a config; see `transformer.Architecture`.
 
   Attributes:
     num_layers: blocks, at least 1.

@@ -12,7 +12,6 @@ earlier head's output from the input of one later head, and nowhere else.
 """
 
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -21,8 +20,8 @@ import jax.numpy as jnp
 from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 KINDS = ('zero', 'mean', 'resample')
 
@@ -34,24 +33,22 @@ class _Pass(NamedTuple):
 
   Attributes:
     layers: frozen.
-    positions: [T, D].
     reads: L residual streams before each layer, [B, T, D].
     values: L arrays [H, B, T, E].
-    writes: L residual streams after each layer.
+    attended: L outputs of all heads of a layer, [B, T, D].
     targets: [B, T].
   """
 
   layers: tuple[frozen_layers.FrozenLayer, ...]
-  positions: types.Array
   reads: list[types.Array]
   values: list[types.Array]
-  writes: list[types.Array]
+  attended: list[types.Array]
   targets: types.Array
 
 
 @functools.partial(jax.jit, static_argnums=(0, 3))
 def ablated_losses(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   batch: types.Array,
   kind: str,
@@ -88,7 +85,7 @@ def ablated_losses(
 
 @functools.partial(jax.jit, static_argnums=(0, 3, 4))
 def path_ablated_losses(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   batch: types.Array,
   earlier: int,
@@ -118,17 +115,15 @@ def path_ablated_losses(
       f'{model.num_layers} was expected; got {earlier} and {later}.'
     )
   forward = _run(model, params, batch)
-  tiles = frozen_layers.default_tiles()
+  runner = frozen_layers.Runner(model)
   W_O = params[f'blocks_{earlier}']['attn']['W_O']
-  reader_weights = params[f'blocks_{later}']['attn']
+  layer = forward.layers[later]
 
   def changed(pair):
     reader, writer = pair
     output = forward.values[earlier][writer] @ W_O[writer]
-    x = attention_only.layer_norm(
-      forward.layers[later].norm, forward.reads[later] - output
-    )
-    z = _head_values(reader_weights, reader, x, forward.positions, tiles)
+    x = runner.norm(layer.ln1, forward.reads[later] - output)
+    z = runner.values_of_head(later, params, reader, layer, x)
     return z - forward.values[later][reader]
 
   heads = jnp.arange(model.num_heads)
@@ -165,17 +160,17 @@ def _replacement(kind, order, z):
 
 def _run(model, params, batch) -> _Pass:
   inputs, targets, _ = losses.predictions(batch)
-  layers, positions = frozen_layers.of_params(params, inputs.shape[1])
-  tiles = frozen_layers.default_tiles()
-  residual = params['embed']['W_E'][inputs]
-  forward = _Pass(layers, positions, [], [], [], targets)
-  for layer in layers:
-    x = attention_only.layer_norm(layer.norm, residual)
-    values = frozen_layers.all_values(layer, x, model.num_heads, tiles)
+  runner = frozen_layers.Runner(model)
+  layers = runner.layers(params, inputs.shape[1])
+  residual = transformer.embedded(model, params, inputs)
+  forward = _Pass(layers, [], [], [], targets)
+  for i, layer in enumerate(layers):
+    values = runner.values(i, layer, runner.norm(layer.ln1, residual))
+    attended = runner.write(layer, values)
     forward.reads.append(residual)
-    residual = residual + frozen_layers.write(layer, values)
     forward.values.append(values.transpose(2, 0, 1, 3))
-    forward.writes.append(residual)
+    forward.attended.append(attended)
+    residual = runner.finish(layer, residual, attended)
   return forward
 
 
@@ -184,36 +179,28 @@ def _losses_of_changes(model, params, forward: _Pass, changes, layer):
 
   Changes [H, C, B, T, E], C of each head, give losses [H, C, B, T].
   """
-  stream, targets = forward.writes[layer], forward.targets
-  if layer == model.num_layers - 1:
-    # Faster: no layer is above, so the change has the rank of the head.
-    return token_losses.of_changed_heads(params, stream, changes, targets)
-  tiles = frozen_layers.default_tiles()
+  runner, targets = frozen_layers.Runner(model), forward.targets
+  before, attended = forward.reads[layer], forward.attended[layer]
+  if layer == model.num_layers - 1 and model.heads_come_last:
+    # Faster: nothing follows, so the change has the rank of the head.
+    stream = runner.finish(forward.layers[layer], before, attended)
+    return token_losses.of_changed_heads(
+      model, params, stream, changes, targets
+    )
 
   def of_head(head):
     W_O, of_changes = head
     return jax.lax.map(
-      lambda change: of_stream(stream + change @ W_O), of_changes
+      lambda change: of_attended(attended + change @ W_O), of_changes
     )
 
-  def of_stream(residual):
-    for above in forward.layers[layer + 1 :]:
-      residual = frozen_layers.attend(above, residual, model.num_heads, tiles)
-    normed = attention_only.layer_norm(params['ln_final'], residual)
+  def of_attended(attended):
+    residual = runner.finish(forward.layers[layer], before, attended)
+    for i in range(layer + 1, model.num_layers):
+      residual = runner.run(i, forward.layers[i], residual)
+    normed = runner.norm(params['ln_final'], residual)
     return token_losses.of_normed(params, normed, targets)
 
   return jax.lax.map(
     of_head, (params[f'blocks_{layer}']['attn']['W_O'], changes)
   )
-
-
-def _head_values(attention, head, x, positions, tiles):
-  """A head's attention-weighted values, [B, T, D] -> [B, T, E]."""
-  reads = {'Q': x + positions[None], 'K': x + positions[None], 'V': x}
-  q, k, v = (
-    attention_only.linear(
-      read, attention[f'W_{name}'][head], attention[f'b_{name}'][head]
-    )
-    for name, read in reads.items()
-  )
-  return frozen_layers.patterned(q / math.sqrt(q.shape[-1]), k, v, tiles)

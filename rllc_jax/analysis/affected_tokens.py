@@ -10,12 +10,12 @@ from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import readings
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 
 
 def affected_tokens(
   rng_key: types.Key,
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   text: readings.Text,
   *,

@@ -44,7 +44,9 @@ def composition(
       'A later layer reads what an earlier one writes: 0 <= earlier < later < '
       f'{num_layers} was expected; got {earlier} and {later}.'
     )
-  writes, reads = (params[f'blocks_{i}']['attn'] for i in (earlier, later))
+  writes, reads = (
+    _per_query_head(params[f'blocks_{i}']['attn']) for i in (earlier, later)
+  )
   right = {
     'K': (reads['W_K'], reads['W_Q']),
     'Q': (reads['W_Q'], reads['W_K']),
@@ -54,6 +56,15 @@ def composition(
   left = writes['W_V'], jnp.swapaxes(writes['W_O'], 1, 2)
   pairs = jax.vmap(jax.vmap(_score, (None, 0)), (0, None))
   return {kind: pairs(left, right[kind]) for kind in KINDS}
+
+
+def _per_query_head(attention):
+  """Matrices of heads; those of shared keys and values stand for each head."""
+  count = len(attention['W_Q'])
+  return {
+    name: jnp.repeat(attention[name], count // len(attention[name]), axis=0)
+    for name in ('W_Q', 'W_K', 'W_V', 'W_O')
+  }
 
 
 def _score(X, Y):

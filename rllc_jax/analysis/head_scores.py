@@ -13,7 +13,6 @@ the score there is ours, not the paper's.
 from collections.abc import Callable
 from collections.abc import Mapping
 import functools
-import math
 from typing import NamedTuple
 
 import jax
@@ -21,8 +20,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
-from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 _CHUNK = 256  # Sequences at once.
 _LEAST_CONTEXT = 8
@@ -47,7 +46,7 @@ class Questions(NamedTuple):
 
 
 def previous_token_questions(
-  rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
+  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
 ) -> Questions:
   """Questions about the last position and the one before it.
 
@@ -58,7 +57,7 @@ def previous_token_questions(
 
 
 def current_token_questions(
-  rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
+  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
 ) -> Questions:
   """Questions about the last position and itself, in 16 to 64 random tokens.
 
@@ -70,7 +69,7 @@ def current_token_questions(
 
 
 def prefix_matching_questions(
-  rng_key: types.Key, model: attention_only.AttentionOnly, num_sequences: int
+  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
 ) -> Questions:
   """Questions about a repeated token and the position after its first copy.
 
@@ -167,9 +166,7 @@ class TextScore(NamedTuple):
 
 
 def text_score(
-  model: attention_only.AttentionOnly,
-  params: types.Params,
-  questions: Questions,
+  model: transformer.Architecture, params: types.Params, questions: Questions
 ) -> TextScore:
   """Scores prefix matching in text, on questions from `repeated_pairs`."""
   if not len(questions.rows):
@@ -194,7 +191,7 @@ SCORES: dict[str, Callable[..., Questions]] = {
 @functools.partial(jax.jit, static_argnums=(0, 1, 4))
 def head_scores(
   score: str,
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   rng_key: types.Key,
   num_sequences: int = 10_000,
@@ -232,9 +229,7 @@ def head_scores(
 
 
 def attention_to(
-  model: attention_only.AttentionOnly,
-  params: types.Params,
-  questions: Questions,
+  model: transformer.Architecture, params: types.Params, questions: Questions
 ) -> types.Array:
   """The attention weight of each question, in every head, [L, H, B]."""
   rows = attention_rows(model, params, *questions[:3])
@@ -248,7 +243,7 @@ def _take_keys(rows, keys):
 
 @functools.partial(jax.jit, static_argnums=0)
 def attention_rows(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   tokens: types.Array,
   rows: types.Array,
@@ -266,62 +261,55 @@ def attention_rows(
   Returns:
     [L, H, B, T], weights that add up to 1 over the last axis.
   """
-  tiles = frozen_layers.default_tiles()
-  layers, positions = frozen_layers.of_params(params, tokens.shape[1])
-  residual = params['embed']['W_E'][tokens]
-  patterns = []
-  for i, layer in enumerate(layers):
-    x = attention_only.layer_norm(layer.norm, residual)
-    heads = params[f'blocks_{i}']['attn']
-    of_head = functools.partial(
-      _rows, positioned=x + positions[None], rows=rows, queries=queries
-    )
-    query_key_weights = {
-      name: heads[name] for name in ('W_Q', 'W_K', 'b_Q', 'b_K')
-    }
+
+  def of_layer(layer, q, k):
+    places = jnp.arange(tokens.shape[1])
+    seen = transformer.visible(model, layer, queries, places)
+
+    def of_head(heads):
+      q, k = heads  # [N, T, E], as scores take them.
+      scores = jnp.einsum('be,bke->bk', q[rows, queries], k[rows])
+      return jax.nn.softmax(jnp.where(seen, scores, -jnp.inf), axis=-1)
+
     # Head by head: only selected queries, never a whole [T, T] pattern.
-    patterns.append(jax.lax.map(of_head, query_key_weights))
-    residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
-  return jnp.stack(patterns)
+    return jax.lax.map(of_head, (q, k))
+
+  return _of_layers(model, params, tokens, of_layer)
 
 
-def _rows(head, positioned, rows, queries):
-  """One head's attention from selected positions, [B, T]."""
-  q = attention_only.linear(positioned[rows, queries], head['W_Q'], head['b_Q'])
-  k = attention_only.linear(positioned, head['W_K'], head['b_K'])[rows]
-  scores = jnp.einsum('be,bke->bk', q, k) / math.sqrt(q.shape[-1])
-  visible = jnp.arange(k.shape[1])[None] <= queries[:, None]
-  return jax.nn.softmax(jnp.where(visible, scores, -jnp.inf), axis=-1)
+def _of_layers(model, params, tokens, of_layer):
+  """Stacks of_layer(layer, q, k), both [H, N, T, E] as scores take them."""
+  runner = frozen_layers.Runner(model)
+  residual = transformer.embedded(model, params, tokens)
+  results = []
+  for i, frozen in enumerate(runner.layers(params, tokens.shape[1])):
+    x = runner.norm(frozen.ln1, residual)
+    q, k, _ = runner.queries_keys_values(frozen, x)
+    k = jnp.repeat(k, model.group_size, axis=1)
+    results.append(of_layer(i, q.swapaxes(0, 1), k.swapaxes(0, 1)))
+    residual = runner.run(i, frozen, residual)
+  return jnp.stack(results)
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def most_attended(
-  model: attention_only.AttentionOnly, params: types.Params, tokens: types.Array
+  model: transformer.Architecture, params: types.Params, tokens: types.Array
 ) -> types.Array:
   """The position that each attends to most, [B, T] -> [L, H, B, T]."""
-  tiles = frozen_layers.default_tiles()
-  layers, positions = frozen_layers.of_params(params, tokens.shape[1])
-  residual = params['embed']['W_E'][tokens]
-  length = tokens.shape[1]
-  places_of_layers = []
-  for i, layer in enumerate(layers):
-    x = attention_only.layer_norm(layer.norm, residual) + positions[None]
-    heads = params[f'blocks_{i}']['attn']
 
-    def of_pair(pair, x=x, heads=heads):
-      head, row = pair
-      q = attention_only.linear(x[row], heads['W_Q'][head], heads['b_Q'][head])
-      k = attention_only.linear(x[row], heads['W_K'][head], heads['b_K'][head])
-      visible = jnp.tril(jnp.ones((length, length), bool))
-      # No softmax and no scale: neither changes the argmax.
-      return jnp.argmax(jnp.where(visible, q @ k.T, -jnp.inf), axis=-1)
+  def of_layer(layer, q, k):
+    places = jnp.arange(tokens.shape[1])
+    seen = transformer.visible(model, layer, places, places)
 
-    shape = model.num_heads, len(tokens)
-    pairs = jnp.indices(shape).reshape(2, -1)
-    places = jax.lax.map(of_pair, (pairs[0], pairs[1]))
-    places_of_layers.append(places.reshape(*shape, length))
-    residual = frozen_layers.attend(layer, residual, model.num_heads, tiles)
-  return jnp.stack(places_of_layers)
+    def of_pair(pair):
+      q, k = pair  # [T, E]. No softmax: it does not change the argmax.
+      return jnp.argmax(jnp.where(seen, q @ k.T, -jnp.inf), axis=-1)
+
+    flat = lambda x: x.reshape(-1, *x.shape[2:])
+    most = jax.lax.map(of_pair, (flat(q), flat(k)))
+    return most.reshape(q.shape[:3])
+
+  return _of_layers(model, params, tokens, of_layer)
 
 
 def even_attention(score: str, context_length: int = 1024) -> float:

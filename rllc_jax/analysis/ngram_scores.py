@@ -15,8 +15,8 @@ import numpy as np
 
 from rllc_jax import types
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 
 class BigramScore(NamedTuple):
@@ -51,7 +51,7 @@ def bigram_table(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
 
 @functools.partial(jax.jit, static_argnums=0)
 def bigram_score(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   tokens: types.Array,
   places: types.Array,
@@ -66,15 +66,14 @@ def bigram_score(
     places: [B], a position of each row, 1 to T - 1; the first is special.
     table: [V, V], from `bigram_table` of the training set.
   """
-  tiles = frozen_layers.default_tiles()
-  tokens = tokens.astype(jnp.int32)
-  normed = frozen_layers.final_norm(params, tokens, model.num_heads, tiles)
+  runner, tokens = frozen_layers.Runner(model), tokens.astype(jnp.int32)
+  normed = runner.final_norm(params, tokens)
   rows = jnp.arange(len(tokens))
-  unembed = params['unembed']
+  W_U, b_U = transformer.unembedding(params)
 
   def of_row(row):
     x, token = row
-    log_odds = jax.nn.log_softmax(x @ unembed['W_U'] + unembed['b_U'])
+    log_odds = jax.nn.log_softmax(x @ W_U + b_U)
     odds = table[token]
     # 0 log 0 = 0.
     safe_odds = jnp.where(odds > 0, odds, 1)
@@ -83,7 +82,7 @@ def bigram_score(
   scores = jax.lax.map(
     of_row,
     (normed[rows, places], tokens[rows, places]),
-    batch_size=tiles.tokens,
+    batch_size=runner.tiles.tokens,
   )
   return BigramScore(*(jnp.mean(x) for x in scores))
 
@@ -125,7 +124,7 @@ def frequent_ngrams(
 
 
 def ngram_score(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   params: types.Params,
   ngrams: np.ndarray,
   losses_of_tokens: types.Array,

@@ -10,13 +10,13 @@ from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import token_losses
 from rllc_jax.data import synthetic
 from rllc_jax.data import synthetic_laws
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 
 _SAMPLE = 512  # Symbols of a kind whose sources are scored.
 
 
 def kind_losses(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   trajectory: types.Trajectory,
   text: synthetic.Rows,
 ) -> xr.Dataset:
@@ -41,9 +41,7 @@ def kind_losses(
 
 
 def source_attention(
-  model: attention_only.AttentionOnly,
-  params: types.Params,
-  text: synthetic.Rows,
+  model: transformer.Architecture, params: types.Params, text: synthetic.Rows
 ) -> xr.Dataset:
   """Attention of each head to the source that determines a symbol, by its kind.
 

@@ -17,7 +17,7 @@ from rllc_jax.analysis import every_checkpoint
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import names as grammar
 
 _BATCH = 16  # Sequences whose tokens have losses at once.
@@ -50,7 +50,7 @@ class Text(NamedTuple):
 
 def read_heads(
   rng_key: types.Key,
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   trajectory: types.Trajectory,
   text: Text,
   *,

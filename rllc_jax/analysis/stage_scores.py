@@ -15,14 +15,14 @@ from rllc_jax import types
 from rllc_jax.analysis import every_checkpoint
 from rllc_jax.analysis import ngram_scores
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 
 _LATE = 500  # Of the paper's 1,024 tokens; 50 is the early one.
 
 
 def read_stages(
   rng_key: types.Key,
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   trajectory: types.Trajectory,
   tokens: np.ndarray,
   table: np.ndarray,

@@ -7,15 +7,15 @@ import jax.numpy as jnp
 
 from rllc_jax import losses
 from rllc_jax import types
-from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 # Shapes: B sequences, T tokens of one, D = d_model.
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def token_losses(
-  model: attention_only.AttentionOnly, params: types.Params, batch: types.Array
+  model: transformer.Architecture, params: types.Params, batch: types.Array
 ) -> types.Array:
   """The loss of predicting each token, [B, T] -> [B, T - 1], in nats.
 
@@ -25,8 +25,7 @@ def token_losses(
     batch: integers; entry j of a row is the loss of its token j + 1.
   """
   inputs, targets, _ = losses.predictions(batch)
-  tiles = frozen_layers.default_tiles()
-  normed = frozen_layers.final_norm(params, inputs, model.num_heads, tiles)
+  normed = frozen_layers.Runner(model).final_norm(params, inputs)
   return of_normed(params, normed, targets)
 
 
@@ -37,7 +36,7 @@ def of_normed(
 
   Logits exist for one tile of tokens at a time, never for all.
   """
-  W_U, b_U = params['unembed']['W_U'], params['unembed']['b_U']
+  W_U, b_U = transformer.unembedding(params)
 
   def of_token(token):
     x, target = token
@@ -49,6 +48,7 @@ def of_normed(
 
 
 def of_changed_heads(
+  model: transformer.Architecture,
   params: types.Params,
   residual: types.Array,
   changes: types.Array,
@@ -60,7 +60,8 @@ def of_changed_heads(
   unembedded once for all changes.
 
   Args:
-    params: the weights; the last layer's heads are in `blocks_{L - 1}`.
+    model: of which `heads_come_last`.
+    params: the weights.
     residual: [B, T, D], the stream after the last layer.
     changes: [H, C, B, T, E], C changes of each head's values, before W_O.
     targets: [B, T].
@@ -68,24 +69,25 @@ def of_changed_heads(
   Returns:
     [H, C, B, T], in nats.
   """
-  norm, unembed = params['ln_final'], params['unembed']
-  last = sum(name.startswith('blocks_') for name in params) - 1
-  W_O = attention_only.centered(params[f'blocks_{last}']['attn']['W_O'])
+  norm, (W_U, b_U) = params['ln_final'], transformer.unembedding(params)
+  is_layer_norm = model.norm == 'layer'
+  center = transformer.centered if is_layer_norm else lambda x: x
+  W_O = center(params[f'blocks_{model.num_layers - 1}']['attn']['W_O'])
   # The final norm's gain and bias are folded into the unembedding.
-  W_U = norm['w'][:, None] * unembed['W_U']
-  bias = norm['b'] @ unembed['W_U'] + unembed['b_U']
+  bias = norm.get('b', jnp.zeros_like(norm['w'])) @ W_U + b_U
+  W_U = norm['w'][:, None] * W_U
   heads = W_O, W_O @ W_U
 
   def of_tile(tile):
     stream, changed, target_ids = tile  # [n, D], [H, C, n, E], [n].
-    stream = attention_only.centered(stream)
+    stream = center(stream)
     shared = stream @ W_U
 
     def of_head(head):
       (writes, unembeds), of_changes = head
 
       def of_change(z):
-        scale = 1 / attention_only.deviation(stream + z @ writes)
+        scale = 1 / transformer.norm_divisor(model, stream + z @ writes)
         logits = (shared + z @ unembeds) * scale + bias[None]
         return jax.vmap(losses.cross_entropy)(logits, target_ids)
 

@@ -236,7 +236,7 @@ def block_program(
         states,
         live,
         first,
-        jnp.where(live.any(), count, 0),  # A row that is done takes no time.
+        count,
         max_draws=max_draws,
         num_steps_between_draws=num_steps_between_draws,
         num_steps_before=minibatch_noise.NUM_STEPS,

@@ -23,9 +23,13 @@ from rllc_jax import types
 # Shapes: T positions, E = d_head, b queries in a block, j keys that it sees.
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
 def causal_attention(
-  q: types.Array, k: types.Array, v: types.Array, block_size: int
+  q: types.Array,
+  k: types.Array,
+  v: types.Array,
+  block_size: int,
+  window: int = 0,
 ) -> types.Array:
   """Computes softmax(q k^T, causal) v, [..., T, E]; differentiable once.
 
@@ -34,16 +38,18 @@ def causal_attention(
     k: [..., T, E], keys.
     v: [..., T, E], values.
     block_size: queries a block. Static.
+    window: positions that a query sees, its own included; 0 for all before it.
+      Static.
   """
-  return _forward(q, k, v, block_size)[0]
+  return _forward(q, k, v, block_size, window)[0]
 
 
-def _forward(q, k, v, block_size):
+def _forward(q, k, v, block_size, window):
   # k is transposed, so that the far larger scores never are.
   k_T = jnp.swapaxes(k, -1, -2)
   outputs, log_sums = [], []
-  for block, seen in _blocks(q.shape[-2], block_size):
-    scores = _scores(q, k_T, block, seen)
+  for block, seen in _blocks(q.shape[-2], block_size, window):
+    scores = _scores(q, k_T, block, seen, window)
     # Subtracted, because exp overflows from 88 on in float32.
     peak = jnp.max(scores, axis=-1, keepdims=True)
     odds = jnp.exp(scores - peak)
@@ -54,15 +60,15 @@ def _forward(q, k, v, block_size):
   return output, (q, k, v, output, jnp.concatenate(log_sums, axis=-2))
 
 
-def _backward(block_size, residual, d_output):
+def _backward(block_size, window, residual, d_output):
   q, k, v, output, log_sum = residual
   q_T, k_T, v_T, d_T = (jnp.swapaxes(x, -1, -2) for x in (q, k, v, d_output))
   delta = jnp.sum(output * d_output, axis=-1, keepdims=True)
   d_q, d_k_T, d_v_T = [], jnp.zeros_like(k_T), jnp.zeros_like(v_T)
-  for block, seen in _blocks(q.shape[-2], block_size):
+  for block, seen in _blocks(q.shape[-2], block_size, window):
     rows = lambda x, block=block: x[..., block, :]
     # Recomputed: writing and reading a stored pattern is no faster.
-    pattern = jnp.exp(_scores(q, k_T, block, seen) - rows(log_sum))
+    pattern = jnp.exp(_scores(q, k_T, block, seen, window) - rows(log_sum))
     d_pattern = rows(d_output) @ v_T[..., seen]
     d_scores = pattern * (d_pattern - rows(delta))
     d_q.append(d_scores @ k[..., seen, :])
@@ -75,18 +81,21 @@ def _backward(block_size, residual, d_output):
 causal_attention.defvjp(_forward, _backward)
 
 
-def _blocks(length, block_size):
+def _blocks(length, block_size, window):
   """Lists pairs of slices: a block of queries, and the keys that it sees."""
   starts = range(0, length, block_size)
   stops = [min(start + block_size, length) for start in starts]
-  return [
-    (slice(a, b), slice(0, b)) for a, b in zip(starts, stops, strict=True)
-  ]
+  first = lambda start: max(0, start - window + 1) if window else 0
+  pairs = zip(starts, stops, strict=True)
+  return [(slice(a, b), slice(first(a), b)) for a, b in pairs]
 
 
-def _scores(q, k_T, block, seen):
+def _scores(q, k_T, block, seen, window):
   """Scores of a block, [..., b, j]; -inf where a key comes after its query."""
   scores = q[..., block, :] @ k_T[..., seen]
   queries, keys = (jnp.arange(s.start, s.stop) for s in (block, seen))
-  causal = queries[:, None] >= keys[None]
-  return jnp.where(jnp.broadcast_to(causal, scores.shape), scores, -jnp.inf)
+  distance = queries[:, None] - keys[None]
+  seen_by = distance >= 0
+  if window:
+    seen_by &= distance < window
+  return jnp.where(jnp.broadcast_to(seen_by, scores.shape), scores, -jnp.inf)

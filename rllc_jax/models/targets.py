@@ -1,4 +1,4 @@
-"""Targets of the shipped model's logits, in the form of the fast losses.
+"""Targets of a transformer's logits, in the form of the fast losses.
 
 Every loss in `losses` is a sum over predictions n of
 
@@ -17,8 +17,9 @@ import jax.numpy as jnp
 
 from rllc_jax import losses
 from rllc_jax import types
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture as architectures
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 
 class Targets(NamedTuple):
@@ -55,45 +56,37 @@ def next_tokens() -> Objective:
   def targets(params, batch):
     _, following, weights = losses.predictions(batch)
     # q is one-hot, so W_U q is a column of W_U.
-    unembed, flat = params['unembed'], following.ravel()
+    (W_U, b_U), flat = transformer.unembedding(params), following.ravel()
     return Targets(
-      _shares(weights, following.shape),
-      unembed['W_U'].T[flat],
-      unembed['b_U'][flat],
-      jnp.zeros(()),
+      _shares(weights, following.shape), W_U.T[flat], b_U[flat], jnp.zeros(())
     )
 
   return Objective(lambda params: params, targets)
 
 
 def reference_model(
-  reference: attention_only.AttentionOnly,
+  reference: architectures.Architecture,
   tiles: frozen_layers.Tiles | None = None,
 ) -> Objective:
   """Targets of `losses.reference_loss`, KL included: another model's odds.
 
   Args:
-    reference: its sizes; its weights are params['reference'].
+    reference: its architecture; its weights are params['reference'].
     tiles: sizes of the pieces of work; by the default backend if None.
   """
-  tiles = frozen_layers.default_tiles() if tiles is None else tiles
+  tiles = tiles or frozen_layers.default_tiles()
+  runner = frozen_layers.Runner(reference, tiles)
 
   def targets(params, batch):
     inputs, _, weights = losses.predictions(batch)
-    unembed = params['model']['unembed']
-    reference_params = params['reference']
-    final = frozen_layers.final_norm(
-      reference_params, inputs, reference.num_heads, tiles
-    )
+    W_U, b_U = transformer.unembedding(params['model'])
+    reference_W_U, reference_b_U = transformer.unembedding(params['reference'])
+    final = runner.final_norm(params['reference'], inputs)
 
     def of_token(x):
-      logits = (
-        x @ reference_params['unembed']['W_U']
-        + reference_params['unembed']['b_U']
-      )
-      log_odds = jax.nn.log_softmax(logits)
+      log_odds = jax.nn.log_softmax(x @ reference_W_U + reference_b_U)
       odds = jnp.exp(log_odds)
-      return unembed['W_U'] @ odds, unembed['b_U'] @ odds, -odds @ log_odds
+      return W_U @ odds, b_U @ odds, -odds @ log_odds
 
     # In batches of tokens, because all logits would fill the memory.
     rows = final.reshape(-1, final.shape[-1])

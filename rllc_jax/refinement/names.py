@@ -1,10 +1,15 @@
 """The grammar of names of refinements, for any model with blocks and heads.
 
-  all  embed  unembed        every weight; W_E; W_U and b_U
-  0                          every weight of block 0, its LayerNorm included
-  0:attn                     its attention: all heads and b_O
+  all                        every weight
+  embed  pos_embed  unembed  W_E; W_pos; W_U and b_U. Where the embedding is the
+                             unembedding (tied), both are embed
+  0                          every weight of block 0, its norms included
+  0:attn  0:mlp              its attention: all heads and b_O; its MLP
   0:3                        its head 3: W_Q W_K W_V W_O b_Q b_K b_V, without
-                             biases that the model lacks
+                             biases that the model lacks; l0h3 is the same
+  0:g1                       its query heads that share key and value head 1,
+                             and that one. A head of them, 0:3, has the keys and
+                             values that it shares: such heads overlap
   0:1+0:4                    a union, sorted, of parts that do not overlap
 
 Names are coordinates of the results and addresses of the noise.
@@ -14,9 +19,22 @@ Names are coordinates of the results and addresses of the noise.
 from collections.abc import Iterable
 import re
 
-# A block, its attention or one of its heads.
-IN_BLOCK = re.compile(r'(\d+)(?::(attn|\d+))?')
+# A block, or a part of it: its attention, its MLP, a head or a group of heads.
+IN_BLOCK = re.compile(r'(\d+)(?::(attn|mlp|g?\d+))?')
+_HEAD_OF_LAYER = re.compile(r'l(\d+)h(\d+)')
 _HEAD = re.compile(r'(\d+):(\d+)')
+
+
+def spelled(term: str) -> str:
+  """A term of a name as it is spelled here.
+
+  Examples:
+    >>> spelled(' l0h3'), spelled('0:attn')
+    ('0:3', '0:attn')
+  """
+  term = term.strip()
+  match = _HEAD_OF_LAYER.fullmatch(term)
+  return f'{match[1]}:{match[2]}' if match else term
 
 
 def head(name: str) -> tuple[int, int] | None:

@@ -26,13 +26,20 @@ class Part(NamedTuple):
 
   Attributes:
     path: keys down to the weights.
-    head: the row of a head in them; -1 for no single head.
+    head: the row of a head, or of a group of heads; -1 for neither.
     name: canonical.
+    group: the row of its keys and values; -1 for no single one.
   """
 
   path: tuple[str, ...]
   head: int
   name: str
+  group: int = -1
+
+  @property
+  def is_group(self) -> bool:
+    """Whether it is a group of heads, and `head` the number of the group."""
+    return self.head >= 0 and ':g' in self.name
 
   @property
   def layer(self) -> int:
@@ -61,7 +68,7 @@ def head_names(params: types.Params) -> tuple[str, ...]:
   return tuple(
     f'{layer}:{head}'
     for layer in layers
-    for head in range(_num_heads(params, layer))
+    for head in range(_num_heads(params, layer)[0])
   )
 
 
@@ -95,7 +102,7 @@ def parse(name: str, params: types.Params) -> tuple[Part, ...]:
 
 
 def _part(term: str, params: types.Params) -> Part:
-  term = term.strip()
+  term = grammar.spelled(term)
   part = _find_part(term, params)
   if part is None:
     raise ValueError(
@@ -122,25 +129,50 @@ def _find_part(term: str, params: types.Params) -> Part | None:
   layer, block = int(match[1]), f'blocks_{int(match[1])}'
   if match[2] is None:
     return Part((block,), -1, f'{layer}')
+  if match[2] in ('attn', 'mlp'):
+    is_there = match[2] in _keys(params[block])
+    return (
+      Part((block, match[2]), -1, f'{layer}:{match[2]}') if is_there else None
+    )
   if _attention(params, layer) is None:
     return None
-  if match[2] == 'attn':
-    return Part((block, 'attn'), -1, f'{layer}:attn')
-  head = int(match[2])
-  if head >= _num_heads(params, layer):
+  return _part_of_attention(match[2], params, layer)
+
+
+def _part_of_attention(
+  term: str, params: types.Params, layer: int
+) -> Part | None:
+  """A head, 3, or a group of heads, g3; None if there is none of its number."""
+  heads, groups = _num_heads(params, layer)
+  path, number = (f'blocks_{layer}', 'attn'), int(term.removeprefix('g'))
+  if term.startswith('g'):
+    # Where each head has its own keys and values, a group is a head.
+    if groups == heads or number >= groups:
+      return None
+    return Part(path, number, f'{layer}:g{number}', number)
+  if number >= heads:
     return None  # JAX would clamp the index of a read and drop the write.
-  return Part((block, 'attn'), head, f'{layer}:{head}')
+  return Part(path, number, f'{layer}:{number}', number * groups // heads)
 
 
 def _unknown(term: str, params: types.Params) -> str:
   """Lists the parts of the model, for a message."""
   layers = _layers(params)
-  attentions = [n for n in layers if _attention(params, n) is not None]
   available = [*_wholes(params), *map(str, layers)]
-  available += [f'{layer}:attn' for layer in attentions]
-  for layer in attentions:
+  for layer in layers:
+    keys = _keys(params[f'blocks_{layer}'])
+    available += [f'{layer}:{x}' for x in ('attn', 'mlp') if x in keys]
+  for layer in (n for n in layers if _attention(params, n) is not None):
     with contextlib.suppress(ValueError):  # These heads have no names.
-      available += [f'{layer}:{n}' for n in range(_num_heads(params, layer))]
+      heads, groups = _num_heads(params, layer)
+      available += [f'{layer}:{n}' for n in range(heads)]
+      if groups < heads:
+        available += [f'{layer}:g{n}' for n in range(groups)]
+  if term == 'unembed' and 'embed' in _keys(params):
+    return (
+      'A refinement must name weights of the model, and the unembedding of '
+      'this one is its embedding (tied): name embed, which is both'
+    )
   return (
     'A refinement must name a part of the model, one of '
     f'{", ".join(available)}, or a union like 0:0+0:1'
@@ -151,14 +183,15 @@ def _overlap(a: Part, b: Part) -> bool:
   shared = min(len(a.path), len(b.path))
   if a.path[:shared] != b.path[:shared]:
     return False
-  return a.head < 0 or b.head < 0 or a.head == b.head
+  # Heads of one group share keys and values.
+  return a.group < 0 or b.group < 0 or a.group == b.group
 
 
 # Keys and shapes that names are read from.
 
 
 def _wholes(params: types.Params) -> list[str]:
-  tables = ('embed', 'unembed')
+  tables = ('embed', 'pos_embed', 'unembed')
   return ['all', *(name for name in tables if name in _keys(params))]
 
 
@@ -187,28 +220,31 @@ def head_weights(attention: types.PyTree) -> list[str]:
   return [*matrices, *(name for name in biases if name in attention)]
 
 
-def _num_heads(params: types.Params, layer: int) -> int:
-  """Counts the heads of a block: the one leading axis of all their weights.
+def _num_heads(params: types.Params, layer: int) -> tuple[int, int]:
+  """Counts the query heads of a block, and its key and value heads.
 
   Raises:
-    ValueError: if a matrix is missing or leading axes differ.
+    ValueError: if a matrix is missing or leading axes do not fit.
   """
   attention = params[f'blocks_{layer}']['attn']
   _check_matrices(_keys(attention), layer)
   shapes = {name: np.shape(attention[name]) for name in head_weights(attention)}
-  counts = {shape[0] if shape else 'none' for shape in shapes.values()}
-  if len(counts) > 1:
+  rows = {n: shape[0] if shape else None for n, shape in shapes.items()}
+  heads, groups = rows['W_Q'], rows['W_K']
+  expected = {n: groups if n[2] in 'KV' else heads for n in rows}
+  if not heads or not groups or rows != expected or heads % groups:
     counted = (
       f'{name} with {shape[0] if shape else "none"}'
       for name, shape in shapes.items()
     )
     raise ValueError(
       'The weights of heads must share one leading axis, because head h is row '
-      f'h of each; in block {layer} got {", ".join(counted)}. Name the whole, '
-      f'{layer}:attn, or free grouped queries by a lens of your own, '
+      'h of each; those of keys and values may have a divisor of it, shared by '
+      f'as many in a row. In block {layer} got {", ".join(counted)}. Name '
+      f'the whole, {layer}:attn, or free heads by a lens of your own, '
       'rllc_jax.Lens(extract, insert).'
     )
-  return shapes['W_Q'][0]
+  return heads, groups
 
 
 def _check_matrices(names: list[str], layer: int) -> None:

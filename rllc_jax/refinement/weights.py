@@ -77,23 +77,61 @@ def attention_head(layer: int) -> types.Lens:
   """Frees one attention head; the index is its number and may be traced.
 
   The leaves that have a head axis move, seven where there are biases. b_O,
-  which all heads share, the LayerNorms and the positions do not.
+  which all heads share, the norms and the positions do not. With grouped
+  queries it moves the keys and values that it shares with others.
+  """
+
+  def rows(attention, name, head):
+    leaf = attention[name]
+    # As many query heads in a row share one of keys and values.
+    return leaf, head // (len(attention['W_Q']) // len(leaf))
+
+  return _lens_of_rows(layer, rows)
+
+
+@functools.cache
+def head_group(layer: int) -> types.Lens:
+  """Frees the query heads that share a key and value head, and that one.
+
+  The index is the number of the latter. Leaves of queries and outputs have a
+  leading axis, [H / K, ...].
+  """
+
+  def rows(attention, name, group):
+    leaf = attention[name]
+    is_shared = len(leaf) == len(attention['W_K'])
+    groups = (len(attention['W_K']), -1, *leaf.shape[1:])
+    return leaf if is_shared else leaf.reshape(groups), group
+
+  return _lens_of_rows(layer, rows)
+
+
+def _lens_of_rows(layer: int, rows) -> types.Lens:
+  """Frees one row of every leaf with a head axis.
+
+  Args:
+    layer: whose attention it is.
+    rows: `rows(attention, name, index)`: the leaf, reshaped such that a row is
+      what moves, and the row's number.
   """
   path = (f'blocks_{layer}', 'attn')
 
-  def extract(params, head):
+  def extract(params, index):
     attention = subtree(*path).extract(params, ())
-    return {
-      name: attention[name][head] for name in parts.head_weights(attention)
-    }
+    position = {}
+    for name in parts.head_weights(attention):
+      leaf, row = rows(attention, name, index)
+      position[name] = leaf[row]
+    return position
 
-  def insert(position, params, head):
+  def insert(position, params, index):
     def put(attention):
-      moved = {
-        name: attention[name].at[head].set(position[name])
-        for name in parts.head_weights(attention)
-      }
-      return {**attention, **moved}
+      moved = dict(attention)
+      for name in parts.head_weights(attention):
+        leaf, row = rows(attention, name, index)
+        leaf = jnp.asarray(leaf).at[row].set(position[name])
+        moved[name] = leaf.reshape(attention[name].shape)
+      return moved
 
     return _replace(params, path, put)
 
@@ -159,7 +197,7 @@ def families(
     params: the weights of the model, or their shapes.
     loss_fn: `loss_fn(params, batch) -> []`, for families without a faster one.
     factored: two-half losses by family, such as {'0:*': ...}; see
-      `models.factored.head_losses`.
+      `models.factored.part_losses`.
     path: where the model lies in the params that the losses see, ('model',)
       beside a reference; the whole by default.
 
@@ -207,11 +245,14 @@ def _lens(part: parts.Part) -> types.Lens:
     return all_weights()
   if part.head < 0:
     return subtree(*part.path)
-  return attention_head(part.layer)
+  lens = head_group if part.is_group else attention_head
+  return lens(part.layer)
 
 
 def _family(part: parts.Part) -> str:
-  return part.name if part.head < 0 else f'{part.layer}:*'
+  if part.head < 0:
+    return part.name
+  return f'{part.layer}:g*' if part.is_group else f'{part.layer}:*'
 
 
 def _replace(tree, path, change):

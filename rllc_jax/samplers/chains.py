@@ -95,7 +95,8 @@ def run_chains(
     advance: `advance(column, state, step, shared) -> (state, report)`.
     columns: leaves [N, ...], constant data of each column.
     states: leaves [N, ...].
-    live: [N], bool: those that move. Chunks without any take no time.
+    live: [N], bool: those that move. Chunks without any take no time; without
+      any at all nothing is prepared either.
     first: [], the first draw. Draw i is the step i * num_steps_between_draws
       counted from the checkpoint; the steps up to the next draw are taken and
       not recorded.
@@ -145,4 +146,5 @@ def run_chains(
     lambda leaf: jnp.zeros((max_draws, *leaf.shape), leaf.dtype), report
   )
   start = jnp.where(first == 0, -num_steps_before, 0)
-  return jax.lax.fori_loop(start, count, body, (states, buffers))
+  stop = jnp.where(live.any(), count, start)
+  return jax.lax.fori_loop(start, stop, body, (states, buffers))

@@ -10,11 +10,11 @@ import numpy as np
 
 from rllc_jax.analysis import ablations
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from tests.analysis import known_heads
-from tests.models import attention_only_test
+from tests.models import small
 
-MODEL = attention_only.AttentionOnly(
+MODEL = transformer.Architecture(
   num_layers=2,
   num_heads=3,
   d_model=16,
@@ -22,7 +22,7 @@ MODEL = attention_only.AttentionOnly(
   context_length=12,
   vocab_size=30,
 )
-PARAMS = jax.tree.map(np.asarray, attention_only_test.random_params(MODEL))
+PARAMS = jax.tree.map(np.asarray, small.random_params(MODEL))
 # More predictions, 275, than a tile has tokens, and no multiple of it.
 BATCH = np.random.default_rng(1).integers(0, 30, (25, 12)).astype(np.int32)
 
@@ -41,10 +41,10 @@ def changed(layer, head, **leaves):
 def plain_values(layer, residual):
   """Values [H, B, T, E], and the residual stream after the layer."""
   block = PARAMS[f'blocks_{layer}']
-  positions = PARAMS['pos_embed']['W_pos'][: residual.shape[1]]
-  x = attention_only.layer_norm(block['ln1'], residual)
-  values = attention_only.all_head_values(block['attn'], x, positions)
-  return values, residual + attention_only.write(block['attn'], values)
+  x = transformer.norm(MODEL, block['ln1'], residual)
+  read = transformer.positioned(MODEL, PARAMS, x)
+  values = transformer.head_values(MODEL, layer, block['attn'], x, read)
+  return values, residual + transformer.write(block['attn'], values)
 
 
 def values_of(layer, residual):
@@ -53,7 +53,7 @@ def values_of(layer, residual):
 
 @jax.jit
 def losses_after(residual, batch):
-  normed = attention_only.layer_norm(PARAMS['ln_final'], residual)
+  normed = transformer.norm(MODEL, PARAMS['ln_final'], residual)
   return token_losses.of_normed(PARAMS, normed, batch[:, 1:])
 
 
@@ -65,7 +65,7 @@ class TokenLossesTest(absltest.TestCase):
   def test_losses_equal_the_plain_model_s(self):
     @jax.jit
     def expected(params, batch):
-      logits = attention_only.apply(MODEL, params, batch[:, :-1])
+      logits = transformer.apply(MODEL, params, batch[:, :-1])
       log_odds = jax.nn.log_softmax(logits)
       return -jnp.take_along_axis(log_odds, batch[:, 1:, None], axis=2)[..., 0]
 

@@ -5,9 +5,9 @@ import jax
 import numpy as np
 
 from rllc_jax.analysis import composition
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from tests.analysis import known_heads
-from tests.models import attention_only_test
+from tests.models import small
 
 
 def by_the_formula(params, earlier, later):
@@ -31,7 +31,7 @@ def by_the_formula(params, earlier, later):
 
 class CompositionTest(absltest.TestCase):
   def test_scores_equal_the_formula(self):
-    model = attention_only.AttentionOnly(
+    model = transformer.Architecture(
       num_layers=3,
       num_heads=2,
       d_model=16,
@@ -39,7 +39,7 @@ class CompositionTest(absltest.TestCase):
       context_length=8,
       vocab_size=9,
     )
-    params = attention_only_test.random_params(model)
+    params = small.random_params(model)
     for layers in ((0, 1), (0, 2), (1, 2)):
       with jax.default_matmul_precision('highest'):
         scores = composition.composition(params, *layers)
@@ -49,8 +49,8 @@ class CompositionTest(absltest.TestCase):
 
   def test_independent_random_heads_have_a_known_score(self):
     """1 / sqrt(d_model) = 0.0625 at the paper's size; 64 pairs a kind."""
-    model = attention_only.AttentionOnly()
-    params = attention_only_test.random_params(model)
+    model = transformer.Architecture()
+    params = small.random_params(model)
     scores = composition.composition(params, 0, 1)
     for kind in composition.KINDS:
       np.testing.assert_allclose(scores[kind], 1 / 16, rtol=0.15)

@@ -12,7 +12,7 @@ from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.analysis import curvature
 from rllc_jax.data import minibatches
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 
@@ -124,7 +124,7 @@ class BowlTest(parameterized.TestCase):
 
 
 def test_heads_of_a_transformer_agree_with_the_dense_hessian():
-  model = attention_only.AttentionOnly(
+  model = transformer.Architecture(
     num_layers=1,
     num_heads=2,
     d_model=6,
@@ -136,9 +136,9 @@ def test_heads_of_a_transformer_agree_with_the_dense_hessian():
   tokens = jnp.asarray(rng.integers(0, 11, (12, 6)), jnp.int32)
   params = jax.tree.map(
     lambda leaf: jnp.asarray(rng.normal(size=leaf.shape), jnp.float32),
-    attention_only.params_shapes(model),
+    model.shapes(),
   )
-  apply = functools.partial(attention_only.apply, model)
+  apply = functools.partial(transformer.apply, model)
   loss_fn = losses.next_token_loss(apply)
   (family,) = weights.families(['0:0', '0:1'], params, loss_fn)
   data, window = minibatches.uniform(tokens, 12), types.Window(0, 12)

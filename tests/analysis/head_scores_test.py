@@ -1,16 +1,20 @@
 """Attention scores on heads whose mechanism is known."""
 
+import dataclasses
+import functools
+
 from absl.testing import absltest
 from absl.testing import parameterized
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax.analysis import head_scores
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from tests.analysis import known_heads
-from tests.models import attention_only_test
+from tests.models import small
 
-PAPER = attention_only.AttentionOnly()
+PAPER = transformer.Architecture()
 
 
 def questions_of(score, model):
@@ -31,7 +35,7 @@ class QuestionsTest(parameterized.TestCase):
 
   def test_exactly_one_token_is_repeated(self):
     score = head_scores.prefix_matching_questions
-    model = PAPER.clone(vocab_size=50)
+    model = dataclasses.replace(PAPER, vocab_size=50)
     tokens, _, queries, keys = questions_of(score, model)
     rows = np.arange(len(tokens))
     repeated = tokens[rows, queries]
@@ -47,50 +51,56 @@ class QuestionsTest(parameterized.TestCase):
     self.assertLess(abs(counts[:49] / expected - 1).max(), 0.05)
 
 
-class AttentionTest(absltest.TestCase):
-  def test_attention_is_the_entry_of_the_pattern(self):
-    """Every head, against the plain pattern of the whole sequence."""
-    model = attention_only.AttentionOnly(
-      num_layers=2,
-      num_heads=3,
-      d_model=16,
-      d_head=4,
-      context_length=20,
-      vocab_size=30,
-    )
-    params = attention_only_test.random_params(model)
+class AttentionTest(parameterized.TestCase):
+  @parameterized.parameters(*small.KINDS)
+  def test_weights_are_rows_of_the_plain_patterns(self, kind):
+    """In every layer and head, for any order of questions."""
+    model = small.KINDS[kind]
+    params = small.random_params(model)
     rng = np.random.default_rng(0)
-    tokens = rng.integers(0, 29, (7, 20))
-    queries = rng.integers(1, 20, 7)
+    tokens = rng.integers(0, 49, (7, 12))
+    queries = rng.integers(1, 12, 7)
     keys = queries - rng.integers(0, 2, 7)
     # Several about one sequence, and none about others.
     rows = np.array([4, 0, 0, 2, 6, 6, 1])
-
-    @jax.jit
-    def patterns():
-      residual = params['embed']['W_E'][tokens]
-      positions = params['pos_embed']['W_pos'][: tokens.shape[1]]
-      pattern_list = []
-      for i in range(2):
-        block = params[f'blocks_{i}']
-        x = attention_only.layer_norm(block['ln1'], residual)
-        for head in range(3):
-          weights = {n: w[head] for n, w in block['attn'].items() if n != 'b_O'}
-          pattern_list.append(
-            attention_only.attention_pattern(weights, x + positions[None])
-          )
-        residual += attention_only.attend(block['attn'], x, positions)
-      return pattern_list
-
-    attention_to = jax.jit(head_scores.attention_to, static_argnums=0)
+    patterns = plain_patterns(model, params, tokens)  # [L, H, N, T, T]
     questions = head_scores.Questions(tokens, rows, queries, keys)
-    weights_to_keys = attention_to(model, params, questions)
-    for number, pattern in enumerate(patterns()):
-      np.testing.assert_allclose(
-        weights_to_keys[divmod(number, 3)],
-        np.asarray(pattern)[rows, queries, keys],
-        rtol=1e-4,
+    attention_to = jax.jit(head_scores.attention_to, static_argnums=0)
+    np.testing.assert_allclose(
+      attention_to(model, params, questions),
+      patterns[:, :, rows, queries, keys],
+      rtol=1e-4,
+      atol=1e-7,
+    )
+    np.testing.assert_array_equal(
+      head_scores.most_attended(model, params, tokens), patterns.argmax(axis=-1)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def plain_patterns(model, params, tokens):
+  """All attention patterns of the plain model, [L, H, N, T, T]."""
+  residual = transformer.embedded(model, params, tokens)
+  patterns = []
+  for layer in range(model.num_layers):
+    block = params[f'blocks_{layer}']
+    x = transformer.norm(model, block['ln1'], residual)
+    read = transformer.positioned(model, params, x)
+    for head in range(model.num_heads):
+      q, k = (
+        transformer.linear(
+          read,
+          block['attn'][f'W_{name}'][row],
+          block['attn'].get(f'b_{name}', np.zeros((model.num_heads, 1)))[row],
+        )
+        for name, row in (('Q', head), ('K', head // model.group_size))
       )
+      patterns.append(
+        transformer.attention_pattern(model, layer, block['attn'], q, k)
+      )
+    residual = transformer.after_layer(model, params, layer, residual)
+  heads = jnp.stack(patterns)
+  return heads.reshape(model.num_layers, -1, *heads.shape[1:])
 
 
 class KnownHeadsTest(parameterized.TestCase):

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax
 import numpy as np
 
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 
 SURE = 200.0  # A difference of scores that softmax makes 1 and 0 of.
 
@@ -36,7 +36,7 @@ def circuit(vocab_size=12, context_length=32):
   """
   V, T = vocab_size, context_length
   parts = Parts(slice(0, V), slice(V, V + T), slice(V + T, 2 * V + T))
-  model = attention_only.AttentionOnly(
+  model = transformer.Architecture(
     num_layers=2,
     num_heads=3,
     d_model=2 * V + T,
@@ -44,7 +44,7 @@ def circuit(vocab_size=12, context_length=32):
     context_length=T,
     vocab_size=V,
   )
-  shapes = attention_only.params_shapes(model)
+  shapes = model.shapes()
   params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
   for norm in (
     params['blocks_0']['ln1'],

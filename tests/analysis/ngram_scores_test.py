@@ -7,10 +7,10 @@ import numpy as np
 
 from rllc_jax.analysis import ngram_scores
 from rllc_jax.analysis import token_losses
-from rllc_jax.models import attention_only
-from tests.models import attention_only_test
+from rllc_jax.models import transformer
+from tests.models import small
 
-MODEL = attention_only.AttentionOnly(
+MODEL = transformer.Architecture(
   num_layers=1,
   num_heads=2,
   d_model=16,
@@ -23,7 +23,7 @@ MODEL = attention_only.AttentionOnly(
 def pairs_model(table):
   """A model without attention, whose predictions are a table of pairs."""
   V, D = 10, 16
-  shapes = attention_only.params_shapes(MODEL)
+  shapes = MODEL.shapes()
   params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float32), shapes)
   params['embed']['W_E'][:, :V] = np.eye(V)
   params['ln_final']['w'] += 1
@@ -59,7 +59,7 @@ class BigramTest(absltest.TestCase):
   def test_pairs_that_never_occur_add_nothing(self):
     table = np.zeros((10, 10), np.float32)
     table[:, 0] = 1
-    params = attention_only_test.random_params(MODEL)
+    params = small.random_params(MODEL)
     tokens = jnp.ones((4, 12), int)
     score = ngram_scores.bigram_score(
       MODEL, params, tokens, jnp.full(4, 3), table
@@ -84,7 +84,7 @@ class NgramTest(absltest.TestCase):
       frequent(4, 9)
 
   def test_the_score_compares_losses_at_the_same_place(self):
-    params = attention_only_test.random_params(MODEL)
+    params = small.random_params(MODEL)
     ngrams = np.array([[1, 2, 3], [4, 5, 6]])
     rows = jnp.arange(24.0).reshape(2, 12)
     score = ngram_scores.ngram_score(MODEL, params, ngrams, rows)

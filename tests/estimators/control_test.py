@@ -17,15 +17,15 @@ from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.estimators import errors
 from rllc_jax.estimators import rllc
-from rllc_jax.models import attention_only
 from rllc_jax.models import factored
+from rllc_jax.models import transformer
 from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
 from rllc_jax.samplers import sgld
 from tests.estimators import toy
-from tests.models import attention_only_test
+from tests.models import small
 
-MODEL = attention_only.AttentionOnly(
+MODEL = transformer.Architecture(
   num_layers=2,
   num_heads=3,
   d_model=16,
@@ -40,13 +40,11 @@ NOISE_OFF = sgld.sgld(noise_scale=0.0)
 @functools.cache
 def transformer():
   """Weights, tokens, the plain loss and the families of heads."""
-  params = attention_only_test.random_params(MODEL)
+  params = small.random_params(MODEL)
   tokens = jax.random.randint(jax.random.key(1), (40, 12), 0, 50)
-  loss_fn = losses.next_token_loss(
-    functools.partial(attention_only.apply, MODEL)
-  )
+  loss_fn = losses.next_token_loss(functools.partial(transformer.apply, MODEL))
   names = parts.head_names(params)
-  fast = factored.head_losses(MODEL)
+  fast = factored.part_losses(MODEL)
   return params, tokens, loss_fn, weights.families(names, params, loss_fn, fast)
 
 

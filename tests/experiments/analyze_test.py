@@ -17,7 +17,7 @@ from rllc_jax.analysis import head_scores
 from rllc_jax.data import packing
 from rllc_jax.data import synthetic
 from rllc_jax.data import synthetic_laws
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.training import checkpoints
 from rllc_jax.training import runs
 
@@ -94,7 +94,7 @@ def test_losses_equal_those_of_the_plain_model(analyzed):
   directory = workdir / 'train' / 'checkpoints'
   model = choices.trained_model(directory, corpus)
   rows = corpus.tokens[runs.evenly_spaced(corpus.windows['held_out'], 32)]
-  loss = losses.next_token_loss(functools.partial(attention_only.apply, model))
+  loss = losses.next_token_loss(functools.partial(transformer.apply, model))
   expected = [
     float(
       jax.jit(loss)(checkpoints.load(directory, step), rows.astype(np.int32))

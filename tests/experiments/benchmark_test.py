@@ -17,9 +17,9 @@ from experiments.checks.benchmarks import gpu
 from experiments.checks.benchmarks import problem as problems
 from experiments.checks.benchmarks import speed
 from experiments.checks.benchmarks import yardstick
-from rllc_jax.models import attention_only
 from rllc_jax.models import frozen_layers
-from tests.models import attention_only_test
+from rllc_jax.models import transformer
+from tests.models import small
 
 
 def timing(ours, theirs):
@@ -81,9 +81,7 @@ class GenericTest(absltest.TestCase):
 
   def test_masks_are_compared_with_lenses_of_the_same_leaves(self):
     """Compares the masks of the families that both calls would run."""
-    params = attention_only_test.random_params(
-      attention_only.AttentionOnly(2, 2, 8, 4, 6, 9)
-    )
+    params = small.random_params(transformer.Architecture(2, 2, 8, 4, 6, 9))
     problem = problems.Problem(params, np.zeros((4, 6), np.int32))
     sizes = lambda problem, lens, index: [
       x.size for x in jax.tree.leaves(lens.extract(problem.params, index))
@@ -101,7 +99,7 @@ class AcceleratorTest(absltest.TestCase):
   def test_gradient_error_detects_other_weights(self):
     """A context of other weights is a gradient of another model."""
     model, tokens = gpu.SMALL.model, np.arange(64).reshape(2, 32)
-    params = attention_only_test.random_params(model)
+    params = small.random_params(model)
     family = gpu.head_family(model, 1)
     error = functools.partial(gpu.gradient_error, model)
     self.assertLess(error(family, params, tokens), 1e-5)

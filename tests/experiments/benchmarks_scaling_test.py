@@ -14,12 +14,12 @@ from experiments.checks.benchmarks import problem as problems
 from experiments.checks.benchmarks import runs
 from experiments.checks.benchmarks import scaling
 from rllc_jax.estimators import multiply_adds
-from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 # Sizes without a common factor, so that no product stands for another.
-MODEL = attention_only.AttentionOnly(
+MODEL = transformer.Architecture(
   num_layers=3,
   num_heads=3,
   d_model=20,
@@ -32,9 +32,9 @@ BLOCK = 5  # Queries; it divides no length here.
 
 def traced(layer, batch_size, context_length):
   """Multiply-adds that JAX traces: of a context, and of a column's gradient."""
-  params = attention_only.params_shapes(MODEL)
+  params = MODEL.shapes()
   tiles = frozen_layers.Tiles(scores=2**20, queries=BLOCK, tokens=2**10)
-  loss = factored.head_losses(MODEL, tiles=tiles)[f'{layer}:*']
+  loss = factored.part_losses(MODEL, tiles=tiles)[f'{layer}:*']
   batch = jax.ShapeDtypeStruct((batch_size, context_length + 1), jnp.int32)
   context, _ = jax.eval_shape(loss.context, params, batch)
   heads = params[f'blocks_{layer}']['attn']

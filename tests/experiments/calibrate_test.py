@@ -90,13 +90,13 @@ def test_a_cell_equals_estimate_rllc(swept):
   workdir, _ = swept
   params = checkpoints.load(workdir / 'train' / 'checkpoints', 30)
   corpus = packing.load_corpus(workdir / 'corpus')
-  model = calibrate.attention_only.AttentionOnly(
+  model = calibrate.transformer.Architecture(
     **train_test.read_config().model,
     context_length=corpus.tokens.shape[1],
     vocab_size=train_test.VOCAB_SIZE,
   )
   loss_fn = calibrate.losses.next_token_loss(
-    lambda *x: calibrate.attention_only.apply(model, *x)
+    lambda *x: calibrate.transformer.apply(model, *x)
   )
   (family,) = weights.families(['0:0'], params, loss_fn)
   expected = toy.estimate(

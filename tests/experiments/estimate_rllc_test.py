@@ -24,7 +24,7 @@ from rllc_jax.data import tokenizers
 from rllc_jax.estimators import health
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import plan as plans
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.report import tables
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
@@ -243,7 +243,7 @@ def test_weighted_data_sets_can_be_added_to_a_store(trained, tmp_path):
   params = checkpoints.load(workdir / 'train' / 'checkpoints', 30)
   model = choices.trained_model(workdir / 'train' / 'checkpoints', corpus)
   rows = corpus.tokens[:40].astype(int)
-  logits = attention_only.apply(model, params, rows[:, :-1])
+  logits = transformer.apply(model, params, rows[:, :-1])
   losses = np.asarray(rllc_losses.cross_entropy(logits, rows[:, 1:]))
   texts = tokenizers.load(workdir / 'corpus' / 'tokenizer.json')
   expected = {
@@ -282,7 +282,7 @@ def test_baseline_loss_is_the_divergence_from_a_reference_model(
     directory = workdir / name / 'checkpoints'
     model = choices.trained_model(directory, corpus)
     logits.append(
-      attention_only.apply(model, checkpoints.load(directory, 30), inputs)
+      transformer.apply(model, checkpoints.load(directory, 30), inputs)
     )
   expected = float(np.mean(rllc_losses.kl_divergence(*logits)))
   baseline = traces.baseline_loss

@@ -10,10 +10,12 @@ import pytest
 from rllc_jax.models import causal_attention
 
 
-def plain(q, k, v):
+def plain(q, k, v, window=0):
   """Attention with the whole pattern at once, [N, T, E]."""
   scores = jnp.einsum('nqe,nke->nqk', q, k)
   causal = jnp.tril(jnp.ones(scores.shape[1:], bool))
+  if window:
+    causal &= ~jnp.tril(causal, -window)
   scores = jnp.where(causal[None], scores, -jnp.inf)
   return jax.nn.softmax(scores, axis=-1) @ v
 
@@ -24,13 +26,14 @@ def normal(seed, count, *shape):
 
 
 @pytest.mark.sampled(2)
+@pytest.mark.parametrize('window', [0, 1, 3, 20])
 @pytest.mark.parametrize('block_size', [1, 4, 5, 10, 64])
-def test_blocks_of_any_size_agree_with_plain_attention(block_size):
+def test_blocks_of_any_size_agree_with_plain_attention(block_size, window):
   *qkv, weight = normal(0, 4, 3, 10, 4)
   by_blocks = lambda *qkv: jnp.sum(
-    weight * causal_attention.causal_attention(*qkv, block_size)
+    weight * causal_attention.causal_attention(*qkv, block_size, window)
   )
-  whole = lambda *qkv: jnp.sum(weight * plain(*qkv))
+  whole = lambda *qkv: jnp.sum(weight * plain(*qkv, window))
   both = lambda *qkv: [
     jax.value_and_grad(loss, (0, 1, 2))(*qkv) for loss in (by_blocks, whole)
   ]

@@ -10,16 +10,16 @@ import pytest
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
-from rllc_jax.models import attention_only
 from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import targets
+from rllc_jax.models import transformer
 from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
-from tests.models import attention_only_test
+from tests.models import small
 
 MODELS = {
-  f'{num_layers}_layers': attention_only.AttentionOnly(
+  f'{num_layers}_layers': transformer.Architecture(
     num_layers=num_layers,
     num_heads=3,
     d_model=16,
@@ -50,11 +50,11 @@ def precise():
 
 
 def applied(name):
-  return functools.partial(attention_only.apply, MODELS[name])
+  return functools.partial(transformer.apply, MODELS[name])
 
 
 def random_params(name, seed=0):
-  return attention_only_test.random_params(MODELS[name], seed)
+  return small.random_params(MODELS[name], seed)
 
 
 @functools.cache
@@ -81,7 +81,7 @@ def head_halves(layer):
 
 def head_families(name, **options):
   params = random_params(name)
-  fast = factored.head_losses(MODELS[name], **options)
+  fast = factored.part_losses(MODELS[name], **options)
   names = parts.head_names(params)
   assert len(names) == 3 * MODELS[name].num_layers
   return weights.families(names, params, plain_loss(name), fast)
@@ -133,6 +133,34 @@ def test_losses_of_heads_that_stream_are_exact(name, tiles):
   check_next_tokens(name, families)
 
 
+def parts_of(model):
+  """Every part of a model that has a loss of its own."""
+  names = list(parts.head_names(model.shapes()))
+  for layer in range(model.num_layers):
+    names += [f'{layer}', f'{layer}:attn']
+    names += [f'{layer}:mlp'] if model.d_mlp else []
+    if model.group_size > 1:
+      names += [f'{layer}:g{i}' for i in range(model.kv_heads)]
+  return names
+
+
+@pytest.mark.sampled(1)
+@pytest.mark.parametrize('share_logits', [True, False])
+@pytest.mark.parametrize('kind', small.KINDS)
+def test_losses_of_all_parts_of_any_transformer_are_exact(kind, share_logits):
+  model, params = small.KINDS[kind], small.random_params(small.KINDS[kind])
+  plain = losses.next_token_loss(functools.partial(transformer.apply, model))
+  fast = factored.part_losses(
+    model,
+    share_logits=share_logits,
+    tiles=frozen_layers.Tiles(2**17, queries=5, tokens=10, vocabulary=18),
+  )
+  families = weights.families(parts_of(model), params, plain, fast)
+  assert {family.loss for family in families} == {*fast.values()}
+  loss, gradient = jax.jit(jax.value_and_grad(plain))(params, BATCH)
+  check(families, loss, gradient, params, BATCH)
+
+
 @pytest.mark.long
 def test_losses_of_other_refinements_are_exact():
   families = weights.families(
@@ -171,7 +199,7 @@ def test_key_biases_have_no_gradient(layer):
 
 def test_the_streaming_head_loss_never_has_all_logits():
   """Its widest array is [chunk, V], not [B, T, V]."""
-  model = attention_only.AttentionOnly(
+  model = transformer.Architecture(
     num_layers=2,
     num_heads=2,
     d_model=8,
@@ -179,11 +207,9 @@ def test_the_streaming_head_loss_never_has_all_logits():
     context_length=65,
     vocab_size=3000,
   )
-  params = attention_only_test.random_params(model)
+  params = small.random_params(model)
   batch = jnp.zeros((32, 65), int)  # 2,048 predictions.
-  loss = factored.head_loss(
-    model, targets.next_tokens(), 0, frozen_layers.CPU_TILES
-  )
+  loss = factored.part_losses(model, tiles=frozen_layers.CPU_TILES)['0:*']
   lens = weights.attention_head(0)
   context = jax.eval_shape(loss.context, params, batch)[0]
   position = lens.extract(params, 0)
@@ -203,7 +229,7 @@ def reference_gradient(reference):
 
 
 def families_against(reference, params, **options):
-  fast = factored.head_losses(
+  fast = factored.part_losses(
     MODELS['2_layers'],
     objective=targets.reference_model(MODELS[reference]),
     **options,

@@ -38,8 +38,10 @@ def check(by_chunks, plain, at):
 
 
 @pytest.mark.sampled(2)
+@pytest.mark.parametrize('columns', [1, 3, 4, 11, 100])
 @pytest.mark.parametrize('chunk_size', CHUNK_SIZES)
-def test_chunks_of_any_size_agree_with_the_plain_sum(chunk_size):
+def test_tiles_of_any_size_agree_with_the_plain_sum(chunk_size, columns):
+  """Of 12 tokens and 11 columns."""
   x, W_U, b_U, weights = normal(0, (12, 5), (5, 11), (11,), (12,))
   W_U *= 3
 
@@ -47,17 +49,20 @@ def test_chunks_of_any_size_agree_with_the_plain_sum(chunk_size):
     return weights @ jax.nn.logsumexp(x @ W_U + b_U[None], axis=1)
 
   def by_chunks(x):
-    return unembedding.log_partition(x, W_U, b_U, weights, chunk_size)
+    sizes = chunk_size, columns
+    return unembedding.log_partition(x, W_U, b_U, weights, sizes)
 
   check(by_chunks, plain, x)
 
 
 def test_far_logits_do_not_overflow():
   """exp(1000) is infinite."""
-  x, weights = np.ones((1, 1), np.float32), np.ones(1, np.float32)
-  W_U, b_U = np.float32([[1000.0, -1000.0]]), np.zeros(2, np.float32)
+  weights, b_U = np.ones(1, np.float32), np.zeros(2, np.float32)
+  W_U = np.float32([[1000.0, -1000.0]])
   log_partition = jax.jit(unembedding.log_partition, static_argnums=4)
-  assert log_partition(x, W_U, b_U, weights, 8) == 1000.0
+  for x in (np.ones((1, 1), np.float32), -np.ones((1, 1), np.float32)):
+    for columns in (1, 8):  # Column by column, in either order.
+      assert log_partition(x, W_U, b_U, weights, (8, columns)) == 1000.0
 
 
 @pytest.mark.sampled(2)

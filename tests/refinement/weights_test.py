@@ -12,19 +12,20 @@ import numpy as np
 import pytest
 
 from rllc_jax import trees
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import parts
 from rllc_jax.refinement import weights
-from tests.models import attention_only_test
+from tests.models import small
 
-MODEL = attention_only.AttentionOnly(
+MODEL = transformer.Architecture(
   num_layers=2, num_heads=3, d_model=8, d_head=2, context_length=5, vocab_size=7
 )
-SHAPES = attention_only.params_shapes(MODEL)
+SHAPES = MODEL.shapes()
 NAMES = (
   'all',
   'embed',
+  'pos_embed',
   'unembed',
   '1',
   '0:attn',
@@ -35,7 +36,7 @@ NAMES = (
 
 
 def random_params(seed):
-  return attention_only_test.random_params(MODEL, seed)
+  return small.random_params(MODEL, seed)
 
 
 def lens_of(name):
@@ -96,7 +97,7 @@ class LensTest(absltest.TestCase):
     np.testing.assert_allclose(total, expected, rtol=1e-6)
 
   def test_a_head_of_the_paper_has_32864_numbers(self):
-    shapes = attention_only.params_shapes(attention_only.AttentionOnly())
+    shapes = transformer.Architecture().shapes()
     (family,) = weights.families(['1:7'], shapes, lambda p, b: 0.0)
     index = jnp.int32(7)
     head = jax.eval_shape(family.lens.extract, shapes, index)
@@ -106,7 +107,10 @@ class LensTest(absltest.TestCase):
 
 class NameTest(parameterized.TestCase):
   @parameterized.parameters(
-    ('1:0+0:2+0:1', '0:1+0:2+1:0'), (' 0:1 + embed', '0:1+embed'), ('01', '1')
+    ('1:0+0:2+0:1', '0:1+0:2+1:0'),
+    (' 0:1 + embed', '0:1+embed'),
+    ('01', '1'),
+    ('l1h2+l0h0', '0:0+1:2'),
   )
   def test_one_refinement_has_one_name(self, name, canonical):
     self.assertEqual(parts.canonical_name(name, SHAPES), canonical)
@@ -174,11 +178,11 @@ class HeadAxisTest(parameterized.TestCase):
     lambda params: family_of('embed+0:3', params),
     lambda params: parts.canonical_name('0:1', params),
   )
-  def test_grouped_queries_are_refused_by_leaf(self, ask):
+  def test_groups_of_unequal_size_are_refused_by_leaf(self, ask):
     with self.assertRaisesRegex(
-      ValueError, 'one leading axis.*block 0.*W_Q with 4, W_K with 2.*Lens'
+      ValueError, 'one leading axis.*block 0.*W_Q with 4, W_K with 3.*Lens'
     ):
-      ask(shapes_of(4, 2))
+      ask(shapes_of(4, 3))
 
   def test_each_of_the_seven_weights_must_have_the_head_axis(self):
     for name in parts.HEAD_WEIGHTS:
@@ -188,15 +192,40 @@ class HeadAxisTest(parameterized.TestCase):
       with self.assertRaisesRegex(ValueError, f'{name} with 3'):
         family_of('0:1', params)
 
-  @parameterized.parameters('0', '0:attn', 'all', 'embed')
-  def test_grouped_queries_move_as_a_whole(self, name):
-    self.assertEqual(family_of(name, shapes_of(4, 2)).names, (name,))
+  def test_a_head_moves_the_keys_and_values_that_it_shares(self):
+    params = jax.tree.map(jnp.asarray, shapes_of(4, 2))
+    for name, queries, groups in (
+      ('0:1', [1], [0]),
+      ('0:2', [2], [1]),
+      ('0:g1', [2, 3], [1]),
+    ):
+      family = family_of(name, params)
+      mask = weights.mask_of(family.lens, family.indices[0], params)
+      attn = mask['blocks_0']['attn']
+      for leaf in ('W_Q', 'W_O', 'b_Q', 'W_K', 'W_V', 'b_K', 'b_V'):
+        moves = np.asarray(attn[leaf]).reshape(len(attn[leaf]), -1)
+        np.testing.assert_array_equal(moves.all(axis=1), moves.any(axis=1))
+        expected = groups if leaf[2] in 'KV' else queries
+        self.assertEqual(np.flatnonzero(moves.all(axis=1)).tolist(), expected)
+      self.assertFalse(attn['b_O'].any())
+
+  @parameterized.parameters('0:0+0:1', '0:1+0:g0', '0:g1+0:g1')
+  def test_heads_that_share_keys_overlap(self, name):
+    with self.assertRaisesRegex(ValueError, 'must not overlap'):
+      family_of(name, shapes_of(4, 2))
+    self.assertEqual(family_of('0:2+0:0', shapes_of(4, 2)).names, ('0:0+0:2',))
 
   def test_an_unknown_name_is_refused_beside_grouped_queries(self):
     with self.assertRaisesRegex(
-      ValueError, 'one of all, embed, 0, 0:attn.*3:1'
+      ValueError, 'one of all, embed, 0, 0:attn, 0:0, .*, 0:g0, 0:g1.*0:g2'
     ):
-      family_of('3:1', shapes_of(4, 2))
+      family_of('0:g2', shapes_of(4, 2))
+    with self.assertRaisesRegex(ValueError, "0:3, or.*'0:g1'"):
+      family_of('0:g1', shapes_of(4))
+
+  def test_tied_weights_are_one_part(self):
+    with self.assertRaisesRegex(ValueError, 'tied.*name embed'):
+      family_of('unembed', shapes_of(2))
 
   def test_a_leaf_without_axes_is_refused(self):
     params = shapes_of(4)

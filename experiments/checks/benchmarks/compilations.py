@@ -22,12 +22,13 @@ from rllc_jax.estimators import minibatch_noise
 from rllc_jax.estimators import program as programs
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
+from rllc_jax.models import transformer
 from rllc_jax.samplers import sgld
 
 FULL_BATCH = 32
 NUM_CHAINS = 4
-_SMALL = attention_only.AttentionOnly(
+_SMALL = transformer.Architecture(
   num_layers=2,
   num_heads=8,
   d_model=64,
@@ -70,7 +71,7 @@ def count_programs(problem: problems.Problem) -> int:
   """Number of compilations of `run` in a sweep over small trajectories."""
   tokens = problem.tokens[:64, : _SMALL.context_length] % _SMALL.vocab_size
   data = minibatches.uniform(tokens, 2)
-  params = attention_only.init_params(jax.random.key(0), _SMALL)
+  params = architecture.init_params(jax.random.key(0), _SMALL)
   load = lambda steps: trees.stack([params] * len(steps))
   refinements = choices.families(['heads'], _SMALL)
   counts = _count_compilations()

@@ -22,7 +22,7 @@ from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import grid
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import masks
 from rllc_jax.refinement import weights
 
@@ -96,7 +96,7 @@ def shared_steps(problem: problems.Problem, num_chains: int) -> Callable:
 @functools.cache  # Compiled programs are cached by the identity of the loss.
 def plain_loss() -> types.LossFn:
   """The loss of the model by its plain `apply`, without a shared context."""
-  apply = functools.partial(attention_only.apply, problems.MODEL)
+  apply = functools.partial(transformer.apply, problems.MODEL)
   return losses.next_token_loss(apply)
 
 

@@ -43,8 +43,9 @@ from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import program
 from rllc_jax.estimators import rllc
 from rllc_jax.estimators import settings
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
 from rllc_jax.models import factored
+from rllc_jax.models import transformer
 from rllc_jax.refinement import weights
 from rllc_jax.training import updates
 
@@ -67,7 +68,7 @@ class Size(NamedTuple):
     rate_side: rows of the square matrices whose product measures the rate.
   """
 
-  model: attention_only.AttentionOnly
+  model: transformer.Architecture
   batch_size: int
   num_chains: int
   num_draws: int
@@ -75,9 +76,9 @@ class Size(NamedTuple):
   rate_side: int
 
 
-FULL = Size(attention_only.AttentionOnly(), 32, 4, 200, (300, 3000), 8192)
+FULL = Size(transformer.Architecture(), 32, 4, 200, (300, 3000), 8192)
 SMALL = Size(
-  attention_only.AttentionOnly(2, 2, 32, 16, 32, 5000), 2, 2, 200, (5, 20), 256
+  transformer.Architecture(2, 2, 32, 16, 32, 5000), 2, 2, 200, (5, 20), 256
 )
 
 
@@ -131,10 +132,10 @@ def run(
 def train(size: Size, tokens: np.ndarray) -> Iterator[types.Params]:
   """Trains by AdamW and yields the weights after each of `train_steps`."""
   optimizer = updates.adamw(1e-3, 0.05)
-  apply = functools.partial(attention_only.apply, size.model)
+  apply = functools.partial(transformer.apply, size.model)
   mesh = updates.data_mesh(jax.local_devices(), size.batch_size)
   step = updates.update_steps(losses.next_token_loss(apply), optimizer, mesh)
-  params = attention_only.init_params(jax.random.key(0), size.model)
+  params = architecture.init_params(jax.random.key(0), size.model)
   state = optimizer.init(params)
   order = updates.epoch_batches(
     0, len(tokens), size.batch_size, 0, size.train_steps[-1]
@@ -150,23 +151,23 @@ def train(size: Size, tokens: np.ndarray) -> Iterator[types.Params]:
 
 
 def head_family(
-  model: attention_only.AttentionOnly, layer: int
+  model: transformer.Architecture, layer: int
 ) -> types.Refinements:
   """All heads of a layer."""
   names = [f'{layer}:{head}' for head in range(model.num_heads)]
-  apply = functools.partial(attention_only.apply, model)
+  apply = functools.partial(transformer.apply, model)
   (family,) = weights.families(
     names,
-    attention_only.params_shapes(model),
+    model.shapes(),
     losses.next_token_loss(apply),
-    factored.head_losses(model),
+    factored.part_losses(model),
   )
   return family
 
 
 def gradient_error(model, family, params, batch) -> float:
   """Largest relative error of a head's gradient, in float32."""
-  apply = functools.partial(attention_only.apply, model)
+  apply = functools.partial(transformer.apply, model)
   loss_fn = losses.next_token_loss(apply)
 
   @jax.jit
@@ -336,7 +337,7 @@ def against_devinterp(
     yield targets.Row('devinterp', np.nan, note=f'not compared: {error}')
     return
   peer.set_matmul_precision(precision)
-  params = attention_only.init_params(jax.random.key(0), size.model)
+  params = architecture.init_params(jax.random.key(0), size.model)
   model = peer.AttentionOnly(params)
   device = 'cpu' if jax.default_backend() == 'cpu' else 'cuda'
   columns = size.model.num_heads * size.num_chains

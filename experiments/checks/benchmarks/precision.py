@@ -41,7 +41,7 @@ from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import llc
 from rllc_jax.estimators import trajectory
-from rllc_jax.models import attention_only
+from rllc_jax.models import transformer
 from rllc_jax.refinement import weights
 from rllc_jax.training import checkpoints
 
@@ -80,7 +80,7 @@ class Problem(NamedTuple):
     step: of training.
   """
 
-  model: attention_only.AttentionOnly
+  model: transformer.Architecture
   params: types.Params
   tokens: np.ndarray
   families: tuple[types.Refinements, ...]
@@ -234,7 +234,7 @@ def by_devinterp(
 
 
 def _center_loss(problem: Problem):
-  apply = functools.partial(attention_only.apply, problem.model)
+  apply = functools.partial(transformer.apply, problem.model)
   loss = jax.jit(losses.next_token_loss(apply))
   return lambda batch: float(loss(problem.params, np.asarray(batch, np.int32)))
 

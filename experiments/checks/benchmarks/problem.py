@@ -22,12 +22,13 @@ from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import rllc
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory as trajectories
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
+from rllc_jax.models import transformer
 from rllc_jax.results import memory
 
 POSTERIOR = types.Posterior(nbeta=30.0, localization=200.0)
 STEP_SIZE = 1e-3
-MODEL = attention_only.AttentionOnly()
+MODEL = transformer.Architecture()
 CONFIG = sections.make_config(
   seed=0,
   corpus=dict(
@@ -56,7 +57,7 @@ def prepare(workdir: pathlib.Path) -> Problem:
   """Builds or loads the corpus, and draws the weights."""
   build_corpus.run(CONFIG, workdir)
   corpus = packing.load_corpus(workdir / 'corpus')
-  params = attention_only.init_params(jax.random.key(CONFIG.seed), MODEL)
+  params = architecture.init_params(jax.random.key(CONFIG.seed), MODEL)
   return Problem(params, np.asarray(corpus.tokens))
 
 

@@ -1,6 +1,7 @@
 """Runs of any size: their calls, and the multiply-adds that they take."""
 
 from collections.abc import Callable
+import dataclasses
 import functools
 from typing import Any, NamedTuple
 
@@ -15,8 +16,9 @@ from rllc_jax.data import minibatches
 from rllc_jax.estimators import grid
 from rllc_jax.estimators import settings
 from rllc_jax.estimators import trajectory
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
 from rllc_jax.models import frozen_layers
+from rllc_jax.models import transformer
 
 _NUM_SEQUENCES = 64
 
@@ -47,13 +49,13 @@ class Size(NamedTuple):
   context_length: int = 64
 
 
-def model_of(num_heads: int) -> attention_only.AttentionOnly:
+def model_of(num_heads: int) -> transformer.Architecture:
   """The paper's transformer with more or fewer heads of the same width."""
-  return problems.MODEL.clone(num_heads=num_heads)
+  return dataclasses.replace(problems.MODEL, num_heads=num_heads)
 
 
 def step_multiply_adds(
-  model: attention_only.AttentionOnly,
+  model: transformer.Architecture,
   layer: int,
   *,
   batch_size: int,
@@ -141,7 +143,7 @@ def weights_and_families(
 ) -> tuple[types.Params, tuple[types.Refinements, ...]]:
   """Untrained weights, and the families of heads by layer."""
   model = model_of(num_heads)
-  params = jax.jit(attention_only.init_params, static_argnums=1)(
+  params = jax.jit(architecture.init_params, static_argnums=1)(
     jax.random.key(0), model
   )
   return params, choices.families(('heads',), model)

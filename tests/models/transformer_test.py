@@ -10,9 +10,11 @@ import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import trees
-from rllc_jax.models import attention_only
+from rllc_jax.models import architecture
+from rllc_jax.models import transformer
+from tests.models import small
 
-SMALL = attention_only.AttentionOnly(
+SMALL = transformer.Architecture(
   num_layers=2,
   num_heads=3,
   d_model=16,
@@ -22,33 +24,17 @@ SMALL = attention_only.AttentionOnly(
 )
 
 
-@functools.cache
-def random_params(model, seed=0):
-  """Draws weights with no leaf at its special initial value.
-
-  By NumPy, because JAX takes seconds to compile a draw for every leaf.
-  """
-  rng = np.random.default_rng(seed)
-
-  def draw(path, leaf):
-    center = 1.0 if path[-1].key == 'w' else 0.0  # Scales of LayerNorm.
-    return jnp.asarray(rng.normal(center, 0.4, leaf.shape), jnp.float32)
-
-  shapes = attention_only.params_shapes(model)
-  return jax.tree_util.tree_map_with_path(draw, shapes)
-
-
 class SizeTest(parameterized.TestCase):
   @parameterized.parameters((2, 3_355_016), (1, 3_091_336))
   def test_the_paper_s_model_has_its_number_of_weights(
     self, num_layers, expected
   ):
-    model = attention_only.AttentionOnly(num_layers=num_layers)
-    shapes = attention_only.params_shapes(model)
+    model = transformer.Architecture(num_layers=num_layers)
+    shapes = model.shapes()
     self.assertEqual(trees.size(shapes), expected)
 
   def test_names_and_shapes_are_those_of_transformer_lens(self):
-    shapes = attention_only.params_shapes(SMALL)
+    shapes = SMALL.shapes()
     attention = jax.tree.map(
       lambda leaf: leaf.shape, shapes['blocks_1']['attn']
     )
@@ -70,12 +56,12 @@ class SizeTest(parameterized.TestCase):
 class ForwardTest(parameterized.TestCase):
   def test_logits_have_no_gradient_in_later_tokens(self):
     """Loss at one position against the embedding of every position."""
-    params = random_params(SMALL)
+    params = small.random_params(SMALL)
     tokens = jnp.arange(9)[None]
 
     def logit(embedded, position):
       moved = {**params, 'embed': {'W_E': embedded}}
-      return attention_only.apply(SMALL, moved, tokens)[0, position].max()
+      return transformer.apply(SMALL, moved, tokens)[0, position].max()
 
     jacobian = jax.jit(jax.jacrev(jax.vmap(logit, (None, 0))))
     gradients = jacobian(params['embed']['W_E'], jnp.arange(9))
@@ -85,7 +71,9 @@ class ForwardTest(parameterized.TestCase):
 
   def test_the_forward_pass_agrees_with_float64_numpy(self):
     """The forward pass of the paper, written out in float64."""
-    params = jax.tree.map(lambda w: np.asarray(w, float), random_params(SMALL))
+    params = jax.tree.map(
+      lambda w: np.asarray(w, float), small.random_params(SMALL)
+    )
     tokens = np.array([3, 1, 4, 1, 5])
 
     def norm(p, x):
@@ -110,17 +98,17 @@ class ForwardTest(parameterized.TestCase):
     expected = norm(params['ln_final'], r) @ params['unembed']['W_U']
     expected += params['unembed']['b_U']
     with jax.default_matmul_precision('highest'):
-      apply = jax.jit(functools.partial(attention_only.apply, SMALL))
-      logits = apply(random_params(SMALL), tokens[None])
+      apply = jax.jit(functools.partial(transformer.apply, SMALL))
+      logits = apply(small.random_params(SMALL), tokens[None])
     np.testing.assert_allclose(logits[0], expected, rtol=1e-4, atol=1e-4)
 
   def test_the_loss_starts_near_the_logarithm_of_the_vocabulary(self):
-    model = attention_only.AttentionOnly(context_length=32, vocab_size=1000)
-    init = jax.jit(attention_only.init_params, static_argnums=1)
+    model = transformer.Architecture(context_length=32, vocab_size=1000)
+    init = jax.jit(architecture.init_params, static_argnums=1)
     params = init(jax.random.key(0), model)
     batch = np.random.default_rng(1).integers(0, 1000, (8, 32))
     loss_fn = losses.next_token_loss(
-      functools.partial(attention_only.apply, model)
+      functools.partial(transformer.apply, model)
     )
     # Logits of variance 0.64 cost 0.32 nats over the uniform log V.
     np.testing.assert_allclose(
@@ -128,9 +116,9 @@ class ForwardTest(parameterized.TestCase):
     )
 
   def test_a_longer_sequence_is_refused(self):
-    params = random_params(SMALL)
-    with self.assertRaisesRegex(ValueError, '9 rows; got 10 tokens'):
-      attention_only.apply(SMALL, params, jnp.zeros((1, 10), int))
+    params = small.random_params(SMALL)
+    with self.assertRaisesRegex(ValueError, '9 positions; got 10 tokens'):
+      transformer.apply(SMALL, params, jnp.zeros((1, 10), int))
 
 
 if __name__ == '__main__':
