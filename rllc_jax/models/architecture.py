@@ -7,7 +7,8 @@ Weights are a plain nested dict, named as in TransformerLens, head axis first:
   blocks_0.attn.W_Q [H, D, E], {W_K, W_V} [K, D, E], W_O [H, E, D]
   blocks_0.attn.b_Q [H, E], {b_K, b_V} [K, E], b_O [D]
   blocks_0.attn.{q_norm, k_norm}.w [E]
-  blocks_0.mlp.{W_in, W_gate} [D, F], b_in [F], W_out [F, D], b_out [D]
+  blocks_0.mlp.{W_in, W_gate} [D, F], W_out [F, D]
+  blocks_0.mlp.{b_in, b_gate} [F], b_out [D]
   ln_final.{w, b} [D]                     unembed.W_U [D, V], b_U [V]
 
 with D = d_model, E = d_head, F = d_mlp. Only those exist that a model has.
@@ -30,9 +31,54 @@ ACTIVATIONS = {
   'relu': jax.nn.relu,
   'silu': jax.nn.silu,
 }
-BIASES = ('b_Q', 'b_K', 'b_V', 'b_O', 'b_in', 'b_out', 'b_U')
+BIASES = ('b_Q', 'b_K', 'b_V', 'b_O', 'b_in', 'b_gate', 'b_out', 'b_U')
 # Query and key heads share one pair of weights each.
 _KV_LEAVES = ('W_K', 'W_V', 'b_K', 'b_V')
+
+
+@dataclasses.dataclass(frozen=True)
+class Rotary:
+  """Rotary positions: queries and keys turn, pair by pair of dimensions.
+
+  Dimension i of a head turns with i + num_dims / 2.
+
+  Attributes:
+    num_dims: those of a head that turn, the first ones.
+    base: pair i turns base^(-2i / num_dims) radians a position.
+    factor: by which slow turns are slowed, for longer texts than those of
+      pretraining.
+    range_of_turns: (low, high): pairs that turn fewer times than low in
+      `pretrained_length` positions are slowed, those that turn more than high
+      are not, as Llama 3.1 has it; () to slow all.
+    pretrained_length: positions.
+  """
+
+  num_dims: int
+  base: float = 1e4
+  factor: float = 1.0
+  range_of_turns: tuple[float, ...] = ()
+  pretrained_length: int = 0
+
+  def __post_init__(self):
+    object.__setattr__(self, 'range_of_turns', tuple(self.range_of_turns))
+
+  @property
+  def angles(self) -> np.ndarray:
+    """Radians a position, [num_dims / 2], float32.
+
+    Examples:
+      >>> print(Rotary(4, 100.0).angles)
+      [1.  0.1]
+    """
+    exponents = np.arange(0, self.num_dims, 2).astype(np.float32)
+    angles = 1 / np.float32(self.base) ** (exponents / self.num_dims)
+    if not self.range_of_turns:
+      return angles / np.float32(self.factor)
+    low, high = self.range_of_turns
+    turns = self.pretrained_length * angles / (2 * math.pi)
+    kept = np.clip((turns - low) / (high - low), 0, 1)
+    slowed = (1 - kept) * angles / self.factor + kept * angles
+    return slowed.astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,8 +104,7 @@ class Architecture:
       once; otherwise it reads the stream after attention.
     positions: 'shortformer', learned ones that queries and keys alone read;
       'learned', added to the embedding; 'rotary'; 'none'.
-    rotary: radians a position of each pair of dimensions of queries and keys,
-      dimension i with i + len(rotary); those beyond do not turn.
+    rotary: how queries and keys turn, where positions are rotary.
     norm: 'layer' or 'rms'.
     norm_epsilon: added to the variance, or to the mean square.
     norm_heads: whether queries and keys of a head pass an RMS norm of their own
@@ -88,7 +133,7 @@ class Architecture:
   activation: str = 'gelu'
   parallel: bool = False
   positions: str = 'shortformer'
-  rotary: tuple[float, ...] = ()
+  rotary: Rotary | None = None
   norm: str = 'layer'
   norm_epsilon: float = 1e-5
   norm_heads: bool = False
@@ -99,8 +144,10 @@ class Architecture:
 
   def __post_init__(self):
     # Lists come from JSON; what is compiled is looked up by hash.
-    for name in ('rotary', 'biases', 'score_divisors', 'windows'):
+    for name in ('biases', 'score_divisors', 'windows'):
       object.__setattr__(self, name, tuple(getattr(self, name)))
+    if isinstance(self.rotary, dict):
+      object.__setattr__(self, 'rotary', Rotary(**self.rotary))
     if self.num_kv_heads == self.num_heads:
       object.__setattr__(self, 'num_kv_heads', 0)  # One model, one description.
     _check(self)
@@ -153,9 +200,8 @@ class Architecture:
     D, F = self.d_model, self.d_mlp
     block = {'ln1': self._norm_shapes(D), 'attn': self._attention_shapes()}
     if F:
-      gate = {'W_gate': (D, F)} if self.gated else {}
-      mlp = {'W_in': (D, F), **gate, 'W_out': (F, D)}
-      mlp |= {'b_in': (F,), 'b_out': (D,)}
+      mlp = {'W_in': (D, F), 'W_out': (F, D), 'b_in': (F,), 'b_out': (D,)}
+      mlp |= {'W_gate': (D, F), 'b_gate': (F,)} if self.gated else {}
       block |= {'ln2': self._norm_shapes(D), 'mlp': self._present(mlp)}
     return block
 
@@ -215,28 +261,17 @@ def _check(architecture: Architecture) -> None:
         f'{name} must hold a number for each of {a.num_layers} layers, or none '
         f'for the usual; got {len(getattr(a, name))}.'
       )
-  if (a.positions == 'rotary') != bool(a.rotary) or (
-    2 * len(a.rotary) > a.d_head
-  ):
+  if (a.positions == 'rotary') != (a.rotary is not None):
     raise ValueError(
-      'rotary must hold an angle for each pair of dimensions that turns, at '
-      f'most half of d_head, {a.d_head}, where positions are rotary, and none '
-      f'elsewhere; got {len(a.rotary)} for positions {a.positions!r}.'
+      'rotary must be given where positions are rotary, and nowhere else; got '
+      f'{a.rotary} for positions {a.positions!r}.'
     )
-
-
-def rotary_angles(num_dims: int, base: float) -> tuple[float, ...]:
-  """Radians a position: base^(-2i / num_dims), for num_dims / 2 pairs.
-
-  In float32, as the models that use them were trained.
-
-  Examples:
-    >>> rotary_angles(4, 100.0)
-    (1.0, 0.1)
-  """
-  exponents = np.arange(0, num_dims, 2).astype(np.float32) / num_dims
-  angles = 1 / np.float32(base) ** exponents
-  return tuple(float(f'{angle:.9g}') for angle in angles)
+  dims = a.rotary.num_dims if a.rotary else 2
+  if dims % 2 or not 0 < dims <= a.d_head:
+    raise ValueError(
+      'rotary.num_dims must be an even number of dimensions of a head, at most '
+      f'{a.d_head}; got {dims}.'
+    )
 
 
 class _Weights(nn.Module):

@@ -73,11 +73,11 @@ def turned(
     x: [..., T, E].
     places: [T], positions; 0, 1, ... by default.
   """
-  half = len(architecture.rotary)
-  if not half:
+  if architecture.rotary is None:
     return x
+  half = architecture.rotary.num_dims // 2
   places = jnp.arange(x.shape[-2]) if places is None else places
-  per_position = jnp.asarray(architecture.rotary, x.dtype)
+  per_position = jnp.asarray(architecture.rotary.angles, x.dtype)
   angles = places.astype(x.dtype)[:, None] * per_position[None]
   leading = (1,) * (x.ndim - 2)
   cos, sin = (
@@ -241,7 +241,8 @@ def mlp(
   activation = architectures.ACTIVATIONS[architecture.activation]
   hidden = linear(x, weights['W_in'], weights.get('b_in'))
   if architecture.gated:
-    hidden = activation(x @ weights['W_gate']) * hidden
+    gate = linear(x, weights['W_gate'], weights.get('b_gate'))
+    hidden = activation(gate) * hidden
   else:
     hidden = activation(hidden)
   return linear(hidden, weights['W_out'], weights.get('b_out'))

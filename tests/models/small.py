@@ -33,7 +33,7 @@ KINDS = {
     d_mlp=20,
     parallel=True,
     positions='rotary',
-    rotary=architecture.rotary_angles(4, 100.0),
+    rotary=architecture.Rotary(4, 100.0),
     biases=('b_Q', 'b_K', 'b_V', 'b_O', 'b_in', 'b_out'),
   ),
   'llama': architecture.Architecture(
@@ -45,7 +45,7 @@ KINDS = {
     norm='rms',
     norm_epsilon=1e-6,
     positions='rotary',
-    rotary=architecture.rotary_angles(6, 100.0),
+    rotary=architecture.Rotary(6, 100.0),
     biases=('b_Q', 'b_K', 'b_V'),
   ),
   'qwen3': architecture.Architecture(
@@ -57,7 +57,7 @@ KINDS = {
     norm='rms',
     norm_heads=True,
     positions='rotary',
-    rotary=architecture.rotary_angles(6, 100.0),
+    rotary=architecture.Rotary(6, 100.0),
     tied=True,
     biases=(),
   ),
