@@ -274,6 +274,24 @@ def _check(architecture: Architecture) -> None:
     )
 
 
+def check_params(architecture: Architecture, params: types.Params) -> None:
+  """Raises unless weights have the names and shapes of an architecture."""
+  got, expected = (
+    {
+      jax.tree_util.keystr(path): np.shape(leaf)
+      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
+    for tree in (params, architecture.shapes())
+  )
+  for name in sorted({*got} | {*expected}):
+    if got.get(name) != expected.get(name):
+      raise ValueError(
+        'params must be the weights of the architecture; at '
+        f'{name} expected {expected.get(name, "none")}, got '
+        f'{got.get(name, "none")}.'
+      )
+
+
 class _Weights(nn.Module):
   """Declares a nested dict of weights, drawn as their names ask for."""
 

@@ -152,7 +152,7 @@ def save(
   family, config = model_configs.write(architecture)
   directory = pathlib.Path(directory)
   directory.mkdir(parents=True, exist_ok=True)
-  _check_shapes(params, architecture.shapes())
+  architectures.check_params(architecture, params)
   arrays = {}
   for tensor in _tensors(family, architecture):
     leaves = [
@@ -166,24 +166,6 @@ def save(
   safetensors.numpy.save_file(arrays, path, metadata={'format': 'pt'})
   text = json.dumps({**config, 'torch_dtype': 'float32'}, indent=1)
   (directory / 'config.json').write_text(text + '\n', 'utf-8')
-
-
-def _check_shapes(params: types.Params, shapes: types.Params) -> None:
-  """Raises unless weights have the names and shapes of an architecture."""
-  got, expected = (
-    {
-      jax.tree_util.keystr(path): np.shape(leaf)
-      for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
-    }
-    for tree in (params, jax.tree.map(lambda x: np.empty(x.shape), shapes))
-  )
-  for name in sorted({*got} | {*expected}):
-    if got.get(name) != expected.get(name):
-      raise ValueError(
-        'params must be the weights of the architecture; at '
-        f'{name} expected {expected.get(name, "none")}, got '
-        f'{got.get(name, "none")}.'
-      )
 
 
 def trajectory(

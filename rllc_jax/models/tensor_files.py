@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import contextlib
 import json
 import pathlib
+from typing import Any
 
 import ml_dtypes  # Gives NumPy bfloat16.
 import numpy as np
@@ -101,12 +102,20 @@ def _read_pytorch(path: pathlib.Path) -> Mapping[str, np.ndarray]:
     raise ValueError(
       f'{path} must be a whole file of weights alone; {error!s:.200}'
     ) from error
-  return {name: _numpy(x, torch) for name, x in tensors.items()}
+  return {name: as_numpy(x) for name, x in tensors.items()}
 
 
-def _numpy(tensor, torch) -> np.ndarray:
-  if tensor.dtype == torch.bfloat16:
-    return tensor.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+def as_numpy(tensor: Any) -> np.ndarray:
+  """A tensor of PyTorch, or an array, as NumPy's."""
+  if not hasattr(tensor, 'detach'):
+    return np.asarray(tensor)
+  tensor = tensor.detach().cpu()
+  if str(tensor.dtype) == 'torch.bfloat16':  # NumPy has none of its own.
+    return (
+      tensor.view(tensor.new_empty(0).short().dtype)
+      .numpy()
+      .view(ml_dtypes.bfloat16)
+    )
   return tensor.numpy()
 
 

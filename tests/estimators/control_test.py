@@ -38,7 +38,7 @@ NOISE_OFF = sgld.sgld(noise_scale=0.0)
 
 
 @functools.cache
-def transformer():
+def subject():
   """Weights, tokens, the plain loss and the families of heads."""
   params = small.random_params(MODEL)
   tokens = jax.random.randint(jax.random.key(1), (40, 12), 0, 50)
@@ -140,7 +140,7 @@ class ControlTest(parameterized.TestCase):
   @parameterized.parameters(0, 1)
   def test_permuting_heads_permutes_results(self, layer):
     """A head keeps its name, hence its noise, wherever it is stored."""
-    params, tokens, _, families = transformer()
+    params, tokens, _, families = subject()
     family = families[layer]
     self.assertEqual(family.names, tuple(f'{layer}:{h}' for h in range(3)))
     path = f'blocks_{layer}', 'attn'
@@ -171,7 +171,7 @@ class NoiseOffTest(parameterized.TestCase):
 
   @pytest.mark.long
   def test_a_mask_of_a_head_is_the_head(self):
-    params, tokens, loss_fn, families = transformer()
+    params, tokens, loss_fn, families = subject()
     name, head, family = '0:1', 1, families[0]
     lens = family.lens
     mask = weights.mask_of(lens, jnp.int32(head), params)
@@ -181,7 +181,7 @@ class NoiseOffTest(parameterized.TestCase):
 
   @pytest.mark.long
   def test_a_mask_of_ones_is_no_mask(self):
-    params, tokens, loss_fn, _ = transformer()
+    params, tokens, loss_fn, _ = subject()
     every = weights.all_weights()
     whole = types.Refinements(
       ('all',), every, jnp.zeros(1, jnp.int32), weights.refine(loss_fn, every)
