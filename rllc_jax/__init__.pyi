@@ -28,6 +28,11 @@ from rllc_jax.posterior import (
 )
 from rllc_jax.posterior import nbeta_from_sequences as nbeta_from_sequences
 from rllc_jax.posterior import nbeta_from_tokens as nbeta_from_tokens
+from rllc_jax.refinement.by_path import axis as axis
+from rllc_jax.refinement.by_path import equinox_attention as equinox_attention
+from rllc_jax.refinement.by_path import everything as everything
+from rllc_jax.refinement.by_path import flax_attention as flax_attention
+from rllc_jax.refinement.by_path import parts as parts
 from rllc_jax.refinement.parts import head_names as head_names
 from rllc_jax.refinement.weights import families as families
 from rllc_jax.refinement.weights import refine as refine

@@ -81,6 +81,14 @@ class Refinements(NamedTuple):
   loss: RefinedLoss
 
 
+def as_families(
+  refinements: Sequence[Refinements] | Refinements,
+) -> list[Refinements]:
+  """A list of families, from one or several."""
+  is_one = isinstance(refinements, Refinements)
+  return [refinements] if is_one else list(refinements)
+
+
 class Window(NamedTuple):
   """A data set: consecutive sequences of the resident array.
 

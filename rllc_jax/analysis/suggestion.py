@@ -127,8 +127,7 @@ def suggest(
     ValueError: if a curvature is not finite, or the loss is flat and no
       localization is given.
   """
-  if isinstance(refinements, types.Refinements):
-    refinements = [refinements]
+  refinements = types.as_families(refinements)
   spectra = {}
   for step in trajectory.steps:
     params = jax.tree.map(lambda x: jnp.asarray(x[0]), trajectory.load([step]))

@@ -169,8 +169,7 @@ def plan(
     ValueError: if `estimate_trajectory` would: a setting is out of range, the
       store is of another run, or the memory of a device does not suffice.
   """
-  if isinstance(refinements, types.Refinements):
-    refinements = [refinements]
+  refinements = types.as_families(refinements)
   spec = requests.Spec(
     rng_key,
     refinements,

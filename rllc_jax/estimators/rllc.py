@@ -5,6 +5,7 @@ checkpoint in memory, and what its traces say. `estimate_llc` is the same for
 anybody's loss and weights.
 """
 
+from collections.abc import Sequence
 import dataclasses
 from typing import NamedTuple
 import warnings
@@ -79,7 +80,7 @@ class Estimate(NamedTuple):
 
 def estimate_rllc(
   rng_key: types.Key,
-  refinements: types.Refinements,
+  refinements: Sequence[types.Refinements] | types.Refinements,
   params: types.Params,
   minibatches: types.Minibatches,
   sampling: settings.Sampling,
@@ -88,7 +89,7 @@ def estimate_rllc(
   estimator_nbeta: float | None = None,
   layout: settings.Layout | None = None,
 ) -> Estimate:
-  r"""Estimates the rLLC of a family of refinements at one checkpoint.
+  r"""Estimates the rLLCs of refinements at one checkpoint.
 
   .. math:: \hat\lambda = n\beta\, (E[\ell(u)] - \ell(u^*))
 
@@ -97,7 +98,8 @@ def estimate_rllc(
 
   Args:
     rng_key: typed threefry key; the same key gives the same chains.
-    refinements: R refinements of one family, see `refinement.weights`.
+    refinements: R refinements in families, or of one; see
+      `refinement.weights`.
     params: the checkpoint.
     minibatches: see `data.minibatches.uniform`.
     sampling: settings of the chains.
@@ -122,7 +124,7 @@ def estimate_rllc(
   sampling = dataclasses.replace(sampling, num_baseline_batches=0)
   spec = requests.Spec(
     rng_key,
-    [refinements],
+    types.as_families(refinements),
     of_one_checkpoint(params),
     {'data': window},
     minibatches,

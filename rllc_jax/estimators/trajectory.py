@@ -72,11 +72,9 @@ def estimate_trajectory(
       of another run, or the memory of a device does not suffice; what is stored
       stays.
   """
-  if isinstance(refinements, types.Refinements):
-    refinements = [refinements]
   spec = requests.Spec(
     rng_key,
-    refinements,
+    types.as_families(refinements),
     trajectory,
     datasets,
     minibatches,

@@ -65,7 +65,7 @@ def mask_lens(
   regions, index = [], []
   for number, (path, leaf, marks) in enumerate(_marked(mask, params)):
     if marks.any():
-      _check_dtype(path, leaf)
+      check_dtype(path, leaf)
       kind, sizes, places = _region(marks)
       regions.append(_Region(number, kind, sizes))
       index.append(jnp.asarray(places, jnp.int32))
@@ -167,7 +167,7 @@ def mask_index(mask: types.PyTree, params: types.Params) -> types.Array:
   flat = [np.zeros(0, bool)]  # For params without leaves.
   for path, leaf, marks in _marked(mask, params):
     if marks.any():
-      _check_dtype(path, leaf)
+      check_dtype(path, leaf)
     flat.append(marks.ravel())
   places = np.flatnonzero(np.concatenate(flat))
   _check_any(places.size > 0, params)
@@ -216,7 +216,7 @@ def _marks(path: str, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     ) from error
 
 
-def _check_dtype(path: str, leaf: types.Array) -> None:
+def check_dtype(path: str, leaf: types.Array) -> None:
   """Raises unless a leaf may move."""
   dtype = jnp.result_type(leaf)  # The one that compiled code sees.
   if dtype not in (jnp.float32, jnp.float64):

@@ -51,7 +51,7 @@ REFUSED = {
     'attention_dir',
   ),
   'no MLP': ('standard', {'attn_only': True}, r"\['ln2'\].*expected none"),
-  'more heads': ('standard', {'n_heads': 3}, r'b_K.*\(3, 4\), got \(2, 4\)'),
+  'more heads': ('standard', {'n_heads': 3}, r'W_K.*expected \(3, 8, 4\), got'),
 }
 
 
