@@ -25,6 +25,7 @@ from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import progress
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from rllc_jax import identities
 from rllc_jax import trees
 from rllc_jax.analysis import affected_tokens
@@ -72,9 +73,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   path = workdir / 'analysis.zarr'
   settings = sections.read(config).analysis
   corpus = packing.load_corpus(workdir / 'corpus')
-  directory = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(directory, corpus)
-  trajectory = choices.whole_trajectory(workdir / 'train')
+  subject = subjects.of_all_checkpoints(workdir, sections.read(config), corpus)
+  model, trajectory = subject.model, subject.trajectory
   identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
@@ -176,8 +176,8 @@ def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
   rows = max(1, _CURVATURE_TOKENS // corpus.tokens.shape[1])
   return complexity.read_complexity(
     rng_key,
-    choices.families(['heads'], model),
-    choices.next_tokens(model).loss_fn,
+    subjects.families(['heads'], model),
+    subjects.next_tokens(model).loss_fn,
     trajectory,
     minibatches.uniform(corpus.tokens, rows),
     corpus.windows[settings.dataset],

@@ -61,7 +61,13 @@ def run(
 def _build_and_save(settings: sections.Corpus, directory: pathlib.Path) -> None:
   # Empty calls raise on invalid sizes before minutes of reading.
   packing.pack([], settings.context_length, eos_id=0)
-  choices.tokenizer_trainer(settings)([], settings.vocab_size)
+  if settings.tokens:
+    corpus, record = from_tokens(settings)
+    directory.mkdir(parents=True, exist_ok=True)
+    packing.save_corpus(directory, corpus, record)
+    logging.info('%s: complete', directory)
+    return
+  choices.tokenizer(settings, [])
   collection = collect(settings)
   corpus, record = build(settings, collection, directory)
   packing.save_corpus(directory, corpus, record, files=['tokenizer.json'])
@@ -161,11 +167,11 @@ def build(
     corpora.load_documents(path, split) for split in ('train', 'held_out')
   )
   # Training documents only, or held-out text would shape the tokenizer.
-  learn = choices.tokenizer_trainer(settings)
-  tokenizer = learn(_sample(train), settings.vocab_size)
+  tokenizer = choices.tokenizer(settings, _sample(train))
   tokenizers.save(tokenizer, directory / 'tokenizer.json')
   vocab_size = tokenizer.get_vocab_size()
-  if vocab_size < settings.vocab_size:
+  is_learned = not settings.tokenizer.endswith('.json')
+  if is_learned and vocab_size < settings.vocab_size:
     logging.warning(
       'the text gives %d of %d tokens', vocab_size, settings.vocab_size
     )
@@ -176,6 +182,46 @@ def build(
     'settings': dataclasses.asdict(settings),
     'documents': str(path.relative_to(directory)),
   }
+
+
+def from_tokens(
+  settings: sections.Corpus,
+) -> tuple[packing.Corpus, dict[str, Any]]:
+  """Packs an array of token ids, of which the last documents are held out.
+
+  Raises:
+    ValueError: if it is no array of ids, or `special_token` is none.
+  """
+  path = pathlib.Path(settings.tokens)
+  try:
+    ids = np.load(path, allow_pickle=False)
+  except (OSError, ValueError) as error:
+    raise ValueError(
+      f'config.corpus.tokens must be an array of token ids, .npy; {path}: '
+      f'{error}.'
+    ) from error
+  if ids.ndim not in (1, 2) or ids.dtype.kind not in 'iu' or ids.min() < 0:
+    raise ValueError(
+      'config.corpus.tokens must be ids, [N, T] documents or [N] of one; got '
+      f'{ids.dtype} {list(ids.shape)} in {path}.'
+    )
+  if not settings.special_token.isdigit():
+    raise ValueError(
+      'config.corpus.special_token must be the id of the token that begins a '
+      f'row, because tokens are ids; got {settings.special_token!r}.'
+    )
+  eos_id = int(settings.special_token)
+  rows = packing.pack([*np.atleast_2d(ids)], settings.context_length, eos_id)
+  first = len(rows) - max(1, int(len(rows) * settings.held_out_fraction))
+  corpus = packing.arrange(
+    {'tokens': rows[:first]},
+    {'tokens': rows[first:]},
+    {},
+    vocab_size=max(int(ids.max()), eos_id) + 1,
+    eos_id=eos_id,
+  )
+  corpus = packing.with_rows_said_twice(corpus, settings.said_twice)
+  return corpus, {'settings': dataclasses.asdict(settings)}
 
 
 def _sample(texts: Mapping[str, list[str]]) -> Iterator[str]:
@@ -191,7 +237,7 @@ def _sample(texts: Mapping[str, list[str]]) -> Iterator[str]:
 
 
 def _pack_all(settings, domains, train, held_out, tokenizer) -> packing.Corpus:
-  eos_id = tokenizers.eos_id(tokenizer)
+  eos_id = tokenizers.eos_id(tokenizer, settings.special_token)
   count = sum(len(texts) for texts in (*train.values(), *held_out.values()))
   with progress.bar('encoding', 'document', count) as bar:
 

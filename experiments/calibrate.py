@@ -28,10 +28,10 @@ from matplotlib import figure
 import ml_collections
 import xarray as xr
 
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import progress
 from experiments.runtime import sections
+from experiments.runtime import subjects
 import rllc_jax
 from rllc_jax import checked_files
 from rllc_jax import losses
@@ -45,7 +45,6 @@ from rllc_jax.models import architecture
 from rllc_jax.models import transformer
 from rllc_jax.plots import calibration as plots
 from rllc_jax.plots import style
-from rllc_jax.training import checkpoints
 
 # Settings of `sampling` in a sweep's identity. The grid is not in it, so that a
 # wider grid reuses the settings that are done.
@@ -108,23 +107,21 @@ class _Source(NamedTuple):
   """Model, data and settings of a sweep, other than its grid.
 
   Attributes:
-    steps: of the checkpoints.
+    trajectory: the checkpoints.
     windows: data sets by name.
     families: refinements.
     minibatches: of the corpus.
     plain_loss: for second derivatives.
-    checkpoints: the directory.
     sampling: of `calibrate`, the same in every cell.
     layout: of `calibrate`.
     identity: further inputs that the numbers depend on, JSON.
   """
 
-  steps: Sequence[int]
+  trajectory: types.Trajectory
   windows: Mapping[str, types.Window]
   families: tuple[types.Refinements, ...]
   minibatches: types.Minibatches
   plain_loss: types.LossFn
-  checkpoints: pathlib.Path
   sampling: rllc_jax.Sampling
   layout: rllc_jax.Layout
   identity: Mapping[str, Any]
@@ -139,19 +136,19 @@ def _build(settings: sections.Settings, workdir: pathlib.Path) -> _Source:
     target_error=None,
   )
   corpus = packing.load_corpus(workdir / 'corpus')
-  directory = workdir / 'train' / 'checkpoints'
-  steps = swept.checkpoints or checkpoints.steps(directory)[-1:]
-  model = choices.trained_model(directory, corpus)
+  subject = subjects.of_all_checkpoints(workdir, settings, corpus)
+  model, trajectory = subject.model, subject.trajectory
+  steps = swept.checkpoints or trajectory.steps[-1:]
+  subjects.check_steps(trajectory, steps, 'calibration')
   apply = functools.partial(transformer.apply, model)
   return _Source(
-    checkpoints.trajectory(directory, steps).steps,
+    trajectory._replace(steps=steps),
     _windows(swept.datasets, corpus),
-    choices.families(
+    subjects.families(
       swept.refinements, model, share_logits=estimation.share_logits
     ),
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     losses.next_token_loss(apply),
-    directory,
     sampling,
     settings.layout,
     {
@@ -184,10 +181,12 @@ def _sweep(
   """Sweeps the grid over all cells (checkpoint, dataset, refinement)."""
   swept = settings.calibration
   parts: list[xr.Dataset] = []
-  total = len(source.steps) * len(source.windows) * len(source.families)
+  steps = source.trajectory.steps
+  total = len(steps) * len(source.windows) * len(source.families)
   with progress.bar('calibrating', 'setting') as bar:
-    for step in source.steps:
-      params = checkpoints.load(source.checkpoints, step)
+    for step in steps:
+      stacked = source.trajectory.load([step])
+      params = jax.tree.map(lambda leaf: leaf[0], stacked)
       for dataset, window in source.windows.items():
         for family in source.families:
           identity = {

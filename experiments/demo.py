@@ -20,6 +20,7 @@ import ml_collections
 from experiments import analyze
 from experiments import build_corpus
 from experiments import estimate_rllc
+from experiments import export
 from experiments import report
 from experiments import train
 from experiments.checks import known_answers
@@ -37,9 +38,18 @@ def check_known_answers(
     known_answers.run(workdir, quick=True)
 
 
+def export_if_measured(
+  config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> None:
+  """Exports the checkpoints where it is the exported ones that are measured."""
+  if config.model.source == 'huggingface:exported':
+    export.run(config, workdir)
+
+
 STEPS: tuple[tuple[str, Callable[[Any, pathlib.Path], Any]], ...] = (
   ('corpus', build_corpus.run),
   ('training', train.run),
+  ('export', export_if_measured),
   ('estimates', estimate_rllc.run),
   ('heads', analyze.run),
   ('known answers', check_known_answers),

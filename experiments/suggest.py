@@ -18,18 +18,17 @@ from absl import flags
 import jax
 import ml_collections
 
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import dry_run
 from experiments.runtime import sections
 from experiments.runtime import specs
+from experiments.runtime import subjects
 from rllc_jax import losses
 from rllc_jax.analysis import suggestion
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
 from rllc_jax.models import transformer
-from rllc_jax.training import checkpoints
 
 _RELATIVE_ERROR = flags.DEFINE_float(
   'relative_error', 0.05, 'Standard error asked for, as a share of estimates.'
@@ -97,16 +96,17 @@ def _suggest(
 ) -> suggestion.Suggestion:
   estimation, sampling = settings.estimation, settings.sampling
   corpus = packing.load_corpus(workdir / 'corpus')
-  directory = workdir / 'train' / 'checkpoints'
-  steps = estimation.checkpoints or checkpoints.steps(directory)[-1:]
-  model = choices.trained_model(directory, corpus)
+  subject = subjects.load(workdir, settings, corpus)
+  model, trajectory = subject.model, subject.trajectory
+  if not estimation.checkpoints:
+    trajectory = trajectory._replace(steps=trajectory.steps[-1:])
   dataset = estimation.datasets[0].partition('@')[0]
   return suggestion.suggest(
     jax.random.key(settings.seed, impl='threefry2x32'),
-    choices.families(
+    subjects.families(
       estimation.refinements, model, share_logits=estimation.share_logits
     ),
-    checkpoints.trajectory(directory, steps),
+    trajectory,
     corpus.windows[dataset],
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     nbeta=sampling.nbeta,

@@ -15,7 +15,6 @@ Connected processes (--process=auto, or --coordinator) divide every batch among
 all their devices. Otherwise process 0 trains and the other processes wait.
 """
 
-import dataclasses
 import functools
 import pathlib
 
@@ -101,19 +100,9 @@ def build_model(
   """The model of the settings, in the corpus's vocabulary and length.
 
   Raises:
-    ValueError: a size is not positive.
+    ValueError: a setting makes no sense.
   """
-  for name, size in dataclasses.asdict(settings).items():
-    if not isinstance(size, int) or size < 1:
-      raise ValueError(
-        f'config.model.{name} must be a positive whole number, because it is '
-        f'the size of an axis; got {size!r}.'
-      )
-  return transformer.Architecture(
-    **dataclasses.asdict(settings),
-    context_length=corpus.tokens.shape[1],
-    vocab_size=corpus.vocab_size,
-  )
+  return settings.architecture(corpus.tokens.shape[1], corpus.vocab_size)
 
 
 def table(record: xr.Dataset) -> str:
@@ -140,8 +129,6 @@ def _train(
   # Only as many devices as divide the batch, so six accept a batch of 32.
   mesh = updates.data_mesh(jax.devices(), settings.batch_size)
   logging.info('every batch is divided over %d devices', mesh.size)
-  # With these sizes the model can be rebuilt from a checkpoint alone.
-  fields = (*sections.defaults('model'), 'context_length', 'vocab_size')
   with progress.bar('training', 'step') as bar:
     return loop.train(
       losses.next_token_loss(functools.partial(transformer.apply, model)),
@@ -165,7 +152,8 @@ def _train(
         for name in ('train', 'held_out')
       },
       settings={
-        'model': {name: getattr(model, name) for name in fields},
+        # With these the model can be rebuilt from a checkpoint alone.
+        'model': architecture.to_json(model),
         'learning_rate': settings.learning_rate,
         'weight_decay': settings.weight_decay,
         'beta2': settings.beta2,

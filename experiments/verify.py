@@ -60,12 +60,13 @@ def run(
 def _rows(config, workdir) -> Iterator[targets.Row]:
   corpus = packing.load_corpus(workdir / 'corpus')
   yield _row('sequences of the corpus', len(corpus.tokens), 'as written')
-  directory = workdir / 'train' / 'checkpoints'
-  steps = checkpoints.steps(directory)
-  for step in steps:
-    checkpoints.load(directory, step)
-  yield _row('checkpoints', len(steps), 'as written')
   settings = sections.read(config)
+  if not settings.model.source:
+    directory = workdir / 'train' / 'checkpoints'
+    steps = checkpoints.steps(directory)
+    for step in steps:
+      checkpoints.load(directory, step)
+    yield _row('checkpoints', len(steps), 'as written')
   spec, late, store = specs.build(settings, workdir)
   request, _ = plans.check(spec, store)
   yield _row('settings, weights and data', 1, 'those of the store')

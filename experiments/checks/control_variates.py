@@ -22,9 +22,9 @@ import ml_collections
 import numpy as np
 import xarray as xr
 
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from experiments.runtime import targets
 from rllc_jax import losses
 from rllc_jax import types
@@ -72,7 +72,7 @@ def run(
   )
   corpus = packing.load_corpus(workdir / 'corpus')
   directory = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(directory, corpus)
+  model = subjects.trained_model(directory, corpus)
   loss_fn = losses.next_token_loss(functools.partial(transformer.apply, model))
   last = checkpoints.trajectory(directory)
   plain = types.Trajectory(last.steps[-1:], last.load)
@@ -88,7 +88,7 @@ def run(
   corrected.load(corrected.steps)
   gradient_seconds = time.perf_counter() - began
 
-  families = choices.families(
+  families = subjects.families(
     ('heads',), model, share_logits=estimation.share_logits
   )
 

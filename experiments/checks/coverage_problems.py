@@ -17,9 +17,9 @@ import xarray as xr
 
 from experiments import build_corpus
 from experiments import train
-from experiments.runtime import choices
 from experiments.runtime import progress
 from experiments.runtime import sections
+from experiments.runtime import subjects
 import rllc_jax
 from rllc_jax import trees
 from rllc_jax import types
@@ -254,12 +254,12 @@ def _sample_head(
   """Samples runs of the head, or loads them from the store `head/NAME`."""
   estimation = sections.read(config).estimation
   directory = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(directory, corpus)
+  model = subjects.trained_model(directory, corpus)
   mesh = grid.default_mesh(num_runs)
   with progress.bar(f'head, {name}', 'draw') as bar:
     return trajectories.estimate_trajectory(
       jax.random.key(config.seed, impl='threefry2x32'),
-      choices.families(
+      subjects.families(
         estimation.refinements, model, share_logits=estimation.share_logits
       ),
       checkpoints.trajectory(directory, estimation.checkpoints),

@@ -26,9 +26,9 @@ import xarray as xr
 
 from experiments import build_corpus
 from experiments import train
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from experiments.runtime import targets
 from rllc_jax import trees
 from rllc_jax import types
@@ -133,7 +133,7 @@ def prepare(peer: Any, workdir: pathlib.Path) -> Side:
   model = train.build_model(sections.read(CONFIG).model, corpus)
   directory = workdir / 'train' / 'checkpoints'
   params = checkpoints.load(directory, checkpoints.steps(directory)[-1])
-  families = {name: choices.families([name], model)[0] for name in REFINEMENTS}
+  families = {name: subjects.families([name], model)[0] for name in REFINEMENTS}
   tokens = np.asarray(corpus.tokens[:NUM_SEQUENCES])
   # Its operations are small here, and on busy cores threads wait for each other
   # far longer than they work.

@@ -16,6 +16,7 @@ import ml_collections
 
 from rllc_jax.data import documents
 from rllc_jax.estimators import settings
+from rllc_jax.models import architecture
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,7 +41,12 @@ class Corpus:
     tfds_split: its split, in the notation of TFDS.
     cap_mb: most text taken from a source, in 10^6 bytes.
     held_out_fraction: share of the mix's documents that is held out.
-    tokenizer: byte pairs, 'bpe', or what white space parts, 'words'.
+    tokenizer: byte pairs, 'bpe', or what white space parts, 'words', learned
+      from the text; or the path of a model's `tokenizer.json`.
+    special_token: of that tokenizer, which parts documents and begins a row; by
+      default the usual one that it has.
+    tokens: the path of an array of token ids, .npy, [N, T] documents or [N] of
+      one, in place of text; `special_token` is then an id.
     vocab_size: ids, the special token included.
     context_length: tokens a row, the special token at its start included.
     said_twice: windows NAME of which there shall be a NAME_twice, whose rows
@@ -67,6 +73,8 @@ class Corpus:
   cap_mb: float = 5.0
   held_out_fraction: float = 0.05
   tokenizer: str = 'bpe'
+  special_token: str = ''
+  tokens: str = ''
   vocab_size: int = 2_000
   context_length: int = 64
   said_twice: tuple[str, ...] = ()
@@ -74,19 +82,68 @@ class Corpus:
 
 @dataclasses.dataclass(frozen=True)
 class Model:
-  """The section `model` of a config; see `transformer.Architecture`.
+  """The section `model` of a config: what is trained, or measured.
 
   Attributes:
-    num_layers: blocks, at least 1.
-    num_heads: attention heads a block.
+    source: where the measured model is from: '' for the one that is trained
+      here; 'huggingface:DIR' for a directory of a model of Hugging Face, or of
+      its checkpoints; below the workdir, if it is relative.
+    checkpoints: a glob below that directory, of one directory a training step
+      whose names end in it; '' for a single model.
+    dtype: 'float32' to widen weights that are stored in half precision.
+    num_layers: blocks, at least 1. This and what follows is of a model that is
+      trained here; see `models.architecture.Architecture`.
+    num_heads: query heads a block.
     d_model: width of the residual stream.
     d_head: width of a head.
+    num_kv_heads: key and value heads a block; 0 for one a query head.
+    d_mlp: width of the MLP; 0 for attention alone.
+    gated: whether the MLP has a gate.
+    activation: of the MLP.
+    parallel: whether the MLP reads what attention reads.
+    positions: 'shortformer', 'learned', 'rotary' or 'none'.
+    rotary_dims: dimensions of a head that turn, if positions are rotary.
+    norm: 'layer' or 'rms'.
+    tied: whether the unembedding is the embedding.
+    biases: names of those that the model has.
   """
 
+  source: str = ''
+  checkpoints: str = ''
+  dtype: str = ''
   num_layers: int = 2
   num_heads: int = 4
   d_model: int = 128
   d_head: int = 32
+  num_kv_heads: int = 0
+  d_mlp: int = 0
+  gated: bool = False
+  activation: str = 'gelu'
+  parallel: bool = False
+  positions: str = 'shortformer'
+  rotary_dims: int = 0
+  norm: str = 'layer'
+  tied: bool = False
+  biases: tuple[str, ...] = architecture.BIASES
+
+  def architecture(
+    self, context_length: int, vocab_size: int
+  ) -> architecture.Architecture:
+    """The architecture of a model that is trained here.
+
+    Raises:
+      ValueError: if a setting makes no sense.
+    """
+    values = dataclasses.asdict(self)
+    for name in ('source', 'checkpoints', 'dtype'):
+      del values[name]
+    dims = values.pop('rotary_dims')
+    return architecture.Architecture(
+      **values,
+      context_length=context_length,
+      vocab_size=vocab_size,
+      rotary=architecture.Rotary(dims) if dims else None,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -120,7 +177,8 @@ class Estimation:
   """The section `estimation` of a config.
 
   Attributes:
-    refinements: names, see `refinement.names`; 'heads' stands for all heads.
+    refinements: names, see `refinement.names`; 'heads' stands for all heads,
+      'mlps' for all MLPs.
     datasets: names of windows of the corpus, such as 'train', 'held_out' or
       'held_out/wiki_fr', each for all of its tokens or, as in 'train@repeated'
       or 'train@bracket+code', for those of certain properties alone: code,

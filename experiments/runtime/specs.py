@@ -11,13 +11,13 @@ import xarray as xr
 from experiments.runtime import choices
 from experiments.runtime import processes
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import health
 from rllc_jax.estimators import request as requests
 from rllc_jax.results import disk
 from rllc_jax.results import store as stores
-from rllc_jax.training import checkpoints
 
 
 class Run(NamedTuple):
@@ -72,7 +72,7 @@ def _steps(settings: sections.Settings, workdir: pathlib.Path) -> Sequence[int]:
   """The checkpoints of a run."""
   if given := settings.estimation.checkpoints:
     return given
-  return checkpoints.steps(workdir / 'train' / 'checkpoints')
+  return subjects.steps(workdir, settings.model)
 
 
 def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
@@ -89,8 +89,8 @@ def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
   estimation = settings.estimation
   corpus = packing.load_corpus(workdir / 'corpus')
   classed = choices.classed_tokens(corpus, workdir / 'corpus', estimation.code)
-  subject = choices.subject(workdir, estimation, corpus)
-  families = choices.families(
+  subject = subjects.load(workdir, settings, corpus)
+  families = subjects.families(
     estimation.refinements,
     subject.model,
     subject.comparison,
@@ -110,7 +110,7 @@ def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
     settings.layout,
     subject.comparison.provenance,
   )
-  parts = _parts(everything, settings, _steps(settings, workdir))
+  parts = _parts(everything, settings, subject.trajectory.steps)
   store = open_store(settings, workdir, processes.current())
   return Run(parts[0], tuple(parts[1:]), store)
 

@@ -27,6 +27,8 @@ END_OF_TEXT = '<|endoftext|>'
 UNKNOWN = '<|unknown|>'
 MIN_VOCABULARY = 257  # Every byte, and the special token.
 
+# What parts documents in the tokenizers of most models.
+_SPECIAL = (END_OF_TEXT, '<|begin_of_text|>', '<s>', '</s>', '<eos>')
 _PARTS = (
   'truncation',
   'padding',
@@ -144,6 +146,27 @@ def load(path: pathlib.Path) -> tokenizers.Tokenizer:
   return _read_special_as_text(tokenizer)
 
 
+def load_foreign(path: pathlib.Path) -> tokenizers.Tokenizer:
+  """Reads the `tokenizer.json` of a model from elsewhere.
+
+  Whoever made it must be trusted: it may hold patterns that take for ever, or
+  rules that drop text. Truncation and padding are turned off.
+
+  Raises:
+    ValueError: it is no tokenizer.
+  """
+  try:
+    tokenizer = tokenizers.Tokenizer.from_str(path.read_text('utf-8'))
+  except Exception as error:  # The library raises Exception itself.
+    raise ValueError(
+      f'{path}: expected the tokenizer.json of a model; got '
+      f'{visible.short(error)}'
+    ) from None
+  tokenizer.no_truncation()
+  tokenizer.no_padding()
+  return _read_special_as_text(tokenizer)
+
+
 def _frame(tokenizer: tokenizers.Tokenizer) -> dict[str, Any]:
   """All of a tokenizer but its words, equal for tokenizers of a kind."""
   record = json.loads(tokenizer.to_str())
@@ -192,9 +215,26 @@ def _check_frame(actual: dict[str, Any], expected: dict[str, Any]) -> None:
       raise ValueError(f'one with {part} {actual[part]!r}')
 
 
-def eos_id(tokenizer: tokenizers.Tokenizer) -> int:
-  """The id that ends a document and begins a row."""
-  return tokenizer.get_vocab()[END_OF_TEXT]
+def eos_id(tokenizer: tokenizers.Tokenizer, name: str = '') -> int:
+  """The id that ends a document and begins a row.
+
+  Args:
+    tokenizer: from here or elsewhere.
+    name: of the special token; by default the first of the usual ones that
+      there is.
+
+  Raises:
+    ValueError: there is none.
+  """
+  names = [name] if name else _SPECIAL
+  ids = [tokenizer.token_to_id(x) for x in names]
+  found = [x for x in ids if x is not None]
+  if not found:
+    raise ValueError(
+      'A tokenizer must have a special token that parts documents, '
+      f'corpus.special_token; got one without {", ".join(names)}.'
+    )
+  return found[0]
 
 
 def encode(
@@ -207,7 +247,9 @@ def encode(
   """
   texts = iter(texts)  # islice would begin a list anew at every batch.
   while batch := list(itertools.islice(texts, _BATCH)):
-    for encoding in tokenizer.encode_batch_fast(batch):
+    for encoding in tokenizer.encode_batch_fast(
+      batch, add_special_tokens=False
+    ):
       yield np.array(encoding.ids, np.int32)
 
 

@@ -187,37 +187,35 @@ def trajectory(
   Raises:
     ValueError: if there are none, a name has no step, or architectures differ.
   """
-  by_step = _by_step(directories)
+  paths = by_step(directories)
   architectures_of_steps = {
-    step: load_config(path)[1] for step, path in by_step.items()
+    step: load_config(path)[1] for step, path in paths.items()
   }
-  first = min(by_step)
+  first = min(paths)
   architecture = architectures_of_steps[first]
   for step, other in architectures_of_steps.items():
     if other != architecture:
       raise ValueError(
         'The checkpoints of a trajectory must be of one architecture; got '
-        f'another one in {by_step[step]} than in {by_step[first]}.'
+        f'another one in {paths[step]} than in {paths[first]}.'
       )
 
-  fingerprint = functools.cache(lambda step: _hash(by_step[step]))
+  fingerprint = functools.cache(lambda step: _hash(paths[step]))
 
   def load_steps(steps):
     return trees.stack([load_step(step) for step in steps])
 
   def load_step(step):
-    params = load(by_step[step], dtype=dtype)[1]
-    if _hash(by_step[step]) != fingerprint(step):
+    params = load(paths[step], dtype=dtype)[1]
+    if _hash(paths[step]) != fingerprint(step):
       raise ValueError(
-        f'{by_step[step]} must stay as it is during a run, because results are '
+        f'{paths[step]} must stay as it is during a run, because results are '
         'kept under its step; its files have changed.'
       )
-    _check_finite(by_step[step], params)
+    _check_finite(paths[step], params)
     return params
 
-  return architecture, types.Trajectory(
-    sorted(by_step), load_steps, fingerprint
-  )
+  return architecture, types.Trajectory(sorted(paths), load_steps, fingerprint)
 
 
 def _check_finite(path: pathlib.Path, params: types.Params) -> None:
@@ -229,10 +227,13 @@ def _check_finite(path: pathlib.Path, params: types.Params) -> None:
       )
 
 
-def _by_step(directories) -> dict[int, pathlib.Path]:
+def by_step(
+  directories: Mapping[int, str | pathlib.Path] | Sequence[str | pathlib.Path],
+) -> dict[int, pathlib.Path]:
+  """Directories by training step; argument and errors as of `trajectory`."""
   if isinstance(directories, Mapping):
     return {int(s): pathlib.Path(path) for s, path in directories.items()}
-  by_step: dict[int, pathlib.Path] = {}
+  paths: dict[int, pathlib.Path] = {}
   for path in map(pathlib.Path, directories):
     match = re.search(r'(\d+)$', path.name)
     if not match:
@@ -241,15 +242,15 @@ def _by_step(directories) -> dict[int, pathlib.Path]:
         f'step, such as step512; got {path.name}. Or give a dict, '
         '{512: directory}.'
       )
-    if int(match[1]) in by_step:
+    if int(match[1]) in paths:
       raise ValueError(
         f'Each training step must have one directory; got {path} and '
-        f'{by_step[int(match[1])]}.'
+        f'{paths[int(match[1])]}.'
       )
-    by_step[int(match[1])] = path
-  if not by_step:
+    paths[int(match[1])] = path
+  if not paths:
     raise ValueError('A trajectory must have checkpoints; got no directory.')
-  return by_step
+  return paths
 
 
 def _hash(directory: pathlib.Path) -> str:

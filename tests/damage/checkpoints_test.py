@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from experiments.runtime import choices
+from experiments.runtime import subjects
 from rllc_jax import trees
 from rllc_jax.training import checkpoints
 from rllc_jax.training import orbax_files
@@ -39,7 +39,7 @@ def train(directory, **changes):
 
 def read(directory):
   """A hash of the weights that estimates read from a run."""
-  trajectory = choices.whole_trajectory(directory)
+  trajectory = subjects.whole_trajectory(directory)
   assert trajectory.steps == (0, STEP, LAST)
   return trees.content_hash(trajectory.load(trajectory.steps))
 

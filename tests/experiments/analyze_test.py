@@ -10,8 +10,8 @@ import pytest
 from experiments import analyze
 from experiments import build_corpus
 from experiments import train
-from experiments.runtime import choices
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from rllc_jax import losses
 from rllc_jax.analysis import head_scores
 from rllc_jax.data import packing
@@ -92,7 +92,7 @@ def test_losses_equal_those_of_the_plain_model(analyzed):
   workdir, results = analyzed
   corpus = packing.load_corpus(workdir / 'corpus')
   directory = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(directory, corpus)
+  model = subjects.trained_model(directory, corpus)
   rows = corpus.tokens[runs.evenly_spaced(corpus.windows['held_out'], 32)]
   loss = losses.next_token_loss(functools.partial(transformer.apply, model))
   expected = [

@@ -14,10 +14,10 @@ from experiments import estimate_rllc
 from experiments import report
 from experiments import train
 from experiments import verify
-from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import dry_run
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from rllc_jax import losses as rllc_losses
 from rllc_jax.data import packing
 from rllc_jax.data import tokenizers
@@ -241,7 +241,7 @@ def test_weighted_data_sets_can_be_added_to_a_store(trained, tmp_path):
   )
   corpus = packing.load_corpus(workdir / 'corpus')
   params = checkpoints.load(workdir / 'train' / 'checkpoints', 30)
-  model = choices.trained_model(workdir / 'train' / 'checkpoints', corpus)
+  model = subjects.trained_model(workdir / 'train' / 'checkpoints', corpus)
   rows = corpus.tokens[:40].astype(int)
   logits = transformer.apply(model, params, rows[:, :-1])
   losses = np.asarray(rllc_losses.cross_entropy(logits, rows[:, 1:]))
@@ -280,7 +280,7 @@ def test_baseline_loss_is_the_divergence_from_a_reference_model(
   logits = []
   for name in ('train', 'one_layer'):
     directory = workdir / name / 'checkpoints'
-    model = choices.trained_model(directory, corpus)
+    model = subjects.trained_model(directory, corpus)
     logits.append(
       transformer.apply(model, checkpoints.load(directory, 30), inputs)
     )

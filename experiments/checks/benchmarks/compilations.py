@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.checks.benchmarks import problem as problems
-from experiments.runtime import choices
+from experiments.runtime import subjects
 from experiments.runtime import targets
 from rllc_jax import trees
 from rllc_jax import types
@@ -73,7 +73,7 @@ def count_programs(problem: problems.Problem) -> int:
   data = minibatches.uniform(tokens, 2)
   params = architecture.init_params(jax.random.key(0), _SMALL)
   load = lambda steps: trees.stack([params] * len(steps))
-  refinements = choices.families(['heads'], _SMALL)
+  refinements = subjects.families(['heads'], _SMALL)
   counts = _count_compilations()
   for nbeta, localization, step_size, num_draws in _SWEEP:
     trajectory.estimate_trajectory(

@@ -24,8 +24,8 @@ import numpy as np
 from experiments import build_corpus
 from experiments import train
 from experiments.configs import demo
-from experiments.runtime import choices
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from experiments.runtime import targets
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -124,9 +124,9 @@ def prepare(workdir: pathlib.Path) -> Subject:
   corpus = build_corpus.run(config, workdir)
   train.run(config, workdir)
   directory = workdir / 'train' / 'checkpoints'
-  model = choices.trained_model(directory, corpus)
+  model = subjects.trained_model(directory, corpus)
   params = checkpoints.load(directory, checkpoints.steps(directory)[-1])
-  families = choices.families(['heads'], model)
+  families = subjects.families(['heads'], model)
   return Subject(params, families, corpus.tokens, corpus.windows['train'])
 
 

@@ -31,8 +31,8 @@ from experiments import build_corpus
 from experiments import train
 from experiments.checks import parity_devinterp
 from experiments.checks.benchmarks import problem as problems
-from experiments.runtime import choices
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from experiments.runtime import targets
 from rllc_jax import losses
 from rllc_jax import trees
@@ -131,7 +131,7 @@ def prepare(workdir: pathlib.Path, names: list[str] | tuple[str, ...]):
     model,
     checkpoints.load(directory, step),
     np.asarray(corpus.tokens[:NUM_SEQUENCES]),
-    choices.families(names, model),
+    subjects.families(names, model),
     step,
   )
 

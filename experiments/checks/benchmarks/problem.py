@@ -13,8 +13,8 @@ import jax
 import numpy as np
 
 from experiments import build_corpus
-from experiments.runtime import choices
 from experiments.runtime import sections
+from experiments.runtime import subjects
 from rllc_jax import types
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
@@ -64,7 +64,7 @@ def prepare(workdir: pathlib.Path) -> Problem:
 @functools.cache  # Compiled programs are cached by the identity of functions.
 def family(names: tuple[str, ...]) -> types.Refinements:
   """Refinements of one layer."""
-  (refinements,) = choices.families(names, MODEL)
+  (refinements,) = subjects.families(names, MODEL)
   return refinements
 
 

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 
 from experiments.checks.benchmarks import problem as problems
-from experiments.runtime import choices
+from experiments.runtime import subjects
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import minibatches
@@ -146,7 +146,7 @@ def weights_and_families(
   params = jax.jit(architecture.init_params, static_argnums=1)(
     jax.random.key(0), model
   )
-  return params, choices.families(('heads',), model)
+  return params, subjects.families(('heads',), model)
 
 
 @functools.cache
