@@ -21,6 +21,11 @@ from rllc_jax.estimators.stops import relative as relative
 from rllc_jax.estimators.trajectory import (
   estimate_trajectory as estimate_trajectory,
 )
+from rllc_jax.estimators.transformer_parts import (
+  transformer_parts as transformer_parts,
+)
+from rllc_jax.losses import next_token_loss as next_token_loss
+from rllc_jax.models.architecture import Architecture as Architecture
 from rllc_jax.posterior import effective_size as effective_size
 from rllc_jax.posterior import nbeta_from_batch as nbeta_from_batch
 from rllc_jax.posterior import (

@@ -90,7 +90,8 @@ class Model:
       its checkpoints; below the workdir, if it is relative.
     checkpoints: a glob below that directory, of one directory a training step
       whose names end in it; '' for a single model.
-    dtype: 'float32' to widen weights that are stored in half precision.
+    dtype: of weights that are stored in half precision and shall be widened,
+      'float32'.
     num_layers: blocks, at least 1. This and what follows is of a model that is
       trained here; see `models.architecture.Architecture`.
     num_heads: query heads a block.
@@ -101,9 +102,9 @@ class Model:
     gated: whether the MLP has a gate.
     activation: of the MLP.
     parallel: whether the MLP reads what attention reads.
-    positions: 'shortformer', 'learned', 'rotary' or 'none'.
+    positions: one of 'shortformer', 'learned', 'rotary' and 'none'.
     rotary_dims: dimensions of a head that turn, if positions are rotary.
-    norm: 'layer' or 'rms'.
+    norm: before attention and MLP, 'layer' or 'rms'.
     tied: whether the unembedding is the embedding.
     biases: names of those that the model has.
   """

@@ -19,13 +19,11 @@ from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.data import packing
+from rllc_jax.estimators import transformer_parts
 from rllc_jax.models import architecture
-from rllc_jax.models import factored
 from rllc_jax.models import huggingface
 from rllc_jax.models import targets
 from rllc_jax.models import transformer
-from rllc_jax.refinement import parts
-from rllc_jax.refinement import weights
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 
@@ -293,13 +291,11 @@ def families(
     share_logits: see `factored.part_losses`.
   """
   target = comparison or next_tokens(model)
-  shapes = model.shapes()
-  mlps = [f'{i}:mlp' for i in range(model.num_layers)] if model.d_mlp else []
-  groups = {'heads': parts.head_names(shapes), 'mlps': mlps}
-  expanded = [part for name in names for part in groups.get(name, [name])]
-  fast = factored.part_losses(
-    model, objective=target.objective, share_logits=share_logits
-  )
-  return weights.families(
-    expanded, shapes, target.loss_fn, fast, path=target.path
+  return transformer_parts.transformer_parts(
+    model,
+    names,
+    loss_fn=target.loss_fn,
+    objective=target.objective,
+    share_logits=share_logits,
+    path=target.path,
   )

@@ -244,8 +244,12 @@ def _check(architecture: Architecture) -> None:
       )
   sizes = ('num_layers', 'num_heads', 'd_model', 'd_head')
   for name in (*sizes, 'context_length', 'vocab_size'):
-    if getattr(a, name) < 1:
-      raise ValueError(f'{name} must be at least 1; got {getattr(a, name)}.')
+    size = getattr(a, name)
+    if not isinstance(size, int | np.integer) or size < 1:
+      raise ValueError(
+        f'{name} must be a positive whole number, because it is the size of an '
+        f'axis; got {size!r}.'
+      )
   if unknown := {*a.biases} - {*BIASES}:
     raise ValueError(
       f'biases must be some of {", ".join(BIASES)}; got {min(unknown)!r}.'

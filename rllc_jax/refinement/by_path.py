@@ -79,21 +79,26 @@ def axis(
   return Axis(number, split, at, shared)
 
 
-def flax_attention(path: str) -> dict[str, Axis]:
+def flax_attention(path: str = '') -> dict[str, Axis]:
   """The weights of a head in `MultiHeadAttention` of nnx or linen, by pattern.
 
   Args:
-    path: pattern of the module, such as 'blocks/{layer}/attn'.
+    path: pattern of the module, such as 'blocks/{layer}/attn'; '' if it is the
+      model itself.
   """
-  return {f'{path}/(query|key|value)': axis(-2), f'{path}/out/kernel': axis(0)}
+  within = f'{path}/' if path else ''
+  return {
+    f'{within}(query|key|value)': axis(-2),
+    f'{within}out/kernel': axis(0),
+  }
 
 
 def equinox_attention(path: str, num_heads: int) -> dict[str, Axis]:
   """The same of `equinox.nn.MultiheadAttention`, of so many heads."""
-  rows = axis(0, (num_heads, -1))
+  within = f'{path}/' if path else ''
   return {
-    f'{path}/(query|key|value)_proj': rows,
-    f'{path}/output_proj/weight': axis(1, (num_heads, -1)),
+    f'{within}(query|key|value)_proj': axis(0, (num_heads, -1)),
+    f'{within}output_proj/weight': axis(1, (num_heads, -1)),
   }
 
 
@@ -118,10 +123,10 @@ class Parts(tuple):
 
   def __repr__(self) -> str:
     lines = [f'{len(self.names)} parts: {_some(self.names)}']
-    lines += [
-      f'  {pattern}: {_some(paths)}' for pattern, paths in self.matched.items()
-    ]
-    return '\n'.join([*lines, f'  held fixed: {_some(self.fixed) or "none"}'])
+    for pattern, paths in self.matched.items():
+      lines.append(f'  {pattern}: {_some(paths, 2)}')
+    lines.append(f'  held fixed: {_some(self.fixed, 3) or "none"}')
+    return '\n'.join(lines)
 
 
 def _some(names: Sequence[str], most: int = 6) -> str:

@@ -58,7 +58,7 @@ def test_values_have_the_types_of_their_settings(tmp_path):
     ({'sed': 1}, "entries among seed, corpus,.* got 'sed'"),
     ({'x\n\x1b': 1}, r"got 'x\\n\\x1b'"),
     ({'model': None}, 'the section model as a JSON object; got None'),
-    ({'model': {'heads': 2}}, "among num_layers,.* got 'heads'"),
+    ({'model': {'heads': 2}}, "among source,.* got 'heads'"),
     ({'seed': 0.5}, 'an integer of 64 bits for seed; got 0.5'),
     ({'seed': True}, 'for seed; got True'),
     ({'seed': 2**63}, 'for seed; got 9223'),
