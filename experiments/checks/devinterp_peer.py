@@ -5,6 +5,7 @@ LayerNorm, attention and optimizer of PyTorch: it shares the weights with ours,
 through NumPy, and no arithmetic.
 """
 
+from collections.abc import Callable
 import contextlib
 import io
 import pathlib
@@ -18,11 +19,17 @@ from devinterp.slt import llc
 
 # pyrefly: ignore[missing-import]
 from devinterp.slt import sampling
+
+# pyrefly: ignore[missing-import]
+from devinterp.slt import weight_restrictions
 import jax
 import numpy as np
 
 # pyrefly: ignore[missing-import]
 import torch
+
+# pyrefly: ignore[missing-import]
+import transformers
 
 from rllc_jax import types
 from rllc_jax.models import transformer
@@ -105,6 +112,13 @@ def parameter_masks(mask: types.PyTree) -> dict[str, Any]:
   return masks
 
 
+def _is_made(mask: Any) -> bool:
+  """Whether a mask is devinterp's already: tensors by name of a parameter."""
+  return isinstance(mask, dict) and all(
+    leaf is None or isinstance(leaf, torch.Tensor) for leaf in mask.values()
+  )
+
+
 def logits(model: AttentionOnly, tokens: np.ndarray) -> np.ndarray:
   """Logits of the model, [B, T] -> [B, T, V]."""
   with torch.no_grad():
@@ -174,7 +188,7 @@ def sample(
       model,
       sequences,
       observables={},
-      param_masks=parameter_masks(mask),
+      param_masks=mask if _is_made(mask) else parameter_masks(mask),
       device=device,
       output_path=pathlib.Path(directory) / 'samples.zarr',
       **options,
@@ -245,6 +259,40 @@ def timed_sample(
   # collects garbage and reopens its loader, which is not part of a batch.
   batch = np.diff(times[: max(first, 2)]).mean()
   return samples, Clock(first * float(batch), np.diff(times[first:]))
+
+
+def steps_of_huggingface(
+  directory: pathlib.Path, tokens: np.ndarray, part: str, batch_size: int
+) -> Callable[[int], float]:
+  """A call that returns devinterp's seconds a step on a model's files.
+
+  Args:
+    directory: of a model of Hugging Face, which transformers opens.
+    tokens: [N, T + 1], the data set: it predicts from all but the last.
+    part: 'LAYER:HEAD' or 'LAYER:mlp'; devinterp makes the mask.
+    batch_size: sequences a step.
+  """
+  model = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+  layer, _, name = part.partition(':')
+  own_name = f'l{layer}h{name}' if name.isdigit() else f'l{layer} {name}'
+  masks = weight_restrictions.create_param_masks(model, own_name)
+
+  def seconds_a_step(num_steps):
+    _, clock = timed_sample(
+      model,
+      tokens,
+      masks,
+      lr=1e-3,
+      n_beta=30.0,
+      localization=200.0,
+      batch_size=batch_size,
+      num_draws=num_steps,
+      num_init_loss_batches=1,
+      init_seed=0,
+    )
+    return float(clock.steps.mean())
+
+  return seconds_a_step
 
 
 @contextlib.contextmanager
