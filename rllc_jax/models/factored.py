@@ -224,7 +224,7 @@ def low_rank_loss(
     )
     targets = shared.targets
     total = unembedding.low_rank_log_partition(
-      logits, targets.weights, runner.tiles.tokens
+      logits, targets.weights, runner.tiles.whole_rows(shared.b_U.size)
     )
     return total - _expected_logits(targets, _flat(residual), scale[:, 0])
 

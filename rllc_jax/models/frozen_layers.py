@@ -28,17 +28,25 @@ class Tiles(NamedTuple):
     queries: queries of a block.
     tokens: tokens whose logits exist at once.
     vocabulary: logits of a token at once.
+    logits: of tokens at once where each has all of its logits.
   """
 
   scores: int
   queries: int
   tokens: int
   vocabulary: int = 2**30
+  logits: int = 2**62
+
+  def whole_rows(self, vocab_size: int) -> int:
+    """Tokens at once where each has all of its logits."""
+    return max(1, min(self.tokens, self.logits // vocab_size))
 
 
 # On a CPU a tile should fit into a core's cache. Times with 128 to 512 tokens
 # and 64 to 256 queries agree within 5 %; 1,024 tokens take 20 to 90 % longer.
-CPU_TILES = Tiles(scores=2**17, queries=128, tokens=256)
+CPU_TILES = Tiles(
+  scores=2**17, queries=128, tokens=256, vocabulary=2**13, logits=2**22
+)
 # An accelerator needs work for all of its units at once.
 ACCELERATOR_TILES = Tiles(scores=2**30, queries=256, tokens=8192)
 

@@ -33,7 +33,7 @@ from rllc_jax.models import huggingface
 from rllc_jax.models import transformer
 from rllc_jax.samplers import leimkuhler_matthews
 
-NUM_ROUNDS = 3
+NUM_ROUNDS, NUM_CHAINS = 3, 4
 BATCH_SIZE, CONTEXT_LENGTH = 4, 256
 
 
@@ -162,14 +162,14 @@ def our_steps(
 ) -> Callable[[int], float]:
   """A call that returns our seconds a chain-step of a part of a layer.
 
-  All heads of a layer, or two chains of its MLP, share the context.
+  Four chains of all heads of a layer, or of its MLP, share the context.
   """
   layer, _, name = part.partition(':')
   is_head = name.isdigit()
   count = model.num_heads if is_head else 1
   names = [f'{layer}:{i}' for i in range(count)] if is_head else [part]
   (family,) = subjects.families(names, model, share_logits=True)
-  pairs = [(r, c) for r in range(count) for c in range(1 if is_head else 2)]
+  pairs = [(r, c) for r in range(count) for c in range(NUM_CHAINS)]
   batches = minibatches.uniform(tokens, BATCH_SIZE)
   mesh = grid.make_mesh(1, 1)
   block = program.block_program(
