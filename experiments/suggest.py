@@ -10,7 +10,6 @@ and what a run would give; one setting for all of them; and its plan, with time
 and memory, at all checkpoints. Nothing is written.
 """
 
-import functools
 import itertools
 import pathlib
 
@@ -23,12 +22,10 @@ from experiments.runtime import dry_run
 from experiments.runtime import sections
 from experiments.runtime import specs
 from experiments.runtime import subjects
-from rllc_jax import losses
 from rllc_jax.analysis import suggestion
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
-from rllc_jax.models import transformer
 
 _RELATIVE_ERROR = flags.DEFINE_float(
   'relative_error', 0.05, 'Standard error asked for, as a share of estimates.'
@@ -97,14 +94,14 @@ def _suggest(
   estimation, sampling = settings.estimation, settings.sampling
   corpus = packing.load_corpus(workdir / 'corpus')
   subject = subjects.load(workdir, settings, corpus)
-  model, trajectory = subject.model, subject.trajectory
+  trajectory = subject.trajectory
   if not estimation.checkpoints:
     trajectory = trajectory._replace(steps=trajectory.steps[-1:])
   dataset = estimation.datasets[0].partition('@')[0]
   return suggestion.suggest(
     jax.random.key(settings.seed, impl='threefry2x32'),
-    subjects.families(
-      estimation.refinements, model, share_logits=estimation.share_logits
+    subject.families(
+      estimation.refinements, share_logits=estimation.share_logits
     ),
     trajectory,
     corpus.windows[dataset],
@@ -113,9 +110,7 @@ def _suggest(
     localization=sampling.localization,
     relative_error=_RELATIVE_ERROR.value,
     num_chains=sampling.num_chains,
-    plain_loss=losses.next_token_loss(
-      functools.partial(transformer.apply, model)
-    ),
+    plain_loss=subject.comparison.loss_fn,
   )
 
 

@@ -87,7 +87,9 @@ class Model:
   Attributes:
     source: where the measured model is from: '' for the one that is trained
       here; 'huggingface:DIR' for a directory of a model of Hugging Face, or of
-      its checkpoints; below the workdir, if it is relative.
+      its checkpoints, below the workdir if it is relative;
+      'factory:MODULE:FUNCTION' for what a function of yours returns, see
+      `experiments.runtime.factories`.
     checkpoints: a glob below that directory, of one directory a training step
       whose names end in it; '' for a single model.
     dtype: of weights that are stored in half precision and shall be widened,

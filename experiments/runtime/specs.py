@@ -90,11 +90,8 @@ def build(settings: sections.Settings, workdir: pathlib.Path) -> Run:
   corpus = packing.load_corpus(workdir / 'corpus')
   classed = choices.classed_tokens(corpus, workdir / 'corpus', estimation.code)
   subject = subjects.load(workdir, settings, corpus)
-  families = subjects.families(
-    estimation.refinements,
-    subject.model,
-    subject.comparison,
-    share_logits=estimation.share_logits,
+  families = subject.families(
+    estimation.refinements, share_logits=estimation.share_logits
   )
   names = (*estimation.datasets, *estimation.late_datasets)
   everything = requests.Spec(

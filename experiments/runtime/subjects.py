@@ -14,6 +14,7 @@ import jax
 import numpy as np
 
 from experiments.runtime import choices
+from experiments.runtime import factories
 from experiments.runtime import sections
 from rllc_jax import losses
 from rllc_jax import trees
@@ -26,6 +27,8 @@ from rllc_jax.models import targets
 from rllc_jax.models import transformer
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
+
+_FACTORY = 'factory:'
 
 
 class Comparison(NamedTuple):
@@ -86,14 +89,40 @@ class Subject(NamedTuple):
   """A measured model.
 
   Attributes:
-    model: its architecture.
+    architecture: what it computes; None if a user's function made it.
     trajectory: the weights, including those of a reference model.
     comparison: the loss.
+    made: by the user's function.
   """
 
-  model: transformer.Architecture
+  architecture: transformer.Architecture | None
   trajectory: types.Trajectory
   comparison: Comparison
+  made: factories.Made | None = None
+
+  @property
+  def model(self) -> transformer.Architecture:
+    """What the model computes.
+
+    Raises:
+      ValueError: if that is not known.
+    """
+    if self.architecture is None:
+      raise ValueError(
+        'This command must know what the model computes, and config.model.'
+        'source is a factory. Estimates, suggest, report and verify work.'
+      )
+    return self.architecture
+
+  def families(
+    self, names: Sequence[str], *, share_logits: bool = True
+  ) -> tuple[types.Refinements, ...]:
+    """Refinements by name, with the fastest losses that there are."""
+    if self.made is not None:
+      return factories.chosen(self.made, names)
+    return families(
+      names, self.model, self.comparison, share_logits=share_logits
+    )
 
 
 def load(
@@ -110,6 +139,8 @@ def load(
     ValueError: if there is no such model or it cannot read the corpus.
   """
   chosen, estimation = settings.model, settings.estimation
+  if chosen.source.startswith(_FACTORY):
+    return _made(workdir, settings, corpus)
   if chosen.source:
     model, trajectory = huggingface.trajectory(
       _directories(workdir, chosen), dtype=chosen.dtype or None
@@ -138,6 +169,29 @@ def load(
   )
 
 
+def _made(
+  workdir: pathlib.Path, settings: sections.Settings, corpus: packing.Corpus
+) -> Subject:
+  """The model of a user's function."""
+  made = factories.make(settings.model.source.removeprefix(_FACTORY), workdir)
+  if settings.estimation.reference:
+    raise ValueError(
+      'config.estimation.reference must be empty where a factory makes the '
+      f'loss; got {settings.estimation.reference!r}.'
+    )
+  if (check := getattr(made.loss_fn, 'check', None)) is not None:
+    stacked = made.trajectory.load(made.trajectory.steps[:1])
+    check(jax.tree.map(lambda leaf: leaf[0], stacked), corpus.tokens)
+  asked = settings.estimation.checkpoints
+  check_steps(made.trajectory, asked, 'estimation')
+  trajectory = made.trajectory._replace(
+    steps=list(asked) or made.trajectory.steps
+  )
+  description = {'loss': 'of a factory', **made.description}
+  comparison = Comparison(made.loss_fn, targets.next_tokens(), (), description)
+  return Subject(None, trajectory, comparison, made)
+
+
 def of_all_checkpoints(
   workdir: pathlib.Path, settings: sections.Settings, corpus: packing.Corpus
 ) -> Subject:
@@ -153,6 +207,9 @@ def steps(workdir: pathlib.Path, chosen: sections.Model) -> Sequence[int]:
   """The training steps of which there are weights."""
   if not chosen.source:
     return checkpoints.steps(workdir / 'train' / 'checkpoints')
+  if chosen.source.startswith(_FACTORY):
+    made = factories.make(chosen.source.removeprefix(_FACTORY), workdir)
+    return made.trajectory.steps
   return sorted(huggingface.by_step(_directories(workdir, chosen)))
 
 
@@ -163,9 +220,9 @@ def _directories(
   kind, _, place = chosen.source.partition(':')
   if kind != 'huggingface' or not place:
     raise ValueError(
-      "config.model.source must be 'huggingface:DIR', or '' for the model that "
-      f'is trained here; got {chosen.source!r}. From Python any model can be '
-      'measured: rllc_jax.parts.'
+      "config.model.source must be 'huggingface:DIR', "
+      "'factory:MODULE:FUNCTION', or '' for the model that is trained here; "
+      f'got {chosen.source!r}.'
     )
   directory = workdir / place  # An absolute path stays one.
   if not chosen.checkpoints:

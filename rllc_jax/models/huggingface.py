@@ -81,7 +81,7 @@ def load(
         tied = array
       elif name in left:
         array = tensor_files.as_float32(name, array, dtype)
-        _put(params, left.pop(name), array)
+        tensor_layouts.put(params, left.pop(name), array)
       elif not re.fullmatch(family.buffers, name):
         raise ValueError(
           'Tensors must be those of the config, because one that is not '
@@ -117,20 +117,6 @@ def _tensors(
   )
   tensors = [*family.tensors(architecture), unembedding]
   return tensor_layouts.present(tensors, architecture)
-
-
-def _put(params: dict, tensor: tensor_layouts.Tensor, array: np.ndarray):
-  """Puts the weights of a tensor into their places."""
-  if array.shape != tensor.shape:
-    raise ValueError(
-      f'{tensor.name} must have the shape {list(tensor.shape)}, by '
-      f'config.json; got {list(array.shape)}.'
-    )
-  for path, leaf in zip(tensor.paths, tensor.split(array), strict=True):
-    node = functools.reduce(
-      lambda tree, key: tree.setdefault(key, {}), path[:-1], params
-    )
-    node[path[-1]] = np.ascontiguousarray(leaf)
 
 
 def save(
@@ -200,21 +186,25 @@ def trajectory(
         f'another one in {paths[step]} than in {paths[first]}.'
       )
 
-  fingerprint = functools.cache(lambda step: _hash(paths[step]))
+  def checked(step):
+    params = load(paths[step], dtype=dtype)[1]
+    _check_finite(paths[step], params)
+    return params, _hash(paths[step])
 
-  def load_steps(steps):
-    return trees.stack([load_step(step) for step in steps])
+  # Checked once for all: a store keeps the fingerprints of a run from its
+  # beginning on, and would refuse the repaired files of a damaged checkpoint.
+  fingerprint = functools.cache(lambda step: checked(step)[1])
 
   def load_step(step):
-    params = load(paths[step], dtype=dtype)[1]
-    if _hash(paths[step]) != fingerprint(step):
+    params, hash_of_files = checked(step)
+    if hash_of_files != fingerprint(step):
       raise ValueError(
         f'{paths[step]} must stay as it is during a run, because results are '
         'kept under its step; its files have changed.'
       )
-    _check_finite(paths[step], params)
     return params
 
+  load_steps = lambda steps: trees.stack([load_step(step) for step in steps])
   return architecture, types.Trajectory(sorted(paths), load_steps, fingerprint)
 
 

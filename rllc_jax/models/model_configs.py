@@ -28,7 +28,8 @@ _WITHOUT_EFFECT = frozenset(
   """
   _attn_implementation_autoset _name_or_path architectures attention_dropout
   attn_pdrop auto_map bad_words_ids begin_suppress_tokens bos_token_id
-  chunk_size_feed_forward classifier_dropout decoder_start_token_id
+  chunk_size_feed_forward classifier_dropout condition_on_chain
+  condition_on_species decoder_start_token_id
   diversity_penalty do_sample dtype early_stopping embd_pdrop embed_dropout
   encoder_no_repeat_ngram_size eos_token_id exponential_decay_length_penalty
   finetuning_task forced_bos_token_id forced_eos_token_id

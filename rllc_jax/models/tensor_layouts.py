@@ -248,3 +248,21 @@ def _is_in(tree: types.PyTree, path: Path) -> bool:
   except KeyError:
     return False
   return True
+
+
+def put(params: dict, tensor: Tensor, array: np.ndarray) -> None:
+  """Puts the weights of a tensor into their places.
+
+  Raises:
+    ValueError: if it has another shape.
+  """
+  if array.shape != tensor.shape:
+    raise ValueError(
+      f'{tensor.name} must have the shape {list(tensor.shape)}, by '
+      f'config.json; got {list(array.shape)}.'
+    )
+  for path, leaf in zip(tensor.paths, tensor.split(array), strict=True):
+    node = functools.reduce(
+      lambda tree, key: tree.setdefault(key, {}), path[:-1], params
+    )
+    node[path[-1]] = np.ascontiguousarray(leaf)

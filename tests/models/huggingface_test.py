@@ -348,6 +348,7 @@ class TestTrajectory:
     model, params = self.directories(tmp_path)
     _, trajectory = huggingface.trajectory([*tmp_path.glob('step*')])
     trajectory.fingerprint(1)
+    assert trajectory.load([1])
     huggingface.save(tmp_path / 'step1', model, params)
     with pytest.raises(ValueError, match='step1 must stay as it is'):
       trajectory.load([1])
@@ -357,8 +358,9 @@ class TestTrajectory:
     params['embed']['W_E'][3] = np.nan
     huggingface.save(tmp_path / 'step7', model, params)
     _, trajectory = huggingface.trajectory([*tmp_path.glob('step*')])
-    with pytest.raises(ValueError, match='step7.*finite.*W_E'):
-      trajectory.load([7])
+    for ask in (trajectory.fingerprint, lambda step: trajectory.load([step])):
+      with pytest.raises(ValueError, match='step7.*finite.*W_E'):
+        ask(7)
 
   def test_other_directories_are_refused(self, tmp_path):
     self.directories(tmp_path)
