@@ -18,6 +18,7 @@ from absl import logging
 from experiments.checks import parity_devinterp
 from experiments.checks.benchmarks import compilations
 from experiments.checks.benchmarks import cost
+from experiments.checks.benchmarks import foreign
 from experiments.checks.benchmarks import generic
 from experiments.checks.benchmarks import memory
 from experiments.checks.benchmarks import precision
@@ -50,6 +51,9 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
     'generic path': lambda: generic.rows(problem, quick=quick),
     'compilations': lambda: compilations.rows(problem),
     'memory': lambda: memory.rows(workdir, problem, quick=quick),
+    'models of Hugging Face': lambda: (
+      foreign.rows(workdir, peer, quick=quick) if peer else ()
+    ),
     'cost': lambda: () if quick else cost.rows(workdir, peer),
     'scaling': lambda: scaling.rows(workdir, quick=quick),
   }
