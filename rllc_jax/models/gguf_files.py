@@ -66,7 +66,8 @@ def load(path: str | pathlib.Path) -> tuple[Architecture, types.Params]:
         f'{path} must hold the tensors of a Llama, because one that is not may '
         f'change what the model computes; got {stored.name}.'
       )
-    array = _dequantized(stored)
+    dequantize = _package(path).quants.dequantize
+    array = dequantize(stored.data, stored.tensor_type).astype(np.float32)
     if name.endswith(('q_proj.weight', 'k_proj.weight')):
       array = _halves(array, architecture.d_head)
     tensor_layouts.put(params, left.pop(name), array)
@@ -76,6 +77,10 @@ def load(path: str | pathlib.Path) -> tuple[Architecture, types.Params]:
 
 
 def _reader(path) -> Any:
+  return _package(path).GGUFReader(path)
+
+
+def _package(path) -> Any:
   try:
     # pyrefly: ignore[missing-import]
     import gguf  # Optional: only these files need it.
@@ -84,7 +89,7 @@ def _reader(path) -> Any:
       f'{path} needs the package gguf to be read, which is not installed. '
       'Install rllc_jax[models].'
     ) from error
-  return gguf.GGUFReader(path)
+  return gguf
 
 
 def _architecture(reader, is_tied: bool) -> Architecture:
@@ -132,13 +137,6 @@ def _name(name: str) -> str:
     return _NAMES.get(name, name)
   _, layer, kind, leaf = name.split('.')
   return f'layers.{layer}.{_NAMES_OF_BLOCK.get(kind, kind)}.{leaf}'
-
-
-def _dequantized(stored) -> np.ndarray:
-  import gguf
-
-  array = gguf.quants.dequantize(stored.data, stored.tensor_type)
-  return np.asarray(array, np.float32)
 
 
 def _halves(matrix: np.ndarray, d_head: int) -> np.ndarray:
