@@ -75,6 +75,14 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   corpus = packing.load_corpus(workdir / 'corpus')
   subject = subjects.of_all_checkpoints(workdir, sections.read(config), corpus)
   model, trajectory = subject.model, subject.trajectory
+  if corpus.eos_id != model.vocab_size - 1:
+    logging.warning(
+      'attention scores on random tokens and scores of n-grams begin rows with '
+      'token %d, the last of the vocabulary, but rows of the corpus begin with '
+      '%d: these scores are not those of texts that the model was trained on',
+      model.vocab_size - 1,
+      corpus.eos_id,
+    )
   identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,

@@ -228,13 +228,13 @@ def eos_id(tokenizer: tokenizers.Tokenizer, name: str = '') -> int:
   """
   names = [name] if name else _SPECIAL
   ids = [tokenizer.token_to_id(x) for x in names]
-  found = [x for x in ids if x is not None]
-  if not found:
+  present = [x for x in ids if x is not None]
+  if not present:
     raise ValueError(
       'A tokenizer must have a special token that parts documents, '
       f'corpus.special_token; got one without {", ".join(names)}.'
     )
-  return found[0]
+  return present[0]
 
 
 def encode(

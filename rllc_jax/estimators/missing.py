@@ -167,9 +167,9 @@ def pieces(
       at_first = lacking[row] & (counts == first)
       columns = tuple(np.flatnonzero(at_first).tolist())
       groups.setdefault((int(first), columns), []).append(row)
-  found = [
+  planned = [
     Piece(tuple(rows[i : i + rows_per_block]), columns, first)
     for (first, columns), rows in groups.items()
     for i in range(0, len(rows), rows_per_block)
   ]
-  return sorted(found)
+  return sorted(planned)
