@@ -75,14 +75,9 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   corpus = packing.load_corpus(workdir / 'corpus')
   subject = subjects.of_all_checkpoints(workdir, sections.read(config), corpus)
   model, trajectory = subject.model, subject.trajectory
-  if corpus.eos_id != model.vocab_size - 1:
-    logging.warning(
-      'attention scores on random tokens and scores of n-grams begin rows with '
-      'token %d, the last of the vocabulary, but rows of the corpus begin with '
-      '%d: these scores are not those of texts that the model was trained on',
-      model.vocab_size - 1,
-      corpus.eos_id,
-    )
+  vocabulary = head_scores.Vocabulary(
+    corpus.eos_id, choices.ordinary_ids(corpus, workdir / 'corpus')
+  )
   identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
@@ -91,6 +86,7 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
     # One checkpoint: hashing all would load the whole trajectory.
     last_weights=trees.content_hash(trajectory.load(trajectory.steps[-1:])),
     tokens=trees.content_hash(corpus.tokens),
+    ordinary_ids=trees.content_hash(vocabulary.ordinary),
   )
   if path.exists():
     results = records.load_record(path)
@@ -102,14 +98,16 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
       'config.analysis.dataset must be a window of the corpus, '
       f'{", ".join(corpus.windows)}; got {settings.dataset!r}.'
     )
-  results = _analyze(config, corpus, workdir, model, trajectory)
+  results = _analyze(config, corpus, workdir, model, trajectory, vocabulary)
   results.attrs['identity'] = json.dumps(identity)
   records.save_record(results, path)
   logging.info('%s: complete\n%s', path, table(results))
   return results
 
 
-def _analyze(config, corpus, workdir, model, trajectory) -> xr.Dataset:
+def _analyze(
+  config, corpus, workdir, model, trajectory, vocabulary
+) -> xr.Dataset:
   settings = sections.read(config).analysis
   window = corpus.windows[settings.dataset]
   # With long rows the token budget alone could leave too few for a mean.
@@ -118,7 +116,7 @@ def _analyze(config, corpus, workdir, model, trajectory) -> xr.Dataset:
   trained_on = _rows_of(corpus, 'train')
   spellings = choices.texts(corpus, workdir / 'corpus')
   odds = multigrams.pair_odds(trained_on)
-  text = readings.Text(rows, spellings, odds)
+  text = readings.Text(rows, spellings, odds, vocabulary)
   keys = [jax.random.key(config.seed + i) for i in range(4)]
   with progress.bar('analyzing', 'checkpoint') as bar:
     parts = [

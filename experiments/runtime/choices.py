@@ -66,14 +66,31 @@ def classed_tokens(
 
 def texts(corpus: packing.Corpus, directory: pathlib.Path) -> list[str]:
   """The text of each token id, by the `tokenizer.json` of a corpus."""
-  path = directory / 'tokenizer.json'
-  if not path.exists():  # Of a corpus of ids alone.
+  own = _saved_tokenizer(directory)
+  if own is None:
     return [f'{i} ' for i in range(corpus.vocab_size)]
+  return [tokenizers.decode(own, [i]) for i in range(corpus.vocab_size)]
+
+
+def ordinary_ids(corpus: packing.Corpus, directory: pathlib.Path) -> np.ndarray:
+  """The ids of ordinary tokens, [n]; of a corpus of ids, those in it."""
+  own = _saved_tokenizer(directory)
+  if own is None:
+    present = np.unique(corpus.tokens)
+    return present[present != corpus.eos_id]
+  ids = tokenizers.ordinary_ids(own)
+  return ids[ids != corpus.eos_id]
+
+
+def _saved_tokenizer(directory: pathlib.Path) -> hf_tokenizers.Tokenizer | None:
+  """The tokenizer of a corpus; None if it was made of ids."""
+  path = directory / 'tokenizer.json'
+  if not path.exists():
+    return None
   settings = packing.load_record(directory)['provenance'].get('settings', {})
   is_foreign = str(settings.get('tokenizer')).endswith('.json')
   load = tokenizers.load_foreign if is_foreign else tokenizers.load
-  own = load(path)
-  return [tokenizers.decode(own, [i]) for i in range(corpus.vocab_size)]
+  return load(path)
 
 
 def weighted_windows(

@@ -29,6 +29,25 @@ _LEAST_CONTEXT = 8
 # Shapes: L layers, H heads, N sequences, T positions, B questions.
 
 
+class Vocabulary(NamedTuple):
+  """The ids that random sequences are made of.
+
+  Attributes:
+    special: [], the id that begins a row, as in the model's training.
+    ordinary: [V], ids that are drawn, all alike. Leave out those of other
+      special tokens and those that only fill up the embedding, because no
+      training has met them.
+  """
+
+  special: types.Array | int
+  ordinary: types.Array
+
+
+def own_vocabulary(vocab_size: int) -> Vocabulary:
+  """The vocabulary of this library's tokenizers: the last id is special."""
+  return Vocabulary(vocab_size - 1, jnp.arange(vocab_size - 1))
+
+
 class Questions(NamedTuple):
   """Sequences, and the positions whose attention weights a score averages.
 
@@ -46,67 +65,83 @@ class Questions(NamedTuple):
 
 
 def previous_token_questions(
-  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
+  rng_key: types.Key,
+  vocabulary: Vocabulary,
+  context_length: int,
+  num_sequences: int,
 ) -> Questions:
   """Questions about the last position and the one before it.
 
   Sequences have 16 to 64 random tokens.
   """
-  tokens, last = _random_sequences(rng_key, model, num_sequences)
+  tokens, last = _random_sequences(
+    rng_key, vocabulary, context_length, num_sequences
+  )
   return Questions(tokens, jnp.arange(len(tokens)), last, last - 1)
 
 
 def current_token_questions(
-  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
+  rng_key: types.Key,
+  vocabulary: Vocabulary,
+  context_length: int,
+  num_sequences: int,
 ) -> Questions:
   """Questions about the last position and itself, in 16 to 64 random tokens.
 
   The paper names current-token heads without a method to find them; this is the
   previous-token score, one position on.
   """
-  tokens, last = _random_sequences(rng_key, model, num_sequences)
+  tokens, last = _random_sequences(
+    rng_key, vocabulary, context_length, num_sequences
+  )
   return Questions(tokens, jnp.arange(len(tokens)), last, last)
 
 
 def prefix_matching_questions(
-  rng_key: types.Key, model: transformer.Architecture, num_sequences: int
+  rng_key: types.Key,
+  vocabulary: Vocabulary,
+  context_length: int,
+  num_sequences: int,
 ) -> Questions:
   """Questions about a repeated token and the position after its first copy.
 
   The first lies at 1 to 63 of 128, the second at 65 to 127; all others differ.
   """
-  length, vocab_size = _prefix_length(model.context_length), model.vocab_size
+  length, size = _prefix_length(context_length), len(vocabulary.ordinary)
   keys = jax.random.split(rng_key, 4)
   draw = lambda key, low, high: jax.random.randint(
     key, (num_sequences, 1), low, high
   )
   first = draw(keys[0], 1, length // 2)
   second = draw(keys[1], length // 2 + 1, length)
-  repeated = draw(keys[2], 0, vocab_size - 1)
-  fillers = jax.random.randint(
-    keys[3], (num_sequences, length), 0, vocab_size - 2
-  )
+  repeated = draw(keys[2], 0, size)
+  fillers = jax.random.randint(keys[3], (num_sequences, length), 0, size - 1)
   # Skips the repeated token, so that all others are equally likely.
   fillers += (fillers >= repeated).astype(fillers.dtype)
   positions = jnp.arange(length)[None]
-  tokens = jnp.where(
+  places = jnp.where(
     (positions == first) | (positions == second), repeated, fillers
   )
-  # Sequences start with the special token, as in training.
-  tokens = tokens.at[:, 0].set(vocab_size - 1)
+  tokens = _begin_rows(vocabulary, places)
   return Questions(
     tokens, jnp.arange(len(tokens)), second[:, 0], first[:, 0] + 1
   )
 
 
-def _random_sequences(rng_key, model, num_sequences):
+def _random_sequences(rng_key, vocabulary, context_length, num_sequences):
   """Draws tokens [B, T] and the last position of each sequence, [B]."""
-  low, high = _lengths(model.context_length)
+  low, high = _lengths(context_length)
   token_key, length_key = jax.random.split(rng_key)
-  shape = num_sequences, high
-  tokens = jax.random.randint(token_key, shape, 0, model.vocab_size - 1)
+  shape, size = (num_sequences, high), len(vocabulary.ordinary)
+  places = jax.random.randint(token_key, shape, 0, size)
   lengths = jax.random.randint(length_key, (num_sequences,), low, high + 1)
-  return tokens.at[:, 0].set(model.vocab_size - 1), lengths - 1
+  return _begin_rows(vocabulary, places), lengths - 1
+
+
+def _begin_rows(vocabulary, places):
+  """Ids at places of the vocabulary, the special token first."""
+  ids = jnp.asarray(vocabulary.ordinary)[places]
+  return ids.at[:, 0].set(vocabulary.special)
 
 
 def _lengths(context_length):
@@ -180,7 +215,7 @@ def text_score(
   return TextScore(jnp.mean(to(0), axis=-1), jnp.maximum(beside, even))
 
 
-# A score asks for its questions: (rng_key, model, num_sequences).
+# A score asks for its questions: (rng_key, vocabulary, context_length, number).
 SCORES: dict[str, Callable[..., Questions]] = {
   'previous_token': previous_token_questions,
   'current_token': current_token_questions,
@@ -195,15 +230,17 @@ def head_scores(
   params: types.Params,
   rng_key: types.Key,
   num_sequences: int = 10_000,
+  vocabulary: Vocabulary | None = None,
 ) -> types.Array:
   """The mean attention weight of a score's questions, for every head.
 
   Args:
     score: a key of `SCORES`.
-    model: its sizes; its last token is the special one.
+    model: its sizes.
     params: its weights. Traced: map over checkpoints.
     rng_key: of the sequences. The key is consumed.
     num_sequences: rounded up to a multiple of what runs at once.
+    vocabulary: ids of random sequences; by default `own_vocabulary`.
 
   Returns:
     [L, H].
@@ -219,9 +256,10 @@ def head_scores(
     )
   size = min(_CHUNK, num_sequences)
   num_chunks = -(-num_sequences // size)
+  ids = vocabulary or own_vocabulary(model.vocab_size)
 
   def chunk(key):
-    questions = SCORES[score](key, model, size)
+    questions = SCORES[score](key, ids, model.context_length, size)
     return jnp.mean(attention_to(model, params, questions), axis=-1)
 
   means = jax.lax.map(chunk, jax.random.split(rng_key, num_chunks))

@@ -128,20 +128,22 @@ def ngram_score(
   params: types.Params,
   ngrams: np.ndarray,
   losses_of_tokens: types.Array,
+  special: int,
 ) -> types.Array:
   """Ratio of ordinary losses to those of the last tokens of n-grams, [].
 
   Above 1 the model knows the n-grams better than text in general.
 
   Args:
-    model: its sizes; its last token is the special one.
+    model: its sizes.
     params: its weights.
     ngrams: [n, length], each read after the special token.
     losses_of_tokens: of ordinary rows, from `token_losses`: those at the same
       place are compared with.
+    special: the id that begins a row.
   """
   length = ngrams.shape[1]
-  special = np.full((len(ngrams), 1), model.vocab_size - 1)
-  batch = jnp.asarray(np.concatenate([special, ngrams], axis=1), jnp.int32)
+  first = np.full((len(ngrams), 1), special)
+  batch = jnp.asarray(np.concatenate([first, ngrams], axis=1), jnp.int32)
   last_losses = token_losses.token_losses(model, params, batch)[:, -1]
   return jnp.mean(losses_of_tokens[:, length - 1]) / jnp.mean(last_losses)

@@ -34,11 +34,14 @@ class Text(NamedTuple):
       left out, unless there are fewer.
     spellings: by token id, to find brackets.
     pair_odds: of the training set, from `multigrams.pair_odds`.
+    vocabulary: ids of random sequences; by default
+      `head_scores.own_vocabulary`.
   """
 
   tokens: np.ndarray
   spellings: Sequence[str]
   pair_odds: Mapping[tuple[int, int], float]
+  vocabulary: head_scores.Vocabulary | None = None
 
   def minibatches(self) -> Iterator[np.ndarray]:
     """Yields [16, T] each, or all sequences if there are fewer."""
@@ -92,7 +95,12 @@ def read_heads(
   def at_checkpoint(params):
     read: dict[str, Any] = {
       score: head_scores.head_scores(
-        score, model, params, jax.random.fold_in(rng_key, i), num_sequences
+        score,
+        model,
+        params,
+        jax.random.fold_in(rng_key, i),
+        num_sequences,
+        text.vocabulary,
       )
       for i, score in enumerate(head_scores.SCORES)
     }

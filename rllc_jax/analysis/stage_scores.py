@@ -34,7 +34,8 @@ def read_stages(
     rng_key: of the places where bigrams are scored.
     model: its sizes.
     trajectory: the checkpoints.
-    tokens: [N, T], sequences that losses are measured on.
+    tokens: [N, T], sequences that losses are measured on. Their first token
+      begins n-grams, too.
     table: of pairs, from `ngram_scores.bigram_table` of the training set.
     ngrams: by length, from `ngram_scores.frequent_ngrams`.
 
@@ -43,7 +44,7 @@ def read_stages(
     that of the 50th, or of the last and one at a tenth of a shorter row;
     `bigram`, nats, and `bigram_floor`; `ngram_LENGTH` for each length.
   """
-  batch = jnp.asarray(tokens, jnp.int32)
+  batch, special = jnp.asarray(tokens, jnp.int32), int(tokens[0, 0])
   places = jax.random.randint(rng_key, (len(batch),), 1, batch.shape[1])
   late = min(_LATE, batch.shape[1])
   # The first token is not predicted, so 2 is the earliest.
@@ -53,7 +54,9 @@ def read_stages(
     losses = token_losses.token_losses(model, params, batch)
     pairs = ngram_scores.bigram_score(model, params, batch, places, table)
     scores = {
-      f'ngram_{length}': ngram_scores.ngram_score(model, params, grams, losses)
+      f'ngram_{length}': ngram_scores.ngram_score(
+        model, params, grams, losses, special
+      )
       for length, grams in ngrams.items()
     }
     return scores | {

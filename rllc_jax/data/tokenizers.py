@@ -237,6 +237,18 @@ def eos_id(tokenizer: tokenizers.Tokenizer, name: str = '') -> int:
   return present[0]
 
 
+def ordinary_ids(tokenizer: tokenizers.Tokenizer) -> np.ndarray:
+  """The ids of all tokens but special ones, ascending, [n].
+
+  Examples:
+    >>> ordinary_ids(train_words(['a b'], 5)).tolist()
+    [1, 2]
+  """
+  added = tokenizer.get_added_tokens_decoder()
+  special = [i for i, token in added.items() if token.special]
+  return np.setdiff1d(sorted(tokenizer.get_vocab().values()), special)
+
+
 def encode(
   tokenizer: tokenizers.Tokenizer, texts: Iterable[str]
 ) -> Iterator[np.ndarray]:

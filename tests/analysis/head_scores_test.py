@@ -1,6 +1,5 @@
 """Attention scores on heads whose mechanism is known."""
 
-import dataclasses
 import functools
 
 from absl.testing import absltest
@@ -17,16 +16,18 @@ from tests.models import small
 PAPER = transformer.Architecture()
 
 
-def questions_of(score, model):
+def questions_of(score, vocab_size):
   """Many questions, in NumPy."""
-  ask = jax.jit(score, static_argnums=(1, 2))
-  return jax.tree.map(np.asarray, ask(jax.random.key(0), model, 5_000))
+  vocabulary = head_scores.own_vocabulary(vocab_size)
+  ask = jax.jit(score, static_argnums=(2, 3))
+  asked = ask(jax.random.key(0), vocabulary, PAPER.context_length, 5_000)
+  return jax.tree.map(np.asarray, asked)
 
 
 class QuestionsTest(parameterized.TestCase):
   def test_lengths_are_16_to_64_and_the_last_position_asks(self):
     score = head_scores.previous_token_questions
-    tokens, _, queries, keys = questions_of(score, PAPER)
+    tokens, _, queries, keys = questions_of(score, PAPER.vocab_size)
     np.testing.assert_array_equal(np.unique(queries), np.arange(15, 64))
     np.testing.assert_array_equal(keys, queries - 1)
     np.testing.assert_array_equal(tokens[:, 0], 4999)
@@ -35,8 +36,7 @@ class QuestionsTest(parameterized.TestCase):
 
   def test_exactly_one_token_is_repeated(self):
     score = head_scores.prefix_matching_questions
-    model = dataclasses.replace(PAPER, vocab_size=50)
-    tokens, _, queries, keys = questions_of(score, model)
+    tokens, _, queries, keys = questions_of(score, 50)
     rows = np.arange(len(tokens))
     repeated = tokens[rows, queries]
     np.testing.assert_array_equal(tokens[rows, keys - 1], repeated)
@@ -49,6 +49,27 @@ class QuestionsTest(parameterized.TestCase):
     self.assertEqual(counts[49], 0)
     expected = tokens[:, 1:].size / 49
     self.assertLess(abs(counts[:49] / expected - 1).max(), 0.05)
+
+  @parameterized.parameters(*head_scores.SCORES)
+  def test_tokens_are_those_of_the_vocabulary(self, score):
+    """A model from elsewhere has its special token anywhere, and ids unused."""
+    vocabulary = head_scores.Vocabulary(3, np.array([0, 2, 5, 6, 9]))
+    ask = head_scores.SCORES[score]
+    tokens = np.asarray(ask(jax.random.key(0), vocabulary, 16, 64).tokens)
+    np.testing.assert_array_equal(tokens[:, 0], 3)
+    self.assertEqual({*tokens[:, 1:].ravel().tolist()}, {0, 2, 5, 6, 9})
+
+  def test_scores_use_the_vocabulary(self):
+    """By default the last id is special; any other makes other scores."""
+    model = small.KINDS['gpt2']
+    params = small.random_params(model)
+    score = lambda vocabulary: head_scores.head_scores(
+      'prefix_matching', model, params, jax.random.key(0), 64, vocabulary
+    )
+    own = score(head_scores.own_vocabulary(model.vocab_size))
+    np.testing.assert_array_equal(own, score(None))
+    other = score(head_scores.Vocabulary(0, np.arange(1, model.vocab_size)))
+    self.assertGreater(abs(np.asarray(other - own)).max(), 1e-4)
 
 
 class AttentionTest(parameterized.TestCase):

@@ -87,8 +87,8 @@ class NgramTest(absltest.TestCase):
     params = small.random_params(MODEL)
     ngrams = np.array([[1, 2, 3], [4, 5, 6]])
     rows = jnp.arange(24.0).reshape(2, 12)
-    score = ngram_scores.ngram_score(MODEL, params, ngrams, rows)
-    batch = jnp.array([[9, 1, 2, 3], [9, 4, 5, 6]])
+    score = ngram_scores.ngram_score(MODEL, params, ngrams, rows, 8)
+    batch = jnp.array([[8, 1, 2, 3], [8, 4, 5, 6]])
     last = token_losses.token_losses(MODEL, params, batch)[:, 2]
     np.testing.assert_allclose(score, rows[:, 2].mean() / last.mean())
 

@@ -12,6 +12,7 @@ from experiments import analyze
 from experiments import build_corpus
 from experiments import estimate_rllc
 from experiments import verify
+from experiments.runtime import choices
 from experiments.runtime import sections
 import rllc_jax
 from rllc_jax import trees
@@ -57,6 +58,8 @@ def test_a_trajectory_is_estimated_and_verified(workdir):
   config = config_of(workdir)
   corpus = build_corpus.run(config, workdir)
   assert corpus.tokens.shape[1] == 12 and (corpus.tokens[:, 0] == 0).all()
+  ordinary = choices.ordinary_ids(corpus, workdir / 'corpus')
+  assert ordinary.tolist() == [*range(1, 23)]
   broken = workdir / 'checkpoints' / 'step5' / 'model.safetensors'
   whole = broken.read_bytes()
   broken.write_bytes(whole[:-40])
@@ -198,6 +201,8 @@ def test_text_goes_through_the_tokenizer_of_the_model(workdir):
   corpus = build_corpus.run(config, workdir)
   assert (corpus.tokens[:, 0] == 0).all() and corpus.vocab_size == 5
   assert set(np.unique(corpus.tokens)) == {0, 1, 2, 3}
+  ordinary = choices.ordinary_ids(corpus, workdir / 'corpus')
+  assert ordinary.tolist() == [1, 2, 3, 4]
   assert corpus.tokens.size > 10_000
 
 
