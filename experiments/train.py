@@ -143,7 +143,8 @@ def _train(
       seed=seed,
       batch_size=settings.batch_size,
       num_steps=settings.num_steps,
-      checkpoint_steps=checkpoints.log_spaced_steps(
+      checkpoint_steps=settings.checkpoints
+      or checkpoints.log_spaced_steps(
         settings.num_steps, settings.num_checkpoints
       ),
       directory=directory,

@@ -31,8 +31,10 @@ import numpy as np
 
 from experiments import report
 from experiments.checks import known_answers
+from experiments.configs import code
 from experiments.configs import mini_pile
 from experiments.configs import planted
+from experiments.configs import planted2
 from experiments.paper import claims
 from experiments.paper import evidence
 from experiments.paper import study
@@ -46,6 +48,8 @@ from rllc_jax.training import checkpoints
 
 # By language: its config, and the data set that is used as code.
 LANGUAGES = {
+  'code': (code.get_config, 'train_twice'),
+  'planted2': (planted2.get_config, 'held_out/planted2_repeats'),
   'planted': (planted.get_config, 'held_out/planted_repeats'),
   'mini_pile': (mini_pile.get_config, 'train/stdlib_code'),
 }
@@ -79,7 +83,7 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     ChainsFailed: at the end, if chains failed.
   """
   began = time.perf_counter()
-  get_config, code = LANGUAGES[language]
+  get_config, other = LANGUAGES[language]
   config = get_config()
   config.seed = seed
   directory = workdir / f'{language}-{seed}'
@@ -88,7 +92,7 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
     study.run(config, directory)
   except commands.ChainsFailed as error:
     failure = error  # Raised at the end: findings use the remaining chains.
-  findings = claims.findings(gather(directory, config, code))
+  findings = claims.findings(gather(directory, config, other))
   seconds = time.perf_counter() - began
   record = {
     'language': language,
@@ -106,14 +110,14 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
 
 
 def gather(
-  directory: pathlib.Path, config: Any, code: str
+  directory: pathlib.Path, config: Any, other: str
 ) -> evidence.Evidence:
   """Collects the results of a study as evidence for the claims.
 
   Args:
     directory: of the study.
     config: of the study.
-    code: the data set that is used as code.
+    other: the data set that is used as code.
   """
   last = checkpoints.steps(directory / 'train' / 'checkpoints')[-1]
   draws = llc.by_draw(study.traces(directory, 'rllc'))
@@ -129,7 +133,7 @@ def gather(
     reference=llc.by_draw(study.traces(directory, 'reference')),
     swept=np.stack(swept),
     readings=study.readings(directory),
-    code=code,
+    code=other,
     known_answers=[row.holds for row in known_rows if row.holds is not None],
   )
 

@@ -3,11 +3,12 @@
   python -m experiments.study --config=FILE --workdir=DIR
 
 builds a corpus and trains as experiments.demo does, trains a one-layer model
-alike, and fills the stores
+alike, of seed 0 whatever the seed, and fills the stores
 
   rllc              every head, on every data set of the config
   full              the whole model, on these and on the further domains
-  reference         every head, against the predictions of the one-layer model
+  reference         every head, against the predictions of the one-layer model,
+                    unless `study.against_one_layer` is False
   sweep_NAME_VALUE  every head at the last checkpoint, with one setting halved
                     or doubled
 
@@ -31,6 +32,7 @@ from experiments import estimate_rllc
 from experiments import train
 from experiments.runtime import commands
 from experiments.runtime import processes
+from experiments.runtime import sections
 from rllc_jax.results import disk
 from rllc_jax.training import checkpoints
 from rllc_jax.training import records
@@ -68,10 +70,14 @@ def _steps(config, workdir):
   """Yields names and calls in order; a call must end before the next yield."""
   yield 'corpus', lambda: build_corpus.run(config, workdir)
   yield 'training', lambda: train.run(config, workdir)
-  one_layer = _changed(
-    config, model={'num_layers': 1}, training={'name': REFERENCE}
-  )
-  yield 'training of the reference', lambda: train.run(one_layer, workdir)
+  if sections.read(config).study.against_one_layer:
+    one_layer = _changed(
+      config,
+      model={'num_layers': 1},
+      training={'name': REFERENCE, 'checkpoints': (config.training.num_steps,)},
+    )
+    one_layer.seed = 0  # All runs are compared with one model.
+    yield 'training of the reference', lambda: train.run(one_layer, workdir)
   # Exists only after training, so the steps cannot be listed in advance.
   last = checkpoints.steps(workdir / 'train' / 'checkpoints')[-1]
   for name, settings in estimations(config, last):
@@ -90,7 +96,7 @@ def estimations(
     config: of the run.
     last: step of the last checkpoint.
   """
-  datasets = config.estimation.datasets
+  datasets = *config.estimation.datasets, *config.estimation.late_datasets
   yield 'rllc', config
   first = tuple(datasets[:1])
   held_out = (f'held_out/{name}' for name in config.corpus.further)
@@ -101,9 +107,12 @@ def estimations(
     },
     'reference': {'reference': REFERENCE, 'datasets': first},
   }
+  if not sections.read(config).study.against_one_layer:
+    del changes['reference']
   for name, changed in changes.items():
-    yield name, _changed(config, estimation={**changed, 'name': name})
-  at_last = {'datasets': first, 'checkpoints': (last,)}
+    estimation = {**changed, 'name': name, 'late_datasets': ()}
+    yield name, _changed(config, estimation=estimation)
+  at_last = {'datasets': first, 'checkpoints': (last,), 'late_datasets': ()}
   for field in SWEPT:
     for factor in FACTORS:
       value = factor * config.sampling[field]

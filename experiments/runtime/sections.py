@@ -161,6 +161,7 @@ class Training:
     batch_size: sequences a step; as many devices as divide it evenly take part.
     num_steps: updates in all.
     num_checkpoints: log-spaced in the step, the first and the last included.
+    checkpoints: their steps, in place of log-spaced ones.
     resume_every: steps between two states that a killed run goes on from; if
       they take long, there is one about every ten seconds.
   """
@@ -172,6 +173,7 @@ class Training:
   batch_size: int = 32
   num_steps: int = 10_000
   num_checkpoints: int = 12
+  checkpoints: tuple[int, ...] = ()
   resume_every: int = 500
 
 
@@ -285,6 +287,18 @@ class Analysis:
 
 
 @dataclasses.dataclass(frozen=True)
+class Study:
+  """The section `study` of a config; see experiments.study.
+
+  Attributes:
+    against_one_layer: whether heads are measured against the predictions of a
+      one-layer model, too.
+  """
+
+  against_one_layer: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
 class Figure:
   """The section `figure` of a config; see experiments.figures.
 
@@ -314,6 +328,7 @@ SECTIONS: Mapping[str, Any] = {
   'layout': Layout,
   'calibration': Calibration,
   'analysis': Analysis,
+  'study': Study,
   'figure': Figure,
 }
 _NOT_OF_CONFIGS = ('mesh',)  # Devices cannot be written as text.
@@ -373,6 +388,7 @@ class Settings:
   layout: Layout
   calibration: Calibration
   analysis: Analysis
+  study: Study
   figure: Figure
 
 

@@ -10,6 +10,10 @@ structure:
   bracket  ( [ ] { } )              closed in the order of a stack
   repeat   << r5 r1 r9 == r5 r1 r9 >>   the second half repeats the first
 
+In the second version words are more and of unlike frequency, brackets may hold
+quotes, ( " q3 q1 " [ ] ), which begin and end alike, and the marks of a
+repeated string are no brackets.
+
 An optimal reader knows the odds of every next symbol. Its mean loss over the
 symbols of a kind is that kind's floor. `synthetic_laws` has floors and expected
 counts in closed form; `segments` gives the surprisal of each symbol.
@@ -39,9 +43,13 @@ KINDS = (
   'bracket_last',
   'repeat_new',
   'repeat',
+  'quote_open',
+  'quote_inside',
+  'quote_close',
 )
 SUCCESSOR_ODDS = np.array([0.5, 0.25, 0.125, 0.125])
 BRACKETS = ('()', '[]', '{}', '<>')
+QUOTES = ('"', "'")
 
 
 class Language(NamedTuple):
@@ -66,6 +74,11 @@ class Language(NamedTuple):
     num_repeats: symbols that repeated strings are made of, each once a string.
     repeat_stop: odds that a string ends after a symbol, the first excepted.
     max_repeat: its longest.
+    zipf: words have odds of 1 / rank^zipf; at 0 they are all alike.
+    quote: odds that a quote begins where a bracket could close.
+    quote_stop: odds that it ends after a symbol q, the first excepted.
+    num_quoted: symbols q.
+    marks: before, between and after the halves of a repeated string.
   """
 
   shares: tuple[float, ...] = (0.15, 0.25, 0.2, 0.2, 0.2)
@@ -85,6 +98,11 @@ class Language(NamedTuple):
   num_repeats: int = 24
   repeat_stop: float = 0.2
   max_repeat: int = 8
+  zipf: float = 0.0
+  quote: float = 0.0
+  quote_stop: float = 0.4
+  num_quoted: int = 8
+  marks: tuple[str, str, str] = ('<<', '==', '>>')
 
 
 class Segment(NamedTuple):
@@ -96,8 +114,9 @@ class Segment(NamedTuple):
     surprisals: of each, -ln of its odds given all before it, nats.
     sources: of each, the place of an earlier symbol that determines it, the one
       just before it excepted. For an n-gram that is the symbol two before, for
-      a skip n-gram its source, for a closing bracket its opening one, for the
-      second half of a string the symbol that it repeats; -1 for other kinds.
+      a skip n-gram its source, for a closing bracket or quote its opening one,
+      for the second half of a string the symbol that it repeats; -1 for other
+      kinds.
   """
 
   symbols: list[str]
@@ -111,11 +130,19 @@ class Tables(NamedTuple):
 
   Attributes:
     successors: [num_bigrams, 4], of each symbol a.
-    words: [num_starts * num_seconds, 4], symbols b.
+    words: [num_starts * num_seconds, 4], symbols b; those that share a first
+      symbol stand together.
+    odds: [num_starts, num_seconds], of the words, in that order.
   """
 
   successors: np.ndarray
   words: np.ndarray
+  odds: np.ndarray
+
+  @property
+  def first_odds(self) -> np.ndarray:
+    """Odds of the first symbol of a word, [num_starts]."""
+    return self.odds.sum(axis=1)
 
 
 def tables(language: Language) -> Tables:
@@ -133,7 +160,10 @@ def tables(language: Language) -> Tables:
   ending_rng = np.random.default_rng((language.seed, language.ending_seed))
   endings = ending_rng.integers(language.num_ngrams, size=(len(starts), 2))
   words = np.concatenate([np.array(starts), endings], axis=1)
-  return Tables(np.array(successors), words)
+  ranks = 1.0 + ending_rng.permutation(len(words))
+  odds = ranks**-language.zipf
+  shape = language.num_starts, language.num_seconds
+  return Tables(np.array(successors), words, (odds / odds.sum()).reshape(shape))
 
 
 def symbols(language: Language) -> list[str]:
@@ -147,7 +177,11 @@ def symbols(language: Language) -> list[str]:
     'r': language.num_repeats,
   }
   names = [f'{x}{i}' for x, count in numbered.items() for i in range(count)]
-  return [*names, 'a.', 'b.', '?', *''.join(BRACKETS), '<<', '==', '>>']
+  quoted = (
+    [f'q{i}' for i in range(language.num_quoted)] if language.quote else []
+  )
+  quotes = [*QUOTES, *quoted] if language.quote else []
+  return [*names, 'a.', 'b.', '?', *''.join(BRACKETS), *quotes, *language.marks]
 
 
 def segments(language: Language, rng: np.random.Generator) -> Iterator[Segment]:
@@ -177,12 +211,18 @@ def check(language: Language) -> None:
       f'shares must add up to 1, because a segment has one structure; got '
       f'{shares.sum():g}.'
     )
-  for name in ('bigram_stop', 'ngram_stop', 'skip_stop', 'repeat_stop'):
+  stops = 'bigram_stop', 'ngram_stop', 'skip_stop', 'repeat_stop', 'quote_stop'
+  for name in stops:
     if not 0 < getattr(language, name) <= 1:
       raise ValueError(
         f'{name} must lie in (0, 1], because a segment must end; got '
         f'{getattr(language, name)}.'
       )
+  if not 0 <= language.quote < 1 - language.bracket_open:
+    raise ValueError(
+      'quote must lie in [0, 1 - bracket_open), because a bracket must close '
+      f'at some time; got {language.quote}.'
+    )
   limits = {
     'num_starts': language.num_ngrams,
     'num_seconds': language.num_ngrams,
@@ -203,11 +243,26 @@ _DOCUMENTS = 1_000_000  # Only a bound: the cap of a corpus ends the reading.
 
 # The language, and three that differ from it in one structure each: no nested
 # brackets, other endings of words, more segments that are repeated strings.
+# The second version has more to memorize and fewer repetitions, as text has.
+_SECOND = Language(
+  shares=(0.12, 0.4, 0.2, 0.2, 0.08),
+  seed=2,
+  num_ngrams=64,
+  num_starts=32,
+  num_seconds=16,
+  num_skips=64,
+  zipf=1.0,
+  bracket_open=0.4,
+  quote=0.2,
+  marks=('first', 'again', 'done'),
+)
 LANGUAGES: Mapping[str, Language] = {
   'planted': Language(),
   'planted_flat': Language(max_depth=1),
   'planted_words': Language(ending_seed=1),
   'planted_repeats': Language(shares=(0.075, 0.125, 0.1, 0.1, 0.6)),
+  'planted2': _SECOND,
+  'planted2_repeats': _SECOND._replace(shares=(0.06, 0.2, 0.1, 0.1, 0.54)),
 }
 
 
@@ -330,11 +385,18 @@ def _bigram(draw: _Drawing, out: Segment) -> None:
 def _ngram(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
   stop, going = language.ngram_stop, 1.0  # The first word is certain to come.
+  words, odds = draw.tables.words, draw.tables.odds
   while True:
-    word = draw.tables.words[rng.integers(len(draw.tables.words))]
-    first, second, *rest = (f'b{i}' for i in word)
-    _write(out, first, 'ngram_choice', going / language.num_starts)
-    _write(out, second, 'ngram_choice', 1 / language.num_seconds)
+    which = (
+      rng.choice(len(words), p=odds.ravel())
+      if language.zipf
+      else rng.integers(len(words))  # As the first version's texts were drawn.
+    )
+    first, second, *rest = (f'b{i}' for i in words[which])
+    start = which // language.num_seconds
+    first_odds = draw.tables.first_odds[start]
+    _write(out, first, 'ngram_choice', going * first_odds)
+    _write(out, second, 'ngram_choice', odds.flat[which] / first_odds)
     for symbol in rest:  # Determined, hence of odds 1.
       _write(out, symbol, 'ngram', 1.0, len(out.symbols) - 2)
     going = 1 - stop
@@ -356,24 +418,48 @@ def _skip(draw: _Drawing, out: Segment) -> None:
 
 def _bracket(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
-  opens, count = language.bracket_open, len(BRACKETS)
+  count = len(BRACKETS)
   stack = [(BRACKETS[rng.integers(count)], 0)]  # Open pairs and their places.
   _write(out, stack[0][0][0], 'start', 1 / count)
   while stack:
-    free = opens if len(stack) < language.max_depth else 0.0
-    if rng.random() < free:
+    if language.quote and rng.random() < language.quote:
+      _quote(draw, out)
+      continue
+    free, closes = _free_odds(language, len(stack))
+    if rng.random() * (free + closes) < free:
       stack.append((BRACKETS[rng.integers(count)], len(out.symbols)))
       _write(out, stack[-1][0][0], 'bracket_open', free / count)
     else:
       kind = 'bracket_nested' if len(stack) > 1 else 'bracket_last'
       pair, place = stack.pop()
-      _write(out, pair[1], kind, 1 - free, place)
+      _write(out, pair[1], kind, closes, place)
+
+
+def _free_odds(language: Language, depth: int) -> tuple[float, float]:
+  """Odds that a bracket opens, and that one closes, at a depth of 1 or more."""
+  opens = language.bracket_open if depth < language.max_depth else 0.0
+  return opens, 1 - opens - language.quote
+
+
+def _quote(draw: _Drawing, out: Segment) -> None:
+  """A quote within brackets: its mark, symbols q, and the same mark."""
+  language, rng = draw.language, draw.rng
+  place, mark = len(out.symbols), QUOTES[rng.integers(len(QUOTES))]
+  _write(out, mark, 'quote_open', language.quote / len(QUOTES))
+  going = 1.0  # At least one symbol is quoted.
+  while True:
+    odds = going / language.num_quoted
+    _write(out, f'q{rng.integers(language.num_quoted)}', 'quote_inside', odds)
+    going = 1 - language.quote_stop
+    if rng.random() < language.quote_stop:
+      return _write(out, mark, 'quote_close', language.quote_stop, place)
 
 
 def _repeat(draw: _Drawing, out: Segment) -> None:
   language, rng = draw.language, draw.rng
   string = rng.permutation(language.num_repeats)[: language.max_repeat]
-  _write(out, '<<', 'start', 1.0)
+  begins, again, ends = language.marks
+  _write(out, begins, 'start', 1.0)
   length = 0
   for i, symbol in enumerate(string):
     stop = language.repeat_stop if i else 0.0
@@ -382,11 +468,11 @@ def _repeat(draw: _Drawing, out: Segment) -> None:
     odds = (1 - stop) / (language.num_repeats - i)
     _write(out, f'r{symbol}', 'repeat_new', odds)
     length += 1
-  full = length == language.max_repeat  # Then '==' is the only choice.
-  _write(out, '==', 'repeat_new', 1.0 if full else language.repeat_stop)
+  full = length == language.max_repeat  # Then `again` is the only choice.
+  _write(out, again, 'repeat_new', 1.0 if full else language.repeat_stop)
   for place, symbol in enumerate(string[:length], 1):
     _write(out, f'r{symbol}', 'repeat', 1.0, place)
-  _write(out, '>>', 'repeat', 1.0, length + 1)  # Ends as the first half did.
+  _write(out, ends, 'repeat', 1.0, length + 1)  # Ends as the first half did.
 
 
 _SEGMENTS: Mapping[str, Callable[[_Drawing, Segment], None]] = {

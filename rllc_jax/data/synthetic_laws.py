@@ -34,7 +34,8 @@ def laws(language: synthetic.Language) -> dict[str, Law]:
     whether one; 'ngram', its last two symbols; 'skip_filler'; 'skip', the
     target; 'bracket_open'; 'bracket_nested', closing within another;
     'bracket_last', closing the outermost; 'repeat_new'; 'repeat', the second
-    half. Kinds that do not occur are left out.
+    half; 'quote_open', 'quote_inside' and 'quote_close'. Kinds that do not
+    occur are left out.
   """
   synthetic.check(language)
   shares = dict(zip(synthetic.STRUCTURES, language.shares, strict=True))
@@ -75,9 +76,9 @@ def _bigram_law(language: synthetic.Language) -> _Sums:
 
 def _ngram_law(language: synthetic.Language) -> _Sums:
   stop, words = language.ngram_stop, 1 / language.ngram_stop
-  first, second = (
-    math.log(n) for n in (language.num_starts, language.num_seconds)
-  )
+  tables = synthetic.tables(language)
+  first = _entropy(tables.first_odds)
+  second = _entropy(tables.odds) - first
   # The first word is certain; its first symbol counts as 'start'.
   ends = words * _entropy(np.array([stop, 1 - stop]))
   return {
@@ -99,20 +100,48 @@ def _skip_law(language: synthetic.Language) -> _Sums:
 
 def _bracket_law(language: synthetic.Language) -> _Sums:
   """Solves a linear system for the expected visits of each depth."""
-  depth, opens = language.max_depth, language.bracket_open
+  depth, opens, quote = (
+    language.max_depth,
+    language.bracket_open,
+    language.quote,
+  )
   free = np.append(np.full(depth - 1, opens), 0.0)  # At depth 1, 2, ...
-  moves = np.diag(free[:-1], 1) + np.diag(1 - free[1:], -1)
+  closes = 1 - free - quote
+  # After a quote the depth is what it was.
+  moves = (
+    np.diag(free[:-1], 1)
+    + np.diag(closes[1:], -1)
+    + np.diag(np.full(depth, quote))
+  )
   visits = np.linalg.solve(np.eye(depth) - moves.T, np.eye(depth)[0])
-  opened, closed = visits * free, visits * (1 - free)
+  opened, closed = visits * free, visits * closes
   # Odds of 0 are never drawn, so their surprisal counts as 0.
   surprisal = lambda odds: -np.log(np.where(odds > 0, odds, 1.0))
   openings = opened @ (surprisal(free) + math.log(len(synthetic.BRACKETS)))
-  closings = closed * surprisal(1 - free)
+  closings = closed * surprisal(closes)
   return {
     'start': (0, math.log(len(synthetic.BRACKETS))),
     'bracket_open': (opened.sum(), openings),
     'bracket_nested': (closed[1:].sum(), closings[1:].sum()),
     'bracket_last': (closed[0], closings[0]),
+    **_quote_law(language, visits.sum() * quote),
+  }
+
+
+def _quote_law(language: synthetic.Language, quotes: float) -> _Sums:
+  """Of a stated number of quotes in a segment."""
+  if not quotes:
+    return {}
+  stop = language.quote_stop
+  marks = math.log(len(synthetic.QUOTES)) - math.log(language.quote)
+  symbols = quotes / stop  # Lengths are geometric, from 1 on.
+  nats = symbols * math.log(language.num_quoted)
+  if stop < 1:
+    nats -= (symbols - quotes) * math.log1p(-stop)
+  return {
+    'quote_open': (quotes, quotes * marks),
+    'quote_inside': (symbols, nats),
+    'quote_close': (quotes, quotes * -math.log(stop)),
   }
 
 

@@ -29,6 +29,10 @@ LANGUAGES = {
     max_repeat=5,
     repeat_stop=0.05,
   ),
+  'second version': synthetic.LANGUAGES['planted2'],
+  'quotes without nesting': synthetic.Language(
+    shares=(0, 0, 0, 1, 0), max_depth=1, quote=0.3, quote_stop=1.0
+  ),
 }
 
 
@@ -186,6 +190,36 @@ class StructureTest(absltest.TestCase):
       set().union(*used), synthetic.symbols(synthetic.Language())
     )
 
+  def test_quotes_end_as_they_began_and_close_no_bracket(self):
+    language = synthetic.LANGUAGES['planted2']._replace(shares=(0, 0, 0, 1, 0))
+    marks, quotes = ('"', "'"), 0
+    for segment in drawn(language, 500):
+      inside = None
+      for place, symbol in enumerate(segment.symbols):
+        if symbol in marks:
+          inside, quotes = None if inside else symbol, quotes + 1
+          if segment.kinds[place] == 'quote_close':
+            source = segment.sources[place]
+            self.assertEqual(segment.symbols[source], symbol)
+            between = segment.symbols[source + 1 : place]
+            self.assertTrue(between and all(x[0] == 'q' for x in between))
+        else:
+          self.assertEqual(inside is not None, symbol[0] == 'q')
+    self.assertGreater(quotes, 100)
+
+  def test_words_of_the_second_version_have_zipf_s_odds(self):
+    language = synthetic.LANGUAGES['planted2']
+    odds = np.sort(synthetic.tables(language).odds.ravel())[::-1]
+    self.assertLen(odds, 512)
+    np.testing.assert_allclose(odds * np.arange(1, 513), odds[0])
+    drawn_words = collections.Counter(
+      tuple(segment.symbols[i : i + 4])
+      for segment in drawn(language._replace(shares=(0, 1, 0, 0, 0)), 4_000)
+      for i in range(0, len(segment.symbols) - 1, 4)
+    )
+    commonest = drawn_words.most_common(1)[0][1] / drawn_words.total()
+    self.assertAlmostEqual(commonest, odds[0], delta=0.02)
+
   def test_the_seed_determines_the_text(self):
     language = synthetic.Language()
     self.assertEqual(drawn(language, 50), drawn(language, 50))
@@ -195,17 +229,18 @@ class StructureTest(absltest.TestCase):
 class TextTest(absltest.TestCase):
   def test_documents_are_reproducible_and_differ_by_language(self):
     """Every word is a symbol; a language's text depends on its name alone."""
-    alphabet = set(synthetic.symbols(synthetic.Language()))
     texts = {}
-    for name in synthetic.LANGUAGES:
+    for name, language in synthetic.LANGUAGES.items():
+      alphabet = set(synthetic.symbols(language))
       read = synthetic.source(name).read
       texts[name] = list(itertools.islice(read(), 5))
       self.assertEqual(texts[name], list(itertools.islice(read(), 5)))
       self.assertContainsSubset(' '.join(texts[name]).split(), alphabet)
-    self.assertLen({text for group in texts.values() for text in group}, 20)
+    drawn_texts = [text for group in texts.values() for text in group]
+    self.assertLen(set(drawn_texts), len(drawn_texts))
 
   def test_variants_differ_in_one_structure(self):
-    languages = list(synthetic.LANGUAGES.values())
+    languages = list(synthetic.LANGUAGES.values())[:4]
     plain, flat, other, repeats = map(synthetic_laws.laws, languages)
     self.assertEqual(plain, other)
     self.assertEqual(repeats['repeat'].floor, 0)
@@ -250,8 +285,11 @@ class TextTest(absltest.TestCase):
     )
 
   def test_kinds_are_those_of_the_laws(self):
-    laws = synthetic_laws.laws(synthetic.Language())
+    laws = synthetic_laws.laws(synthetic.LANGUAGES['planted2'])
     self.assertEqual(set(laws), set(synthetic.KINDS))
+    first = set(synthetic_laws.laws(synthetic.Language()))
+    quotes = {'quote_open', 'quote_inside', 'quote_close'}
+    self.assertEqual(set(laws) - first, quotes)
 
 
 class RefusalTest(parameterized.TestCase):

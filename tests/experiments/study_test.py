@@ -12,12 +12,15 @@ from experiments.paper import drawing
 from experiments.paper import study
 from experiments.runtime import sections
 
-CONFIGS = pathlib.Path(claims.__file__).parent / 'configs' / 'paper'
+CONFIGS = pathlib.Path(claims.__file__).parents[1] / 'configs' / 'paper'
 FIGURES = [
   path
   for path in sorted(CONFIGS.glob('*.py'))
   if path.stem not in ('__init__', 'full_size')
 ]
+
+
+assert len(FIGURES) > 10
 
 
 def config():
