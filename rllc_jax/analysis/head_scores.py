@@ -40,7 +40,7 @@ class Vocabulary(NamedTuple):
   """
 
   special: types.Array | int
-  ordinary: types.Array
+  ordinary: types.Array | np.ndarray
 
 
 def own_vocabulary(vocab_size: int) -> Vocabulary:
