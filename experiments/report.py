@@ -12,7 +12,6 @@ experiments.known_answers and experiments.coverage, and `DIR/analysis.zarr` of
 experiments.analyze, where they exist.
 """
 
-from collections.abc import Mapping
 from importlib import metadata
 import json
 import pathlib
@@ -23,7 +22,6 @@ from absl import logging
 import ml_collections
 import xarray as xr
 
-from experiments.paper import claims
 from experiments.runtime import commands
 from experiments.runtime import provenance
 from experiments.runtime import sections
@@ -109,7 +107,7 @@ def _inputs(
     known_answers=saved.known_answers,
     coverage=saved.coverage,
     readings=saved.readings,
-    findings=[*map(_mark_if_withdrawn, saved.claims.get('findings', []))],
+    findings=saved.claims.get('findings', []),
     runs=saved.runs,
   )
 
@@ -139,15 +137,6 @@ def _read(workdir: pathlib.Path) -> _Saved:
   )
   _check_one_run(saved, workdir)
   return saved
-
-
-def _mark_if_withdrawn(item: Mapping[str, Any]) -> dict[str, Any]:
-  """Adds the reasons to a finding whose claim has been withdrawn since."""
-  reasons = claims.withdrawn(item['claim'])
-  if not reasons:
-    return dict(item)
-  # A file that is older than the withdrawal still has a verdict.
-  return {**item, 'holds': None, 'withdrawn': True, 'note': reasons}
 
 
 def _load_readings(path: pathlib.Path) -> xr.Dataset | None:

@@ -3,9 +3,7 @@
   python -m experiments.figures --config=FILE --workdir=DIR
 
 reads the results of experiments.study in DIR and writes `DIR/figures/NAME.png`.
-FILE is one of `experiments/configs/paper`: one a figure. A figure that relies
-on a claim or class withdrawn in `experiments.paper.claims` is stamped with the
-reasons.
+FILE is one of `experiments/configs/paper`: one a figure.
 """
 
 from collections.abc import Callable
@@ -16,7 +14,6 @@ from absl import logging
 from matplotlib import figure
 import ml_collections
 
-from experiments.paper import claims
 from experiments.paper import comparisons
 from experiments.paper import curves_of_heads
 from experiments.paper import saved
@@ -24,7 +21,6 @@ from experiments.runtime import choices
 from experiments.runtime import commands
 from experiments.runtime import sections
 from rllc_jax import checked_files
-from rllc_jax.analysis import head_types
 from rllc_jax.plots import style
 
 DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
@@ -40,16 +36,6 @@ DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'memorisation': comparisons.memorisation,
   'affected_tokens': comparisons.tokens,
   'sensitivity': comparisons.settings,
-}
-
-# By figure: the claims it shows and the classes of heads it uses, for labels,
-# as points, or as the grouping that clusters are compared with.
-RESTS_ON: Mapping[str, tuple[str, ...]] = {
-  'head_types': (head_types.MULTIGRAM, 'C4'),
-  'multigram_circuit': (head_types.MULTIGRAM, 'C7a', 'C7b', 'C8'),
-  'ablation_clusters': (head_types.MULTIGRAM,),
-  'cluster_methods': (head_types.MULTIGRAM,),
-  'memorisation': (head_types.MULTIGRAM, 'C4'),
 }
 
 
@@ -78,9 +64,6 @@ def run(
   workdir = pathlib.Path(workdir)
   name = choices.directory_name('figure.name', settings.name)
   image = DRAWN[settings.draws](saved.Saved(workdir, settings))
-  reasons = claims.withdrawn(*RESTS_ON.get(settings.draws, ()))
-  if reasons:
-    style.stamp(image, reasons)
   path = workdir / 'figures' / f'{name}.png'
   checked_files.write_bytes(path, style.image(image, 'png'))
   logging.info('%s', path)

@@ -12,27 +12,26 @@ import xarray as xr
 
 from rllc_jax.analysis import head_types
 from rllc_jax.analysis import readings
-from rllc_jax.estimators import llc
 from rllc_jax.refinement import names as naming
 
 
 class Evidence(NamedTuple):
-  """Results of one training run; its first data set is 'text'.
+  """Results of one training run; its first data set is the one trained on.
 
   Attributes:
-    draws: of every head, from `llc.by_draw`.
-    reference: the same against the one-layer model.
+    estimates: of every head, from `llc_from_traces`.
+    reference: the same against the one-layer model; None if not measured.
     swept: [S, R], final estimates of all heads at S other settings.
     readings: measurements of `experiments.analyze`.
-    code: the data set that is used as code.
+    inductive: the data set where induction helps more.
     known_answers: True for each that is met.
   """
 
-  draws: xr.DataArray
-  reference: xr.DataArray
+  estimates: xr.Dataset
+  reference: xr.Dataset | None
   swept: np.ndarray
   readings: xr.Dataset
-  code: str
+  inductive: str
   known_answers: Sequence[bool]
 
 
@@ -40,18 +39,37 @@ class Finding(NamedTuple):
   """A statistic in one run.
 
   Attributes:
-    claim: a key of `claims.STATEMENTS`.
-    effect: positive if the claim is true.
-    error: its standard error; both NaN where it cannot be measured.
-    unit: of both.
+    claim: a key of `claims.CLAIMS`.
+    effect: positive if the claim is true; NaN where it cannot be measured.
+    error: its standard error within the run; NaN where there is none.
     note: the heads, steps or pairs that it is computed from.
   """
 
   claim: str
   effect: float
   error: float
-  unit: str
   note: str
+
+
+class Cells(NamedTuple):
+  """Estimates of some heads in one place, to take means of.
+
+  Attributes:
+    values: [n].
+    errors: [n], standard errors.
+  """
+
+  values: np.ndarray
+  errors: np.ndarray
+
+  @property
+  def mean(self) -> float:
+    return float(self.values.mean())
+
+  @property
+  def variance(self) -> float:
+    """Of the mean, as of independent chains: shared minibatches add to it."""
+    return float(np.sum(self.errors**2)) / len(self.errors) ** 2
 
 
 class Heads(NamedTuple):
@@ -63,7 +81,8 @@ class Heads(NamedTuple):
     text: the data set that the model is trained on.
     classes: of the heads by name.
     layers: names by layer.
-    steps: [K], of the checkpoints.
+    steps: [K], of the checkpoints with readings.
+    measured: [M], of those with estimates.
   """
 
   evidence: Evidence
@@ -72,11 +91,17 @@ class Heads(NamedTuple):
   classes: dict[str, str]
   layers: dict[int, list[str]]
   steps: np.ndarray
+  measured: np.ndarray
 
   @property
   def end(self) -> int:
     """The last checkpoint."""
-    return int(self.steps[-1])
+    return int(self.measured[-1])
+
+  @property
+  def last_layer(self) -> list[str]:
+    """Heads of the last layer."""
+    return self.layers[max(self.layers)]
 
   def having(self, kind: str, layer: int | None = None) -> list[str]:
     """Heads of a class, in one layer (-1 for the last) or in all."""
@@ -110,6 +135,10 @@ class Heads(NamedTuple):
     # None if induction is there from the first checkpoint on.
     return int(self.steps[before[-1]]) if len(before) else None
 
+  def measured_by(self, step: int) -> int:
+    """The last checkpoint with estimates that is not after a step."""
+    return int(self.measured[self.measured <= step][-1])
+
   @property
   def words(self) -> str:
     """The heads of each class, as 'multigram 0:0 1:1, induction 1:0'."""
@@ -121,35 +150,47 @@ class Heads(NamedTuple):
     )
 
   def reading(self, name: str, heads: Sequence[str]) -> np.ndarray:
-    """A measure of heads at every checkpoint, [K, n]."""
+    """A measure of heads at every checkpoint with readings, [K, n]."""
     return readings.of_heads(self.evidence.readings[name], heads)
 
-  def mean(self, draws, heads, step, dataset=None) -> xr.DataArray:
-    """Mean rLLC of heads at a checkpoint, by draw."""
-    cell = draws.sel(checkpoint=step, dataset=dataset or self.text)
-    return cell.sel(refinement=list(heads)).mean('refinement')
+  def cells(
+    self,
+    heads: Sequence[str],
+    step: int,
+    dataset: str | None = None,
+    estimates: xr.Dataset | None = None,
+  ) -> Cells:
+    """Estimates of heads at a checkpoint, on the text by default."""
+    estimates = self.evidence.estimates if estimates is None else estimates
+    where = {
+      'checkpoint': step,
+      'dataset': dataset or self.text,
+      'refinement': list(heads),
+    }
+    cell = estimates[['llc', 'standard_error']].sel(where)
+    return Cells(cell.llc.values, cell.standard_error.values)
 
 
 def sort_heads(evidence: Evidence) -> Heads:
   """Sorts the heads of a training run into classes and layers."""
-  names = [str(name) for name in evidence.draws.refinement.values]
+  names = [str(name) for name in evidence.estimates.refinement.values]
   return Heads(
     evidence,
     names,
-    str(evidence.draws.dataset.values[0]),  # The first is the training text.
+    str(evidence.estimates.dataset.values[0]),
     head_types.of_readings(evidence.readings),
     naming.heads_by_layer(names),
     evidence.readings.checkpoint.values,
+    np.sort(evidence.estimates.checkpoint.values),
   )
 
 
-def of_draws(claim: str, draws: xr.DataArray, note: str) -> Finding:
-  """Makes a finding of a linear combination of draws from `llc.by_draw`."""
-  estimate = llc.of_draws(draws)
-  values = float(estimate.llc), float(estimate.standard_error)
-  return Finding(claim, *values, 'rLLC', note)
+def contrast(claim: str, plus: Cells, minus: Cells, note: str) -> Finding:
+  """Makes a finding of the difference of two means."""
+  error = math.sqrt(plus.variance + minus.variance)
+  return Finding(claim, plus.mean - minus.mean, error, note)
 
 
 def missing(claim: str, reason: str) -> Finding:
   """Makes a finding for a statistic that cannot be measured."""
-  return Finding(claim, math.nan, math.nan, '', reason)
+  return Finding(claim, math.nan, math.nan, reason)

@@ -256,6 +256,15 @@ _SECOND = Language(
   quote=0.2,
   marks=('first', 'again', 'done'),
 )
+
+
+def _with_repeats(share: float) -> Language:
+  """The second version with another share of repeated strings."""
+  *others, own = _SECOND.shares
+  kept = [(1 - share) / (1 - own) * x for x in others]
+  return _SECOND._replace(shares=(*kept, share))
+
+
 LANGUAGES: Mapping[str, Language] = {
   'planted': Language(),
   'planted_flat': Language(max_depth=1),
@@ -263,6 +272,12 @@ LANGUAGES: Mapping[str, Language] = {
   'planted_repeats': Language(shares=(0.075, 0.125, 0.1, 0.1, 0.6)),
   'planted2': _SECOND,
   'planted2_repeats': _SECOND._replace(shares=(0.06, 0.2, 0.1, 0.1, 0.54)),
+  # Other shares of repeats, and fewer words: see experiments.paper.repeats.
+  'planted2_repeats_2': _with_repeats(0.02),
+  'planted2_repeats_20': _with_repeats(0.2),
+  'planted2_repeats_40': _with_repeats(0.4),
+  'planted2_words_32': _SECOND._replace(num_starts=8, num_seconds=4),
+  'planted2_words_128': _SECOND._replace(num_starts=16, num_seconds=8),
 }
 
 

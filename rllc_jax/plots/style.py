@@ -9,7 +9,6 @@ from collections.abc import Sequence
 import functools
 import io
 import itertools
-import textwrap
 from typing import Any, NamedTuple
 import unicodedata
 
@@ -34,8 +33,6 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
-STAMP = '#b91c1c'  # Used by nothing else: tests find a stamp by its color.
-_STAMP_SIZE = 10  # Points.
 # Characters: longer texts would leave no room for panels.
 _LONGEST_NAME = 32  # Beside an axis or a line.
 _LONGEST_TITLE = 60  # Within a panel and above it.
@@ -394,20 +391,6 @@ def footnote(drawn: figure.Figure, *parts: str) -> None:
   """Writes notes in small print below the panels."""
   text = ' · '.join(part for part in parts if part)
   drawn.supxlabel(text, fontsize=7.5, color=GRAY, x=0.01, ha='left')
-
-
-def stamp(drawn: figure.Figure, words: str) -> None:
-  """Writes above all panels why the figure is withdrawn."""
-  width = 72 * drawn.get_figwidth()  # Points; a letter is 0.62 of its height.
-  lines = textwrap.wrap(words, int(width / (0.62 * _STAMP_SIZE)))
-  drawn.suptitle(
-    '\n'.join(lines),
-    x=0.01,
-    ha='left',
-    fontsize=_STAMP_SIZE,
-    fontweight='bold',
-    color=STAMP,
-  )
 
 
 def settings_text(attributes: Mapping[str, Any]) -> str:

@@ -8,21 +8,17 @@ from typing import Any
 from rllc_jax.report import blocks
 from rllc_jax.report import tables
 
-_WORDS = {True: 'for it', False: 'against it', None: 'cannot be told'}
 _HEADER = (
   'claim',
   'of Wang et al. (2410.02984)',
-  'in this run',
   'measured on',
   'statistic',
   'unit',
 )
 _METHOD = (
-  'Statistics and nulls are defined in experiments.paper.claims, which says '
-  'what was settled before any run and what was not: each is positive if its '
-  'claim is true, and speaks for or against it beyond two standard errors. A '
-  'claim holds if every seed speaks for it; experiments.claims puts the seeds '
-  'together.'
+  'A statistic is positive if its claim is true; experiments.paper.claims has '
+  'definitions. One run decides nothing, because runs of other seeds differ by '
+  'more than the errors within one: experiments.claims puts seeds together.'
 )
 
 
@@ -30,14 +26,13 @@ def claims(findings: Sequence[Mapping[str, Any]]) -> list[blocks.Block]:
   """Builds the section's blocks.
 
   Args:
-    findings: entries of `claims.json`; [] if there is none. One with
-      'withdrawn' has no verdict, and its note gives the reason.
+    findings: entries of `claims.json`; [] if there is none.
   """
   if not findings:
     words = 'Not tested in this run: experiments.claims makes runs that are.'
     return [blocks.Words(words)]
   return [
-    (tables.Table(_HEADER, [*map(_row, findings)], num_words=4)),
+    (tables.Table(_HEADER, [*map(_row, findings)], num_words=3)),
     blocks.Words(_METHOD),
   ]
 
@@ -51,7 +46,6 @@ def _row(finding: Mapping[str, Any]) -> tuple[tables.Cell, ...]:
   texts = (
     finding['claim'],
     finding['statement'],
-    'withdrawn' if finding.get('withdrawn') else _WORDS[finding['holds']],
     finding['note'],
     tables.with_error(effect, error),
     finding['unit'],

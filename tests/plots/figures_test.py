@@ -1,27 +1,18 @@
 """Contents of figures, read back from their artists."""
 
-import pathlib
-import runpy
-
 from fontTools import fontBuilder
 from fontTools.pens import ttGlyphPen
-from matplotlib import colors
 from matplotlib import font_manager
-from matplotlib import image
 from matplotlib import text as text_artist
 import numpy as np
 import pytest
 import xarray as xr
 
-from experiments.paper import claims
-from experiments.paper import drawing
-from experiments.paper import saved
 from rllc_jax.plots import heads
 from rllc_jax.plots import spread
 from rllc_jax.plots import style
 from rllc_jax.plots import traces
 from rllc_jax.plots import training
-from tests.paper import claims_test
 
 DIMS = ('checkpoint', 'dataset', 'refinement')
 STEPS = (0, 1, 10, 100)
@@ -324,92 +315,6 @@ def test_a_layer_of_one_head_has_no_spread_and_the_figure_says_so():
   drawn = spread.head_spread(spreads(nan, nan))
   assert 'no layer with two heads' in words(drawn.axes[0])
   drawn.draw_without_rendering()
-
-
-EXPERIMENTS = pathlib.Path(drawing.__file__).parents[1]
-CONFIGS = {
-  path.stem: path
-  for path in sorted((EXPERIMENTS / 'configs' / 'paper').glob('*.py'))
-  if path.stem not in ('__init__', 'full_size')
-}
-STAMPED = {
-  'fig_1',
-  'fig_4',
-  'memorisation',
-  'ablation_clusters',
-  'cluster_methods',
-}
-
-
-class Study(saved.Saved):
-  """The saved study of the planted heads of `claims_test`."""
-
-  def estimates(self, name='rllc'):
-    return estimates(claims_test.STEPS, [self.settings.text], claims_test.HEADS)
-
-  def boundaries(self):
-    return [20.0, 200.0]
-
-  def readings(self):
-    return claims_test.readings()
-
-
-def draw(name, workdir, monkeypatch):
-  """The figure of a config, and the file it is in."""
-  drawn = []
-  render = lambda new_figure, kind: (
-    drawn.append(new_figure) or render_image(new_figure, kind)
-  )
-  render_image = style.image
-  monkeypatch.setattr(saved, 'Saved', Study)
-  monkeypatch.setattr(style, 'image', render)
-  config = runpy.run_path(str(CONFIGS[name]))['get_config']()
-  return drawing.run(config, workdir), drawn[0]
-
-
-@pytest.mark.sampled(1)
-@pytest.mark.parametrize('name', ['fig_1', 'fig_2', 'fig_4', 'memorisation'])
-def test_withdrawn_claims_are_written_above_the_figure(
-  name, tmp_path, monkeypatch
-):
-  path, drawn = draw(name, tmp_path, monkeypatch)
-  above = ' '.join(drawn.get_suptitle().split())
-  if name not in STAMPED:
-    assert not above and not is_stamped(path)
-    return
-  assert above.startswith('withdrawn: untrained heads') and is_stamped(path)
-  assert ('brackets' in above) == (name == 'fig_4')
-  drawn.draw_without_rendering()
-  (title,) = [x for x in drawn.texts if x.get_text() == drawn.get_suptitle()]
-  box = title.get_window_extent()
-  assert box.x0 >= 0 and box.x1 <= drawn.bbox.width
-  assert all(box.y0 >= ax.get_window_extent().y1 for ax in drawn.axes)
-
-
-def test_a_figure_is_stamped_only_while_its_claims_are_withdrawn(
-  tmp_path, monkeypatch
-):
-  monkeypatch.setattr(claims, 'WITHDRAWN', {})
-  path, drawn = draw('fig_1', tmp_path, monkeypatch)
-  assert not drawn.get_suptitle() and not is_stamped(path)
-
-
-def is_stamped(path):
-  """True if letters of the stamp's color stand in the top of the picture."""
-  pixels = image.imread(path)[..., :3]
-  top = pixels[: len(pixels) // 5]
-  close = np.abs(top - colors.to_rgb(style.STAMP)).max(axis=-1) < 0.02
-  return close.sum() > 500
-
-
-@pytest.mark.parametrize('name', CONFIGS)
-def test_stored_pictures_of_withdrawn_claims_are_stamped(name):
-  path = EXPERIMENTS / 'figures' / 'paper' / f'{name}.png'
-  assert is_stamped(path) == (name in STAMPED)
-  draws = runpy.run_path(str(CONFIGS[name]))['get_config']().figure.draws
-  assert bool(claims.withdrawn(*drawing.RESTS_ON.get(draws, ()))) == (
-    name in STAMPED
-  )
 
 
 SCRIPTS = {
