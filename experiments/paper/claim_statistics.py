@@ -102,10 +102,10 @@ def induction_is_simple(heads: evidence.Heads) -> list[evidence.Finding]:
   """Claim C3: induction heads end below the multigram heads of their layer."""
   if not heads.induction or not heads.last_multigrams:
     return [evidence.missing('C3', heads.words)]
-  groups = heads.last_multigrams, heads.induction
-  note = f'{", ".join(groups[1])} against {", ".join(groups[0])}'
-  cells = [heads.cells(names, heads.end) for names in groups]
-  return [evidence.contrast('C3', *cells, note)]
+  multigrams, induction = heads.last_multigrams, heads.induction
+  note = f'{", ".join(induction)} against {", ".join(multigrams)}'
+  plus, minus = (heads.cells(x, heads.end) for x in (multigrams, induction))
+  return [evidence.contrast('C3', plus, minus, note)]
 
 
 def memory_is_complexity(heads: evidence.Heads) -> list[evidence.Finding]:
@@ -193,11 +193,11 @@ def migration(heads: evidence.Heads) -> list[evidence.Finding]:
       findings.append(evidence.missing(claim, heads.words))
       continue
     steps = heads.end, heads.measured_by(heads.onset)
-    cells = [
+    plus, minus = (
       heads.cells(names, step, estimates=reference) for step in steps[::sign]
-    ]
+    )
     note = f'{", ".join(names)} from step {steps[1]}'
-    findings.append(evidence.contrast(claim, *cells, note))
+    findings.append(evidence.contrast(claim, plus, minus, note))
   return findings
 
 

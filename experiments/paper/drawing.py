@@ -16,6 +16,7 @@ import ml_collections
 
 from experiments.paper import comparisons
 from experiments.paper import curves_of_heads
+from experiments.paper import over_seeds
 from experiments.paper import saved
 from experiments.runtime import choices
 from experiments.runtime import commands
@@ -35,7 +36,11 @@ DRAWN: Mapping[str, Callable[[saved.Saved], figure.Figure]] = {
   'stages': comparisons.stages,
   'memorisation': comparisons.memorisation,
   'affected_tokens': comparisons.tokens,
+  'early_tokens': comparisons.early_tokens,
   'sensitivity': comparisons.settings,
+  'claims': over_seeds.effects,
+  'seeds': over_seeds.curves,
+  'classes': over_seeds.classes,
 }
 
 

@@ -131,9 +131,5 @@ def power(
     is_false = means + half < least
     return np.mean((means - half > 0) & ~is_false), np.mean(is_false)
 
-  none = rates(0.0)
-  return Power(
-    *(float(rates(effect)[0]) for effect in (2 * least, least)),
-    float(none[1]),
-    float(none[0]),
-  )
+  strong, weak, none = (rates(effect) for effect in (2 * least, least, 0.0))
+  return Power(*map(float, (strong[0], weak[0], none[1], none[0])))

@@ -1,6 +1,7 @@
 """Results of a saved study, prepared for figures."""
 
 from collections.abc import Sequence
+import functools
 import pathlib
 from typing import NamedTuple
 
@@ -20,6 +21,7 @@ from rllc_jax.plots import style
 from rllc_jax.refinement import names as naming
 
 WRLLC = 'refined LLC (wrLLC)'
+BANDS = 'bands: 95 % intervals'
 
 
 class Saved(NamedTuple):
@@ -34,9 +36,17 @@ class Saved(NamedTuple):
     # A store appends later checkpoints; curves need them in order.
     return result.sortby('checkpoint')
 
+  def text(self) -> xr.Dataset:
+    """Estimates on the text that the model was trained on."""
+    return on(self.estimates(), self.settings.text)
+
   def readings(self) -> xr.Dataset:
     """Measurements of the heads."""
     return study.readings(self.workdir)
+
+  def classes(self) -> dict[str, str]:
+    """The class of every head."""
+    return head_types.of_readings(self.readings())
 
   def boundaries(self) -> list[float]:
     """Ends of stages, from the whole model's LLC; [] if there are none."""
@@ -55,19 +65,27 @@ class Saved(NamedTuple):
 
   def clusters(self, names: list[str], values: np.ndarray) -> curves.Clusters:
     """Clusters curves [n, K], with as many clusters as classes of heads."""
-    classes = head_types.of_readings(self.readings())
-    count = len({classes[name] for name in names})
-    try:
-      return curves.cluster_curves(
-        values,
-        count,
-        method=self.settings.method,
-        normalisation=self.settings.normalisation,
-      )
-    except ValueError as error:
-      logging.warning('no clusters: %s', error)
-      # One cluster, so that the figure is still drawn.
-      return curves.Clusters(np.zeros(len(names), int), np.nan)
+    classes = self.classes()
+    return cluster(
+      values,
+      len({classes[name] for name in names}),
+      self.settings.method,
+      self.settings.normalisation,
+    )
+
+
+def cluster(
+  values: np.ndarray, count: int, method: str, normalisation: str
+) -> curves.Clusters:
+  """Clusters curves [n, K]; all together where they do not make so many."""
+  try:
+    return curves.cluster_curves(
+      values, count, method=method, normalisation=normalisation
+    )
+  except ValueError as error:
+    logging.warning('no clusters: %s', error)
+    # One cluster, so that the figure is still drawn.
+    return curves.Clusters(np.zeros(len(values), int), np.nan)
 
 
 def on(estimates: xr.Dataset, dataset: str) -> xr.Dataset:
@@ -91,54 +109,75 @@ def names(estimates: xr.Dataset) -> list[str]:
   return [str(name) for name in estimates.refinement.values]
 
 
-def multigrams(heads: list[str], readings: xr.Dataset) -> list[str]:
-  """The heads that are multigram heads at the last checkpoint."""
-  classes = head_types.of_readings(readings)
-  return [name for name in heads if classes[name] == head_types.MULTIGRAM]
-
-
 def notes(estimates: xr.Dataset) -> list[str]:
   """Footnotes of a figure of estimates: its bands and settings."""
-  return ['bands: 95 % intervals', style.settings_text(estimates.attrs)]
+  return [BANDS, style.settings_text(estimates.attrs)]
+
+
+def measured(
+  readings: xr.Dataset, name: str, heads: Sequence[str]
+) -> xr.Dataset:
+  """Curves of a measure of heads, with its errors where it has some."""
+  # `hessian_trace` has `hessian_error`, a score NAME_error.
+  of_trace = name.removesuffix('_trace') + '_error'
+  present = [x for x in (f'{name}_error', of_trace) if x in readings]
+  of = functools.partial(reading.of_heads, names=heads)
+  return panels.as_curves(
+    of(readings[name]),
+    readings.checkpoint.values,
+    heads,
+    of(readings[present[0]]) if present else None,
+  )
+
+
+def memorized(readings: xr.Dataset, heads: Sequence[str]) -> np.ndarray:
+  """Multigrams of heads above chance at every checkpoint, [K, n]."""
+  counts = [
+    reading.of_heads(readings[name], heads)
+    for name in ('num_ngrams', 'num_skip_ngrams', 'null_multigrams')
+  ]
+  return counts[0] + counts[1] - counts[2]
 
 
 def scatter(
-  text: xr.Dataset,
-  readings: xr.Dataset,
-  place: int,
-  counted: Sequence[str],
-  title: str,
-  layer: int | None = None,
+  saved_study: Saved, step: int, layer: int, title: str
 ) -> memory.Scatter:
-  """Scatter of wrLLC and memorized multigrams of the multigram heads.
+  """Scatter of wrLLC and memorized multigrams of a layer's multigram heads.
 
   Args:
-    text: estimates over (checkpoint, refinement).
-    readings: of the study.
-    place: index of the checkpoint.
-    counted: counts that are added up.
+    saved_study: of the run.
+    step: a checkpoint with estimates.
+    layer: of the heads.
     title: of the panel.
-    layer: of the heads; by default all.
   """
-  heads = multigrams(names(text), readings)
-  if layer is not None:
-    heads = [name for name in heads if name.startswith(f'{layer}:')]
-  step = readings.checkpoint.values[place]
-  counts = np.sum(
-    [reading.of_heads(readings[x], heads)[place] for x in counted], 0
+  text, readings = saved_study.text(), saved_study.readings()
+  classes = saved_study.classes()
+  heads = [
+    name
+    for name in naming.heads_by_layer(names(text))[layer]
+    if classes[name] == head_types.MULTIGRAM
+  ]
+  place = readings.checkpoint.values.tolist().index(step)
+  cell = text.sel(checkpoint=step, refinement=heads)
+  return memory.Scatter(
+    title,
+    memorized(readings, heads)[place],
+    'multigrams above chance',
+    cell.llc.values,
+    (cell.high - cell.low).values / 2,
+    heads,
+    panels.by_kind(heads, classes),
   )
-  values = text.llc.sel(checkpoint=step, refinement=heads).values
-  label = 'n-grams' if counted == ('num_ngrams',) else 'multigrams'
-  colors = panels.by_layer(names(text))
-  return memory.Scatter(title, counts, label, values, heads, colors)
 
 
-def by_layer(text: xr.Dataset, title: str) -> list[panels.Panel]:
+def by_layer(
+  curves_of_heads: xr.Dataset, classes: dict[str, str], title: str, unit: str
+) -> list[panels.Panel]:
   """Panels of curves by layer; the title is formatted with its number."""
-  colors = panels.by_layer(names(text))
+  layers = naming.heads_by_layer(names(curves_of_heads))
   return [
     panels.Panel(
-      title.format(layer), WRLLC, text, {head: colors[head] for head in heads}
+      title.format(layer), unit, curves_of_heads, panels.by_kind(heads, classes)
     )
-    for layer, heads in naming.heads_by_layer(names(text)).items()
+    for layer, heads in layers.items()
   ]

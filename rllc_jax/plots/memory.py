@@ -26,6 +26,7 @@ class Scatter(NamedTuple):
     count: [n], distinct patterns of each head.
     count_name: what is counted.
     llc: [n], of each head.
+    reach: [n], half of its 95 % interval.
     names: [n].
     colors: by name.
   """
@@ -34,53 +35,58 @@ class Scatter(NamedTuple):
   count: np.ndarray
   count_name: str
   llc: np.ndarray
+  reach: np.ndarray
   names: Sequence[str]
   colors: Mapping[str, Any]
 
 
 @matplotlib.rc_context(style.SETTINGS)
-def memory(scatters: Sequence[Scatter], columns: int) -> figure.Figure:
+def memory(
+  scatters: Sequence[Scatter], columns: int, caption: str = ''
+) -> figure.Figure:
   """Draws heads' rLLCs against counts, with lines of least squares."""
   rows = -(-len(scatters) // columns)
-  drawn, grid = style.new_figure(rows, columns, (3.4, 2.8), sharey=True)
+  drawn, grid = style.new_figure(rows, columns, (3.4, 2.8))
+  style.caption(drawn, caption)
   for scatter, ax in zip(scatters, grid.flat, strict=False):
     _draw(ax, scatter)
-  for ax in grid[:, 1:].flat:
-    ax.set_ylabel('')
   for ax in grid.flat[len(scatters) :]:
     ax.remove()
-  style.footnote(drawn, 'multigram heads', 'dashed: least squares')
+  notes = 'multigram heads', 'bars: 95 % intervals', 'dashed: least squares'
+  style.footnote(drawn, *notes)
   return drawn
 
 
 @matplotlib.rc_context(style.SETTINGS)
 def classes_and_memory(
-  curves: panels.Panel,
-  classes: Mapping[str, str],
+  curves: Sequence[panels.Panel],
   scatter: Scatter,
+  classes: Sequence[str],
   boundaries: Sequence[float] = (),
   notes: Sequence[str] = (),
+  caption: str = '',
 ) -> figure.Figure:
-  """Draws curves in the colors of their clusters, classes, and memory.
+  """Draws panels of curves, and memory right of them.
 
   Args:
-    curves: of one layer, colored by cluster.
-    classes: of its heads, written beside their names.
+    curves: of one layer: colored by class, by cluster.
     scatter: heads against counts.
+    classes: of heads, whose colors are named below.
     boundaries: of stages.
     notes: for the footnote.
+    caption: what there is to see.
   """
-  drawn = figure.Figure(figsize=(9.4, 3.3), layout='constrained', dpi=100)
-  left, right = drawn.subplots(1, 2, width_ratios=(1.7, 1))
-  panels.draw(left, curves)
-  named = {f'{x} {classes[x]}': x for x in curves.colors}
-  renamed = curves.curves.sel(refinement=list(named.values()))
-  renamed = renamed.assign_coords(refinement=list(named))
-  colors = {text: curves.colors[name] for text, name in named.items()}
-  with_classes = curves._replace(curves=renamed, colors=colors)
-  panels.finish(left, with_classes, 'training step', boundaries)
-  _draw(right, scatter)
-  style.footnote(drawn, 'colors: clusters of the curves alone', *notes)
+  count = len(curves) + 1
+  drawn, grid = style.new_figure(1, count, (3.6, 3.3))
+  style.caption(drawn, caption)
+  style.name_classes(drawn, classes)
+  for panel, ax in zip(curves, grid[0], strict=False):
+    panels.draw(ax, panel)
+  _draw(grid[0, -1], scatter)
+  # Names at the ends of curves need the final layout.
+  for panel, ax in zip(curves, grid[0], strict=False):
+    panels.finish(ax, panel, 'training step', boundaries)
+  style.footnote(drawn, *notes)
   return drawn
 
 
@@ -95,6 +101,7 @@ def _draw(ax: axes.Axes, scatter: Scatter) -> None:
     middle = ax.transAxes
     ax.text(0.5, 0.5, 'no such head', transform=middle, ha='center')
     return
+  ax.vlines(x, y - scatter.reach, y + scatter.reach, color=style.GRAY, lw=0.8)
   ax.scatter(x, y, c=[scatter.colors[x] for x in scatter.names], s=22, zorder=3)
   _name_points(ax, scatter.names, np.stack([x, y], axis=1))
   if len(x) > 2 and np.ptp(x) > 0:

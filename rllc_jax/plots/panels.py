@@ -11,6 +11,7 @@ from matplotlib import figure
 import numpy as np
 import xarray as xr
 
+from rllc_jax.estimators import errors
 from rllc_jax.plots import heads
 from rllc_jax.plots import style
 
@@ -24,7 +25,7 @@ class Panel(NamedTuple):
 
   Attributes:
     title: above it.
-    unit: of y; panels of one unit and one row share their range.
+    unit: of y.
     curves: `llc`, `low`, `high`, `num_failed` over (checkpoint, refinement),
       from `llc_from_traces` or `as_curves`.
     colors: by refinement. Only these are drawn; those in `FADED`, and one
@@ -40,42 +41,47 @@ class Panel(NamedTuple):
 
 
 def as_curves(
-  values: np.ndarray, steps: Sequence[int], names: Sequence[str]
+  values: np.ndarray,
+  steps: Sequence[int],
+  names: Sequence[str],
+  standard_errors: np.ndarray | None = None,
 ) -> xr.Dataset:
-  """Converts numbers without errors, [K, N], to curves."""
-  array = xr.DataArray(
-    np.asarray(values, float),
-    {'checkpoint': list(steps), 'refinement': list(names)},
-    ('checkpoint', 'refinement'),
-  )
+  """Converts numbers [K, N] to curves, with 95 % intervals if they have errors.
+
+  Args:
+    values: [K, N].
+    steps: [K].
+    names: [N].
+    standard_errors: [K, N].
+  """
+  values = np.asarray(values, float)
+  low = high = values
+  if standard_errors is not None:
+    interval = errors.with_interval(values, np.asarray(standard_errors, float))
+    low, high = interval.low, interval.high
+  arrays = {'llc': values, 'low': low, 'high': high, 'num_failed': 0 * values}
+  dims = 'checkpoint', 'refinement'
   return xr.Dataset(
-    {'llc': array, 'low': array, 'high': array, 'num_failed': 0 * array}
+    {name: (dims, array) for name, array in arrays.items()},
+    {'checkpoint': list(steps), 'refinement': list(names)},
   )
 
 
-def by_class(names: Sequence[str], classes: Iterable[Any]) -> dict[str, Any]:
-  """Colors by class, in their order of appearance."""
-  classes = list(classes)
-  order = list(dict.fromkeys(classes))
+def by_kind(names: Sequence[str], classes: Mapping[str, str]) -> dict[str, Any]:
+  """Colors of heads by their class; those without one are gray."""
   return {
-    name: _PALETTE[order.index(kind) % len(_PALETTE)]
-    for name, kind in zip(names, classes, strict=True)
+    name: style.CLASSES.get(classes.get(name, ''), FADED) for name in names
   }
 
 
-def by_layer(names: Sequence[str]) -> dict[str, Any]:
-  """Colors by layer, the same in every figure."""
+def by_group(names: Sequence[str], groups: Iterable[Any]) -> dict[str, Any]:
+  """Colors of any groups, in their order of appearance."""
+  groups = list(groups)
+  order = list(dict.fromkeys(groups))
   return {
-    name: color
-    for group in heads.groups_of(names)
-    for name, color in zip(group.names, group.colors, strict=True)
+    name: _PALETTE[order.index(group) % len(_PALETTE)]
+    for name, group in zip(names, groups, strict=True)
   }
-
-
-def highlighted(names: Sequence[str], chosen: Sequence[str]) -> dict[str, Any]:
-  """Colors by layer for chosen heads; `FADED` for all others."""
-  colors = by_layer(names)
-  return {name: colors[name] if name in chosen else FADED for name in names}
 
 
 @matplotlib.rc_context(style.SETTINGS)
@@ -83,30 +89,32 @@ def curves_over_training(
   rows: Sequence[Sequence[Panel]],
   boundaries: Sequence[float] = (),
   notes: Sequence[str] = (),
+  *,
+  caption: str = '',
+  classes: Sequence[str] = (),
 ) -> figure.Figure:
-  """Draws a grid of panels.
+  """Draws a grid of panels, each with its own range.
 
   Args:
     rows: of panels.
     boundaries: training steps where stages end; every other one is shaded.
     notes: for the footnote.
+    caption: what there is to see.
+    classes: of heads, whose colors are named below.
   """
   columns = max(map(len, rows))
   width = {1: 6.4, 2: 4.3}.get(columns, 3.3)
   drawn, grid = style.new_figure(len(rows), columns, (width, 2.7))
+  # Before the panels: names at the ends of curves need the final layout.
+  if caption:
+    style.caption(drawn, caption)
+  if classes:
+    style.name_classes(drawn, classes)
   for panels, places in zip(rows, grid, strict=True):
     for ax in places[len(panels) :]:
       ax.remove()
     for panel, ax in zip(panels, places, strict=False):
       draw(ax, panel)
-    for unit in {panel.unit for panel in panels}:
-      axes_of_unit = [
-        ax
-        for panel, ax in zip(panels, places, strict=False)
-        if panel.unit == unit
-      ]
-      heads.share_limits(axes_of_unit)
-  # After all curves, because names need the final limits.
   for number, (panels, places) in enumerate(zip(rows, grid, strict=True)):
     for panel, ax in zip(panels, places, strict=False):
       last = number == len(rows) - 1
@@ -125,6 +133,7 @@ def draw(ax: axes.Axes, panel: Panel) -> None:
       heads.draw_curves(ax, panel.curves, heads.Group('', names, colors))
   if panel.line is not None:
     ax.axhline(panel.line, color=style.GRAY, lw=1, ls='--', zorder=1)
+  heads.share_limits([ax])
   ax.set_title(panel.title)
   ax.set_ylabel(panel.unit)
 

@@ -1,4 +1,4 @@
-"""Changes of estimates on rows that say their first half twice."""
+"""Changes of estimates on other data, such as rows that are said twice."""
 
 from collections.abc import Mapping
 from collections.abc import Sequence
@@ -14,7 +14,6 @@ from rllc_jax.plots import style
 from rllc_jax.refinement import names
 
 TWICE = '_twice'
-_INDUCTION, _OTHER = '#c8442b', '#8a8f98'
 
 
 def pair(datasets: Sequence[str]) -> tuple[str, str] | None:
@@ -30,20 +29,20 @@ def pair(datasets: Sequence[str]) -> tuple[str, str] | None:
   return None
 
 
-def changes(estimates: xr.Dataset) -> xr.Dataset:
-  """The change of each estimate where the text is said twice, in per cent.
+def changes(estimates: xr.Dataset, text: str, other: str) -> xr.Dataset:
+  """The change of each estimate from one data set to another, in per cent.
 
   Args:
     estimates: `llc`, `standard_error` over (checkpoint, dataset, refinement).
+    text: the data set that a change is from.
+    other: the one that it leads to.
 
   Returns:
     `change` and `error`, its standard error, over (checkpoint, refinement); the
     data sets have minibatches of their own, so errors add in quadrature.
   """
-  names_of_pair = pair(estimates.dataset.values.tolist())
-  assert names_of_pair is not None
   plain, twice = (
-    estimates.sel(dataset=name, drop=True) for name in names_of_pair
+    estimates.sel(dataset=name, drop=True) for name in (text, other)
   )
   ratio = twice.llc / plain.llc
   shares = [x.standard_error / abs(x.llc) for x in (plain, twice)]
@@ -53,42 +52,53 @@ def changes(estimates: xr.Dataset) -> xr.Dataset:
 
 
 @matplotlib.rc_context(style.SETTINGS)
-def parting(estimates: xr.Dataset, classes: Mapping[str, str]) -> figure.Figure:
-  """Draws how the heads of the last layer part: over training, and on repeats.
+def parting(
+  estimates: xr.Dataset,
+  classes: Mapping[str, str],
+  text: str,
+  others: Sequence[str],
+  caption: str = '',
+) -> figure.Figure:
+  """Draws how the heads of the last layer part: over training, and elsewhere.
 
   Args:
-    estimates: with a data set NAME and NAME_twice.
-    classes: of heads by name, as of `head_types.of_readings`; those of the
-      class induction are red.
+    estimates: of heads, on all of these data sets.
+    classes: of heads by name, as of `head_types.of_readings`.
+    text: the data set of the curves.
+    others: those to which changes are drawn.
+    caption: what there is to see.
   """
   heads = [*names.heads_by_layer(estimates.refinement.values).values()][-1]
-  drawn, panels = style.new_figure(1, 2, (4.3, 3.4))
-  left, right = panels.flat
-  _draw_curves(left, estimates.sortby('checkpoint'), heads, classes)
-  _draw_changes(right, changes(estimates), heads, classes)
+  drawn, panels = style.new_figure(1, 1 + len(others), (4.0, 3.4))
+  style.caption(drawn, caption)
+  style.name_classes(drawn, [classes.get(head, 'other') for head in heads])
+  for other, ax in zip(others, panels[0, 1:], strict=True):
+    _draw_changes(ax, changes(estimates, text, other), heads, classes)
+    ax.set_title(f'change on {other}')
+  # Last, because names at the ends of curves need the final layout.
+  plain = estimates.sortby('checkpoint').sel(dataset=text)
+  _draw_curves(panels[0, 0], plain, heads, classes)
+  panels[0, 0].set_title(f'wrLLC on {text}')
+  style.footnote(drawn, 'bands and bars: 95 % intervals')
   return drawn
 
 
 def _color(head: str, classes: Mapping[str, str]) -> str:
-  return _INDUCTION if classes.get(head) == 'induction' else _OTHER
+  return style.CLASSES[classes.get(head, 'other')]
 
 
 def _draw_curves(
   ax: axes.Axes,
-  estimates: xr.Dataset,
+  plain: xr.Dataset,
   heads: Sequence[str],
   classes: Mapping[str, str],
 ) -> None:
-  names_of_pair = pair(estimates.dataset.values.tolist())
-  assert names_of_pair is not None
-  plain = estimates.sel(dataset=names_of_pair[0])
   steps, ends = plain.checkpoint.values, []
   for head in heads:
     cell, color = plain.sel(refinement=head), _color(head, classes)
     ax.fill_between(steps, cell.low, cell.high, color=color, alpha=0.2, lw=0)
     ax.plot(steps, cell.llc, color=color, lw=1.5)
     ends.append(style.Label(head, int(steps[-1]), float(cell.llc[-1]), color))
-  ax.set_title(f'wrLLC on {names_of_pair[0]}')
   ax.set_ylabel('refined LLC')
   style.step_axis(ax, steps, 'training step')
   style.label_ends(ax, ends)
@@ -108,6 +118,5 @@ def _draw_changes(
     ax.errorbar(place, float(mean.value), bar, fmt='o', color=color, lw=1.2)
   ax.axhline(0, color=style.GRAY, lw=0.8, zorder=1)
   ax.set_xticks(range(len(heads)), heads)
-  ax.set_title('change where it is said twice')
   ax.set_ylabel('per cent of the wrLLC')
   ax.set_xlabel('head')

@@ -4,11 +4,13 @@ Figures are `matplotlib.figure.Figure` objects without pyplot: no display and
 nothing to close. Functions that draw are wrapped in `matplotlib.rc_context`.
 """
 
+from collections.abc import Iterable
 from collections.abc import Mapping
 from collections.abc import Sequence
 import functools
 import io
 import itertools
+import textwrap
 from typing import Any, NamedTuple
 import unicodedata
 
@@ -17,6 +19,7 @@ from matplotlib import axes
 from matplotlib import colors
 from matplotlib import figure
 from matplotlib import font_manager
+from matplotlib import lines
 from matplotlib import text as texts
 from matplotlib import ticker
 import numpy as np
@@ -33,7 +36,16 @@ _FAMILIES = (
   ('#d69be0', '#8f4fbf', '#3b165f'),
 )
 GRAY = '#6b7280'
+# Colors of classes of heads, of unlike lightness.
+CLASSES = {
+  'induction': '#c8442b',
+  'previous-token': '#1f83c4',
+  'current-token': '#14255f',
+  'multigram': '#c98a10',
+  'other': '#9aa1ab',
+}
 # Characters: longer texts would leave no room for panels.
+_CAPTION_SIZE = 9  # Points.
 _LONGEST_NAME = 32  # Beside an axis or a line.
 _LONGEST_TITLE = 60  # Within a panel and above it.
 _LONGEST_LINE = 240  # Anywhere else.
@@ -391,6 +403,27 @@ def footnote(drawn: figure.Figure, *parts: str) -> None:
   """Writes notes in small print below the panels."""
   text = ' · '.join(part for part in parts if part)
   drawn.supxlabel(text, fontsize=7.5, color=GRAY, x=0.01, ha='left')
+
+
+def caption(drawn: figure.Figure, words: str) -> None:
+  """Writes above all panels what there is to see."""
+  letters = 72 * drawn.get_figwidth() / (0.52 * _CAPTION_SIZE)
+  lines = textwrap.wrap(words, int(letters))
+  drawn.suptitle(
+    '\n'.join(lines), x=0.01, ha='left', fontsize=_CAPTION_SIZE, color='#111827'
+  )
+
+
+def name_classes(drawn: figure.Figure, classes: Iterable[str]) -> None:
+  """Writes the colors of the classes that occur below all panels."""
+  present = [kind for kind in CLASSES if kind in set(classes)]
+  handles = [
+    lines.Line2D([], [], color=CLASSES[kind], lw=2, label=kind)
+    for kind in present
+  ]
+  drawn.legend(
+    handles=handles, loc='outside lower right', ncols=len(handles), fontsize=8
+  )
 
 
 def settings_text(attributes: Mapping[str, Any]) -> str:

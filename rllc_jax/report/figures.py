@@ -96,6 +96,13 @@ def _has_kinds(results: inputs.Inputs) -> bool:
   return results.readings is not None and 'kind_loss' in results.readings
 
 
+def _pair(results: inputs.Inputs) -> tuple[str, list[str]]:
+  """The data set whose rows are said twice elsewhere, and where."""
+  names_of_pair = said_twice.pair(results.estimates.dataset.values.tolist())
+  assert names_of_pair is not None
+  return names_of_pair[0], [names_of_pair[1]]
+
+
 def _tells_induction(results: inputs.Inputs) -> bool:
   """True if heads have classes, and rows that are said twice were measured."""
   datasets = results.estimates.dataset.values.tolist()
@@ -108,7 +115,9 @@ FIGURES = (
     'said_twice',
     'opening',
     lambda results: said_twice.parting(
-      results.estimates, head_types.of_readings(results.measured)
+      results.estimates,
+      head_types.of_readings(results.measured),
+      *_pair(results),
     ),
     'Estimates of the last layer over training, and where text is said twice',
     'Left, the wrLLC of the heads of the last layer over training. Right, by '

@@ -28,7 +28,7 @@ def test_a_pair_is_a_data_set_and_itself_said_twice():
 
 
 def test_changes_are_in_per_cent_with_errors_in_quadrature():
-  change = said_twice.changes(estimates())
+  change = said_twice.changes(estimates(), 'code', 'code_twice')
   assert change.checkpoint.values.tolist() == [10, 100]
   last = change.isel(checkpoint=-1)
   np.testing.assert_allclose(last.change, [0, 0, 0, 100], atol=1e-9)
@@ -38,7 +38,7 @@ def test_changes_are_in_per_cent_with_errors_in_quadrature():
 
 
 def test_heads_of_the_last_layer_are_drawn_and_induction_is_red():
-  drawn = said_twice.parting(estimates(), CLASSES)
+  drawn = said_twice.parting(estimates(), CLASSES, 'code', ['code_twice'])
   left, right = drawn.axes
   curves = figures_test.lines(left)
   assert [curve[-1, 1] for curve in curves] == [4.0, 4.0]
@@ -52,7 +52,7 @@ def test_heads_of_the_last_layer_are_drawn_and_induction_is_red():
 
 
 def test_intervals_are_those_of_seven_degrees_of_freedom():
-  drawn = said_twice.parting(estimates(), CLASSES)
+  drawn = said_twice.parting(estimates(), CLASSES, 'code', ['code_twice'])
   (segment,) = drawn.axes[1].containers[0].lines[2][0].get_segments()
   error = 100 * np.hypot(0.03, 0.04) / 4
   assert segment[1, 1] == pytest.approx(2.365 * error, rel=1e-3)

@@ -1,11 +1,8 @@
-"""Fig. 3: induction heads on text and on data that requires induction.
+"""Fig. 3: the last layer on text, and its change on other data.
 
-The committed figure was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+Of one study by experiments.claims in DIR:
 
-  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
-  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
-
-with this file as FILE, in 33 minutes and in seconds.
+  python -m experiments.figures --config=FILE --workdir=DIR/code-0
 """
 
 import ml_collections
@@ -16,6 +13,8 @@ from experiments.configs import paper
 def get_config() -> ml_collections.ConfigDict:
   return paper.make_config(
     figure=dict(
-      name='fig_3', draws='datasets', datasets=('held_out/planted_repeats',)
+      name='fig_3',
+      draws='datasets',
+      datasets=('train_twice', 'held_out/wiki_en'),
     )
   )

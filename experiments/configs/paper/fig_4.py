@@ -1,13 +1,8 @@
-"""Fig. 4: multigram heads against a one-layer model; composition.
+"""Fig. 4: heads against a one-layer model, composition, joint cuts.
 
-The committed figure was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+Of one study by experiments.claims in DIR:
 
-  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
-  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
-
-with this file as FILE, in 33 minutes and in seconds. It is withdrawn for the
-reasons in `experiments.paper.claims.WITHDRAWN`. Commands stamp new figures with
-the reason; the committed one was stamped on 2026-11-30 without redrawing it.
+  python -m experiments.figures --config=FILE --workdir=DIR/code-0
 """
 
 import ml_collections

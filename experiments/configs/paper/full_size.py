@@ -11,6 +11,15 @@ import ml_collections
 
 from experiments.configs import paper
 
+# The paper's grid, of 107.
+CHECKPOINTS = (
+  0,
+  100,
+  *range(200, 10_000, 200),
+  *range(10_000, 20_000, 400),
+  *range(20_000, 50_001, 1_000),
+)
+
 
 def get_config() -> ml_collections.ConfigDict:
   return paper.make_config(
@@ -22,7 +31,7 @@ def get_config() -> ml_collections.ConfigDict:
       weight_decay=0.05,
       batch_size=100,
       num_steps=50_000,
-      num_checkpoints=107,
+      checkpoints=CHECKPOINTS,
     ),
     analysis=dict(num_tokens=8_192),
     estimation=dict(batch_size=32),

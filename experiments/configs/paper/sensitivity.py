@@ -1,11 +1,8 @@
 """Final wrLLC at other step sizes, gamma and n beta.
 
-The committed figure was made on two cores (CPU, jax 0.10.2) on 2026-11-22 by
+Of one study by experiments.claims in DIR:
 
-  python -m experiments.claims --language=planted --seed=0 --workdir=DIR
-  python -m experiments.figures --config=FILE --workdir=DIR/planted-0
-
-with this file as FILE, in 33 minutes and in seconds.
+  python -m experiments.figures --config=FILE --workdir=DIR/code-0
 """
 
 import ml_collections
