@@ -74,11 +74,10 @@ def baselines(saved_study: saved.Saved) -> figure.Figure:
     title: (saved.measured(readings, name, names), unit)
     for title, (name, unit) in _MEASURES.items()
   }
-  rows: list[list[panels.Panel]] = [[] for _ in naming.heads_by_layer(names)]
-  for title, (estimates, unit) in measures.items():
-    row_of = saved.by_layer(estimates, classes, 'Layer {}: ' + title, unit)
-    for row, panel in zip(rows, row_of, strict=True):
-      row.append(panel)
+  rows = [
+    saved.by_layer(estimates, classes, 'Layer {}: ' + title, unit)
+    for title, (estimates, unit) in measures.items()
+  ]
   return panels.curves_over_training(
     rows,
     saved_study.boundaries(),
@@ -104,13 +103,15 @@ def stages(saved_study: saved.Saved) -> figure.Figure:
       curve = _of_model(readings, name)
       of_model.append(panels.Panel(title, unit, curve, {'': '#14255f'}, line))
   of_heads = []
-  for name, title in (
-    ('previous_token_text', 'Previous token, in text'),
-    ('prefix_matching', 'Prefix matching, random tokens'),
-    ('prefix_matching_text', 'Prefix matching, in text'),
+  for name, title, kind in (
+    ('previous_token_text', 'Previous token, in text', 'previous-token'),
+    ('prefix_matching', 'Prefix matching, random tokens', 'induction'),
+    ('prefix_matching_text', 'Prefix matching, in text', 'induction'),
   ):
     curve = saved.measured(readings, name, list(classes))
-    colors = panels.by_kind(list(classes), classes)
+    # Names of all heads would cover each other.
+    named = {head: kind for head in classes if classes[head] == kind}
+    colors = panels.by_kind(list(classes), named)
     of_heads.append(panels.Panel(title, 'attention', curve, colors))
   return panels.curves_over_training(
     [of_model, of_heads],

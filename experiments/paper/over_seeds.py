@@ -29,14 +29,23 @@ def effects(saved_study: saved.Saved) -> figure.Figure:
       continue
     statement, least, _ = claims.CLAIMS[claim]
     word = pooling.verdict(pooled, least)
-    name = f'{claim} {language}: {statement}'
+    is_first = not any(row.name.startswith(f'{claim} ') for row in rows)
     rows.append(
-      seeds.Effect(name, values, pooled.low, pooled.high, least, word)
+      seeds.Effect(
+        f'{claim} {language}',
+        statement if is_first else '',
+        values,
+        pooled.low,
+        pooled.high,
+        least,
+        word,
+      )
     )
   return seeds.effects(
     rows,
-    'The claims of the paper over seeds, on real code and on the planted '
-    'language. Right of the shade: true. Left of its right edge: false.',
+    'The claims of the paper over seeds, on real code and on a planted '
+    'language. A bar right of 0 that reaches 1 makes a claim true, a bar left '
+    'of 1 makes it false.',
   )
 
 

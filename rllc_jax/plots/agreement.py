@@ -45,7 +45,7 @@ def agreement(
   ax.set_yticks(range(count), variants)
   ax.invert_yaxis()
   ax.set_xlabel('adjusted Rand index with the classes of heads')
-  drawn.legend(loc='outside right upper', fontsize=8)
+  drawn.legend(loc='outside right center', fontsize=8)
   style.footnote(
     drawn,
     'shaded: 95 % of permuted classes',

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import matplotlib
 from matplotlib import axes
 from matplotlib import figure
+from matplotlib import ticker
 import numpy as np
 
 from rllc_jax.plots import style
@@ -16,7 +17,8 @@ class Effect(NamedTuple):
   """An effect by seed, with its pooled interval.
 
   Attributes:
-    name: what is measured, and where.
+    name: of the claim, and where it is measured.
+    statement: in words; '' where the row above says it.
     by_seed: [S].
     low: lower end of the pooled 95 % interval.
     high: upper end.
@@ -25,6 +27,7 @@ class Effect(NamedTuple):
   """
 
   name: str
+  statement: str
   by_seed: np.ndarray
   low: float
   high: float
@@ -53,7 +56,7 @@ _VERDICTS = {'true': '#3f9142', 'false': '#c8442b'}
 def effects(measured: Sequence[Effect], caption: str = '') -> figure.Figure:
   """Draws a row an effect, in units of the least effect of interest."""
   count = len(measured)
-  drawn, grid = style.new_figure(1, 1, (7.2, 1.0 + 0.3 * count))
+  drawn, grid = style.new_figure(1, 1, (8.6, 1.0 + 0.22 * count))
   style.caption(drawn, caption)
   ax = grid[0, 0]
   ax.axvspan(0, 1, color='#eef1f6', lw=0, zorder=0)
@@ -65,15 +68,16 @@ def effects(measured: Sequence[Effect], caption: str = '') -> figure.Figure:
     ax.scatter(values, np.full(len(values), row), color=color, s=8, alpha=0.5)
     ax.plot(ends, [row, row], color=color, lw=2.4, alpha=0.9)
     ax.scatter(values.mean(), row, color=color, s=34, zorder=4, marker='D')
-    ax.annotate(
-      effect.verdict,
-      (1.01, row),
-      xycoords=('axes fraction', 'data'),
-      va='center',
-      fontsize=8,
-      color=color,
-    )
-  ax.set_xscale('symlog', linthresh=2)
+    beside = {'xycoords': ('axes fraction', 'data'), 'va': 'center', 'size': 8}
+    ax.annotate(effect.verdict, (1.01, row), color=color, **beside)
+    ax.annotate(effect.statement, (1.24, row), **beside)
+  ax.set_xscale('symlog', linthresh=1, linscale=1)
+  reach = max(abs(x) for x in ax.get_xlim())
+  ticks = [x for x in (1, 3, 10, 30, 100, 300) if x <= reach]
+  ticks = [*(-x for x in ticks[::-1]), 0, *ticks]
+  ax.xaxis.set_major_locator(ticker.FixedLocator(ticks))
+  ax.xaxis.set_major_formatter(ticker.FuncFormatter(lambda x, _: f'{x:g}'))
+  ax.xaxis.set_minor_locator(ticker.NullLocator())
   ax.set_yticks(range(count), [effect.name for effect in measured])
   ax.invert_yaxis()
   ax.set_xlabel('effect / least effect of interest')

@@ -37,9 +37,9 @@ def lines_of(ax):
 
 
 def test_colors_are_those_of_classes_and_faded_curves_have_no_name():
-  colors = panels.by_class(HEADS, ['b', 'a', 'b'])
+  colors = panels.by_group(HEADS, ['b', 'a', 'b'])
   assert colors['1:0'] == colors['1:2'] != colors['1:1']
-  chosen = panels.highlighted(HEADS, ['1:1'])
+  chosen = panels.by_kind(HEADS, {'1:1': 'induction'})
   assert chosen['1:0'] == chosen['1:2'] == panels.FADED
   panel = panels.Panel('title', 'unit', curves(), chosen)
   drawn = panels.curves_over_training([[panel]])
@@ -50,18 +50,38 @@ def test_colors_are_those_of_classes_and_faded_curves_have_no_name():
   assert '1:1' in named and not {'1:0', '1:2'} & named
 
 
-def test_panels_of_a_unit_share_their_range_and_others_do_not():
-  colors = panels.by_layer(HEADS)
+def test_every_panel_has_its_own_range():
+  """A layer of small values would be squashed by that of large ones."""
+  colors = panels.by_group(HEADS, HEADS)
   small = panels.as_curves(np.ones((4, 3)), STEPS, HEADS)
   row = [
     panels.Panel('a', 'nats', curves(), colors),
-    panels.Panel('b', 'nats', small, colors),
-    panels.Panel('c', 'else', small, colors, line=7.0),
+    panels.Panel('b', 'nats', small, colors, line=7.0),
   ]
-  drawn = panels.curves_over_training([row, row[:1]])
-  a, b, c, below = drawn.axes
-  assert a.get_ylim() == b.get_ylim() != c.get_ylim()
-  assert c.get_ylim()[1] > 7 and below.get_xlabel() == 'training step'
+  drawn = panels.curves_over_training([row, row[:1]], caption='Look here.')
+  a, b, below = drawn.axes
+  assert a.get_ylim() != b.get_ylim() and b.get_ylim()[1] > 7
+  assert below.get_xlabel() == 'training step'
+  assert drawn.get_suptitle() == 'Look here.'
+
+
+def test_curves_with_errors_have_student_s_intervals():
+  made = panels.as_curves(np.ones((4, 3)), STEPS, HEADS, np.full((4, 3), 0.1))
+  np.testing.assert_allclose(made.high - made.llc, 0.2365, rtol=1e-3)
+  np.testing.assert_allclose(made.llc - made.low, 0.2365, rtol=1e-3)
+  assert (curves().high == curves().low).all()
+
+
+def test_classes_are_named_once_in_their_colors():
+  drawn = panels.curves_over_training(
+    [[panels.Panel('a', 'nats', curves(), panels.by_kind(HEADS, {}))]],
+    classes=['induction', 'other', 'induction'],
+  )
+  (legend,) = drawn.legends
+  names = [text.get_text() for text in legend.get_texts()]
+  assert names == ['induction', 'other']
+  line = legend.get_lines()[0]
+  assert line.get_color() == style.CLASSES['induction']
 
 
 def test_every_other_stage_is_shaded():
@@ -78,25 +98,28 @@ def scatter(**changes):
     np.array([1, 5, 9]),
     'multigrams',
     np.array([2.0, 4.0, 3.0]),
+    np.array([0.5, 0.25, 0.0]),
     HEADS,
-    panels.by_layer(HEADS),
+    panels.by_group(HEADS, HEADS),
   )
   return plot._replace(**changes)
 
 
 def test_memory_is_drawn_with_its_correlation():
-  empty = scatter(count=np.array([]), llc=np.array([]), names=[])
+  nothing = np.array([])
+  empty = scatter(count=nothing, llc=nothing, reach=nothing, names=[])
   drawn = memory.memory([scatter(), empty], 2)
-  points = drawn.axes[0].collections[0].get_offsets()
-  np.testing.assert_array_equal(points, [[1, 2], [5, 4], [9, 3]])
+  bars, points = drawn.axes[0].collections
+  np.testing.assert_array_equal(points.get_offsets(), [[1, 2], [5, 4], [9, 3]])
+  ends = [segment[:, 1].tolist() for segment in bars.get_segments()]
+  assert ends == [[1.5, 2.5], [3.75, 4.25], [3.0, 3.0]]
   assert drawn.axes[0].get_title(loc='left') == 'At the end (ρ = 0.50)'
   assert 'no such head' in texts(drawn)
   panel = panels.Panel(
-    'Layer 1', 'rLLC', curves(), panels.by_class(HEADS, [0, 0, 1])
+    'Layer 1', 'rLLC', curves(), panels.by_group(HEADS, [0, 0, 1])
   )
-  classes = dict(zip(HEADS, ('induction', 'other', 'multigram'), strict=True))
-  joint = memory.classes_and_memory(panel, classes, scatter())
-  assert {'1:0 induction', '1:2 multigram'} <= texts(joint)
+  joint = memory.classes_and_memory([panel, panel], scatter(), ['induction'])
+  assert len(joint.axes) == 3 and {'1:0', '1:2'} <= texts(joint)
 
 
 def test_tokens_are_shown_with_their_effects():
@@ -112,8 +135,8 @@ def test_tokens_are_shown_with_their_effects():
       ),
     }
   )
-  shown = texts(affected.affected_tokens(examples))
-  assert {'a·b', '⏎', 'target', '1.25', '0:0'} <= shown
+  shown = texts(affected.affected_tokens(examples, {'0:0': 'multigram'}))
+  assert {'a·b', '⏎', 'target', '1.25', '0:0', 'multigram'} <= shown
 
 
 def test_sensitivity_names_the_least_correlation():
@@ -125,10 +148,15 @@ def test_sensitivity_names_the_least_correlation():
     {'refinement': HEADS},
   )
   estimates = {1.0: estimate([1.0, 2.0, 3.0]), 2.0: estimate([2.0, 6.0, 4.0])}
-  drawn = sensitivity.sensitivity([sensitivity.Sweep('nbeta', 1.0, estimates)])
+  sweep = sensitivity.Sweep('nbeta', 1.0, estimates)
+  classes = dict.fromkeys(HEADS, 'other')
+  drawn = sensitivity.sensitivity([sweep], classes)
   (ax,) = drawn.axes
-  assert ax.get_title(loc='left') == 'order kept: ρ ≥ 0.500'
+  assert ax.get_title(loc='left') == 'Layer 1: ρ ≥ 0.50'
   assert ax.get_xlabel().startswith('nβ')
+  # Values are over those of the run: 2 / 1, 6 / 2 and 4 / 3 at nβ 2.
+  ends = [bar.lines[0].get_ydata()[-1] for bar in ax.containers]
+  np.testing.assert_allclose(ends, [2, 3, 4 / 3])
   assert style.image(drawn, 'png')
 
 
@@ -138,7 +166,13 @@ def test_names_of_heads_that_are_close_do_not_cover_each_other():
   llc = np.array([9.7, 8.6, 6.7, 6.5, 2.95, 2.98, 2.5, 2.8])
   names = ['0:2', '0:7', '0:1', '0:6', '1:4', '1:2', '1:6', '1:0']
   scatter = memory.Scatter(
-    'Heads', count, 'multigrams', llc, names, panels.by_layer(names)
+    'Heads',
+    count,
+    'multigrams',
+    llc,
+    0 * llc,
+    names,
+    panels.by_group(names, names),
   )
   drawn = memory.memory([scatter], 1)
   drawn.canvas.draw()
