@@ -21,6 +21,7 @@ from rllc_jax.models import tensor_layouts
 Architecture = architectures.Architecture
 
 # Names there, and those of Hugging Face's tensors.
+_CONTROL = 3  # The kind of special tokens.
 _NAMES = {
   'token_embd.weight': 'embed_tokens.weight',
   'output_norm.weight': 'norm.weight',
@@ -166,4 +167,7 @@ def tokenizer(path: str | pathlib.Path) -> tokenizers.Tokenizer:
     [pre_tokenizers.Digits(True), pre_tokenizers.ByteLevel(False)]
   )
   result.decoder = decoders.ByteLevel()
+  kinds = _field(reader, 'tokenizer.ggml.token_type')
+  pairs_of = zip(words, kinds, strict=True)
+  result.add_special_tokens([x for x, kind in pairs_of if kind == _CONTROL])
   return result
