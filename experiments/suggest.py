@@ -27,25 +27,24 @@ from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import plan as plans
 
-_RELATIVE_ERROR = flags.DEFINE_float(
-  'relative_error', 0.05, 'Standard error asked for, as a share of estimates.'
-)
-
 
 def run(
-  config: ml_collections.ConfigDict, workdir: pathlib.Path
+  config: ml_collections.ConfigDict,
+  workdir: pathlib.Path,
+  relative_error: float = 0.05,
 ) -> suggestion.Suggestion:
   """Suggests a setting, and prints it with its plan.
 
   Args:
     config: `estimation` and `sampling` are read.
     workdir: with the subdirectories `corpus` and `train`.
+    relative_error: standard error asked for, as a share of estimates.
 
   Raises:
     ValueError: a setting makes no sense, or a name does not exist.
   """
   settings = sections.read(config)
-  suggested = _suggest(settings, workdir)
+  suggested = _suggest(settings, workdir, relative_error)
   spec = specs.build(settings, workdir).spec
   plan = plans.plan_of(spec._replace(sampling=suggested.sampling), None)
   print(f'{text(suggested)}\n\n{dry_run.text(plan)}', flush=True)
@@ -89,7 +88,7 @@ def text(found: suggestion.Suggestion) -> str:
 
 
 def _suggest(
-  settings: sections.Settings, workdir: pathlib.Path
+  settings: sections.Settings, workdir: pathlib.Path, relative_error: float
 ) -> suggestion.Suggestion:
   estimation, sampling = settings.estimation, settings.sampling
   corpus = packing.load_corpus(workdir / 'corpus')
@@ -108,11 +107,17 @@ def _suggest(
     minibatches.uniform(corpus.tokens, estimation.batch_size),
     nbeta=sampling.nbeta,
     localization=sampling.localization,
-    relative_error=_RELATIVE_ERROR.value,
+    relative_error=relative_error,
     num_chains=sampling.num_chains,
     plain_loss=subject.comparison.loss_fn,
   )
 
 
 if __name__ == '__main__':
-  commands.start(run)
+  # Defined here, so that importing this module adds no flag to other commands.
+  RELATIVE_ERROR = flags.DEFINE_float(
+    'relative_error', 0.05, 'Standard error asked for, as a share of estimates.'
+  )
+  commands.start(
+    lambda config, workdir: run(config, workdir, RELATIVE_ERROR.value)
+  )

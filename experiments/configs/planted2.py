@@ -23,7 +23,7 @@ def get_config() -> ml_collections.ConfigDict:
       sources=('planted2',),
       further=('planted2_repeats',),
       tokenizer='words',
-      cap_mb=60.0,
+      cap_mb=20.0,
       vocab_size=400,
       context_length=96,
     ),

@@ -11,6 +11,7 @@ import pytest
 from experiments import analyze
 from experiments import build_corpus
 from experiments import estimate_rllc
+from experiments import suggest
 from experiments import verify
 from experiments.runtime import choices
 from experiments.runtime import sections
@@ -72,6 +73,19 @@ def test_a_trajectory_is_estimated_and_verified(workdir):
   assert np.isfinite(estimates.llc).all()
   rows = verify.run(config, workdir)
   assert all(row.holds is not False for row in rows)
+
+
+@pytest.mark.long
+def test_a_plan_and_a_suggestion_are_made_before_the_run(workdir):
+  config = config_of(workdir)
+  build_corpus.run(config, workdir)
+  steps = estimate_rllc.plan(config, workdir)
+  # Two checkpoints, two parts, one chain of 24 draws.
+  assert steps.counts.cells == 4 and steps.counts.chain_steps == 4 * 24
+  suggestion = suggest.run(config, workdir)
+  assert suggestion.sampling.step_size > 0
+  assert suggestion.each.refinement.values.tolist() == ['0:1', '1:mlp']
+  assert np.isfinite(suggestion.each.curvature).all()
 
 
 def make_model(workdir):
