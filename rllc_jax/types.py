@@ -65,6 +65,18 @@ class RefinedLoss(NamedTuple):
   check: Callable[[Params, PyTree], None] | None = None
 
 
+class ProbeLosses(NamedTuple):
+  """The losses of single items in two halves, such as those of tokens.
+
+  Attributes:
+    context: `context(params, items) -> context`: what no chain can change.
+    losses: `losses(position, context, index) -> [Z]`, one an item.
+  """
+
+  context: Callable[[Params, Batch], Context]
+  losses: Callable[[Position, Context, Index], Array]
+
+
 class Refinements(NamedTuple):
   """The refinements of one family: one block program.
 

@@ -130,6 +130,46 @@ def part_losses(
   return {name: loss._replace(check=check) for name, loss in fast.items()}
 
 
+def probe_losses(
+  architecture: architectures.Architecture,
+  *,
+  tiles: frozen_layers.Tiles | None = None,
+) -> dict[str, types.ProbeLosses]:
+  """Builds the losses of single tokens when a part of a layer moves.
+
+  Args:
+    architecture: of the model.
+    tiles: sizes of the pieces of work; by the default backend if None.
+
+  Returns:
+    By the names of `part_losses`: losses of tokens 1 to T - 1 of every row of
+    [B, T] ids, in nats, [B (T - 1)].
+  """
+  runner = frozen_layers.Runner(
+    architecture, tiles or frozen_layers.default_tiles()
+  )
+  objective = targets_lib.next_tokens()
+  return {
+    name: _probe(runner, objective, i, stream)
+    for i in range(architecture.num_layers)
+    for name, stream in _streams(runner, i).items()
+  }
+
+
+def _probe(runner, objective, layer, stream: Stream) -> types.ProbeLosses:
+  def of_tokens(position, shared, index):
+    residual = stream(position, shared, index)
+    normed = _normed(runner, shared, layer, residual)
+    sizes = runner.tiles.tokens, runner.tiles.vocabulary
+    total = unembedding.log_partitions(normed, shared.W_U, shared.b_U, sizes)
+    return total - _target_logits(shared.targets, normed, 1.0)
+
+  return types.ProbeLosses(
+    lambda params, ids: _context(runner, objective, params, ids, layer),
+    of_tokens,
+  )
+
+
 def has_low_rank_logits(architecture: architectures.Architecture) -> bool:
   """Whether a head of the last layer changes its logits by a low rank."""
   return architecture.heads_come_last and architecture.group_size == 1
@@ -185,9 +225,7 @@ def streamed_loss(
   """
 
   def from_stream(shared, residual):
-    for i, frozen in enumerate(shared.above, start=layer + 1):
-      residual = runner.run(i, frozen, residual)
-    normed = _flat(runner.norm(shared.params['ln_final'], residual))
+    normed = _normed(runner, shared, layer, residual)
     sizes = runner.tiles.tokens, runner.tiles.vocabulary
     total = unembedding.log_partition(
       normed, shared.W_U, shared.b_U, shared.targets.weights, sizes
@@ -203,6 +241,13 @@ def streamed_loss(
     return from_stream(shared, stream(position, shared, index))
 
   return types.RefinedLoss(context, loss)
+
+
+def _normed(runner, shared: LayerContext, layer, residual):
+  """What is unembedded, [B T, D], from the stream after a layer."""
+  for i, frozen in enumerate(shared.above, start=layer + 1):
+    residual = runner.run(i, frozen, residual)
+  return _flat(runner.norm(shared.params['ln_final'], residual))
 
 
 def low_rank_loss(
@@ -273,8 +318,13 @@ def _last_layer_context(architecture, shared, stream) -> LastLayerContext:
 
 def _expected_logits(targets: targets_lib.Targets, x, scale):
   """The weighted sum of q . logits over predictions, plus the offset, []."""
-  logits = jnp.sum(x * targets.W, axis=1) * scale + targets.b
+  logits = _target_logits(targets, x, scale)
   return jnp.sum(targets.weights * logits) + targets.offset
+
+
+def _target_logits(targets: targets_lib.Targets, x, scale):
+  """Targets times logits of every prediction, q . logits, [N]."""
+  return jnp.sum(x * targets.W, axis=1) * scale + targets.b
 
 
 def _context(runner, objective, all_params, batch, layer) -> LayerContext:

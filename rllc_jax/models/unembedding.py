@@ -55,6 +55,25 @@ def _backward(sizes, residual, cotangent):
 log_partition.defvjp(_forward, _backward)
 
 
+def log_partitions(
+  x: types.Array, W_U: types.Array, b_U: types.Array, sizes: tuple[int, int]
+) -> types.Array:
+  """logsumexp(x W_U + b_U) of every token, [N, D] -> [N].
+
+  Args:
+    x: [N, D], the normed residual stream.
+    W_U: [D, V].
+    b_U: [V].
+    sizes: tokens, and logits of each, at once.
+  """
+
+  def chunk(at):
+    sums = _over_vocabulary(at.rows(x), W_U, b_U, sizes[1], False)
+    return (), (sums.peak + jnp.log(sums.total))[:, 0]
+
+  return _over_chunks(chunk, len(x), sizes[0])[1]
+
+
 def _unembedded_chunk(x, W_U, b_U, weights, size, *, with_gradient):
   """Returns chunk -> (its part of the sum, the gradient in x [c, D] or ()).
 

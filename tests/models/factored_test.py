@@ -10,6 +10,7 @@ import pytest
 from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
+from rllc_jax.analysis import token_losses
 from rllc_jax.models import factored
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import targets
@@ -47,6 +48,29 @@ WEIGHTED = types.WeightedTokens(BATCH, SHARES.astype(np.float32))
 def precise():
   with jax.default_matmul_precision('highest'):
     yield
+
+
+@pytest.mark.sampled(2)
+@pytest.mark.parametrize('kind', small.KINDS)
+def test_losses_of_tokens_are_those_of_the_plain_model(kind):
+  """Of every part of a model whose part has moved, whatever the tiles."""
+  model = small.KINDS[kind]
+  params = small.random_params(model)
+  length = min(8, model.context_length)
+  ids = np.random.default_rng(7).integers(0, model.vocab_size, (3, length))
+  tiles = frozen_layers.Tiles(scores=20, queries=3, tokens=10, vocabulary=7)
+  probes = factored.probe_losses(model, tiles=tiles)
+  ids, other = jnp.asarray(ids), small.random_params(model, 9)
+  plain = jax.jit(token_losses.token_losses, static_argnums=0)
+  for family in weights.families(parts_of(model), params, None, probes):
+    index = jax.tree.map(lambda leaf: leaf[-1], family.indices)
+    position = family.lens.extract(other, index)
+    moved = family.lens.insert(position, params, index)
+    context = family.loss.context(params, ids)
+    actual = jax.jit(family.loss.losses)(position, context, index)
+    expected = plain(model, moved, ids).ravel()
+    np.testing.assert_allclose(actual, expected, atol=2e-5)
+    assert abs(expected - plain(model, params, ids).ravel()).max() > 1e-3
 
 
 def applied(name):
