@@ -23,6 +23,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence
 import math
 import pathlib
+import shutil
 import time
 from typing import Any
 
@@ -93,6 +94,7 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
   config = get_config()
   config.seed = seed
   directory = workdir / f'{language}-{seed}'
+  share_with_siblings(directory)
   failure = None
   try:
     study.run(config, directory)
@@ -117,6 +119,26 @@ def examine(language: str, seed: int, workdir: pathlib.Path) -> None:
   report.run(config, directory)
   if failure:
     raise failure
+
+
+# What does not depend on the seed, and the file that is written last.
+_SHARED = {'corpus': 'corpus.json', study.REFERENCE: 'training.zarr'}
+
+
+def share_with_siblings(directory: pathlib.Path) -> None:
+  """Copies what is the same for all seeds from a study LANGUAGE-SEED beside.
+
+  The binaries check that it is what they would have made.
+  """
+  language = directory.name.rsplit('-', 1)[0]
+  for name, last in _SHARED.items():
+    siblings = sorted(directory.parent.glob(f'{language}-*/{name}/{last}'))
+    if siblings and not (directory / name).exists():
+      directory.mkdir(parents=True, exist_ok=True)
+      unfinished = directory / f'{name}{checked_files.UNFINISHED}'
+      shutil.rmtree(unfinished, ignore_errors=True)
+      shutil.copytree(siblings[0].parent, unfinished)
+      unfinished.rename(directory / name)
 
 
 def gather(

@@ -23,6 +23,7 @@ from experiments import build_corpus
 from experiments import estimate_rllc
 from experiments import train
 from experiments.configs import planted2
+from experiments.paper import claim_runs
 from experiments.paper import claim_statistics
 from experiments.paper import evidence
 from experiments.paper import pooling
@@ -70,6 +71,7 @@ def effect(language: str, seed: int, workdir: pathlib.Path) -> float:
     saved = checked_files.read_json(path, ('effect',), _REMEDY)['effect']
     return math.nan if saved is None else saved
   config = config_of(language, seed)
+  claim_runs.share_with_siblings(directory)
   build_corpus.run(config, directory)
   train.run(config, directory)
   try:

@@ -376,6 +376,21 @@ def test_seeds_are_put_together_in_short_lines(tmp_path, effects, holds):
     assert row.value == pytest.approx(np.std(effects, ddof=1))
 
 
+def test_what_all_seeds_share_is_copied_once(tmp_path):
+  done = tmp_path / 'code-0' / 'corpus'
+  done.mkdir(parents=True)
+  (done / 'corpus.json').write_text('made')
+  (tmp_path / 'code-0' / 'one_layer').mkdir()  # Without its last file.
+  directory = tmp_path / 'code-1'
+  for _ in range(2):
+    claim_runs.share_with_siblings(directory)
+    (directory / 'corpus' / 'corpus.json').write_text('kept')
+  assert [path.name for path in directory.iterdir()] == ['corpus']
+  claim_runs.share_with_siblings(tmp_path / 'other-1')
+  assert not (tmp_path / 'other-1').exists()
+  assert (directory / 'corpus' / 'corpus.json').read_text() == 'kept'
+
+
 def test_no_study_is_named(tmp_path):
   with pytest.raises(ValueError, match='--language'):
     claim_runs.read_effects(tmp_path)
