@@ -131,18 +131,20 @@ def match_scores(subject: Subject) -> np.ndarray:
 
 
 def choose(scores: np.ndarray, count: int) -> tuple[list[str], list[str]]:
-  """The heads that match most, and in each one's layer another, the least.
+  """The heads that match most, and for each, of its layer, one that does least.
 
   Examples:
-    >>> choose(np.array([[0.1, 0.9, 0.8], [0.3, 0.2, 0.1]]), 2)
-    (['0:1', '0:2'], ['0:0', '0:0'])
+    >>> choose(np.array([[0.1, 0.9, 0.8, 0.2], [0.3, 0.2, 0.1, 0.0]]), 2)
+    (['0:1', '0:2'], ['0:0', '0:3'])
   """
   strongest = np.argsort(-scores, axis=None, kind='stable')[:count]
   induction, others = [], []
   for flat in strongest:
     layer, head = divmod(int(flat), scores.shape[1])
     induction.append(f'{layer}:{head}')
-    others.append(f'{layer}:{int(scores[layer].argmin())}')
+    by_score = np.argsort(scores[layer], kind='stable')
+    names = [f'{layer}:{other}' for other in by_score]
+    others.append(next(name for name in names if name not in others))
   return induction, others
 
 
