@@ -122,12 +122,14 @@ def measured(
   of_trace = name.removesuffix('_trace') + '_error'
   present = [x for x in (f'{name}_error', of_trace) if x in readings]
   of = functools.partial(reading.of_heads, names=heads)
-  return panels.as_curves(
+  curve = panels.as_curves(
     of(readings[name]),
     readings.checkpoint.values,
     heads,
     of(readings[present[0]]) if present else None,
   )
+  # Some measures are taken where there are estimates alone.
+  return curve.dropna('checkpoint', how='all', subset=['llc'])
 
 
 def memorized(readings: xr.Dataset, heads: Sequence[str]) -> np.ndarray:
