@@ -1,4 +1,4 @@
-"""Per-token losses, and scores that are differences of such losses."""
+"""Per-token losses, of a model and of changed heads of its last layer."""
 
 import functools
 
@@ -119,30 +119,3 @@ def _over_tiles(of_tile, residual, changes, targets):
   )  # [tiles, H, C, size].
   joined = jnp.moveaxis(losses_of_tiles, 0, 2).reshape(*changes.shape[:2], -1)
   return joined[..., :count].reshape(*changes.shape[:2], *targets.shape)
-
-
-def in_context_score(
-  losses_of_tokens: types.Array, late: int = 500, early: int = 50
-) -> types.Array:
-  """Loss of a late token less that of an early one, [B, T - 1] -> [].
-
-  Negative if context helps. As in Hoogland et al. (2402.02364), who take the
-  500th and 50th token of a row: entries 498 and 48, since the first is not
-  predicted.
-
-  Args:
-    losses_of_tokens: from `token_losses`.
-    late: the number of a token in its row, from 1.
-    early: likewise.
-
-  Raises:
-    ValueError: if rows are too short.
-  """
-  length = losses_of_tokens.shape[1] + 1
-  if not 2 <= early < late <= length:
-    raise ValueError(
-      'Of a row an early token and a later one are compared, 2 <= early < late '
-      f'<= {length}; got {early} and {late}.'
-    )
-  mean = jnp.mean(losses_of_tokens, axis=0)
-  return mean[late - 2] - mean[early - 2]
