@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import types
@@ -82,6 +83,26 @@ def ablated_losses(
 
   layers = [losses_of_layer(layer)[:, 0] for layer in range(model.num_layers)]
   return jnp.stack(layers)
+
+
+def resampling_effects(
+  rng_key: types.Key,
+  model: transformer.Architecture,
+  params: types.Params,
+  tokens: np.ndarray,
+) -> np.ndarray:
+  """Rises of losses under resampling, by `token_losses.minibatches`.
+
+  Returns:
+    [L, H, N, T - 1], nats, of the sequences that fill a minibatch.
+  """
+  effects = []
+  for number, batch in enumerate(token_losses.minibatches(tokens)):
+    key = jax.random.fold_in(rng_key, number)
+    plain = np.asarray(token_losses.token_losses(model, params, batch))
+    ablated = ablated_losses(model, params, batch, 'resample', key)
+    effects.append(np.asarray(ablated) - plain)
+  return np.concatenate(effects, axis=2)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 4, 5))

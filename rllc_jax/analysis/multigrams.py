@@ -27,8 +27,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from rllc_jax.analysis import delimiters as delimiter_rules
-
 PATTERNS = ('induction', 'dyck_nested', 'dyck', 'ngram', 'skip_ngram', 'other')
 _GRAMS = (3, 2)  # Tokens before the target; the longer first.
 
@@ -106,7 +104,7 @@ def most_affected(
 
 def places_of(
   tokens: np.ndarray,
-  delimiters: delimiter_rules.Delimiters,
+  depths: np.ndarray,
   pair_odds: Mapping[tuple[int, int], float],
   *,
   common: float = 0.05,
@@ -115,7 +113,7 @@ def places_of(
 
   Args:
     tokens: [B, T], the text; the first token of a row is special.
-    delimiters: of the tokenizer.
+    depths: [B, T], from `brackets.depths_of`.
     pair_odds: {(token, next): odds of the next after the token}, in the corpus;
       a pair that is not there has none.
     common: odds from which a pair is a bigram and no induction.
@@ -126,7 +124,6 @@ def places_of(
       is_induction[row, place] = _is_induction(
         tokens[row], place, pair_odds, common
       )
-  depths = delimiter_rules.depths_of(tokens, delimiters)
   grams = {length: _gram_numbers(tokens, length) for length in _GRAMS}
   return Places(tokens, is_induction, depths, grams)
 
@@ -154,11 +151,7 @@ def _gram_numbers(tokens, length):
 
 
 def identify(
-  places: Places,
-  affected: Affected,
-  attended: np.ndarray,
-  *,
-  support: int = 3,
+  places: Places, affected: Affected, attended: np.ndarray, *, support: int = 3
 ) -> Patterns:
   """Sorts affected tokens into patterns.
 

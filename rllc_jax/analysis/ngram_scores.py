@@ -91,9 +91,7 @@ def _bigram_scores(model, params, tokens, places, table):
 
   flat = normed[rows, places].reshape(-1, normed.shape[-1])
   scores = jax.lax.map(
-    of_row,
-    (flat, tokens[rows, places].ravel()),
-    batch_size=runner.tiles.tokens,
+    of_row, (flat, tokens[rows, places].ravel()), batch_size=runner.tiles.tokens
   )
   return tuple(x.reshape(places.shape) for x in scores)
 

@@ -1,16 +1,31 @@
 """Per-token losses, of a model and of changed heads of its last layer."""
 
+from collections.abc import Iterator
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import transformer
 
+_BATCH = 16  # Sequences whose tokens have losses at once.
+
 # Shapes: B sequences, T tokens of one, D = d_model.
+
+
+def minibatches(tokens: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields [16, T] of [N, T] each, or all sequences if there are fewer.
+
+  Those that do not fill a minibatch are left out, so that all have the same
+  weight and shape.
+  """
+  size = min(_BATCH, len(tokens))
+  for start in range(0, len(tokens) - size + 1, size):
+    yield np.asarray(tokens[start : start + size], np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -63,9 +63,11 @@ class QuestionsTest(parameterized.TestCase):
     """By default the last id is special; any other makes other scores."""
     model = small.KINDS['gpt2']
     params = small.random_params(model)
-    score = lambda vocabulary: head_scores.head_scores(
-      'prefix_matching', model, params, jax.random.key(0), 64, vocabulary
-    ).mean
+    score = lambda vocabulary: (
+      head_scores.head_scores(
+        'prefix_matching', model, params, jax.random.key(0), 64, vocabulary
+      ).mean
+    )
     own = score(head_scores.own_vocabulary(model.vocab_size))
     np.testing.assert_array_equal(own, score(None))
     other = score(head_scores.Vocabulary(0, np.arange(1, model.vocab_size)))
@@ -160,9 +162,11 @@ class KnownHeadsTest(parameterized.TestCase):
     model, params = known_heads.circuit()
     idle = jax.tree.map(np.zeros_like, params)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), params, idle)
-    score = lambda params: head_scores.head_scores(
-      'previous_token', model, params, jax.random.key(0), 64
-    ).mean
+    score = lambda params: (
+      head_scores.head_scores(
+        'previous_token', model, params, jax.random.key(0), 64
+      ).mean
+    )
     scores = np.asarray(jax.lax.map(score, stacked))
     self.assertGreater(scores[0, 0, 0], 0.999)
     # Heads whose weights are 0 attend evenly, as head 0:2 of the circuit does.

@@ -3,7 +3,7 @@
 from absl.testing import absltest
 import numpy as np
 
-from rllc_jax.analysis import delimiters
+from rllc_jax.analysis import brackets
 from rllc_jax.analysis import multigrams
 
 TEXTS = [*'abcdefgh', '(', ')', '[', ']', '])', '<eos>']
@@ -18,8 +18,9 @@ def rows_of(*lines):
 
 
 def places_of(tokens, pair_odds=None, **options):
-  rule = delimiters.of_text(TEXTS, IDS['<eos>'])
-  return multigrams.places_of(tokens, rule, pair_odds or {}, **options)
+  rule = brackets.of_text(TEXTS, IDS['<eos>'])
+  depths = brackets.depths_of(tokens, rule)
+  return multigrams.places_of(tokens, depths, pair_odds or {}, **options)
 
 
 def affected_at(places):
@@ -39,7 +40,9 @@ def attention_to(tokens, places, attended):
 def identify(tokens, places, attended=None, pair_odds=None, **options):
   """Patterns of single predictions, by (row, place)."""
   asked = {x: options.pop(x) for x in ('common',) if x in options}
-  attended = [place - 1 for _, place in places] if attended is None else attended
+  attended = (
+    [place - 1 for _, place in places] if attended is None else attended
+  )
   patterns = multigrams.identify(
     places_of(tokens, pair_odds, **asked),
     affected_at(places),

@@ -4,7 +4,7 @@ from absl.testing import absltest
 from absl.testing import parameterized
 import numpy as np
 
-from rllc_jax.analysis import delimiters
+from rllc_jax.analysis import brackets
 from rllc_jax.data import synthetic
 
 TEXT = [*'ab()[]{}<>"\'', '])', '\n', '\n)', '")', '>>', '<eos>']
@@ -15,7 +15,7 @@ def closing(spellings, words, kind):
   ids = {text: i for i, text in enumerate(spellings)}
   special = ids['<eos>']
   row = np.array([special, *(ids[x] for x in words)])
-  return delimiters.closing(row, kind(spellings, special))
+  return brackets.closing(row, kind(spellings, special))
 
 
 class TextTest(parameterized.TestCase):
@@ -37,7 +37,7 @@ class TextTest(parameterized.TestCase):
     (['"', '<eos>', '(', ')'], {4: 1}),
   )
   def test_delimiters_of_text(self, words, expected):
-    self.assertEqual(closing(TEXT, words, delimiters.of_text), expected)
+    self.assertEqual(closing(TEXT, words, brackets.of_text), expected)
 
 
 class WordsTest(parameterized.TestCase):
@@ -50,7 +50,7 @@ class WordsTest(parameterized.TestCase):
     (['(', "'", 'a', "'", '"', 'b', '"', ')'], {4: 2, 7: 2, 8: 1}),
   )
   def test_delimiters_of_a_planted_language(self, words, expected):
-    self.assertEqual(closing(WORDS, words, delimiters.of_words), expected)
+    self.assertEqual(closing(WORDS, words, brackets.of_words), expected)
 
   def test_closings_of_a_planted_text_are_those_of_its_kinds(self):
     language = synthetic.LANGUAGES['planted2']
@@ -60,9 +60,7 @@ class WordsTest(parameterized.TestCase):
     text = synthetic.rows(
       language, ids, eos, np.random.default_rng(0), num_rows=64, length=96
     )
-    depths = delimiters.depths_of(
-      text.tokens, delimiters.of_words(spellings, eos)
-    )
+    depths = brackets.depths_of(text.tokens, brackets.of_words(spellings, eos))
     kinds = np.array([*synthetic.KINDS, ''])[text.kinds]
     closes = np.isin(kinds, ['bracket_nested', 'bracket_last', 'quote_close'])
     # Rows that begin inside a delimiter close what they never opened.
@@ -76,9 +74,7 @@ class WordsTest(parameterized.TestCase):
 
   def test_a_row_that_begins_inside_a_quote_recovers_at_a_bracket(self):
     words = ['a', '"', '(', '"', 'b', '"', ')']
-    self.assertEqual(
-      closing(WORDS, words, delimiters.of_words), {6: 2, 7: 1}
-    )
+    self.assertEqual(closing(WORDS, words, brackets.of_words), {6: 2, 7: 1})
 
 
 if __name__ == '__main__':
