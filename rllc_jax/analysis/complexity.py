@@ -113,8 +113,8 @@ def complexity(
     if not (errors > target * np.abs(means)).any():
       break
   means, errors = _means_and_errors(samples)
-  pairs = zip(means, errors, strict=True)
-  return Complexity(*(x for pair in pairs for x in pair), norms)
+  hessian, fisher, of_token = zip(means, errors, strict=True)
+  return Complexity(*hessian, *fisher, *of_token, norms)
 
 
 def _means_and_errors(samples):

@@ -6,6 +6,7 @@ Tokens of one row depend on one another, rows do not: the groups are rows.
 from typing import NamedTuple
 
 import numpy as np
+from numpy import typing as npt
 
 
 class Mean(NamedTuple):
@@ -20,7 +21,7 @@ class Mean(NamedTuple):
   error: np.ndarray
 
 
-def grouped_mean(values: np.ndarray, groups: np.ndarray) -> Mean:
+def grouped_mean(values: npt.ArrayLike, groups: npt.ArrayLike) -> Mean:
   """The mean over all values, and its error between groups.
 
   Args:

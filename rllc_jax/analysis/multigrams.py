@@ -163,7 +163,7 @@ def identify(
   """
   rows, ends = affected.rows, affected.places
   source = attended[rows, ends - 1]
-  supports = {}
+  supports: dict[int | str, np.ndarray] = {}
   for length in _GRAMS:
     numbers = places.grams[length][rows, ends]
     is_inside = source >= ends - length

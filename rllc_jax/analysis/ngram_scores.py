@@ -57,7 +57,7 @@ def bigram_score(
   params: types.Params,
   tokens: types.Array,
   places: types.Array,
-  table: types.Array,
+  table: types.Array | np.ndarray,
 ) -> BigramScore:
   """Cross-entropy of the model with the corpus's bigrams, at some places.
 
@@ -70,7 +70,7 @@ def bigram_score(
   """
   scores, floors = _bigram_scores(model, params, tokens, places, table)
   mean, error = grouped_means.mean_over_rows(np.asarray(scores))
-  return BigramScore(mean, error, np.mean(floors))
+  return BigramScore(mean, error, np.asarray(np.mean(floors)))
 
 
 @functools.partial(jax.jit, static_argnums=0)

@@ -108,7 +108,7 @@ def read_heads(
   previous = head_scores.previous_places(text.tokens, _QUESTIONS)
 
   def at_checkpoint(params):
-    scores = {
+    scores: dict[str, Any] = {
       score: head_scores.head_scores(
         score,
         model,
