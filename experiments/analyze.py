@@ -53,7 +53,9 @@ _PLANTED_ROWS = 1_024
 _NGRAMS = (2, 3, 4)  # Lengths in tokens of the words whose losses are scored.
 _NUM_NGRAMS = 1_000
 _CURVATURE_TOKENS = 1_024  # Tokens of a minibatch for Hessian, Fisher traces.
-_MAX_CURVATURE_BATCHES = 64  # At the end 5 % of each trace: docs/results.md.
+# Times config.analysis.num_curvature_batches, of which each trace has an error
+# of 5 % or all minibatches are used: 64 by default, enough for trained heads.
+_CURVATURE_GROUPS = 16
 # Rows for the scores of the model, as a multiple of those for heads.
 _STAGE_ROWS = 4
 _MEASURES = 2  # Number of this set of variables; older files lack some.
@@ -224,6 +226,7 @@ def _complexity(rng_key, config, corpus, model, trajectory) -> xr.Dataset:
   steps = [x for x in trajectory.steps if x in {*asked}] or trajectory.steps
   # At least one sequence, which may be longer than that.
   rows = max(1, _CURVATURE_TOKENS // corpus.tokens.shape[1])
+  count = settings.analysis.num_curvature_batches
   return complexity.read_complexity(
     rng_key,
     subjects.families(['heads'], model),
@@ -231,8 +234,8 @@ def _complexity(rng_key, config, corpus, model, trajectory) -> xr.Dataset:
     trajectory._replace(steps=steps),
     minibatches.uniform(corpus.tokens, rows),
     corpus.windows[settings.analysis.dataset],
-    num_batches=settings.analysis.num_curvature_batches,
-    max_batches=_MAX_CURVATURE_BATCHES,
+    num_batches=count,
+    max_batches=_CURVATURE_GROUPS * count,
   )
 
 
