@@ -4,11 +4,12 @@
 
 reads `DIR/corpus`, `DIR/train/checkpoints` and the section `analysis` of the
 config, and writes `DIR/analysis.zarr`. It has attention scores, effects of
-ablations and of cut paths, the token patterns of each head, composition, scores
-of the whole model and other measures of complexity. For a planted language
-(`rllc_jax.data.synthetic`) it also has the loss on each kind of symbol beside
-its lower bound. Logits are computed a tile at a time and not stored.
-experiments.report draws the figures.
+ablations and of a cut circuit, the token patterns of each head, composition,
+scores of the whole model and other measures of complexity, with standard
+errors. For a planted language (`rllc_jax.data.synthetic`) it also has the loss
+on each kind of symbol beside its lower bound, and the words that each head
+serves. Logits are computed a tile at a time and not stored. experiments.report
+draws the figures.
 """
 
 import dataclasses
@@ -28,10 +29,13 @@ from experiments.runtime import sections
 from experiments.runtime import subjects
 from rllc_jax import identities
 from rllc_jax import trees
+from rllc_jax.analysis import ablations
 from rllc_jax.analysis import affected_tokens
+from rllc_jax.analysis import brackets
 from rllc_jax.analysis import complexity
 from rllc_jax.analysis import head_scores
 from rllc_jax.analysis import head_types
+from rllc_jax.analysis import joint_cuts
 from rllc_jax.analysis import multigrams
 from rllc_jax.analysis import ngram_scores
 from rllc_jax.analysis import planted
@@ -49,6 +53,12 @@ _PLANTED_ROWS = 1_024
 _NGRAMS = (2, 3, 4)  # Lengths in tokens of the words whose losses are scored.
 _NUM_NGRAMS = 1_000
 _CURVATURE_TOKENS = 1_024  # Tokens of a minibatch for Hessian, Fisher traces.
+# Times config.analysis.num_curvature_batches, of which each trace has an error
+# of 5 % or all minibatches are used: 64 by default, enough for trained heads.
+_CURVATURE_GROUPS = 16
+# Rows for the scores of the model, as a multiple of those for heads.
+_STAGE_ROWS = 4
+_MEASURES = 2  # Number of this set of variables; older files lack some.
 
 
 def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
@@ -60,10 +70,13 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
 
   Returns:
     The content of `analysis.zarr`: see `readings.read_heads`,
-    `stage_scores.read_stages`, `complexity.read_complexity`, of the last
-    checkpoint `affected_tokens.affected_tokens` and `head_class` over (layer,
-    head), see `head_types`; of a planted language,
-    `planted.kind_losses`, `floors` and `source_attention`.
+    `stage_scores.read_stages`, `complexity.read_complexity` at the checkpoints
+    whose rLLCs are estimated (NaN at others), `joint_cuts.read_joint_cuts` of
+    the multigram heads of the first layer if there are two layers,
+    `affected_tokens.at_two_checkpoints`, and of the last checkpoint
+    `head_class` over (layer, head), see `head_types`; of a planted language,
+    `planted.kind_losses`, `floors`, and of the last checkpoint
+    `source_attention`, `kind_rises` and `true_multigrams`.
 
   Raises:
     ValueError: a window does not exist, the context is too short, or what is
@@ -81,6 +94,8 @@ def run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> xr.Dataset:
   identity = identities.identity(
     **dataclasses.asdict(settings),
     seed=config.seed,
+    measures=_MEASURES,
+    curvature_at=list(sections.read(config).estimation.checkpoints),
     model=architecture.to_json(model),
     checkpoints=trajectory.steps,
     # One checkpoint: hashing all would load the whole trajectory.
@@ -112,12 +127,18 @@ def _analyze(
   window = corpus.windows[settings.dataset]
   # With long rows the token budget alone could leave too few for a mean.
   count = max(8, settings.num_tokens // corpus.tokens.shape[1])
-  rows = corpus.tokens[runs.evenly_spaced(window, count)]
   trained_on = _rows_of(corpus, 'train')
   spellings = choices.texts(corpus, workdir / 'corpus')
-  odds = multigrams.pair_odds(trained_on)
-  text = readings.Text(rows, spellings, odds, vocabulary)
-  keys = [jax.random.key(config.seed + i) for i in range(4)]
+  language = _language(corpus)
+  find = brackets.of_words if language else brackets.of_text
+  text = readings.Text(
+    corpus.tokens[runs.evenly_spaced(window, count)],
+    spellings,
+    multigrams.pair_odds(trained_on),
+    vocabulary,
+    find(spellings, corpus.eos_id),
+  )
+  keys = [jax.random.key(config.seed + i) for i in range(5)]
   with progress.bar('analyzing', 'checkpoint') as bar:
     parts = [
       readings.read_heads(
@@ -131,30 +152,51 @@ def _analyze(
     ]
   table = ngram_scores.bigram_table(trained_on, corpus.vocab_size)
   grams = _ngrams(trained_on, spellings)
-  parts.append(
-    stage_scores.read_stages(keys[1], model, trajectory, rows, table, grams)
-  )
-  parts.append(_complexity(keys[2], settings, corpus, model, trajectory))
+  rows = corpus.tokens[runs.evenly_spaced(window, _STAGE_ROWS * count)]
+  parts += [
+    stage_scores.read_stages(keys[1], model, trajectory, rows, table, grams),
+    _complexity(keys[2], config, corpus, model, trajectory),
+    affected_tokens.at_two_checkpoints(keys[3], model, trajectory, text),
+  ]
+  if language:
+    new = planted_rows(language, corpus, workdir / 'corpus', config.seed)
+    parts += _planted(keys[4], language, model, trajectory, new)
+  return _with_classes(xr.merge(parts, join='outer'), model, trajectory, text)
+
+
+def _language(corpus: packing.Corpus) -> str:
+  """The planted language of a corpus; '' for any other text."""
+  names = (x for x in synthetic.LANGUAGES if f'train/{x}' in corpus.windows)
+  return next(names, '')
+
+
+def _planted(rng_key, language, model, trajectory, text) -> list[xr.Dataset]:
+  # New text, because the loss on training rows can fall below the floor.
   last = jax.tree.map(
     lambda leaf: leaf[0], trajectory.load(trajectory.steps[-1:])
   )
-  parts.append(affected_tokens.affected_tokens(keys[3], model, last, text))
-  for name in synthetic.LANGUAGES:
-    if f'train/{name}' in corpus.windows:
-      planted_text = planted_rows(name, corpus, workdir / 'corpus', config.seed)
-      # New text, because the loss on training rows can fall below the floor.
-      parts += [
-        planted.kind_losses(model, trajectory, planted_text),
-        planted.floors(name),
-        planted.source_attention(model, last, planted_text),
-      ]
-      break
-  results = xr.merge(parts)
-  classes = list(head_types.of_readings(results).values())
-  shape = model.num_layers, model.num_heads
-  return results.assign(
-    head_class=(('layer', 'head'), np.reshape(classes, shape))
+  effects = ablations.resampling_effects(rng_key, model, last, text.tokens)
+  return [
+    planted.kind_losses(model, trajectory, text),
+    planted.floors(language),
+    planted.source_attention(model, last, text),
+    planted.kind_rises(effects, text),
+    planted.true_multigrams(effects, text),
+  ]
+
+
+def _with_classes(results, model, trajectory, text) -> xr.Dataset:
+  """Adds classes of heads, and cuts of the circuit that rests on them."""
+  classes = np.reshape(
+    list(head_types.of_readings(results).values()),
+    (model.num_layers, model.num_heads),
   )
+  results = results.assign(head_class=(('layer', 'head'), classes))
+  if model.num_layers < 2:
+    return results
+  writers = classes[0] == head_types.MULTIGRAM
+  cuts = joint_cuts.read_joint_cuts(model, trajectory, text, writers)
+  return xr.merge([results, cuts])
 
 
 def _rows_of(corpus: packing.Corpus, window: str) -> np.ndarray:
@@ -177,17 +219,23 @@ def _ngrams(tokens, spellings) -> dict[int, np.ndarray]:
   return ngrams
 
 
-def _complexity(rng_key, settings, corpus, model, trajectory) -> xr.Dataset:
+def _complexity(rng_key, config, corpus, model, trajectory) -> xr.Dataset:
+  settings = sections.read(config)
+  # Only beside rLLCs: a checkpoint takes as long as all else of it.
+  asked = settings.estimation.checkpoints or trajectory.steps
+  steps = [x for x in trajectory.steps if x in {*asked}] or trajectory.steps
   # At least one sequence, which may be longer than that.
   rows = max(1, _CURVATURE_TOKENS // corpus.tokens.shape[1])
+  count = settings.analysis.num_curvature_batches
   return complexity.read_complexity(
     rng_key,
     subjects.families(['heads'], model),
     subjects.next_tokens(model).loss_fn,
-    trajectory,
+    trajectory._replace(steps=steps),
     minibatches.uniform(corpus.tokens, rows),
-    corpus.windows[settings.dataset],
-    num_batches=settings.num_curvature_batches,
+    corpus.windows[settings.analysis.dataset],
+    num_batches=count,
+    max_batches=_CURVATURE_GROUPS * count,
   )
 
 

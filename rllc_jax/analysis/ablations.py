@@ -7,8 +7,9 @@ A head's attention-weighted values z are replaced, at all positions:
   resample  by those of another sequence of the minibatch
 
 and the layers above run again. The paper resamples without saying how often;
-here every sequence takes the values of one other. A path ablation subtracts an
-earlier head's output from the input of one later head, and nowhere else.
+here every sequence takes the values of one other. A joint cut subtracts the
+outputs of some heads from the inputs of all heads of a later layer, and nowhere
+else.
 """
 
 import functools
@@ -16,6 +17,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import types
@@ -83,56 +85,74 @@ def ablated_losses(
   return jnp.stack(layers)
 
 
-@functools.partial(jax.jit, static_argnums=(0, 3, 4))
-def path_ablated_losses(
+def resampling_effects(
+  rng_key: types.Key,
+  model: transformer.Architecture,
+  params: types.Params,
+  tokens: np.ndarray,
+) -> np.ndarray:
+  """Rises of losses under resampling, by `token_losses.minibatches`.
+
+  Returns:
+    [L, H, N, T - 1], nats, of the sequences that fill a minibatch.
+  """
+  effects = []
+  for number, batch in enumerate(token_losses.minibatches(tokens)):
+    key = jax.random.fold_in(rng_key, number)
+    plain = np.asarray(token_losses.token_losses(model, params, batch))
+    ablated = ablated_losses(model, params, batch, 'resample', key)
+    effects.append(np.asarray(ablated) - plain)
+  return np.concatenate(effects, axis=2)
+
+
+@functools.partial(jax.jit, static_argnums=(0, 4, 5))
+def joint_path_losses(
   model: transformer.Architecture,
   params: types.Params,
   batch: types.Array,
-  earlier: int,
-  later: int,
+  writers: types.Array,
+  reader_layer: int,
+  writer_layer: int = 0,
 ) -> types.Array:
-  """Losses of tokens with a path between two heads cut.
+  """Losses of tokens with all paths from some heads to a later layer cut.
 
-  An earlier head's output is subtracted from the input of a later head's
-  queries, keys and values. All other inputs keep it.
+  The outputs of the heads are subtracted from the input of the later layer's
+  queries, keys and values. All other inputs keep them.
 
   Args:
     model: its sizes.
     params: its weights. Traced: map over checkpoints.
     batch: [B, T], integers.
-    earlier: layer of the heads that write.
-    later: layer of the heads that read.
+    writers: [H], 1 for heads whose outputs are cut, else 0.
+    reader_layer: layer of the heads that read.
+    writer_layer: layer of the heads that write.
 
   Returns:
-    [H earlier, H later, B, T - 1], in nats.
+    [B, T - 1], in nats.
 
   Raises:
     ValueError: if the second layer does not come after the first.
   """
-  if not 0 <= earlier < later < model.num_layers:
+  if not 0 <= writer_layer < reader_layer < model.num_layers:
     raise ValueError(
-      'A path leads to a later layer: 0 <= earlier < later < '
-      f'{model.num_layers} was expected; got {earlier} and {later}.'
+      'A path must lead to a later layer, 0 <= writer_layer < reader_layer < '
+      f'{model.num_layers}, because heads read what was written before; got '
+      f'{writer_layer} and {reader_layer}.'
     )
   forward = _run(model, params, batch)
   runner = frozen_layers.Runner(model)
-  W_O = params[f'blocks_{earlier}']['attn']['W_O']
-  layer = forward.layers[later]
-
-  def changed(pair):
-    reader, writer = pair
-    output = forward.values[earlier][writer] @ W_O[writer]
-    x = runner.norm(layer.ln1, forward.reads[later] - output)
-    z = runner.values_of_head(later, params, reader, layer, x)
-    return z - forward.values[later][reader]
-
-  heads = jnp.arange(model.num_heads)
-  pairs = [grid.ravel() for grid in jnp.meshgrid(heads, heads, indexing='ij')]
-  # One pair's arrays at a time: `vmap` would hold H x H of them.
-  flat = jax.lax.map(changed, tuple(pairs))
-  changes = flat.reshape(len(heads), len(heads), *flat.shape[1:])
-  by_reader = _losses_of_changes(model, params, forward, changes, later)
-  return by_reader.swapaxes(0, 1)
+  layer = forward.layers[reader_layer]
+  W_O = params[f'blocks_{writer_layer}']['attn']['W_O']
+  cut = jnp.einsum(
+    'h,hbte,hed->btd',
+    writers.astype(W_O.dtype),
+    forward.values[writer_layer],
+    W_O,
+  )
+  x = runner.norm(layer.ln1, forward.reads[reader_layer] - cut)
+  values = runner.values(reader_layer, layer, x)
+  attended = runner.write(layer, values)
+  return _losses_of_attended(model, params, forward, attended, reader_layer)
 
 
 def _check(kind, rng_key, num_sequences):
@@ -179,28 +199,37 @@ def _losses_of_changes(model, params, forward: _Pass, changes, layer):
 
   Changes [H, C, B, T, E], C of each head, give losses [H, C, B, T].
   """
-  runner, targets = frozen_layers.Runner(model), forward.targets
-  before, attended = forward.reads[layer], forward.attended[layer]
+  attended = forward.attended[layer]
   if layer == model.num_layers - 1 and model.heads_come_last:
     # Faster: nothing follows, so the change has the rank of the head.
-    stream = runner.finish(forward.layers[layer], before, attended)
+    stream = frozen_layers.Runner(model).finish(
+      forward.layers[layer], forward.reads[layer], attended
+    )
     return token_losses.of_changed_heads(
-      model, params, stream, changes, targets
+      model, params, stream, changes, forward.targets
     )
 
   def of_head(head):
     W_O, of_changes = head
     return jax.lax.map(
-      lambda change: of_attended(attended + change @ W_O), of_changes
+      lambda change: _losses_of_attended(
+        model, params, forward, attended + change @ W_O, layer
+      ),
+      of_changes,
     )
-
-  def of_attended(attended):
-    residual = runner.finish(forward.layers[layer], before, attended)
-    for i in range(layer + 1, model.num_layers):
-      residual = runner.run(i, forward.layers[i], residual)
-    normed = runner.norm(params['ln_final'], residual)
-    return token_losses.of_normed(params, normed, targets)
 
   return jax.lax.map(
     of_head, (params[f'blocks_{layer}']['attn']['W_O'], changes)
   )
+
+
+def _losses_of_attended(model, params, forward: _Pass, attended, layer):
+  """Losses if the heads of a layer write something else, [B, T, D]."""
+  runner = frozen_layers.Runner(model)
+  residual = runner.finish(
+    forward.layers[layer], forward.reads[layer], attended
+  )
+  for i in range(layer + 1, model.num_layers):
+    residual = runner.run(i, forward.layers[i], residual)
+  normed = runner.norm(params['ln_final'], residual)
+  return token_losses.of_normed(params, normed, forward.targets)

@@ -6,6 +6,9 @@ At a checkpoint and in the coordinates u that move, of the plain loss:
                  E[z^T H z] with signs z
   fisher_trace   E over sequences of the squared norm of a sequence's gradient:
                  the trace of the empirical Fisher matrix
+  fisher_token_trace
+                 E over tokens of the squared norm of one token's gradient, by
+                 E[|sum_t s_t g_t|^2] with signs s
   weight_norm    the norm of u
 
 Where :math:`\gamma \gg n\beta h` for every curvature h the rLLC itself is near
@@ -21,6 +24,7 @@ import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 
+from rllc_jax import losses
 from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.analysis import every_checkpoint
@@ -34,6 +38,8 @@ class Complexity(NamedTuple):
     hessian_error: its standard error.
     fisher_trace: in nats^2 / weight^2.
     fisher_error: its standard error.
+    fisher_token_trace: in nats^2 / weight^2; NaN of data that are no tokens.
+    fisher_token_error: its standard error.
     weight_norm: in weights.
   """
 
@@ -41,6 +47,8 @@ class Complexity(NamedTuple):
   hessian_error: np.ndarray
   fisher_trace: np.ndarray
   fisher_error: np.ndarray
+  fisher_token_trace: np.ndarray
+  fisher_token_error: np.ndarray
   weight_norm: np.ndarray
 
 
@@ -53,19 +61,30 @@ def complexity(
   window: types.PyTree,
   *,
   num_batches: int = 16,
+  max_batches: int = 0,
+  target: float = 0.05,
 ) -> Complexity:
   """Measures every refinement on the same minibatches.
+
+  Minibatches are drawn until no standard error of a trace exceeds a share of
+  it, for any refinement, or as many as there may be are used up.
 
   Args:
     rng_key: draws minibatches and signs. The key is consumed.
     families: R refinements in all, each free in coordinates of the weights;
       their fast losses are not used, because these have no second derivative.
     loss_fn: the plain loss; it must take a minibatch of one sequence, and of
-      several be the mean over them.
+      several be the mean over them. Of tokens it must take
+      `types.WeightedTokens`, too.
     params: the checkpoint.
     minibatches: data, and how they are drawn.
     window: the data set.
-    num_batches: minibatches, with one vector of signs each; 2 or more.
+    num_batches: minibatches drawn at once, with one vector of signs each; 2 or
+      more.
+    max_batches: minibatches at most, rounded up to a multiple of num_batches;
+      by default no more than these.
+    target: standard error of a trace over the trace, at which no more are
+      drawn.
 
   Returns:
     Refinements in the order of the families and of their names.
@@ -82,14 +101,26 @@ def complexity(
   measure = _measure(lenses, loss_fn, minibatches.draw, num_batches)
   params = jax.tree.map(jnp.asarray, params)
   indices = tuple(family.indices for family in families)
-  arrays = measure(rng_key, indices, params, minibatches.data, window)
-  hessian, fisher, norms = jax.device_get(arrays)  # [R, num_batches] and [R].
-  means = [np.mean(x, axis=1) for x in (hessian, fisher)]
-  # Minibatches are independent, so no autocorrelation enters.
-  errors = [
-    np.std(x, axis=1, ddof=1) / np.sqrt(num_batches) for x in (hessian, fisher)
-  ]
-  return Complexity(means[0], errors[0], means[1], errors[1], norms)
+  samples, norms = np.zeros(0), np.zeros(0)
+  for start in range(0, max(num_batches, max_batches), num_batches):
+    # `start` is traced: one program for all groups of minibatches.
+    group, norms = jax.device_get(
+      measure(rng_key, start, indices, params, minibatches.data, window)
+    )  # [3, R, num_batches] and [R].
+    samples = np.concatenate([samples, group], axis=2) if start else group
+    means, errors = _means_and_errors(samples)
+    # NaN, of a trace that is not measured, is no reason to go on.
+    if not (errors > target * np.abs(means)).any():
+      break
+  means, errors = _means_and_errors(samples)
+  hessian, fisher, of_token = zip(means, errors, strict=True)
+  return Complexity(*hessian, *fisher, *of_token, norms)
+
+
+def _means_and_errors(samples):
+  """Over minibatches, the last axis; these are independent."""
+  count = samples.shape[-1]
+  return samples.mean(-1), samples.std(-1, ddof=1) / np.sqrt(count)
 
 
 def read_complexity(
@@ -101,6 +132,7 @@ def read_complexity(
   window: types.PyTree,
   *,
   num_batches: int = 4,
+  max_batches: int = 0,
 ) -> xr.Dataset:
   """All measures at every checkpoint, on the same minibatches.
 
@@ -111,7 +143,8 @@ def read_complexity(
     trajectory: the checkpoints.
     minibatches: data, and how they are drawn.
     window: the data set.
-    num_batches: minibatches a checkpoint.
+    num_batches: minibatches drawn at once.
+    max_batches: minibatches a checkpoint, at most.
 
   Returns:
     The fields of `Complexity` over (checkpoint, refinement).
@@ -125,6 +158,7 @@ def read_complexity(
       minibatches,
       window,
       num_batches=num_batches,
+      max_batches=max_batches,
     ),
     trajectory,
   )
@@ -161,7 +195,7 @@ def _measure(lenses, loss_fn, draw, num_batches):
     instances = zip(*trees_of_families, strict=True)
     return jnp.concatenate([jax.vmap(function)(*each) for each in instances])
 
-  def measure(rng_key, indices, params, data, window):
+  def measure(rng_key, start, indices, params, data, window):
     positions = extract(params, indices)
 
     def of_batch(i):
@@ -178,15 +212,37 @@ def _measure(lenses, loss_fn, draw, num_batches):
         return hessian, of_all(_square, extract(gradient, indices))
 
       batch = draw(batch_key, i, data, window)
+      token_key = jax.random.fold_in(sign_key, 1)
+      gradient = _token_gradient(token_key, loss_fn, params, batch)
+      of_tokens = of_all(_square, extract(gradient, indices))
       # Sequence by sequence: the Fisher trace needs single gradients.
       one_by_one = jax.tree.map(lambda leaf: leaf[:, None], batch)
       measured = jax.lax.map(of_sequence, one_by_one)
-      return jax.tree.map(lambda x: jnp.mean(x, axis=0), measured)
+      means = [jnp.mean(x, axis=0) for x in measured]
+      return jnp.stack([*means, of_tokens])
 
-    hessian, fisher = jax.lax.map(of_batch, jnp.arange(num_batches))
-    return hessian.T, fisher.T, of_all(trees.norm, positions)
+    traces = jax.lax.map(of_batch, start + jnp.arange(num_batches))
+    return jnp.moveaxis(traces, 0, 2), of_all(trees.norm, positions)
 
   return jax.jit(measure)
+
+
+def _token_gradient(rng_key, loss_fn, params, batch):
+  """A gradient whose expected square is a token's; NaN of other data.
+
+  Tokens have independent signs s, so E[|sum_t s_t g_t|^2] = sum_t |g_t|^2.
+  """
+  is_tokens = hasattr(batch, 'dtype') and jnp.issubdtype(
+    batch.dtype, jnp.integer
+  )
+  if not is_tokens:
+    return jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), params)
+  signs = jax.random.rademacher(rng_key, batch.shape, jnp.float32)
+  signed = types.WeightedTokens(batch, signs)
+  gradient = jax.grad(loss_fn)(params, signed)  # Of a mean over all places.
+  predicted = batch[:, 1:].astype(jnp.int32) != losses.IGNORED
+  scale = predicted.size / jnp.sqrt(jnp.maximum(1, predicted.sum()))
+  return jax.tree.map(lambda leaf: scale * leaf, gradient)
 
 
 def _insert_all(lenses, positions, params, indices):

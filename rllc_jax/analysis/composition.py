@@ -8,7 +8,7 @@ With row vectors, :math:`OV = W_V W_O` of the earlier head and
           \frac{\|OV\,OV'\|}{\|OV\|\,\|OV'\|} \text{ (V)}
 
 in Frobenius norms, without LayerNorm and without a baseline. Independent random
-matrices give :math:`1/\sqrt{d_{model}}`.
+matrices give :math:`1/\sqrt{d_{model}}`; a head whose weights are zero has 0.
 """
 
 import functools
@@ -71,7 +71,8 @@ def _score(X, Y):
   """Score ||X Y|| / (||X|| ||Y||) of X = a b^T and Y = c d^T."""
   (a, b), (c, d) = X, Y
   product = _norm(a, d @ (c.T @ b))  # a (b^T c) d^T.
-  return product / (_norm(a, b) * _norm(c, d))
+  scale = _norm(a, b) * _norm(c, d)
+  return jnp.where(scale > 0, product / jnp.where(scale > 0, scale, 1.0), 0.0)
 
 
 def _norm(a, b):

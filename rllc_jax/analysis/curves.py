@@ -18,10 +18,14 @@ from sklearn.gaussian_process import kernels
 
 from rllc_jax import whole_numbers
 
-METHODS = ('euclidean', 'dtw', 'hierarchical')
+METHODS = ('euclidean', 'dtw', 'hierarchical', 'kshape')
 NORMALISATIONS = ('none', 'minmax', 'standard')
 _RESTARTS = 10
 _GRID = 2_000  # Points of the fit between the first checkpoint and the last.
+_DRAWS = 500  # Of curves from the fitted process, to see which turns are sure.
+_DRAWN = 200  # Points of such a curve.
+_SURE = 0.95  # Share of the draws that must turn where the fit does.
+_APART = 3.5  # Errors by which estimates before and after a turn lie below it.
 
 
 class Clusters(NamedTuple):
@@ -88,7 +92,8 @@ def cluster_curves(
     curves: [N, K], a value a checkpoint.
     num_clusters: how many groups; 1 puts all curves together.
     method: 'euclidean', k-means of the values; 'dtw', k-means under dynamic
-      time warping; 'hierarchical', Ward's agglomeration.
+      time warping; 'hierarchical', Ward's agglomeration; 'kshape', k-means of
+      shapes by their cross-correlation, whatever the levels, sizes and shifts.
     normalisation: of each curve by itself, see `normalised`.
     seed: of the first centers of k-means, ten times drawn.
 
@@ -133,20 +138,23 @@ def _labels(values, num_clusters, method, seed):
   elif method == 'euclidean':
     model = cluster.KMeans(num_clusters, n_init=_RESTARTS, random_state=seed)
   else:
-    model = _warping(num_clusters, seed)
+    if method == 'kshape':  # It takes curves of mean 0 and deviation 1.
+      values = normalised(values, 'standard')
+    model = _of_series(method, num_clusters, seed)
     values = values[..., None]
   return np.asarray(model.fit_predict(values))
 
 
-def _warping(num_clusters, seed):
-  """K-means under dynamic time warping, from tslearn."""
+def _of_series(method, num_clusters, seed):
+  """K-means under dynamic time warping, or of shapes, from tslearn."""
   with warnings.catch_warnings():
     # Imported here: it takes seconds, and warns about its extras.
     warnings.simplefilter('ignore')
     from tslearn import clustering  # pyrefly: ignore[missing-import]
-  return clustering.TimeSeriesKMeans(
-    num_clusters, metric='dtw', n_init=_RESTARTS, random_state=seed
-  )
+  options = {'n_init': _RESTARTS, 'random_state': seed}
+  if method == 'kshape':
+    return clustering.KShape(num_clusters, **options)
+  return clustering.TimeSeriesKMeans(num_clusters, metric='dtw', **options)
 
 
 def _in_order(labels: np.ndarray) -> np.ndarray:
@@ -172,8 +180,10 @@ class Stages(NamedTuple):
     steps: [2000], training steps, evenly spaced in log(step + 1).
     fit: [2000], the mean of the Gaussian process there.
     error: [2000], its standard deviation.
-    boundaries: steps at which the fit turns: ends of stages.
+    boundaries: steps at which the fit surely turns: ends of stages.
     rises_to: for each of them, whether the curve rose before it.
+    boundary_low: for each, the lower end of its 95 % interval, in steps.
+    boundary_high: the upper end.
   """
 
   steps: np.ndarray
@@ -181,6 +191,8 @@ class Stages(NamedTuple):
   error: np.ndarray
   boundaries: np.ndarray
   rises_to: np.ndarray
+  boundary_low: np.ndarray
+  boundary_high: np.ndarray
 
 
 def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
@@ -189,6 +201,13 @@ def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   A Gaussian process (constant times RBF, in log(step + 1)) is fitted to the
   estimates with their own errors, and the zeros of its derivative are taken, as
   in Hoogland et al. (2402.02364), who fit without errors.
+
+  Of these turns only those count that the errors let stand: 95 % of 500 curves
+  drawn from the fitted process must have a turn of the same kind, from rise to
+  fall or back, within the length over which the fit varies. Its interval holds
+  the middle 95 % of theirs. And one estimate near it must lie beyond one before
+  and one after it by 3.5 errors, because the fit overshoots after a steep
+  rise.
 
   Args:
     steps: [K], of the checkpoints, at least 0 and ascending.
@@ -229,12 +248,75 @@ def stages(steps: np.ndarray, llcs: np.ndarray, errors: np.ndarray) -> Stages:
   grid = np.linspace(times[0], times[-1], _GRID)
   prediction: Any = process.predict(grid[:, None], return_std=True)
   fit, error = center + scale * prediction[0], scale * prediction[1]
-  # A turn is a change of the slope's sign.
-  slopes = np.sign(np.diff(fit))
-  turns = np.flatnonzero(slopes[:-1] * slopes[1:] < 0) + 1
+  turns, rises_to = _turns(fit)
+  draws = _drawn_turns(process, times)
+  fitted: Any = process.kernel_
+  near = fitted.k2.length_scale
+  lows, highs = _intervals(grid[turns], rises_to, draws, near)
+  estimates = times, llcs[is_finite], errors[is_finite]
+  is_sure = np.isfinite(lows) & _in_estimates(grid[turns], rises_to, *estimates)
   return Stages(
-    np.expm1(grid), fit, error, np.expm1(grid[turns]), slopes[turns - 1] > 0
+    np.expm1(grid),
+    fit,
+    error,
+    np.expm1(grid[turns[is_sure]]),
+    rises_to[is_sure],
+    np.expm1(lows[is_sure]),
+    np.expm1(highs[is_sure]),
   )
+
+
+def _turns(curve):
+  """Where a curve's slope changes its sign, and whether it rose before."""
+  slopes = np.sign(np.diff(curve))
+  turns = np.flatnonzero(slopes[:-1] * slopes[1:] < 0) + 1
+  return turns, slopes[turns - 1] > 0
+
+
+def _drawn_turns(process, times):
+  """Times of turns of curves drawn from a fitted process, falls and rises."""
+  grid = np.linspace(times[0], times[-1], _DRAWN)
+  mean, covariance = process.predict(grid[:, None], return_cov=True)
+  values, vectors = np.linalg.eigh(covariance)
+  # Rounding makes the least values noise, which would turn at every point.
+  values = np.where(values > 1e-10 * values.max(), values, 0)
+  normal = np.random.default_rng(0).normal(size=(_DRAWS, _DRAWN))
+  curves = mean + normal * np.sqrt(values) @ vectors.T
+  turns = []
+  for curve in curves:
+    places, rises_to = _turns(curve)
+    turns.append((grid[places[~rises_to]], grid[places[rises_to]]))
+  return turns
+
+
+def _intervals(times, rises_to, draws, near):
+  """Ends of the interval of each turn, [n] each; NaN of one that is unsure."""
+  ends = np.full((2, len(times)), np.nan)
+  for i, (time, rises) in enumerate(zip(times, rises_to, strict=True)):
+    nearest = np.array(
+      [x[np.argmin(np.abs(x - time))] for y in draws if len(x := y[int(rises)])]
+    )
+    nearest = nearest[np.abs(nearest - time) <= near]
+    if len(nearest) >= _SURE * len(draws):
+      ends[:, i] = np.quantile(nearest, [0.025, 0.975])
+  return ends
+
+
+def _in_estimates(turns, rises_to, times, llcs, errors):
+  """True for turns that the estimates have, too, whatever the fit."""
+  # Up to the checkpoint beyond the next turn on either side.
+  ends = np.concatenate([[times[0]], turns, [times[-1]]])
+  first = np.searchsorted(times, ends[:-2], 'right') - 1
+  last = np.searchsorted(times, ends[2:], 'left') + 1
+  has_turn = np.zeros(len(turns), bool)
+  for i, (low, high) in enumerate(zip(first, last, strict=True)):
+    values, spreads = llcs[low:high], errors[low:high]
+    differences = values[:, None] - values[None]
+    differences *= 1 if rises_to[i] else -1
+    beyond = differences > _APART * np.hypot(spreads[:, None], spreads[None])
+    before, after = np.tril(beyond, -1), np.triu(beyond, 1)
+    has_turn[i] = (before.any(axis=1) & after.any(axis=1)).any()
+  return has_turn
 
 
 def _check_estimates(

@@ -20,11 +20,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax.analysis import grouped_means
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import transformer
 
 _CHUNK = 256  # Sequences at once.
 _LEAST_CONTEXT = 8
+_FIRST_PLACE = 16  # Earlier positions have few others to attend to.
 
 # Shapes: L layers, H heads, N sequences, T positions, B questions.
 
@@ -187,17 +189,48 @@ def repeated_pairs(
   return Questions(*map(jnp.asarray, (tokens, *places.T)))
 
 
+def previous_places(tokens: np.ndarray, count: int) -> Questions:
+  """Questions about positions in text and the one before each.
+
+  Args:
+    tokens: [N, T], text.
+    count: questions at most, evenly spaced among the positions from 16 on, or
+      from the middle of shorter rows.
+  """
+  num_rows, length = np.shape(tokens)
+  first = min(_FIRST_PLACE, length // 2)
+  total = num_rows * (length - first)
+  chosen = np.linspace(0, total - 1, min(count, total)).astype(int)
+  rows, places = np.divmod(chosen, length - first)
+  fields = tokens, rows, places + first, places + first - 1
+  return Questions(*map(jnp.asarray, fields))
+
+
+class Score(NamedTuple):
+  """Mean attention weights of questions, and their standard errors.
+
+  Attributes:
+    mean: [L, H].
+    error: [L, H]; of questions about text it is between rows.
+  """
+
+  mean: types.Array | np.ndarray
+  error: types.Array | np.ndarray
+
+
 class TextScore(NamedTuple):
   """Attention to the continuation of a repeated pair, and to its neighbors.
 
   Attributes:
     score: [L, H], mean weight on the key of each question; NaN without any.
+    error: [L, H], its standard error between rows.
     beside: [L, H], mean weight on the two positions next to it, or of even
       attention, whichever is more: the weight expected without matching.
   """
 
-  score: types.Array
-  beside: types.Array
+  score: np.ndarray
+  error: np.ndarray
+  beside: np.ndarray
 
 
 def text_score(
@@ -205,14 +238,23 @@ def text_score(
 ) -> TextScore:
   """Scores prefix matching in text, on questions from `repeated_pairs`."""
   if not len(questions.rows):
-    empty = jnp.full((model.num_layers, model.num_heads), jnp.nan)
-    return TextScore(empty, empty)
+    empty = np.full((model.num_layers, model.num_heads), np.nan)
+    return TextScore(empty, empty, empty)
   # One pass serves the three offsets below.
   rows = attention_rows(model, params, *questions[:3])
-  to = lambda offset: _take_keys(rows, questions.keys + offset)
-  even = jnp.mean(1 / (questions.queries + 1))
-  beside = jnp.mean((to(-1) + to(1)) / 2, axis=-1)
-  return TextScore(jnp.mean(to(0), axis=-1), jnp.maximum(beside, even))
+  to = lambda offset: np.asarray(_take_keys(rows, questions.keys + offset))
+  even = np.mean(1 / (np.asarray(questions.queries) + 1))
+  beside = np.mean((to(-1) + to(1)) / 2, axis=-1)
+  score = grouped_means.grouped_mean(to(0), questions.rows)
+  return TextScore(*score, np.maximum(beside, even))
+
+
+def score_in_text(
+  model: transformer.Architecture, params: types.Params, questions: Questions
+) -> Score:
+  """Mean attention weight of questions about text, rows ascending."""
+  weights = attention_to(model, params, questions)
+  return Score(*grouped_means.grouped_mean(weights, questions.rows))
 
 
 # A score asks for its questions: (rng_key, vocabulary, context_length, number).
@@ -231,19 +273,18 @@ def head_scores(
   rng_key: types.Key,
   num_sequences: int = 10_000,
   vocabulary: Vocabulary | None = None,
-) -> types.Array:
+) -> Score:
   """The mean attention weight of a score's questions, for every head.
+
+  Each question has its own random sequence, so questions are independent.
 
   Args:
     score: a key of `SCORES`.
     model: its sizes.
     params: its weights. Traced: map over checkpoints.
     rng_key: of the sequences. The key is consumed.
-    num_sequences: rounded up to a multiple of what runs at once.
+    num_sequences: 2 or more; rounded up to a multiple of what runs at once.
     vocabulary: ids of random sequences; by default `own_vocabulary`.
-
-  Returns:
-    [L, H].
 
   Raises:
     ValueError: if the model's context is too short. Sequences are as long as it
@@ -260,10 +301,14 @@ def head_scores(
 
   def chunk(key):
     questions = SCORES[score](key, ids, model.context_length, size)
-    return jnp.mean(attention_to(model, params, questions), axis=-1)
+    weights = attention_to(model, params, questions)
+    return jnp.mean(weights, axis=-1), jnp.var(weights, axis=-1)
 
-  means = jax.lax.map(chunk, jax.random.split(rng_key, num_chunks))
-  return jnp.mean(means, axis=0)
+  means, variances = jax.lax.map(chunk, jax.random.split(rng_key, num_chunks))
+  # Within chunks and between them: a difference of squares would cancel.
+  variance = jnp.mean(variances, axis=0) + jnp.var(means, axis=0)
+  error = jnp.sqrt(variance / (num_chunks * size - 1))
+  return Score(jnp.mean(means, axis=0), error)
 
 
 def attention_to(

@@ -6,7 +6,9 @@ and skip n-grams; no thresholds are published. The rules here:
 
 - A head's class is the score with the largest ratio to even attention, if that
   ratio is large enough. Otherwise it is a multigram head if it has memorized
-  enough multigrams.
+  more multigrams than its null has, by three standard deviations of a count.
+- Where the words of the language are known, those that a head serves are
+  counted instead, and the null is none.
 - Prefix matching counts among random tokens, or in text. In text a factor of
   two over the neighboring positions is enough, if induction is the commonest
   pattern of the tokens that the head matters for.
@@ -37,6 +39,7 @@ def classify(
   scores: Mapping[str, np.ndarray],
   even: Mapping[str, float | np.ndarray],
   num_memorized: np.ndarray | None = None,
+  null: np.ndarray | float = 0.0,
   *,
   serves_induction: np.ndarray | None = None,
   factor: float = 4.0,
@@ -51,6 +54,7 @@ def classify(
     even: by the same keys, the score of even attention, one number or [L, H].
     num_memorized: [L, H], distinct multigrams of each head, from
       `multigrams.identify`; without it no head is a multigram head.
+    null: [L, H] or one number, the count that a head would have by chance.
     serves_induction: [L, H], True where induction is the commonest pattern of a
       head's affected tokens; without it, matching in text does not count.
     factor: by which a head must exceed even attention.
@@ -85,10 +89,13 @@ def classify(
   # A missing score is the least.
   ratios = np.nan_to_num(ratios)
   top_types = np.array([TYPES[x] for x in names], object)[ratios.argmax(axis=0)]
-  memorized = (
-    np.zeros(top_types.shape) if num_memorized is None else num_memorized
-  )
-  fallback = np.where(np.asarray(memorized) >= least, MULTIGRAM, OTHER)
+  counted = np.zeros(top_types.shape)
+  if num_memorized is not None:
+    counted = np.asarray(num_memorized, float)
+  # A count's deviation is its root; a null of less than 1 is too few to tell.
+  by_chance = null + 3 * np.sqrt(np.maximum(null, 1))
+  memorizes = (counted >= least) & (counted > by_chance)
+  fallback = np.where(memorizes, MULTIGRAM, OTHER)
   return np.where(ratios.max(axis=0) >= factor, top_types, fallback).astype(str)
 
 
@@ -109,17 +116,36 @@ def of_readings(readings: xr.Dataset) -> dict[str, str]:
   """The class of every head 'LAYER:HEAD' at the last checkpoint.
 
   Args:
-    readings: from `readings.read_heads`.
+    readings: from `readings.read_heads`; `true_words` and `true_pairs` of
+      `planted.true_multigrams` decide where they are there.
+
+  Raises:
+    ValueError: if the readings have no null of their multigrams.
   """
   last = readings.sortby('checkpoint').isel(checkpoint=-1)
+  counts, null = _memorized(last)
   classes = classify(
     {name: last[name].values for name in TYPES},
     {str(x): float(last.even.sel(score=x)) for x in last.score.values}
     | {'prefix_matching_text': last.prefix_matching_text_beside.values},
-    (last.num_ngrams + last.num_skip_ngrams).values,
+    counts.values,
+    null,
     serves_induction=(last.patterns.idxmax('pattern') == 'induction').values,
   )
   return {
     f'{layer}:{head}': str(classes[layer, head])
     for layer, head in np.ndindex(classes.shape)
   }
+
+
+def _memorized(last: xr.Dataset) -> tuple[xr.DataArray, np.ndarray | float]:
+  """Multigrams of each head, [L, H], and as many as chance would give."""
+  if 'true_words' in last:
+    return last.true_words + last.true_pairs, 0.0
+  if 'null_multigrams' not in last:
+    raise ValueError(
+      'The readings must have null_multigrams, because heads of an untrained '
+      f'model have multigrams, too; got {", ".join(map(str, last))}. Run '
+      'experiments.analyze again.'
+    )
+  return last.num_ngrams + last.num_skip_ngrams, last.null_multigrams.values

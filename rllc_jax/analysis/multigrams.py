@@ -7,27 +7,27 @@ definitions here are ours. An affected token gets the first label that fits:
 
   induction  the token and the one before it stood together earlier in the row,
              and are no common pair of the corpus
-  dyck       it closes the innermost open bracket of the row; dyck_nested if
+  dyck       it closes the innermost open delimiter of the row; dyck_nested if
              another one is open around it
   ngram      the two or three tokens before it precede the same token in other
-             rows where the head matters, too
+             rows where the head matters, too, and the head attends to one of
+             them most each time
   skip_ngram the most attended token, at a distance, and the token just before
              do so together
   other      none of them
 
 An n-gram or skip n-gram counts once, however often it occurs: the number of
-distinct ones is the number that a head has memorized.
+distinct ones is the number that a head has memorized, above that of a null. In
+the null the effects are those of other rows: frequent words are met then, too.
 """
 
-import collections
+from collections.abc import Iterator
 from collections.abc import Mapping
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 PATTERNS = ('induction', 'dyck_nested', 'dyck', 'ngram', 'skip_ngram', 'other')
-BRACKETS = {')': '(', ']': '[', '}': '{', '>': '<'}
 _GRAMS = (3, 2)  # Tokens before the target; the longer first.
 
 
@@ -35,7 +35,7 @@ class Affected(NamedTuple):
   """Predictions that suffer from an ablation, the worst first.
 
   Attributes:
-    rows: [N], of the minibatch.
+    rows: [N], of the text.
     places: [N], of the token that is predicted, 1 or more.
     effects: [N], by how much its loss rises, nats.
   """
@@ -45,19 +45,36 @@ class Affected(NamedTuple):
   effects: np.ndarray
 
 
+class Places(NamedTuple):
+  """The patterns that each token of a text could belong to, for any head.
+
+  Attributes:
+    tokens: [B, T], the text.
+    is_induction: [B, T], True for tokens whose pair is repeated and uncommon.
+    depths: [B, T], delimiters open before a token that closes one, else 0.
+    grams: by tokens before the target, [B, T]: the number of the n-gram that
+      ends there; -1 where it would reach the first token of the row.
+  """
+
+  tokens: np.ndarray
+  is_induction: np.ndarray
+  depths: np.ndarray
+  grams: Mapping[int, np.ndarray]
+
+
 class Patterns(NamedTuple):
   """The patterns of a head's affected tokens.
 
   Attributes:
     labels: [N], places in `PATTERNS`.
-    counts: affected tokens by pattern.
+    counts: [len(PATTERNS)], affected tokens.
     ngrams: distinct (tokens before, target) with enough support, which is the
       value.
     skip_ngrams: distinct (source, token before, target), likewise.
   """
 
   labels: np.ndarray
-  counts: dict[str, int]
+  counts: np.ndarray
   ngrams: dict[tuple[int, ...], int]
   skip_ngrams: dict[tuple[int, ...], int]
 
@@ -67,123 +84,48 @@ class Patterns(NamedTuple):
     return len(self.ngrams) + len(self.skip_ngrams)
 
 
-def most_affected(effects: np.ndarray, count: int) -> Affected:
+def most_affected(
+  effects: np.ndarray, count: int, least: float = 0.1
+) -> Affected:
   """The predictions whose loss rises most.
 
   Args:
-    effects: [B, T - 1], losses without the head less losses with it.
-    count: how many, at most; those whose loss falls are never among them.
+    effects: [B, T - 1], losses without the head less losses with it, nats.
+    count: how many, at most.
+    least: nats; a smaller rise never counts.
   """
   flat = effects.ravel()
+  candidates = np.flatnonzero(flat >= least)
   # Stable: ties keep the order of the text.
-  order = np.argsort(-flat, kind='stable')[:count]
-  order = order[flat[order] > 0]
+  order = candidates[np.argsort(-flat[candidates], kind='stable')[:count]]
   rows, places = np.unravel_index(order, effects.shape)
   return Affected(rows, places + 1, flat[order])
 
 
-def identify(
+def places_of(
   tokens: np.ndarray,
-  affected: Affected,
-  attended: np.ndarray,
-  closings: Sequence[Mapping[int, int]],
+  depths: np.ndarray,
   pair_odds: Mapping[tuple[int, int], float],
   *,
-  support: int = 3,
   common: float = 0.05,
-) -> Patterns:
-  """Sorts affected tokens into patterns.
+) -> Places:
+  """Looks up all patterns of a text once, for all heads and checkpoints.
 
   Args:
-    tokens: [B, T], the minibatch.
-    affected: N predictions in it.
-    attended: [N], the position that the head attends to most from the token
-      before each.
-    closings: [B], of each row, from `closing`.
+    tokens: [B, T], the text; the first token of a row is special.
+    depths: [B, T], from `brackets.depths_of`.
     pair_odds: {(token, next): odds of the next after the token}, in the corpus;
       a pair that is not there has none.
-    support: rows in which a multigram must be met, among the affected.
     common: odds from which a pair is a bigram and no induction.
   """
-  places = list(zip(affected.rows, affected.places, strict=True))
-  grams = [
-    {n: _gram(tokens, row, place, n) for n in _GRAMS} for row, place in places
-  ]
-  skips = [
-    _skip(tokens, row, place, source)
-    for (row, place), source in zip(places, attended, strict=True)
-  ]
-  rows_of = _supports(affected.rows, grams, skips)
-  labels, ngrams, skip_ngrams = [], {}, {}
-  # The order of these tests is the order of the labels above.
-  for (row, place), gram, skip in zip(places, grams, skips, strict=True):
-    supported = [x for x in gram.values() if len(rows_of[x]) >= support]
-    if _is_induction(tokens[row], place, pair_odds, common):
-      labels.append('induction')
-    elif place in closings[row]:
-      labels.append('dyck_nested' if closings[row][place] > 1 else 'dyck')
-    elif supported:
-      labels.append('ngram')
-      ngrams[supported[0]] = len(rows_of[supported[0]])
-    elif skip is not None and len(rows_of[skip]) >= support:
-      labels.append('skip_ngram')
-      skip_ngrams[skip[1:]] = len(rows_of[skip])
-    else:
-      labels.append('other')
-  counts = collections.Counter(labels)
-  return Patterns(
-    np.array([PATTERNS.index(label) for label in labels], int),
-    {pattern: counts[pattern] for pattern in PATTERNS},
-    ngrams,
-    skip_ngrams,
-  )
-
-
-def closing(row: np.ndarray, spellings: Sequence[str]) -> dict[int, int]:
-  """Finds tokens that close a bracket, {place: brackets open before it}.
-
-  Only the innermost open bracket counts. A token with several brackets closes
-  if its first one does.
-
-  Args:
-    row: [T], tokens.
-    spellings: of each token id.
-  """
-  stack: list[str] = []
-  depths = {}
-  for place, token in enumerate(row):
-    for i, mark in enumerate(_marks(spellings[token])):
-      if mark in BRACKETS.values():
-        stack.append(mark)
-      elif stack and stack[-1] == BRACKETS[mark]:
-        if i == 0:
-          depths[place] = len(stack)
-        stack.pop()
-  return depths
-
-
-def _gram(tokens, row, place, length):
-  """The tokens before a place and its own; () at the row's start."""
-  start = place - length  # 0 is the special token, in no n-gram.
-  return tuple(tokens[row, start : place + 1].tolist()) if start > 0 else ()
-
-
-def _skip(tokens, row, place, source):
-  """(None, source, token before, target), or None if nothing lies between."""
-  if source >= place - 1 or source == 0:
-    return None
-  triple = tokens[row, [source, place - 1, place]].tolist()
-  return None, *triple  # None tells it from an n-gram of three.
-
-
-def _supports(rows, grams, skips):
-  """Sets of rows in which each multigram occurs."""
-  rows_of: dict[tuple, set[int]] = collections.defaultdict(set)
-  for row, gram, skip in zip(rows, grams, skips, strict=True):
-    for name in (*gram.values(), skip):
-      if name:
-        rows_of[name].add(row)
-  return rows_of
+  is_induction = np.zeros(tokens.shape, bool)
+  for row, place in np.ndindex(tokens.shape):
+    if place:
+      is_induction[row, place] = _is_induction(
+        tokens[row], place, pair_odds, common
+      )
+  grams = {length: _gram_numbers(tokens, length) for length in _GRAMS}
+  return Places(tokens, is_induction, depths, grams)
 
 
 def _is_induction(row, place, pair_odds, common):
@@ -193,8 +135,132 @@ def _is_induction(row, place, pair_odds, common):
   return bool(repeats.any()) and pair_odds.get(pair, 0.0) <= common
 
 
-def _marks(text: str) -> str:
-  return ''.join(x for x in text if x in BRACKETS or x in BRACKETS.values())
+def _gram_numbers(tokens, length):
+  """Numbers the n-grams that end at each place, [B, T]; -1 for none."""
+  numbers = np.full(tokens.shape, -1)
+  first = length + 1  # Place 0 is the special token, in no n-gram.
+  if tokens.shape[1] > first:
+    windows = np.lib.stride_tricks.sliding_window_view(
+      tokens[:, 1:], length + 1, axis=1
+    )
+    _, inverse = np.unique(
+      windows.reshape(-1, length + 1), axis=0, return_inverse=True
+    )
+    numbers[:, first:] = inverse.reshape(len(tokens), -1)
+  return numbers
+
+
+def identify(
+  places: Places, affected: Affected, attended: np.ndarray, *, support: int = 3
+) -> Patterns:
+  """Sorts affected tokens into patterns.
+
+  Args:
+    places: of the text.
+    affected: N predictions in it.
+    attended: [B, T], the position that the head attends to most from each.
+    support: rows in which a multigram must be met, among the affected.
+  """
+  rows, ends = affected.rows, affected.places
+  source = attended[rows, ends - 1]
+  supports: dict[int | str, np.ndarray] = {}
+  for length in _GRAMS:
+    numbers = places.grams[length][rows, ends]
+    is_inside = source >= ends - length
+    supports[length] = _supports(np.where(is_inside, numbers, -1), rows)
+  skips = _skip_numbers(places.tokens, rows, ends, source)
+  supports['skip'] = _supports(skips, rows)
+  depths = places.depths[rows, ends]
+  conditions = {
+    'induction': places.is_induction[rows, ends],
+    'dyck_nested': depths > 1,
+    'dyck': depths == 1,
+    'ngram': np.maximum(*(supports[n] for n in _GRAMS)) >= support,
+    'skip_ngram': supports['skip'] >= support,
+  }
+  # The first that fits: the order of `PATTERNS`.
+  labels = np.select(
+    [conditions[x] for x in PATTERNS[:-1]],
+    list(range(len(conditions))),
+    default=len(conditions),
+  )
+  return Patterns(
+    labels,
+    np.bincount(labels, minlength=len(PATTERNS)),
+    _distinct_ngrams(places.tokens, affected, labels, supports, support),
+    _distinct_skips(places.tokens, affected, source, labels, supports),
+  )
+
+
+def _skip_numbers(tokens, rows, ends, source):
+  """A number for each (source, token before, target); -1 if source is near."""
+  size = int(tokens.max()) + 1
+  wide = tokens.astype(np.int64)  # size^3 overflows narrower integers.
+  triple = wide[rows, source], wide[rows, ends - 1], wide[rows, ends]
+  numbers = (triple[0] * size + triple[1]) * size + triple[2]
+  # Nothing lies between, or the source is the special token.
+  return np.where((source >= ends - 1) | (source == 0), -1, numbers)
+
+
+def _supports(numbers: np.ndarray, rows: np.ndarray) -> np.ndarray:
+  """Distinct rows in which the number of each occurs, [N]; 0 where it is -1."""
+  pairs = np.unique(np.stack([numbers, rows]), axis=1)[0]
+  distinct, counts = np.unique(pairs, return_counts=True)
+  found = counts[np.searchsorted(distinct, numbers)]
+  return np.where(numbers < 0, 0, found)
+
+
+def _distinct_ngrams(tokens, affected, labels, supports, support):
+  ngrams = {}
+  for i in np.flatnonzero(labels == PATTERNS.index('ngram')):
+    row, end = affected.rows[i], affected.places[i]
+    length = next(n for n in _GRAMS if supports[n][i] >= support)
+    gram = tokens[row, end - length : end + 1]
+    ngrams[tuple(gram.tolist())] = int(supports[length][i])
+  return ngrams
+
+
+def _distinct_skips(tokens, affected, source, labels, supports):
+  skips = {}
+  for i in np.flatnonzero(labels == PATTERNS.index('skip_ngram')):
+    row, end = affected.rows[i], affected.places[i]
+    triple = tokens[row, [source[i], end - 1, end]]
+    skips[tuple(triple.tolist())] = int(supports['skip'][i])
+  return skips
+
+
+def null_memorized(
+  places: Places,
+  affected: Affected,
+  attended: np.ndarray,
+  shifts: np.ndarray,
+  *,
+  support: int = 3,
+) -> float:
+  """Mean number of multigrams if effects belonged to other rows.
+
+  Frequent words are met among any tokens; a head has memorized those beyond.
+
+  Args:
+    places: of the text.
+    affected: N predictions in it.
+    attended: [B, T], the position that the head attends to most from each.
+    shifts: by how many rows, cyclically, effects are moved.
+    support: as of `identify`.
+
+  Returns:
+    NaN without shifts, as of a text of one row.
+  """
+  counts = [
+    identify(places, moved, attended, support=support).num_memorized
+    for moved in _moved(affected, len(places.tokens), shifts)
+  ]
+  return float(np.mean(counts)) if counts else np.nan
+
+
+def _moved(affected, num_rows, shifts) -> Iterator[Affected]:
+  for shift in shifts:
+    yield affected._replace(rows=(affected.rows + int(shift)) % num_rows)
 
 
 def pair_odds(tokens: np.ndarray) -> dict[tuple[int, int], float]:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from rllc_jax import types
+from rllc_jax.analysis import grouped_means
 from rllc_jax.analysis import token_losses
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import transformer
@@ -25,11 +26,13 @@ class BigramScore(NamedTuple):
   Attributes:
     cross_entropy: of the corpus's distribution after the token alone, with the
       model's distribution after the whole context.
+    error: its standard error between rows.
     floor: the entropy of the former, a lower bound for every model.
   """
 
-  cross_entropy: types.Array
-  floor: types.Array
+  cross_entropy: np.ndarray
+  error: np.ndarray
+  floor: np.ndarray
 
 
 def bigram_table(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
@@ -49,26 +52,33 @@ def bigram_table(tokens: np.ndarray, vocab_size: int) -> np.ndarray:
   return np.divide(counts, totals, out=counts, where=totals > 0)
 
 
-@functools.partial(jax.jit, static_argnums=0)
 def bigram_score(
   model: transformer.Architecture,
   params: types.Params,
   tokens: types.Array,
   places: types.Array,
-  table: types.Array,
+  table: types.Array | np.ndarray,
 ) -> BigramScore:
-  """Cross-entropy of the model with the corpus's bigrams, at single places.
+  """Cross-entropy of the model with the corpus's bigrams, at some places.
 
   Args:
     model: its sizes.
     params: its weights. Traced: map over checkpoints.
     tokens: [B, T], integers.
-    places: [B], a position of each row, 1 to T - 1; the first is special.
+    places: [B, P], positions of each row, 1 to T - 1; the first is special.
     table: [V, V], from `bigram_table` of the training set.
   """
+  scores, floors = _bigram_scores(model, params, tokens, places, table)
+  mean, error = grouped_means.mean_over_rows(np.asarray(scores))
+  return BigramScore(mean, error, np.asarray(np.mean(floors)))
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _bigram_scores(model, params, tokens, places, table):
+  """Cross-entropies and entropies at each place, both [B, P]."""
   runner, tokens = frozen_layers.Runner(model), tokens.astype(jnp.int32)
   normed = runner.final_norm(params, tokens)
-  rows = jnp.arange(len(tokens))
+  rows = jnp.arange(len(tokens))[:, None]
   W_U, b_U = transformer.unembedding(params)
 
   def of_row(row):
@@ -79,12 +89,11 @@ def bigram_score(
     safe_odds = jnp.where(odds > 0, odds, 1)
     return -odds @ log_odds, -odds @ jnp.log(safe_odds)
 
+  flat = normed[rows, places].reshape(-1, normed.shape[-1])
   scores = jax.lax.map(
-    of_row,
-    (normed[rows, places], tokens[rows, places]),
-    batch_size=runner.tiles.tokens,
+    of_row, (flat, tokens[rows, places].ravel()), batch_size=runner.tiles.tokens
   )
-  return BigramScore(*(jnp.mean(x) for x in scores))
+  return tuple(x.reshape(places.shape) for x in scores)
 
 
 def frequent_ngrams(
@@ -129,8 +138,8 @@ def ngram_score(
   ngrams: np.ndarray,
   losses_of_tokens: types.Array,
   special: int,
-) -> types.Array:
-  """Ratio of ordinary losses to those of the last tokens of n-grams, [].
+) -> grouped_means.Mean:
+  """Ratio of ordinary losses to those of the last tokens of n-grams.
 
   Above 1 the model knows the n-grams better than text in general.
 
@@ -141,9 +150,17 @@ def ngram_score(
     losses_of_tokens: of ordinary rows, from `token_losses`: those at the same
       place are compared with.
     special: the id that begins a row.
+
+  Returns:
+    The ratio, [], and its standard error over rows and n-grams.
   """
   length = ngrams.shape[1]
   first = np.full((len(ngrams), 1), special)
   batch = jnp.asarray(np.concatenate([first, ngrams], axis=1), jnp.int32)
-  last_losses = token_losses.token_losses(model, params, batch)[:, -1]
-  return jnp.mean(losses_of_tokens[:, length - 1]) / jnp.mean(last_losses)
+  last = np.asarray(token_losses.token_losses(model, params, batch))[:, -1:]
+  ordinary = np.asarray(losses_of_tokens)[:, length - 1 : length]
+  above, below = map(grouped_means.mean_over_rows, (ordinary, last))
+  ratio = above.mean / below.mean
+  # To first order, relative errors of independent means add in squares.
+  relative = np.hypot(above.error / above.mean, below.error / below.mean)
+  return grouped_means.Mean(ratio, ratio * relative)

@@ -1,16 +1,31 @@
-"""Per-token losses, and scores that are differences of such losses."""
+"""Per-token losses, of a model and of changed heads of its last layer."""
 
+from collections.abc import Iterator
 import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from rllc_jax import losses
 from rllc_jax import types
 from rllc_jax.models import frozen_layers
 from rllc_jax.models import transformer
 
+_BATCH = 16  # Sequences whose tokens have losses at once.
+
 # Shapes: B sequences, T tokens of one, D = d_model.
+
+
+def minibatches(tokens: np.ndarray) -> Iterator[np.ndarray]:
+  """Yields [16, T] of [N, T] each, or all sequences if there are fewer.
+
+  Those that do not fill a minibatch are left out, so that all have the same
+  weight and shape.
+  """
+  size = min(_BATCH, len(tokens))
+  for start in range(0, len(tokens) - size + 1, size):
+    yield np.asarray(tokens[start : start + size], np.int32)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -119,30 +134,3 @@ def _over_tiles(of_tile, residual, changes, targets):
   )  # [tiles, H, C, size].
   joined = jnp.moveaxis(losses_of_tiles, 0, 2).reshape(*changes.shape[:2], -1)
   return joined[..., :count].reshape(*changes.shape[:2], *targets.shape)
-
-
-def in_context_score(
-  losses_of_tokens: types.Array, late: int = 500, early: int = 50
-) -> types.Array:
-  """Loss of a late token less that of an early one, [B, T - 1] -> [].
-
-  Negative if context helps. As in Hoogland et al. (2402.02364), who take the
-  500th and 50th token of a row: entries 498 and 48, since the first is not
-  predicted.
-
-  Args:
-    losses_of_tokens: from `token_losses`.
-    late: the number of a token in its row, from 1.
-    early: likewise.
-
-  Raises:
-    ValueError: if rows are too short.
-  """
-  length = losses_of_tokens.shape[1] + 1
-  if not 2 <= early < late <= length:
-    raise ValueError(
-      'Of a row an early token and a later one are compared, 2 <= early < late '
-      f'<= {length}; got {early} and {late}.'
-    )
-  mean = jnp.mean(losses_of_tokens, axis=0)
-  return mean[late - 2] - mean[early - 2]

@@ -15,8 +15,10 @@ _COLUMNS = {
   'ablation_resample': 'resample ablation, nats',
 }
 _CLASSES = (
-  'Multigrams and the class "multigram" have no null yet: heads of an '
-  'untrained model count as such, too. What rests on them is withdrawn.'
+  'A head is a multigram head if it has more multigrams than effects moved to '
+  'other rows would have, the null, by three standard deviations of a count. '
+  'Where the words of a planted language are known, those that a head serves '
+  'are counted instead.'
 )
 
 
@@ -49,7 +51,7 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
         tables.Cell(tables.number(float(last[name][layer, head]), '.3f'))
         for name in _COLUMNS
       ),
-      tables.Cell(f'{_num_memorized(last, layer, head)}'),
+      tables.Cell(_num_memorized(last, layer, head)),
       tables.Cell(str(readings.head_class.values[layer, head])),
     )
     for layer in range(last.sizes['layer'])
@@ -59,6 +61,12 @@ def heads_table(readings: xr.Dataset) -> tables.Table:
   return tables.Table((step, *_COLUMNS.values(), 'multigrams', 'class'), rows)
 
 
-def _num_memorized(last: xr.Dataset, layer: int, head: int) -> int:
-  """The number of distinct n-grams and skip n-grams."""
-  return int((last.num_ngrams + last.num_skip_ngrams)[layer, head])
+def _num_memorized(last: xr.Dataset, layer: int, head: int) -> str:
+  """Distinct n-grams and skip n-grams, with those of the null."""
+  if 'true_words' in last:
+    return f'{int((last.true_words + last.true_pairs)[layer, head])}'
+  count = int((last.num_ngrams + last.num_skip_ngrams)[layer, head])
+  if 'null_multigrams' not in last:
+    return f'{count}'
+  null = float(last.null_multigrams[layer, head])
+  return f'{count} (null {tables.number(null, ".1f")})'

@@ -72,13 +72,6 @@ class TokenLossesTest(absltest.TestCase):
     actual = token_losses.token_losses(MODEL, PARAMS, BATCH)
     assert_close(actual, expected(PARAMS, BATCH))
 
-  def test_the_score_compares_two_tokens_of_a_row(self):
-    rows = np.arange(20.0).reshape(2, 10) ** 2
-    score = token_losses.in_context_score(rows, late=11, early=3)
-    self.assertEqual(score, rows[:, 9].mean() - rows[:, 1].mean())
-    with self.assertRaisesRegex(ValueError, '<= 11; got 3 and 12'):
-      token_losses.in_context_score(rows, late=12, early=3)
-
 
 class AblationTest(parameterized.TestCase):
   @parameterized.product(layer=(0, 1), head=(0, 2))
@@ -137,18 +130,23 @@ def _embedded(batch):
   return PARAMS['embed']['W_E'][batch[:, :-1]]
 
 
-class PathTest(absltest.TestCase):
-  def test_a_cut_path_changes_the_input_of_one_head(self):
-    """Head 1:2 recomputed by hand, on a residual stream without head 0:1."""
-    ablated = ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 0, 1)
-    self.assertEqual(ablated.shape, (3, 3, *BATCH[:, 1:].shape))
+class JointCutTest(absltest.TestCase):
+  def test_a_cut_changes_the_inputs_of_a_layer_and_nothing_else(self):
+    """Layer 1 recomputed by hand, on a stream without heads 0:0 and 0:2."""
+    writers = np.array([1.0, 0, 1])
+    cut = ablations.joint_path_losses(MODEL, PARAMS, BATCH, writers, 1)
     values, read = values_of(0, _embedded(BATCH))
-    without = read - values[1] @ PARAMS['blocks_0']['attn']['W_O'][1]
-    full_values, written = values_of(1, read)
-    cut_values, _ = values_of(1, without)
-    W_O = PARAMS['blocks_1']['attn']['W_O'][2]
-    residual = written + (cut_values[2] - full_values[2]) @ W_O
-    assert_close(ablated[1, 2], losses_after(residual, BATCH))
+    W_O = PARAMS['blocks_0']['attn']['W_O']
+    without = read - values[0] @ W_O[0] - values[2] @ W_O[2]
+    _, written_without = values_of(1, without)
+    residual = read + (written_without - without)
+    assert_close(cut, losses_after(residual, BATCH))
+    plain = token_losses.token_losses(MODEL, PARAMS, BATCH)
+    self.assertGreater(abs(cut - plain).max(), 0.01)
+
+  def test_a_cut_of_no_head_changes_nothing(self):
+    cut = ablations.joint_path_losses(MODEL, PARAMS, BATCH, np.zeros(3), 1)
+    assert_close(cut, token_losses.token_losses(MODEL, PARAMS, BATCH))
 
   def test_cutting_the_known_circuit_ends_induction(self):
     """Cuts each part: either head, or the path between them."""
@@ -160,10 +158,12 @@ class PathTest(absltest.TestCase):
     second = slice(16, None)  # From the second symbol of the second half on.
     plain = token_losses.token_losses(model, params, batch)[:, second]
     self.assertLess(plain.max(), 0.01)
-    cut = ablations.path_ablated_losses(model, params, batch, 0, 1)
-    cut = np.asarray(cut[..., second]).mean(axis=(2, 3))
-    self.assertGreater(cut[0, 0], 1)
-    self.assertLess(np.delete(cut.ravel(), 0).max(), 0.01)
+    loss = lambda writers: ablations.joint_path_losses(
+      model, params, batch, np.array(writers), 1
+    )[:, second].mean()
+    self.assertGreater(loss([1, 0, 0]), 1)
+    self.assertGreater(loss([1, 1, 1]), 1)
+    self.assertLess(loss([0, 1, 1]), 0.01)
     zero = ablations.ablated_losses(model, params, batch, 'zero')
     zero = np.asarray(zero[..., second]).mean(axis=(2, 3))
     self.assertGreater(min(zero[0, 0], zero[1, 0]), 1)
@@ -171,8 +171,9 @@ class PathTest(absltest.TestCase):
     self.assertLess(zero.max(), 0.01)
 
   def test_layers_in_the_wrong_order_are_refused(self):
-    with self.assertRaisesRegex(ValueError, 'earlier < later < 2'):
-      ablations.path_ablated_losses(MODEL, PARAMS, BATCH, 1, 1)
+    for layers in ((0, 0), (1, 1), (2, 0)):
+      with self.assertRaisesRegex(ValueError, 'writer_layer < reader_layer'):
+        ablations.joint_path_losses(MODEL, PARAMS, BATCH, np.ones(3), *layers)
 
 
 if __name__ == '__main__':

@@ -1,14 +1,20 @@
 """Traces against matrices that are known."""
 
+import functools
+
 from absl.testing import absltest
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from rllc_jax import losses
+from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.analysis import complexity
 from rllc_jax.data import minibatches
+from rllc_jax.models import transformer
 from rllc_jax.refinement import weights
+from tests.models import small
 
 CURVATURES = np.array([[1.0, 2.0, 4.0], [0.5, 0.5, 8.0]])
 DATA = np.random.default_rng(0).normal(size=(500, 3))
@@ -55,6 +61,68 @@ class ComplexityTest(absltest.TestCase):
     self.assertLess(far.max(), 4)
     # Not that of a minibatch's mean, which is smaller.
     self.assertLess(measures.fisher_error.max() / expected.min(), 0.1)
+
+  def test_the_token_trace_is_the_mean_over_single_tokens(self):
+    """A loop over the tokens of a corpus, each with its own gradient."""
+    model = small.KINDS['shortformer']
+    params = small.random_params(model)
+    tokens = np.random.default_rng(0).integers(0, 50, (6, 12))
+    apply = functools.partial(transformer.apply, model)
+    loss = losses.next_token_loss(apply)
+    families = weights.families(['0:0', '0:3', '1:2'], params, loss)
+    measures = complexity.complexity(
+      jax.random.key(0),
+      families,
+      loss,
+      params,
+      minibatches.uniform(tokens, 3),
+      types.Window(0, 6),
+      num_batches=600,
+    )
+
+    @jax.jit
+    def gradient_of_token(row, place):
+      """Of one prediction alone, of each head."""
+      one = jnp.zeros((1, 12)).at[0, place].set(11.0)
+      batch = types.WeightedTokens(row[None], one)
+      gradient = jax.grad(loss)(params, batch)
+      parts = [
+        family.lens.extract(gradient, i)
+        for family in families
+        for i in family.indices
+      ]
+      return jnp.stack([trees.dot(u, u) for u in parts])
+
+    squares = [
+      gradient_of_token(row, place) for row in tokens for place in range(1, 12)
+    ]
+    expected = np.mean(squares, axis=0)
+    away = np.abs(measures.fisher_token_trace - expected)
+    self.assertLess((away / measures.fisher_token_error).max(), 4)
+    self.assertLess((measures.fisher_token_error / expected).max(), 0.05)
+
+  def test_data_that_are_no_tokens_have_no_token_trace(self):
+    _, measures = measured()
+    self.assertTrue(np.isnan(measures.fisher_token_trace).all())
+
+  def test_minibatches_are_drawn_until_errors_are_small_or_all_are_used(self):
+    """Groups of 10: as many as one program of all of them would use."""
+    whole = lambda count: measured(num_batches=count)[1]
+    adaptive = lambda **options: measured(num_batches=10, **options)[1]
+    for count, options in (
+      (10, {}),
+      (10, {'max_batches': 400, 'target': 1.0}),
+      (400, {'max_batches': 400, 'target': 1e-3}),
+      (30, {'max_batches': 21, 'target': 1e-3}),
+    ):
+      one, expected = adaptive(**options), whole(count)
+      for name in ('fisher_trace', 'fisher_error', 'hessian_trace'):
+        np.testing.assert_allclose(
+          getattr(one, name), getattr(expected, name), rtol=1e-5
+        )
+    reached = adaptive(max_batches=10_000, target=0.05)
+    ratio = (reached.fisher_error / reached.fisher_trace).max()
+    self.assertBetween(ratio, 0.03, 0.05)
 
   def test_the_norm_is_that_of_the_row(self):
     _, measures = measured()

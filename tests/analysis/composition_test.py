@@ -64,6 +64,19 @@ class CompositionTest(absltest.TestCase):
     for kind in 'QV':
       self.assertEqual(scores[kind][0, 0], 0)
 
+  def test_a_head_whose_weights_are_zero_composes_with_none(self):
+    """Its score is 0 and no NaN; those of other pairs are as they were."""
+    model = transformer.Architecture(num_heads=2, d_model=16, d_head=4)
+    params = small.random_params(model)
+    attention = params['blocks_0']['attn']
+    silent = {**attention, 'W_V': attention['W_V'].at[0].set(0)}
+    block = {**params['blocks_0'], 'attn': silent}
+    scores = composition.composition({**params, 'blocks_0': block}, 0, 1)
+    full = composition.composition(params, 0, 1)
+    for kind in composition.KINDS:
+      np.testing.assert_array_equal(scores[kind][0], 0)
+      np.testing.assert_allclose(scores[kind][1], full[kind][1], rtol=1e-6)
+
   def test_layers_in_the_wrong_order_are_refused(self):
     _, params = known_heads.circuit()
     for layers in ((1, 0), (0, 0), (0, 2)):

@@ -63,8 +63,10 @@ class QuestionsTest(parameterized.TestCase):
     """By default the last id is special; any other makes other scores."""
     model = small.KINDS['gpt2']
     params = small.random_params(model)
-    score = lambda vocabulary: head_scores.head_scores(
-      'prefix_matching', model, params, jax.random.key(0), 64, vocabulary
+    score = lambda vocabulary: (
+      head_scores.head_scores(
+        'prefix_matching', model, params, jax.random.key(0), 64, vocabulary
+      ).mean
     )
     own = score(head_scores.own_vocabulary(model.vocab_size))
     np.testing.assert_array_equal(own, score(None))
@@ -135,7 +137,9 @@ class KnownHeadsTest(parameterized.TestCase):
   ):
     model, params = known_heads.circuit(vocab_size=20, context_length=32)
     scores = np.array(
-      head_scores.head_scores(score, model, params, jax.random.key(0), 1_024)
+      head_scores.head_scores(
+        score, model, params, jax.random.key(0), 1_024
+      ).mean
     )
     self.assertGreater(scores[place], 0.999)
     even = head_scores.even_attention(score, 32)
@@ -158,13 +162,50 @@ class KnownHeadsTest(parameterized.TestCase):
     model, params = known_heads.circuit()
     idle = jax.tree.map(np.zeros_like, params)
     stacked = jax.tree.map(lambda *leaves: np.stack(leaves), params, idle)
-    score = lambda params: head_scores.head_scores(
-      'previous_token', model, params, jax.random.key(0), 64
+    score = lambda params: (
+      head_scores.head_scores(
+        'previous_token', model, params, jax.random.key(0), 64
+      ).mean
     )
     scores = np.asarray(jax.lax.map(score, stacked))
     self.assertGreater(scores[0, 0, 0], 0.999)
     # Heads whose weights are 0 attend evenly, as head 0:2 of the circuit does.
     np.testing.assert_allclose(scores[1], scores[0, 0, 2], rtol=1e-6)
+
+  def test_errors_are_those_of_independent_questions(self):
+    """Of 20 scores of 1,024 questions, for heads that attend unevenly."""
+    model = small.KINDS['gpt2']
+    params = small.random_params(model)
+    keys = jax.random.split(jax.random.key(0), 20)
+    scores = jax.lax.map(
+      lambda key: head_scores.head_scores(
+        'previous_token', model, params, key, 1_024
+      ),
+      keys,
+    )
+    deviation = np.asarray(scores.mean).std(axis=0, ddof=1)
+    ratio = deviation / np.asarray(scores.error).mean(axis=0)
+    self.assertGreater(ratio.min(), 0.6)
+    self.assertLess(ratio.max(), 1.5)
+
+  def test_the_previous_token_head_scores_1_in_text(self):
+    model, params = known_heads.circuit(vocab_size=20, context_length=32)
+    text = np.random.default_rng(0).integers(0, 19, (40, 32))
+    questions = head_scores.previous_places(text, 200)
+    np.testing.assert_array_equal(questions.keys, questions.queries - 1)
+    np.testing.assert_array_equal(np.unique(questions.queries), range(16, 32))
+    self.assertLen(np.unique(questions.rows), 40)
+    score = head_scores.score_in_text(model, params, questions)
+    self.assertGreater(score.mean[0, 0], 0.999)
+    self.assertLess(score.error[0, 0], 1e-3)
+    even = np.mean(1 / (1 + np.asarray(questions.queries)))
+    np.testing.assert_allclose(score.mean[1, 1], even, rtol=1e-5)
+    self.assertLess(score.mean[0, 1], 1e-3)
+
+  def test_places_of_short_rows_begin_in_their_middle(self):
+    questions = head_scores.previous_places(np.zeros((3, 10), int), 100)
+    self.assertLen(questions.rows, 15)
+    self.assertEqual(questions.queries.min(), 5)
 
   def test_a_context_too_short_is_refused(self):
     model, params = known_heads.circuit(context_length=7)

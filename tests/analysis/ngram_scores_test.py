@@ -38,12 +38,15 @@ class BigramTest(absltest.TestCase):
     rng = np.random.default_rng(0)
     table = rng.dirichlet(np.ones(10), size=10).astype(np.float32)
     tokens = jnp.asarray(rng.integers(10, size=(40, 12)))
-    places = jnp.asarray(rng.integers(1, 12, size=40))
+    places = jnp.asarray(rng.integers(1, 12, size=(40, 3)))
     score = ngram_scores.bigram_score(
       MODEL, pairs_model(table), tokens, places, table
     )
-    at = np.asarray(tokens)[np.arange(40), np.asarray(places)]
+    at = np.asarray(tokens)[np.arange(40)[:, None], np.asarray(places)]
     entropies = -np.sum(table * np.log(table), axis=1)[at]
+    of_rows = entropies.mean(axis=1)
+    error = of_rows.std(ddof=1) / np.sqrt(40)
+    np.testing.assert_allclose(score.error, error, rtol=1e-2)
     np.testing.assert_allclose(score.floor, entropies.mean(), rtol=1e-4)
     np.testing.assert_allclose(score.cross_entropy, score.floor, rtol=1e-3)
     # Another model is above it, by the divergence at those places.
@@ -62,7 +65,7 @@ class BigramTest(absltest.TestCase):
     params = small.random_params(MODEL)
     tokens = jnp.ones((4, 12), int)
     score = ngram_scores.bigram_score(
-      MODEL, params, tokens, jnp.full(4, 3), table
+      MODEL, params, tokens, jnp.full((4, 2), 3), table
     )
     self.assertEqual(score.floor, 0)
     self.assertGreater(score.cross_entropy, 0.1)
@@ -90,7 +93,16 @@ class NgramTest(absltest.TestCase):
     score = ngram_scores.ngram_score(MODEL, params, ngrams, rows, 8)
     batch = jnp.array([[8, 1, 2, 3], [8, 4, 5, 6]])
     last = token_losses.token_losses(MODEL, params, batch)[:, 2]
-    np.testing.assert_allclose(score, rows[:, 2].mean() / last.mean())
+    np.testing.assert_allclose(
+      score.mean, rows[:, 2].mean() / last.mean(), rtol=1e-6
+    )
+    relative = [
+      x.std(ddof=1) / np.sqrt(2) / x.mean()
+      for x in map(np.asarray, (rows[:, 2], last))
+    ]
+    np.testing.assert_allclose(
+      score.error / score.mean, np.hypot(*relative), rtol=1e-5
+    )
 
 
 if __name__ == '__main__':

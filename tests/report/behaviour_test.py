@@ -26,6 +26,7 @@ def readings():
   kinds = [['multigram', 'other'], ['induction', 'multigram']]
   data['head_class'] = (dims[1:], np.array(kinds))
   data['num_skip_ngrams'] = (dims, np.array([[[1, 0], [2, 0]]] * 2))
+  data['null_multigrams'] = (dims, np.full((2, 2, 2), 1.5))
   return xr.Dataset(data, {'checkpoint': [300, 0]})  # In any order.
 
 
@@ -34,8 +35,17 @@ def test_the_last_checkpoint_has_a_row_a_head():
   assert table.header[0] == 'head, at step 300'
   rows = [[cell.text for cell in row] for row in table.rows]
   numbers = [f'{x}.250' for x in range(6)]
-  assert rows[2] == ['1:0', *numbers, '7', 'induction']
+  assert rows[2] == ['1:0', *numbers, '7 (null 1.5)', 'induction']
   assert [row[0] for row in rows] == ['0:0', '0:1', '1:0', '1:1']
+
+
+def test_true_words_are_shown_where_they_are_known():
+  true = np.array([[3, 0], [5, 1]])
+  known = readings().assign(
+    true_words=(('layer', 'head'), true), true_pairs=(('layer', 'head'), true)
+  )
+  rows = behaviour.heads_table(known).rows
+  assert [row[-2].text for row in rows] == ['6', '0', '10', '2']
 
 
 def test_losses_by_kind_are_shown_where_there_are_any():
