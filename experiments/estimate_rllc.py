@@ -20,10 +20,11 @@ with 0, but biased where they are missing; 4 if work is missing, which the same
 command does.
 
 Several processes share the work if each gets its number, --process=0/2 and
---process=1/2: they share only the directory. Process 0 writes the table when
-the other processes have ended.
+--process=1/2: they share only the directory, and none waits for another. One
+that finds everything done at its end, as the last one does, writes the table.
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -66,13 +67,12 @@ def run(
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    Estimates of the requested cells, judged by `health.check`; None if another
-    process makes them.
+    Estimates of the requested cells, judged by `health.check`; None if cells
+    lack draws of other processes, the last of which makes them.
 
   Raises:
     ValueError: a setting makes no sense, a name does not exist, the store there
       is of another run, or every chain failed.
-    Incomplete: draws of other processes are missing, and none is at work.
     ChainsFailed: some chains failed; everything is written all the same.
   """
   # After training: JAX ends all connected processes when one of them dies.
@@ -82,18 +82,18 @@ def run(
   record = provenance.Run(workdir / name, config)
   parts = specs.build(settings, workdir)
   store = parts.store
-  request = _fill(parts.spec, store, record)
-  missing = lambda: shares.missing(request, store)
-  done = shares.are_done(store, request.extent, missing)
-  if not (done and processes.is_first()):
-    logging.info('%s: this process has done its share', workdir)
+  requested = [_fill(part, store, record) for part in (parts.spec, *parts.late)]
+  missing = [cell for x in requested for cell in shares.missing(x, store)]
+  if missing:
+    logging.info(
+      '%s: this process has done its share; %d cells lack draws of others, '
+      'such as step %s, %s, %s',
+      workdir,
+      len(missing),
+      *missing[0],
+    )
     return None
-  extent = request.extent
-  if parts.late:  # By this process alone: the others have ended.
-    store = specs.open_store(settings, workdir, (0, 1))
-  for part in parts.late:
-    extent = xr_traces.grown(extent, _fill(part, store, record).extent)
-  record.save(ended=True)
+  extent = functools.reduce(xr_traces.grown, (x.extent for x in requested))
   estimates = specs.as_requested(_estimates(store), settings, workdir)
   return _write_and_log_estimates(workdir, name, estimates, extent)
 

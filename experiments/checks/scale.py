@@ -51,15 +51,15 @@ def run(workdir: pathlib.Path) -> list[targets.Row]:
   seconds = time.perf_counter() - began
   print(text(counts, plans), flush=True)
   # The store is the same for all numbers of devices.
-  files = plans[0].num_files
+  files = plans[0].num_files + plans[0].chain_files
   return [
     targets.Row(
-      'files of the store',
+      'files of the store, merged',
       files,
       '',
       f'< {_MAX_FILES}',
       files < _MAX_FILES,
-      f'the largest is {plans[0].chunk_bytes / 1e6:.0f} MB',
+      f'the largest is {plans[0].file_bytes / 1e6:.0f} MB',
     ),
     targets.Row(
       'time to plan',
@@ -108,9 +108,9 @@ def text(counts: list[int], plans: list[scale.Scale]) -> str:
     'SGLD steps of chains': [f'{x.chain_steps:.3g}' for x in plans],
     'traces, TB': [terabytes(x.trace_bytes) for x in plans],
     'chains if they are kept, TB': [terabytes(x.chain_bytes) for x in plans],
-    'files of the store': [f'{x.num_files:,}' for x in plans],
-    'more if chains are kept': [f'{x.chain_files:,}' for x in plans],
-    'MB of the largest': [f'{x.chunk_bytes / 1e6:.1f}' for x in plans],
+    'files of traces': [f'{x.num_files:,}' for x in plans],
+    'and if chains are kept': [f'{x.chain_files:,}' for x in plans],
+    'MB of the largest': [f'{x.file_bytes / 1e6:.1f}' for x in plans],
     'GB of memory a process': [f'{x.host_bytes / 1e9:.3g}' for x in plans],
     'hours': [f'{x.hours:,.1f}' for x in plans],
     'balance of devices': [f'{x.balance:.1%}' for x in plans],

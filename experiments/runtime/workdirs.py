@@ -22,7 +22,7 @@ from absl import logging
 
 from experiments.runtime import mirror
 from experiments.runtime import remote_files
-from rllc_jax.results import owners
+from rllc_jax import locks
 
 _PASS_SECONDS = 3.0
 # Seconds in which the address may be out of reach at the end.
@@ -53,7 +53,7 @@ def place(workdir: str) -> pathlib.Path:
 
 @contextlib.contextmanager
 def mirrored(
-  workdir: str, local: pathlib.Path, process: owners.Process
+  workdir: str, local: pathlib.Path, process: locks.Process
 ) -> Iterator[Callable[[], None]]:
   """Copies a directory to its address while the context lasts and at its end.
 
@@ -91,7 +91,7 @@ def mirrored(
 
 
 def _claim_address(
-  workdir: str, local: pathlib.Path, process: owners.Process
+  workdir: str, local: pathlib.Path, process: locks.Process
 ) -> mirror.Mirror:
   if process.count > 1:
     raise ValueError(

@@ -14,7 +14,7 @@ import pytest
 from experiments.runtime import mirror
 from experiments.runtime import remote_files
 from experiments.runtime import workdirs
-from rllc_jax.results import owners
+from rllc_jax import locks
 from tests.experiments import processes_test
 
 settings, alone = processes_test.settings, processes_test.alone
@@ -332,7 +332,7 @@ def test_a_workdir_may_lie_in_the_home(tmp_path, monkeypatch):
 
 def mirrored(address, process=None):
   place = workdirs.place(address)
-  return place, workdirs.mirrored(address, place, process or owners.Process())
+  return place, workdirs.mirrored(address, place, process or locks.Process())
 
 
 def test_files_that_cannot_be_copied_stay_local(address, monkeypatch):
@@ -386,7 +386,7 @@ def test_a_library_error_of_an_address_is_one_line(address, monkeypatch):
 
 
 def test_several_processes_need_a_directory(address):
-  place, mirroring = mirrored(address, owners.Process(1, 2))
+  place, mirroring = mirrored(address, locks.Process(1, 2))
   with pytest.raises(ValueError, match='a directory that all processes see'):
     with mirroring:
       pass
@@ -402,7 +402,7 @@ def test_an_address_that_cannot_be_read_is_one_line(settings, address):
 
 def wait_for_draws(there, process):
   """Waits until a process has copied the first draws to an address."""
-  while not [*there.glob('rllc/blocks/*.npz')]:
+  while not [*there.glob('rllc/traces/*.safetensors')]:
     assert process.poll() is None, process.communicate()[0]
     time.sleep(0.05)
 
