@@ -7,9 +7,10 @@ and experiments.train wrote, and the sections `estimation`, `sampling` and
 `layout` and the number `seed` of the config. It writes the store `DIR/rllc`. A
 stopped run resumes; a finished one can be extended by draws, chains,
 checkpoints, data sets or refinements. Then it writes `DIR/estimates.csv`, a
-line a cell: estimate, error, diagnostics, verdict. A run with another loss
-(`estimation.reference`) or other settings gets another store, `DIR/NAME` by
-`estimation.name`, and the table `DIR/NAME.csv`.
+line a cell: estimate, error, diagnostics, verdict; and traces for other
+programs, `DIR/rllc/results.zarr`, if they are under 1 GB. A run with another
+loss (`estimation.reference`) or other settings gets another store, `DIR/NAME`
+by `estimation.name`, and the table `DIR/NAME.csv`.
 
 With --dry_run it only prints a plan of the missing work: steps, tokens, FLOPs,
 memory of a device, time to compile and to run.
@@ -50,6 +51,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
+from rllc_jax.results import exports
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as xr_traces
 
@@ -94,6 +96,7 @@ def run(
     )
     return None
   extent = functools.reduce(xr_traces.grown, (x.extent for x in requested))
+  _export(store)
   estimates = specs.as_requested(_estimates(store), settings, workdir)
   return _write_and_log_estimates(workdir, name, estimates, extent)
 
@@ -112,6 +115,20 @@ def _fill(
     trajectories.fill(request, store, show)
   record.save(ended=True)
   return request
+
+
+def _export(store: disk.DiskStore) -> None:
+  """Writes `results.zarr` for other programs, if it is not large."""
+  size, path = exports.open_results(store.path).nbytes, exports.NAME
+  if size < _MAX_BYTES:
+    exports.to_zarr(store.path, store.path / path)
+  else:
+    logging.info(
+      '%s is not written: %.1f GB; rllc_jax.to_zarr(%r, PATH) does it',
+      path,
+      size / 1e9,
+      str(store.path),
+    )
 
 
 def plan(

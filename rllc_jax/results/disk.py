@@ -19,6 +19,7 @@ import secrets
 from typing import Any
 
 import numpy as np
+import xarray as xr
 
 from rllc_jax import checked_files
 from rllc_jax import locks
@@ -34,7 +35,7 @@ from rllc_jax.results import traces as xr_traces
 
 _LOCK = 'run.lock'
 # What is in a directory of which `run.json` was removed or is still to come.
-_OF_STORE = ('traces', 'chains', 'at_work', 'runs', _LOCK)
+_OF_STORE = ('traces', 'chains', 'at_work', 'runs', 'results.zarr', _LOCK)
 
 
 def open_store(
@@ -186,27 +187,30 @@ class DiskStore:
 
   def read(self, extent=None):
     self._refresh_if_reader()
-    if extent is not None:
-      xr_traces.check_within(extent, self.extent)
-      return self.peek(extent, {})
+    if extent is None:
+      return self.open().load()
+    xr_traces.check_within(extent, self.extent)
+    return self.peek(extent, {})
+
+  def open(self) -> xr.Dataset:
+    """Everything, in plain order of steps, which is read when asked for."""
+    self._refresh_if_reader()
     in_order = self.extent._replace(
       checkpoints=tuple(sorted(self.extent.checkpoints)),
       num_draws=self.max_recorded_draws(),
     )
-    dataset = self.peek(in_order, {})
-    return dataset.isel(draw=slice(int(dataset.recorded.max())))
+    return self._dataset(in_order, self._run.identity)
 
-  def peek(self, extent: store.Extent, identity: dict[str, Any]):
+  def peek(self, extent: store.Extent, identity: dict[str, Any]) -> xr.Dataset:
     """Reads an extent of which the store may lack coordinates."""
+    known, sizes = self._run.identity, 'num_coordinates'
+    sizes_of_all = {**identity.get(sizes, {}), **known[sizes]}
+    return self._dataset(extent, known | {sizes: sizes_of_all}).load()
+
+  def _dataset(self, extent, identity):
     for name, reason in self._traces.damaged.items():
       raise damages.error(self._traces.folder / name, reason)
-    known = self._run.identity
-    sizes = 'num_coordinates'
-    sizes_of_all = {**identity.get(sizes, {}), **known[sizes]}
-    dataset = reading.dataset(
-      self._traces, known | {sizes: sizes_of_all}, extent
-    ).load()
-    return dataset.assign(made_with=dataset.made_with.astype(str))
+    return reading.dataset(self._traces, identity, extent)
 
   def check_identity(self, identity: dict[str, Any]) -> None:
     """Raises if a run has another identity than the store."""

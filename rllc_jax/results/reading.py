@@ -30,12 +30,15 @@ def dataset(
     extent: the coordinates, in the order that they shall have.
   """
   shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
-  for entry in directory.all():
-    shapes |= entry.kind.shapes
+  longest = 1
+  for kind in {id(x.kind): x.kind for x in directory.all()}.values():
+    shapes |= kind.shapes
+    longest = max(longest, len(kind.made_with))
   sizes = traces.sizes(extent)
+  number, text = np.dtype(np.int32), np.dtype(f'U{longest}')
   lazy: dict[str, Any] = {
-    'recorded': _Recorded(directory, extent, np.dtype(np.int32), sizes[:4]),
-    'made_with': _MadeWith(directory, extent, np.dtype(object), sizes[:3]),
+    'recorded': _Recorded(directory, extent, number, sizes[:4]),
+    'made_with': _MadeWith(directory, extent, text, sizes[:3]),
   }
   for name, (dtype, axes) in sorted(shapes.items()):
     if name == blocks.BASELINE:
