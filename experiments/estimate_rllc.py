@@ -23,6 +23,7 @@ command does.
 Several processes share the work if each gets its number, --process=0/2 and
 --process=1/2: they share only the directory, and none waits for another. One
 that finds everything done at its end, as the last one does, writes the table.
+With --executor a scheduler deals the work to processes or machines instead.
 """
 
 import functools
@@ -36,6 +37,7 @@ import xarray as xr
 
 from experiments.runtime import commands
 from experiments.runtime import dry_run
+from experiments.runtime import executors
 from experiments.runtime import processes
 from experiments.runtime import progress
 from experiments.runtime import provenance
@@ -80,6 +82,8 @@ def run(
   # After training: JAX ends all connected processes when one of them dies.
   processes.disconnect()
   settings = sections.read(config)
+  if executors.is_given():  # Its workers may have other current directories.
+    workdir = workdir.absolute()
   name = settings.estimation.name
   record = provenance.Run(workdir / name, config)
   parts = specs.build(settings, workdir)
@@ -112,7 +116,9 @@ def _fill(
       bar.show(done, total)
 
     request = requests.check(spec, with_losses=True)
-    trajectories.fill(request, store, show)
+    executors.use(
+      lambda executor: trajectories.fill(request, store, show, executor)
+    )
   record.save(ended=True)
   return request
 

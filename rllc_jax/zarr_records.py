@@ -4,6 +4,7 @@ from collections.abc import Iterable
 import json
 import os
 import pathlib
+from typing import Any
 
 import xarray as xr
 
@@ -41,9 +42,10 @@ def replace_record(
       # Zarr format 2, because format 3 has no strings of fixed length. No fill
       # value, or xarray would read zeros as missing.
       encoding = {name: {'_FillValue': None} for name in part.variables}
-      how = {'append_dim': dim} if number else {'encoding': encoding}
-      mode = 'a' if number else 'w'
-      part.to_zarr(beside, mode=mode, consolidated=False, zarr_format=2, **how)
+      how: dict[str, Any] = {'mode': 'w', 'encoding': encoding}
+      if number:
+        how = {'mode': 'a', 'append_dim': dim}
+      part.to_zarr(beside, consolidated=False, zarr_format=2, **how)
     if dim:
       import zarr  # Here: what only reads needs no Zarr.
 

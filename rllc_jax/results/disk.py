@@ -10,7 +10,6 @@ are addressed, so a draw that two files hold is the same in both. A damaged file
 is named; a run puts it aside and samples its draws again.
 """
 
-from collections.abc import Sequence
 import contextlib
 import itertools
 import os
@@ -87,7 +86,8 @@ class DiskStore:
 
   def __init__(self, path: Any, process: locks.Process, keep_chains: bool):
     self.path = path
-    self._process, self._keep_chains = process, keep_chains
+    self.keep_chains = keep_chains
+    self._process = process
     self._run_or_none: run_file.Run | None = None
     self._made_with, self._num_draws, self._writer = '', 0, ''
     self._work: locks.Work | None = None
@@ -116,10 +116,27 @@ class DiskStore:
         with locks.held(self.path / _LOCK):
           self._merge_run(identity, extent)
         self._open_for_writing()
+        if self._process.count == 1:  # Else another may be writing one.
+          for path in self.path.glob(f'*/*{checked_files.UNFINISHED}'):
+            path.unlink(missing_ok=True)
     # KeyboardInterrupt, too: a failed start must release the lock.
     except BaseException:
       self.end()
       raise
+
+  def join(self, extent: store.Extent, made_with: str) -> None:
+    """Begins to write to the store of a run that another process has begun."""
+    self._made_with, self._num_draws = made_with, extent.num_draws
+    self.refresh()
+    self._open_for_writing()
+
+  def num_draws(self) -> int:
+    """Draws of all chains in all files."""
+    count = lambda block: len(block.rows) * len(block.columns)
+    return sum(
+      (entry.name.stop - entry.name.first) * count(entry.kind.block)
+      for entry in self._traces.all()
+    )
 
   def end(self):
     self._writer = ''
@@ -132,13 +149,13 @@ class DiskStore:
 
   def recorded(self, rows, columns):
     if self._writer:
-      self._put_damaged_aside(self._traces, rows)
+      self._put_damaged_aside(self._traces, rows, columns)
     counts = self._traces.covered(rows, columns)
     if not self._writer:
       return counts
     lacking = np.flatnonzero((counts < self._num_draws).any(axis=1))
     short = [rows[k] for k in lacking]
-    self._put_damaged_aside(self._chains, short)
+    self._put_damaged_aside(self._chains, short, columns)
     # A cell short of draws goes on from its last chain, or from draw 0.
     goes_on = self._chains.latest(rows, columns, counts)
     return np.where(counts < self._num_draws, goes_on, counts)
@@ -172,13 +189,14 @@ class DiskStore:
     self._traces.write(
       blocks.Part(block, first, stop, arrays, self._made_with), self._writer
     )
-    self._remove_chains(rows, lambda entry, counts: False)
+    self._remove_chains(rows, columns, lambda entry, counts: False)
 
   def complete(self, rows, columns):
-    merging.merge_spans(self._traces, rows, self._writer)
-    if not self._keep_chains:
+    block = blocks.Block(tuple(rows), tuple(columns))
+    merging.merge_spans(self._traces, block, self._writer)
+    if not self.keep_chains:
       done = lambda entry, counts: (counts >= self._num_draws).all()
-      self._remove_chains(rows, done)
+      self._remove_chains(rows, columns, done)
 
   def max_recorded_draws(self) -> int:
     """The draws of the longest chain; the extent may plan for more."""
@@ -244,23 +262,19 @@ class DiskStore:
 
   def _open_for_writing(self):
     for name in ('traces', 'chains'):
-      folder = self.path / name
-      folder.mkdir(exist_ok=True)
-      if self._process.count == 1:  # Else another may be writing it.
-        for path in folder.glob(f'*{checked_files.UNFINISHED}'):
-          path.unlink(missing_ok=True)
+      (self.path / name).mkdir(exist_ok=True)
     generation = 0
     for directory in (self._traces, self._chains):
       directory.refresh()
-      self._put_damaged_aside(directory, [])
+      self._put_damaged_aside(directory, [], [])
       writers = [entry.name.writer for entry in directory.all()]
       generation = max(generation, *(int(x[:6]) for x in writers), 0)
     # No clock: a run's number is one more than that of the last one seen.
     self._writer = f'{generation + 1:06d}{secrets.token_hex(4)}'
 
-  def _put_damaged_aside(self, directory: index.Index, rows):
+  def _put_damaged_aside(self, directory: index.Index, rows, columns):
     """Takes files that are not as they were written out of the store."""
-    for entry in directory.entries(rows):
+    for entry in directory.entries(rows, columns):
       try:
         directory.checked(entry)
       except files.DamagedFileError as error:
@@ -271,9 +285,9 @@ class DiskStore:
       damages.warn_recomputing(directory.folder / name, reason)
       directory.put_aside(name)
 
-  def _remove_chains(self, rows: Sequence[store.Row], is_needless):
+  def _remove_chains(self, rows, columns, is_needless):
     """Removes chains that are needless, or of which there are later ones."""
-    entries = self._chains.entries(rows)  # By age.
+    entries = self._chains.entries(rows, columns)  # By age.
     twins = {(x.name.key, x.name.stop): x for x in entries}
     for entry in entries:
       block = entry.kind.block

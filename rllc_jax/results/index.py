@@ -57,12 +57,23 @@ class Index:
     name = blocks.write(self.folder, part, writer, self.identity_of)
     self._meet(str(name))
 
-  def entries(self, rows: Iterable[store.Row]) -> list[Entry]:
-    """Files of any of some rows, by age, then by first draw."""
+  def entries(
+    self,
+    rows: Iterable[store.Row],
+    columns: Iterable[store.Column] | None = None,
+  ) -> list[Entry]:
+    """Files with any of some rows and columns, by age, then by first draw.
+
+    Args:
+      rows: some.
+      columns: all by default.
+    """
+    wanted = None if columns is None else frozenset(columns)
     near = {
       name: entry
       for row in rows
       for name, entry in self._rows.get(row, {}).items()
+      if wanted is None or not wanted.isdisjoint(entry.kind.block.columns)
     }
     age = lambda entry: (entry.name.writer, entry.name.first)
     return sorted(near.values(), key=age)

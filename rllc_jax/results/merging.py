@@ -25,16 +25,20 @@ def rows_per_file(num_rows: int, row_bytes: int) -> int:
 
 
 def merge_spans(
-  directory: index.Index, rows: Sequence[store.Row], writer: str
+  directory: index.Index, block: blocks.Block, writer: str
 ) -> None:
-  """Merges files of the same block whose draws follow one another.
+  """Merges files within a block whose draws follow one another.
 
   A merged file is written before those that it replaces are removed.
   """
   of_kind = lambda entry: (entry.kind.block, _traces(entry))
-  entries = sorted(
-    directory.entries(rows), key=lambda x: (repr(of_kind(x)), x.name.first)
-  )
+  within = [
+    entry
+    for entry in directory.entries(block.rows, block.columns)
+    # Others may be those of a process that works on the same rows.
+    if {*entry.kind.block.columns} <= {*block.columns}
+  ]
+  entries = sorted(within, key=lambda x: (repr(of_kind(x)), x.name.first))
   for _, group in itertools.groupby(entries, of_kind):
     run: list[index.Entry] = []
     for entry in group:

@@ -18,6 +18,8 @@ from rllc_jax.results import traces
 from tests.estimators import toy
 from tests.results import numbers
 
+COLUMNS = [(name, chain) for name in ('0:0', '0:1') for chain in (0, 1)]
+
 
 def small_run(path, **options):
   return numbers.run(
@@ -150,7 +152,7 @@ def test_files_may_be_merged_while_they_are_read(tmp_path, monkeypatch):
 
       def merge_first(*arguments):
         monkeypatch.setattr(blocks, 'check', check)
-        store.complete([(0, 'text'), (10, 'text')], [])
+        store.complete([(0, 'text'), (10, 'text')], COLUMNS)
         return check(*arguments)
 
       monkeypatch.setattr(blocks, 'check', merge_first)
