@@ -100,7 +100,7 @@ def run(
     )
     return None
   extent = functools.reduce(xr_traces.grown, (x.extent for x in requested))
-  _export(store)
+  _export(store, workdir / name / exports.NAME)
   estimates = specs.as_requested(_estimates(store), settings, workdir)
   return _write_and_log_estimates(workdir, name, estimates, extent)
 
@@ -123,15 +123,15 @@ def _fill(
   return request
 
 
-def _export(store: disk.DiskStore) -> None:
+def _export(store: disk.DiskStore, path: pathlib.Path) -> None:
   """Writes `results.zarr` for other programs, if it is not large."""
-  size, path = exports.open_results(store.path).nbytes, exports.NAME
+  size = exports.open_results(store.path).nbytes
   if size < _MAX_BYTES:
-    exports.to_zarr(store.path, store.path / path)
+    exports.to_zarr(store.path, path)
   else:
     logging.info(
       '%s is not written: %.1f GB; rllc_jax.to_zarr(%r, PATH) does it',
-      path,
+      path.name,
       size / 1e9,
       str(store.path),
     )

@@ -76,7 +76,7 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
     _check_complete(store, plans.check(part, store)[0])
   draws = store.read()
   yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
-  path = store.path / exports.NAME
+  path = workdir / settings.estimation.name / exports.NAME
   if path.exists():
     count = exports.check_zarr(store.path, path)
     yield _row('values of results.zarr', count, 'those of the store')

@@ -122,12 +122,12 @@ def _work_in(
   act: Callable[[pathlib.Path], None],
   connect: Callable[[], locks.Process] = locks.Process,
 ) -> None:
-  """Acts in the workdir, or in a local mirror of a remote one."""
+  """Acts in the workdir, or in a local directory for one at an address."""
   workdir = str(WORKDIR.value)
   place = workdirs.place(workdir)
   set_up_jax(place)
-  process = connect()
-  with workdirs.mirrored(workdir, place, process) as finish:
+  connect()
+  with workdirs.fetched(place) as finish:
     stopping.exit_on_signals(finish)
     act(place)
 

@@ -247,7 +247,7 @@ def _tasks(
         )
         done += num_held
         if works:
-          task = Task(str(store.path), digest, number, names, batch)
+          task = Task(str(store.path.absolute()), digest, number, names, batch)
           tasks[task] = sum(work.num_missing for work in works)
   return tasks, done
 

@@ -12,8 +12,6 @@ is named; a run puts it aside and samples its draws again.
 
 import contextlib
 import itertools
-import os
-import pathlib
 import secrets
 from typing import Any
 
@@ -38,15 +36,12 @@ _OF_STORE = ('traces', 'chains', 'at_work', 'runs', 'results.zarr', _LOCK)
 
 
 def open_store(
-  path: str | os.PathLike,
-  *,
-  process: tuple[int, int] = (0, 1),
-  keep_chains: bool = True,
+  path: Any, *, process: tuple[int, int] = (0, 1), keep_chains: bool = True
 ) -> 'DiskStore':
   """Opens the store in a directory, which need not exist yet.
 
   Args:
-    path: the directory.
+    path: the directory, or an address such as s3://BUCKET/RUN.
     process: (p, P): this is process p of P that share the work and nothing but
       the directory.
     keep_chains: whether chains stay when their draws are done, so that more
@@ -55,9 +50,9 @@ def open_store(
   Raises:
     StoreError: if there is something else in it.
   """
-  path = pathlib.Path(path)
+  path = files.place(path)
   # Or `mkdir` would fail later, without a word about the link.
-  if path.is_symlink() and not path.exists():
+  if files.is_local(path) and path.is_symlink() and not path.exists():
     raise xr_traces.StoreError(
       f'{path} must be a directory or not exist; got a link to nothing.'
     )
@@ -76,9 +71,11 @@ def open_store(
   return DiskStore(path, locks.Process(number, count), keep_chains)
 
 
-def _is_of_store(path: pathlib.Path) -> bool:
-  unfinished = path.match(f'{run_file.NAME}.*{checked_files.UNFINISHED}')
-  return path.name in _OF_STORE or unfinished
+def _is_of_store(path: Any) -> bool:
+  unfinished = path.name.endswith(checked_files.UNFINISHED)
+  return path.name in _OF_STORE or (
+    unfinished and path.name.startswith(run_file.NAME)
+  )
 
 
 class DiskStore:
@@ -111,14 +108,11 @@ class DiskStore:
     self._made_with, self._num_draws = made_with, extent.num_draws
     try:
       with checked_files.with_path_in_errors(self.path):
-        self.path.mkdir(parents=True, exist_ok=True)
-        self._work = locks.Work(self.path, self._process)
-        with locks.held(self.path / _LOCK):
+        if files.is_local(self.path):
+          self._prepare_directory()
+        with self._run_lock():
           self._merge_run(identity, extent)
         self._open_for_writing()
-        if self._process.count == 1:  # Else another may be writing one.
-          for path in self.path.glob(f'*/*{checked_files.UNFINISHED}'):
-            path.unlink(missing_ok=True)
     # KeyboardInterrupt, too: a failed start must release the lock.
     except BaseException:
       self.end()
@@ -139,6 +133,9 @@ class DiskStore:
     )
 
   def end(self):
+    if self._writer and not files.is_local(self.path):
+      # Without locks another run may have replaced what this one has added.
+      self._merge_run(self._run.identity, self._run.extent)
     self._writer = ''
     if self._work is not None:
       self._work.end()
@@ -260,9 +257,21 @@ class DiskStore:
       merged.save(self.path)
     self._run_or_none = merged
 
-  def _open_for_writing(self):
+  def _prepare_directory(self):
     for name in ('traces', 'chains'):
-      (self.path / name).mkdir(exist_ok=True)
+      (self.path / name).mkdir(parents=True, exist_ok=True)
+    self._work = locks.Work(self.path, self._process)
+    if self._process.count == 1:  # Else another may be writing one.
+      for path in self.path.glob(f'*/*{checked_files.UNFINISHED}'):
+        path.unlink(missing_ok=True)
+
+  def _run_lock(self):
+    """A lock for the moment in which `run.json` is read and replaced."""
+    if files.is_local(self.path):
+      return locks.held(self.path / _LOCK)
+    return contextlib.nullcontext()
+
+  def _open_for_writing(self):
     generation = 0
     for directory in (self._traces, self._chains):
       directory.refresh()

@@ -108,13 +108,40 @@ def checksum(data: bytes) -> str:
   return f'{zlib.crc32(data):08x}'
 
 
+def place(path: Any) -> Any:
+  """A directory, or an address of an object store such as s3://BUCKET/RUN.
+
+  Raises:
+    ValueError: if nothing here can read such addresses.
+  """
+  text = os.fspath(path).removeprefix('file://')
+  if '://' not in text:
+    return pathlib.Path(text)
+  import upath  # Here: most runs have a directory.
+
+  try:
+    address = upath.UPath(text.rstrip('/'))
+    address.exists()  # Connects, or raises.
+    return address
+  except (ImportError, ValueError) as error:
+    raise ValueError(
+      'A store must be in a directory, or at an address that fsspec can read '
+      f'with what is installed; got {text}: {error}.'
+    ) from None
+
+
+def is_local(path: Any) -> bool:
+  """True for a directory, which has locks and renames."""
+  return isinstance(path, pathlib.Path)
+
+
 def put(path: Any, data: bytes) -> None:
   """Writes a new file: whole, or not at all.
 
   Raises:
     checked_files.DiskError: if the place does not take it.
   """
-  if not isinstance(path, pathlib.Path):  # Of an object store.
+  if not is_local(path):
     with checked_files.with_path_in_errors(path):
       path.write_bytes(data)
     return

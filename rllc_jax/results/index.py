@@ -38,13 +38,13 @@ class Index:
 
   def refresh(self) -> None:
     """Reads which files there are, and the headers of keys that are new."""
-    names = _names(self.folder)
+    present = names(self.folder)
     self.damaged = {
-      name: x for name, x in self.damaged.items() if name in names
+      name: x for name, x in self.damaged.items() if name in present
     }
-    for name in self._entries.keys() - names:
+    for name in self._entries.keys() - present:
       self._forget(name)
-    for name in sorted(names - self._entries.keys() - self.damaged.keys()):
+    for name in sorted(present - self._entries.keys() - self.damaged.keys()):
       try:
         self._meet(name)
       except files.DamagedFileError as error:
@@ -190,10 +190,12 @@ def _zeros(
   return np.zeros((len(rows), len(columns)), np.int64)
 
 
-def _names(folder: Any) -> set[str]:
+def names(folder: Any) -> set[str]:
   """Names of the files of a folder, without unfinished and other ones."""
+  if hasattr(folder, 'fs'):  # Others write there, and listings are cached.
+    folder.fs.invalidate_cache()
   try:
     names = {path.name for path in folder.iterdir()}
-  except FileNotFoundError:
+  except (FileNotFoundError, NotADirectoryError):
     return set()
   return {name for name in names if name.endswith(files.SUFFIX)}

@@ -8,6 +8,7 @@ from typing import Any
 from rllc_jax import checked_files
 from rllc_jax import visible
 from rllc_jax.results import blocks
+from rllc_jax.results import files
 from rllc_jax.results import store
 from rllc_jax.results import traces
 
@@ -98,11 +99,7 @@ class Run:
     content = self._content()
     checked = {**content, 'checksum': checked_files.checksum(content)}
     data = (json.dumps(checked, indent=1) + '\n').encode()
-    if isinstance(directory, checked_files.pathlib.Path):
-      checked_files.write_bytes(directory / NAME, data)
-    else:  # An object store shows whole objects alone.
-      with checked_files.with_path_in_errors(directory / NAME):
-        (directory / NAME).write_bytes(data)
+    files.put(directory / NAME, data)
 
   def _content(self) -> dict[str, Any]:
     return {
