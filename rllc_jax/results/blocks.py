@@ -67,10 +67,10 @@ class Kind(NamedTuple):
 IdentityOf = Callable[[Block], str]
 
 
-def write(
-  folder: Any, part: Part, writer: str, identity_of: IdentityOf
-) -> files.Name:
-  """Writes a part as a file of a folder."""
+def encoded(
+  part: Part, writer: str, identity_of: IdentityOf
+) -> tuple[files.Name, bytes]:
+  """The name and the bytes of a part's file."""
   metadata = {
     'rows': _text(part.block.rows),
     'columns': _text(part.block.columns),
@@ -87,10 +87,9 @@ def write(
     },
     part.made_with,
   )
-  key = _key(kind, identity_of(part.block))
+  key = _key(kind, metadata, identity_of(part.block))
   name = files.Name(key, part.first, part.stop, writer, files.checksum(data))
-  files.put(folder / str(name), data)
-  return name
+  return name, data
 
 
 def kind(path: Any, name: files.Name, identity_of: IdentityOf) -> Kind | None:
@@ -106,7 +105,7 @@ def kind(path: Any, name: files.Name, identity_of: IdentityOf) -> Kind | None:
   except (KeyError, IndexError, TypeError, ValueError) as error:
     raise files.DamagedFileError(f'{type(error).__name__}: {error}') from error
   identity = identity_of(found.block)
-  if identity and name.key != _key(found, identity):
+  if identity and name.key != _key(found, header.metadata, identity):
     raise files.DamagedFileError('a file of another run, or a damaged one')
   return found if identity else None
 
@@ -158,11 +157,11 @@ def _own_axes(name: str, shape: tuple[int, ...], count: int) -> tuple[int, ...]:
   return shape[1 if name == BASELINE else 3 if count else 2 :]
 
 
-def _key(kind: Kind, identity: str) -> str:
-  shapes = sorted(
-    (name, dtype.str, axes) for name, (dtype, axes) in kind.shapes.items()
-  )
-  text = json.dumps([*kind.block, shapes, kind.made_with, identity])
+def _key(kind: Kind, metadata: Mapping[str, str], identity: str) -> str:
+  shapes = sorted((x, dtype.str, n) for x, (dtype, n) in kind.shapes.items())
+  # Texts as they are in the file: to encode many columns again takes longer.
+  texts = [metadata[name] for name in ('rows', 'columns', 'made_with')]
+  text = repr((texts, shapes, identity))
   return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 

@@ -195,6 +195,26 @@ class DiskStore:
       done = lambda entry, counts: (counts >= self._num_draws).all()
       self._remove_chains(rows, columns, done)
 
+  def compact(self) -> tuple[int, int]:
+    """Merges files; returns how many there were, and how many there are.
+
+    Raises:
+      StoreError: if a file is damaged.
+      LockedError: if a run is at work.
+    """
+    self.begin(self._run.identity, self.extent, '')
+    count = lambda: len(self._traces.all()) + len(self._chains.all())
+    try:
+      before = count()
+      for block in {entry.kind.block for entry in self._traces.all()}:
+        merging.merge_spans(self._traces, block, self._writer)
+      for directory in (self._traces, self._chains):
+        num_rows = len(self.extent.rows())
+        merging.merge_rows(directory, num_rows, self._writer)
+      return before, count()
+    finally:
+      self.end()
+
   def max_recorded_draws(self) -> int:
     """The draws of the longest chain; the extent may plan for more."""
     self._refresh_if_reader()
@@ -209,10 +229,9 @@ class DiskStore:
 
   def open(self) -> xr.Dataset:
     """Everything, in plain order of steps, which is read when asked for."""
-    self._refresh_if_reader()
+    num_draws = self.max_recorded_draws()
     in_order = self.extent._replace(
-      checkpoints=tuple(sorted(self.extent.checkpoints)),
-      num_draws=self.max_recorded_draws(),
+      checkpoints=tuple(sorted(self.extent.checkpoints)), num_draws=num_draws
     )
     return self._dataset(in_order, self._run.identity)
 

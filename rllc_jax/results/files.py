@@ -9,6 +9,7 @@ object store, which shows whole objects alone, it is put.
 
 from collections.abc import Mapping
 import json
+import math
 import os
 import pathlib
 import re
@@ -203,7 +204,7 @@ def header(path: Any) -> Header:
 def read(path: Any, tensor: Tensor, row: int) -> np.ndarray:
   """Reads one row of an array, [...] of [K, ...], and no more."""
   shape = tensor.shape[1:]
-  size = int(np.prod(shape, dtype=np.int64)) * tensor.dtype.itemsize
+  size = math.prod(shape) * tensor.dtype.itemsize
   with _opened(path) as file:
     file.seek(tensor.start + row * size)
     data = file.read(size)
@@ -217,23 +218,20 @@ def read_all(path: Any, arrays: Header) -> dict[str, np.ndarray]:
   with _opened(path) as file:
     data = file.read()
   return {
-    name: np.frombuffer(
-      data, x.dtype, int(np.prod(x.shape, dtype=np.int64)), x.start
-    ).reshape(x.shape)
+    name: np.frombuffer(data, x.dtype, math.prod(x.shape), x.start).reshape(
+      x.shape
+    )
     for name, x in arrays.tensors.items()
   }
 
 
 def _tensor(entry: Any, offset: int) -> Tensor:
-  dtype = np.dtype(_DTYPES[entry['dtype']])
-  shape = tuple(entry['shape'])
+  dtype, shape = np.dtype(_DTYPES[entry['dtype']]), tuple(entry['shape'])
   start, stop = entry['data_offsets']
-  if not all(isinstance(x, int) and x >= 0 for x in (*shape, start, stop)):
+  numbers = (*shape, start, stop)
+  if {*map(type, numbers)} != {int} or min(numbers) < 0:
     raise TypeError('sizes that are no numbers')
-  count = 1
-  for length in shape:  # Python's numbers do not overflow.
-    count *= length
-  if stop - start != count * dtype.itemsize:
+  if stop - start != math.prod(shape) * dtype.itemsize:
     raise ValueError(f'{stop - start} bytes for {dtype}{[*shape]}')
   return Tensor(dtype, shape, offset + start)
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from collections.abc import Sequence
+import os
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -54,7 +55,8 @@ class Index:
 
   def write(self, part: blocks.Part, writer: str) -> None:
     """Writes a part as a new file."""
-    name = blocks.write(self.folder, part, writer, self.identity_of)
+    name, data = blocks.encoded(part, writer, self.identity_of)
+    files.put(self.folder / str(name), data)
     self._meet(str(name))
 
   def entries(
@@ -192,10 +194,12 @@ def _zeros(
 
 def names(folder: Any) -> set[str]:
   """Names of the files of a folder, without unfinished and other ones."""
-  if hasattr(folder, 'fs'):  # Others write there, and listings are cached.
-    folder.fs.invalidate_cache()
   try:
-    names = {path.name for path in folder.iterdir()}
+    if files.is_local(folder):
+      names = os.listdir(folder)
+    else:
+      folder.fs.invalidate_cache()  # Others write there.
+      names = [path.name for path in folder.iterdir()]
   except (FileNotFoundError, NotADirectoryError):
     return set()
   return {name for name in names if name.endswith(files.SUFFIX)}

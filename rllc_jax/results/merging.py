@@ -2,10 +2,12 @@
 
 from collections.abc import Sequence
 import itertools
+import math
 
 import numpy as np
 
 from rllc_jax.results import blocks
+from rllc_jax.results import damages
 from rllc_jax.results import files
 from rllc_jax.results import index
 from rllc_jax.results import store
@@ -43,10 +45,67 @@ def merge_spans(
     run: list[index.Entry] = []
     for entry in group:
       if run and entry.name.first != run[-1].name.stop:
-        _merge(directory, run, writer)
+        _merge(directory, run, writer, concatenated)
         run = []
       run.append(entry)
-    _merge(directory, run, writer)
+    _merge(directory, run, writer, concatenated)
+
+
+def merge_rows(directory: index.Index, num_rows: int, writer: str) -> None:
+  """Merges files of the same columns and draws, so that there are fewer.
+
+  Args:
+    directory: files of traces, or of chains.
+    num_rows: of the store.
+    writer: of the merged files.
+  """
+  span = lambda entry: (entry.name.first, entry.name.stop)
+  of_kind = lambda entry: repr((entry.kind._replace(block=None), span(entry)))
+  groups: dict[tuple, dict[blocks.Block, index.Entry]] = {}
+  for entry in sorted(directory.all(), key=lambda entry: entry.name.writer):
+    columns = entry.kind.block.columns
+    group = groups.setdefault((columns, of_kind(entry)), {})
+    if entry.kind.block in group:  # The same draws twice.
+      directory.remove(group[entry.kind.block])
+    group[entry.kind.block] = entry
+  for group in groups.values():
+    taken: set[store.Row] = set()
+    batch: list[index.Entry] = []
+    for entry in sorted(group.values(), key=lambda x: x.kind.block.rows):
+      rows = {*entry.kind.block.rows}
+      if rows & taken:  # Rows that were cut in two ways stay as they are.
+        continue
+      taken |= rows
+      most = rows_per_file(num_rows, _row_bytes(entry))
+      if sum(len(x.kind.block.rows) for x in batch) + len(rows) > most:
+        _merge(directory, batch, writer, stacked)
+        batch = []
+      batch.append(entry)
+    _merge(directory, batch, writer, stacked)
+
+
+def _row_bytes(entry: index.Entry) -> int:
+  """Bytes of a row of a file, without the losses at the checkpoint."""
+  draws = max(1, entry.name.stop - entry.name.first)
+  return sum(
+    dtype.itemsize * math.prod(axes) * draws * len(entry.kind.block.columns)
+    for dtype, axes in entry.kind.shapes.values()
+  )
+
+
+def stacked(
+  directory: index.Index, entries: Sequence[index.Entry]
+) -> blocks.Part:
+  """Files of the same columns and draws, as one part."""
+  parts = [_arrays(directory, entry) for entry in entries]
+  arrays = {x: np.concatenate([part[x] for part in parts]) for x in parts[0]}
+  first = entries[0]
+  rows = tuple(row for entry in entries for row in entry.kind.block.rows)
+  block = first.kind.block._replace(rows=rows)
+  made_with = first.kind.made_with
+  return blocks.Part(
+    block, first.name.first, first.name.stop, arrays, made_with
+  )
 
 
 def _traces(entry: index.Entry) -> list:
@@ -59,9 +118,13 @@ def _traces(entry: index.Entry) -> list:
   )
 
 
-def _merge(directory, entries: list[index.Entry], writer: str) -> None:
+def _merge(directory, entries: list[index.Entry], writer, join) -> None:
   if len(entries) > 1:
-    directory.write(concatenated(directory, entries), writer)
+    try:
+      part = join(directory, entries)
+    except FileNotFoundError:  # Another process merges them.
+      return
+    directory.write(part, writer)
     for entry in entries:
       directory.remove(entry)
 
@@ -70,9 +133,7 @@ def concatenated(
   directory: index.Index, entries: Sequence[index.Entry]
 ) -> blocks.Part:
   """Files of one block whose draws follow one another, as one part."""
-  spans = [
-    files.read_all(directory.path(x), directory.checked(x)) for x in entries
-  ]
+  spans = [_arrays(directory, entry) for entry in entries]
   arrays = {
     name: np.concatenate([span[name] for span in spans], axis=2)
     for name in spans[0]
@@ -88,6 +149,17 @@ def concatenated(
     arrays,
     last.kind.made_with,
   )
+
+
+def _arrays(
+  directory: index.Index, entry: index.Entry
+) -> dict[str, np.ndarray]:
+  """All arrays of a file; one that is damaged is an error of the store."""
+  path = directory.path(entry)
+  try:
+    return files.read_all(path, directory.checked(entry))
+  except files.DamagedFileError as error:
+    raise damages.error(path, str(error)) from error
 
 
 def states(
@@ -110,7 +182,7 @@ def states(
     source, target = places.of(entry.kind.block.columns)
     if entry.name.stop != stop or not len(source):
       continue
-    arrays = files.read_all(directory.path(entry), directory.checked(entry))
+    arrays = _arrays(directory, entry)
     saved = [arrays[name] for name in sorted(arrays)]
     if not leaves:
       shape = len(rows), len(columns)

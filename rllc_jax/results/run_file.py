@@ -36,21 +36,12 @@ class Run:
     self.identity, self.extent = identity, extent
     self.owner = owner or checked_files.checksum(traces.settings_of(identity))
     self._coordinates = tuple(map(frozenset, extent[:3]))
-    # Of a store's rows and columns, again and again.
-    self._of_row = functools.lru_cache(2**16)(self._row_checksum)
+    # Of a store's files, again and again.
+    self._of_dataset = functools.lru_cache(2**12)(self._dataset_checksum)
     self._of_columns = functools.lru_cache(2**12)(self._columns_checksum)
 
   def __eq__(self, other: object) -> bool:
     return isinstance(other, Run) and self._content() == other._content()
-
-  def has(self, block: blocks.Block) -> bool:
-    """True if all rows and columns are of the extent."""
-    steps, datasets, refinements = self._coordinates
-    return (
-      all(k in steps and s in datasets for k, s in block.rows)
-      and {name for name, _ in block.columns} <= refinements
-      and all(0 <= c < self.extent.num_chains for _, c in block.columns)
-    )
 
   def identity_of(self, block: blocks.Block) -> str:
     """Stands for what the numbers of a block are; '' if it is not of the run.
@@ -58,19 +49,23 @@ class Run:
     A file of another run is not taken for one of this store, nor is one of the
     same name that was made with other weights.
     """
-    if not self.has(block):
-      return ''
-    rows = [self._of_row(row) for row in block.rows]
-    return f'{self.owner} {rows} {self._of_columns(block.columns)}'
+    parts = [*map(self._of_row, block.rows), self._of_columns(block.columns)]
+    return f'{self.owner} {" ".join(parts)}' if all(parts) else ''
 
-  def _row_checksum(self, row: store.Row) -> str:
+  def _of_row(self, row: store.Row) -> str:
     step, dataset = row
-    entry = lambda name, key: self.identity.get(name, {}).get(key)
-    return checked_files.checksum(
-      [entry('params', str(step)), entry('windows', dataset)]
-    )
+    if step not in self._coordinates[0] or dataset not in self._coordinates[1]:
+      return ''
+    weights = self.identity.get('params', {}).get(str(step))
+    return f'{weights} {self._of_dataset(dataset)}'
+
+  def _dataset_checksum(self, name: str) -> str:
+    return checked_files.checksum(self.identity.get('windows', {}).get(name))
 
   def _columns_checksum(self, columns: tuple[store.Column, ...]) -> str:
+    chains = range(self.extent.num_chains)
+    if not all(x in self._coordinates[2] and c in chains for x, c in columns):
+      return ''
     kinds = [self.identity.get(x, {}) for x in ('num_coordinates', 'moving')]
     names = dict.fromkeys(name for name, _ in columns)
     return checked_files.checksum(
