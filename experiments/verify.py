@@ -74,6 +74,7 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   _check_complete(store, request)
   for part in late:
     _check_complete(store, plans.check(part, store)[0])
+  yield _row('files of the store', store.check_files(), 'as written')
   draws = store.read()
   yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
   path = workdir / settings.estimation.name / exports.NAME

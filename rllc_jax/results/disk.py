@@ -246,6 +246,26 @@ class DiskStore:
       raise damages.error(self._traces.folder / name, reason)
     return reading.dataset(self._traces, identity, extent)
 
+  def check_files(self) -> int:
+    """Verifies all bytes of all files, chains too; returns how many there are.
+
+    Raises:
+      StoreError: naming the first that is not as it was written.
+    """
+    self.refresh()
+    self._chains.refresh()
+    count = 0
+    for directory in (self._traces, self._chains):
+      for name, reason in directory.damaged.items():
+        raise damages.error(directory.folder / name, reason)
+      for entry in directory.all():
+        try:
+          directory.checked(entry)
+        except files.DamagedFileError as error:
+          raise damages.error(directory.path(entry), str(error)) from error
+        count += 1
+    return count
+
   def check_identity(self, identity: dict[str, Any]) -> None:
     """Raises if a run has another identity than the store."""
     if self._run_or_none is not None:

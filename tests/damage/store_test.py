@@ -88,6 +88,18 @@ def test_a_run_puts_a_damaged_file_aside_and_says_so(root, kind):
   assert path.with_name(f'{path.name}.damaged').exists()
 
 
+@pytest.mark.parametrize('name', ['traces', 'chains'])
+@pytest.mark.parametrize('kind', ['flipped', 'cut', 'zeroed', 'directory'])
+def test_a_check_of_all_files_names_any_damage(root, name, kind):
+  path = a_file(root, name)
+  check = rllc_jax.open_store(root).check_files
+  assert check() == 4
+  for _ in damages.each(path, kind):
+    with pytest.raises(ValueError, match=f'{path.name} must be as it was'):
+      rllc_jax.open_store(root).check_files()
+  assert check() == 4
+
+
 def test_a_file_under_the_name_of_another_span_is_named(root):
   """Its checksum is right."""
   path = a_file(root, 'traces')
