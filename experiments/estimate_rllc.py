@@ -7,9 +7,10 @@ and experiments.train wrote, and the sections `estimation`, `sampling` and
 `layout` and the number `seed` of the config. It writes the store `DIR/rllc`. A
 stopped run resumes; a finished one can be extended by draws, chains,
 checkpoints, data sets or refinements. Then it writes `DIR/estimates.csv`, a
-line a cell: estimate, error, diagnostics, verdict. A run with another loss
-(`estimation.reference`) or other settings gets another store, `DIR/NAME` by
-`estimation.name`, and the table `DIR/NAME.csv`.
+line a cell: estimate, error, diagnostics, verdict; and traces for other
+programs, `DIR/rllc/results.zarr`, if they are under 1 GB. A run with another
+loss (`estimation.reference`) or other settings gets another store, `DIR/NAME`
+by `estimation.name`, and the table `DIR/NAME.csv`.
 
 With --dry_run it only prints a plan of the missing work: steps, tokens, FLOPs,
 memory of a device, time to compile and to run.
@@ -20,10 +21,12 @@ with 0, but biased where they are missing; 4 if work is missing, which the same
 command does.
 
 Several processes share the work if each gets its number, --process=0/2 and
---process=1/2: they share only the directory. Process 0 writes the table when
-the other processes have ended.
+--process=1/2: they share only the directory, and none waits for another. One
+that finds everything done at its end, as the last one does, writes the table.
+With --executor a scheduler deals the work to processes or machines instead.
 """
 
+import functools
 import pathlib
 
 from absl import flags
@@ -34,6 +37,7 @@ import xarray as xr
 
 from experiments.runtime import commands
 from experiments.runtime import dry_run
+from experiments.runtime import executors
 from experiments.runtime import processes
 from experiments.runtime import progress
 from experiments.runtime import provenance
@@ -49,6 +53,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
+from rllc_jax.results import exports
 from rllc_jax.results import store as stores
 from rllc_jax.results import traces as xr_traces
 
@@ -66,34 +71,36 @@ def run(
     workdir: with the subdirectories `corpus` and `train`.
 
   Returns:
-    Estimates of the requested cells, judged by `health.check`; None if another
-    process makes them.
+    Estimates of the requested cells, judged by `health.check`; None if cells
+    lack draws of other processes, the last of which makes them.
 
   Raises:
     ValueError: a setting makes no sense, a name does not exist, the store there
       is of another run, or every chain failed.
-    Incomplete: draws of other processes are missing, and none is at work.
     ChainsFailed: some chains failed; everything is written all the same.
   """
   # After training: JAX ends all connected processes when one of them dies.
   processes.disconnect()
   settings = sections.read(config)
+  if executors.is_given():  # Its workers may have other current directories.
+    workdir = workdir.absolute()
   name = settings.estimation.name
   record = provenance.Run(workdir / name, config)
   parts = specs.build(settings, workdir)
   store = parts.store
-  request = _fill(parts.spec, store, record)
-  missing = lambda: shares.missing(request, store)
-  done = shares.are_done(store, request.extent, missing)
-  if not (done and processes.is_first()):
-    logging.info('%s: this process has done its share', workdir)
+  requested = [_fill(part, store, record) for part in (parts.spec, *parts.late)]
+  missing = [cell for x in requested for cell in shares.missing(x, store)]
+  if missing:
+    logging.info(
+      '%s: this process has done its share; %d cells lack draws of others, '
+      'such as step %s, %s, %s',
+      workdir,
+      len(missing),
+      *missing[0],
+    )
     return None
-  extent = request.extent
-  if parts.late:  # By this process alone: the others have ended.
-    store = specs.open_store(settings, workdir, (0, 1))
-  for part in parts.late:
-    extent = xr_traces.grown(extent, _fill(part, store, record).extent)
-  record.save(ended=True)
+  extent = functools.reduce(xr_traces.grown, (x.extent for x in requested))
+  _export(store, workdir / name / exports.NAME)
   estimates = specs.as_requested(_estimates(store), settings, workdir)
   return _write_and_log_estimates(workdir, name, estimates, extent)
 
@@ -109,9 +116,25 @@ def _fill(
       bar.show(done, total)
 
     request = requests.check(spec, with_losses=True)
-    trajectories.fill(request, store, show)
+    executors.use(
+      lambda executor: trajectories.fill(request, store, show, executor)
+    )
   record.save(ended=True)
   return request
+
+
+def _export(store: disk.DiskStore, path: pathlib.Path) -> None:
+  """Writes `results.zarr` for other programs, if it is not large."""
+  size = exports.open_results(store.path).nbytes
+  if size < _MAX_BYTES:
+    exports.to_zarr(store.path, path)
+  else:
+    logging.info(
+      '%s is not written: %.1f GB; rllc_jax.to_zarr(%r, PATH) does it',
+      path.name,
+      size / 1e9,
+      str(store.path),
+    )
 
 
 def plan(

@@ -26,6 +26,7 @@ from experiments.runtime import commands
 from experiments.runtime import provenance
 from experiments.runtime import sections
 from experiments.runtime import specs
+from experiments.runtime import workdirs
 from rllc_jax import checked_files
 from rllc_jax.data import packing
 from rllc_jax.estimators import cells
@@ -128,7 +129,7 @@ def _read(workdir: pathlib.Path) -> _Saved:
   saved = _Saved(
     corpus,
     training,
-    disk.open_store(workdir / 'rllc').read().load(),
+    disk.open_store(workdirs.store_place(workdir / 'rllc')).read(),
     _load_json(workdir / 'known_answers.json', 'records').get('records', []),
     _load_json(workdir / 'coverage.json', 'records').get('records', []),
     _load_readings(workdir / 'analysis.zarr'),

@@ -5,10 +5,10 @@
 reads the results of experiments.build_corpus, experiments.train and
 experiments.estimate_rllc, with the config of the run. The bytes of every
 checkpoint, of the corpus and of every draw in the store are compared with their
-checksums. Weights, data and settings must be those of the store, and every cell
-of the config must be complete. Then a random block (a family of refinements at
-a checkpoint on a data set, by --seed) is sampled again from the beginning.
-Nothing is written.
+checksums, and every file and value of `results.zarr` with the store. Weights,
+data and settings must be those of the store, and every cell of the config must
+be complete. Then a random block (a family of refinements at a checkpoint on a
+data set, by --seed) is sampled again from the beginning. Nothing is written.
 
 Exit status: 0 if every checksum holds and the block comes out the same.
 """
@@ -33,6 +33,7 @@ from rllc_jax.estimators import plan as plans
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import trajectory as trajectories
 from rllc_jax.results import disk
+from rllc_jax.results import exports
 from rllc_jax.results import memory
 from rllc_jax.training import checkpoints
 
@@ -73,8 +74,13 @@ def _rows(config, workdir) -> Iterator[targets.Row]:
   _check_complete(store, request)
   for part in late:
     _check_complete(store, plans.check(part, store)[0])
+  yield _row('files of the store', store.check_files(), 'as written')
   draws = store.read()
   yield _row('draws in the store', int(draws.recorded.sum()), 'as written')
+  path = workdir / settings.estimation.name / exports.NAME
+  if path.exists():
+    count = exports.check_zarr(store.path, path)
+    yield _row('values of results.zarr', count, 'those of the store')
   place, resampled = _resample_block(spec)
   stored = draws.sel(place).isel(draw=slice(resampled.sizes['draw']))
   worst = _largest_difference(resampled, stored)

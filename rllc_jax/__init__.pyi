@@ -42,6 +42,10 @@ from rllc_jax.refinement.parts import head_names as head_names
 from rllc_jax.refinement.weights import families as families
 from rllc_jax.refinement.weights import refine as refine
 from rllc_jax.results.disk import open_store as open_store
+from rllc_jax.results.exports import check_zarr as check_zarr
+from rllc_jax.results.exports import open_results as open_results
+from rllc_jax.results.exports import to_datatree as to_datatree
+from rllc_jax.results.exports import to_zarr as to_zarr
 from rllc_jax.samplers.leimkuhler_matthews import (
   leimkuhler_matthews as leimkuhler_matthews,
 )

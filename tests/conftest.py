@@ -12,6 +12,8 @@ import random
 import jax
 import pytest
 
+# Processes are killed here, and no machine: nothing waits for a disk.
+os.fsync = lambda descriptor: None
 jax.config.update('jax_num_cpu_devices', 2)
 jax.config.update('jax_numpy_rank_promotion', 'raise')
 jax.config.update('jax_numpy_dtype_promotion', 'strict')

@@ -195,7 +195,7 @@ _COMMANDS = {
   'train': Command(('corpus',), _has_state, training_result),
   'estimate_rllc': Command(
     ('corpus', 'train'),
-    lambda workdir: any(workdir.glob('rllc/blocks/*.npz')),
+    lambda workdir: any(workdir.glob('rllc/traces/*.safetensors')),
     _traces,
   ),
 }

@@ -31,7 +31,7 @@ from experiments.runtime import sections
 from experiments.runtime import stopping
 from experiments.runtime import targets
 from experiments.runtime import workdirs
-from rllc_jax.results import owners
+from rllc_jax import locks
 
 STATUS_OF_ERROR = 1
 STATUS_OF_FAILED_CHAINS = 3  # Shells use 2 for their own errors.
@@ -94,7 +94,7 @@ def _is_ours_or_serious(record: Any) -> bool:
 
 def start(
   run: Callable[[Any, pathlib.Path], Any],
-  connect: Callable[[], owners.Process] = owners.Process,
+  connect: Callable[[], locks.Process] = locks.Process,
 ) -> None:
   """Parses flags and calls `run(config, workdir)`.
 
@@ -120,14 +120,14 @@ def start(
 
 def _work_in(
   act: Callable[[pathlib.Path], None],
-  connect: Callable[[], owners.Process] = owners.Process,
+  connect: Callable[[], locks.Process] = locks.Process,
 ) -> None:
-  """Acts in the workdir, or in a local mirror of a remote one."""
+  """Acts in the workdir, or in a local directory for one at an address."""
   workdir = str(WORKDIR.value)
   place = workdirs.place(workdir)
   set_up_jax(place)
-  process = connect()
-  with workdirs.mirrored(workdir, place, process) as finish:
+  connect()
+  with workdirs.fetched(place) as finish:
     stopping.exit_on_signals(finish)
     act(place)
 

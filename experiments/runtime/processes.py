@@ -1,8 +1,8 @@
 """Several processes that share the work of a command through its workdir.
 
-Process 0 prepares data; the other processes wait for it. Estimates are divided
-through the store (`rllc_jax.results.disk`), without a connection. Training is
-divided only if the processes are connected, by --process=auto or --coordinator.
+Process 0 prepares data; the other processes wait for it. Of estimates each does
+a share by its number, and none waits for another. Training is divided only if
+the processes are connected, by --process=auto or --coordinator.
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from absl import flags
 from absl import logging
 import jax
 
-from rllc_jax.results import owners
+from rllc_jax import locks
 
 _PROCESS = flags.DEFINE_string(
   'process',
@@ -40,7 +40,7 @@ _SLURM = (
 )
 
 
-def connect() -> owners.Process:
+def connect() -> locks.Process:
   """Connects the processes if a flag requests it, before JAX is first used.
 
   Returns:
@@ -102,19 +102,19 @@ def disconnect() -> None:
     jax.distributed.shutdown()
 
 
-def current() -> owners.Process:
+def current() -> locks.Process:
   """The index of this process and the number of processes.
 
   Raises:
     ValueError: if the flag is malformed.
   """
   if not flags.FLAGS.is_parsed():  # Not a binary.
-    return owners.Process()
+    return locks.Process()
   if _PROCESS.value == 'auto':
-    return owners.Process(jax.process_index(), jax.process_count())
+    return locks.Process(jax.process_index(), jax.process_count())
   index, _, count = _PROCESS.value.partition('/')
   if index.isdecimal() and count.isdecimal() and int(index) < int(count):
-    return owners.Process(int(index), int(count))
+    return locks.Process(int(index), int(count))
   raise ValueError(
     '--process must be INDEX/COUNT, such as 0/4 to 3/4, or auto, because work '
     f'is dealt to processes by their number; got {_PROCESS.value!r}.'
@@ -134,14 +134,13 @@ def first_does(path: pathlib.Path, make: Callable[[], None]) -> None:
     make: makes it.
 
   Raises:
-    StoreError: if another run is making it, or there is no process 0.
+    LockedError: if another run is making it, or there is no process 0.
   """
-  directory = path.parent / 'owners'
   if not is_first():
     logging.info('waiting for %s of process 0', path)
-    owners.wait_until(path.exists, directory, owners.Process())
+    locks.wait_for(path.exists, path.parent)
     return
-  with _owned(directory):
+  with _at_work(path.parent):
     make()
 
 
@@ -150,16 +149,16 @@ def share(path: pathlib.Path, make: Callable[[], None]) -> None:
   if jax.process_count() == 1:  # Not connected.
     first_does(path, make)
   elif is_first():
-    with _owned(path.parent / 'owners'):
+    with _at_work(path.parent):
       make()
   else:
     make()
 
 
 @contextlib.contextmanager
-def _owned(directory: pathlib.Path) -> Iterator[None]:
-  owner = owners.Owner(directory, owners.Process())
+def _at_work(directory: pathlib.Path) -> Iterator[None]:
+  work = locks.Work(directory, locks.Process())
   try:
     yield
   finally:
-    owner.end()
+    work.end()

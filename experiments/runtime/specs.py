@@ -12,6 +12,7 @@ from experiments.runtime import choices
 from experiments.runtime import processes
 from experiments.runtime import sections
 from experiments.runtime import subjects
+from experiments.runtime import workdirs
 from rllc_jax.data import minibatches
 from rllc_jax.data import packing
 from rllc_jax.estimators import health
@@ -131,7 +132,9 @@ def open_store(
     )
   name = choices.directory_name('estimation.name', estimation.name)
   return disk.open_store(
-    workdir / name, process=process, keep_chains=estimation.keep_chains
+    workdirs.store_place(workdir / name),
+    process=process,
+    keep_chains=estimation.keep_chains,
   )
 
 

@@ -1,9 +1,9 @@
-"""Local workdirs, and local mirrors of workdirs in object stores.
+"""Local workdirs, and workdirs in object stores.
 
-Object stores have no locks and no renames, on which all files of a run depend.
-So a run on an address works in a temporary directory, which is filled from the
-address. Changes are copied back every few seconds and at the end
-(`experiments.runtime.mirror`).
+Estimates are written to an object store as they are made, by any number of
+processes. Everything else of a workdir (corpus, checkpoints, tables) depends on
+locks and renames, which object stores lack: it is fetched to a temporary
+directory when a command begins, and what is new is brought when it ends.
 """
 
 from collections.abc import Callable
@@ -11,31 +11,30 @@ from collections.abc import Iterator
 import contextlib
 import os
 import pathlib
+import re
 import shutil
-import subprocess
 import tempfile
-import threading
-import time
 from typing import Any, TypeVar
 
 from absl import logging
 
-from experiments.runtime import mirror
-from experiments.runtime import remote_files
-from rllc_jax.results import owners
+from rllc_jax import checked_files
+from rllc_jax import visible
+from rllc_jax.results import files
 
-_PASS_SECONDS = 3.0
-# Seconds in which the address may be out of reach at the end.
-_PATIENCE = 120.0
-_PATIENCE_AT_ONCE = 10.0  # After a signal: a preempted machine has little time.
+_LOCAL_ONLY = ('compilation_cache', 'at_work')
+# Temporary names: a writer renames these files when they are complete.
+_UNFINISHED = re.compile(
+  r'\.(new|partial|unfinished)(/|$)|\.orbax-.*-tmp|\.incomplete'
+)
 _Result = TypeVar('_Result')
 
-# Addresses by the local directory of their mirror.
+# Addresses by the local directory of what was fetched from them.
 _addresses: dict[str, str] = {}
 
 
 def shown(text: Any) -> str:
-  """Replaces the local directory of a mirror in a text by its address."""
+  """Replaces the local directory of a workdir in a text by its address."""
   text = str(text)
   for local, address in _addresses.items():
     text = text.replace(local, address)
@@ -43,7 +42,8 @@ def shown(text: Any) -> str:
 
 
 def place(workdir: str) -> pathlib.Path:
-  """The local directory of a run: the workdir, or a new one for a mirror."""
+  """The local directory of a run: the workdir, or a new one for an address."""
+  workdir = workdir.removeprefix('file://')
   if '://' not in workdir:
     return pathlib.Path(os.path.expanduser(workdir))  # No shell did: --x=~/y.
   local = pathlib.Path(tempfile.mkdtemp(prefix='rllc_jax-')).resolve()
@@ -51,60 +51,104 @@ def place(workdir: str) -> pathlib.Path:
   return local
 
 
+def store_place(path: pathlib.Path) -> Any:
+  """Where the store of a local path is: at the address, if there is one."""
+  text = shown(path)
+  return text if text != str(path) else path
+
+
 @contextlib.contextmanager
-def mirrored(
-  workdir: str, local: pathlib.Path, process: owners.Process
-) -> Iterator[Callable[[], None]]:
-  """Copies a directory to its address while the context lasts and at its end.
+def fetched(local: pathlib.Path) -> Iterator[Callable[[], None]]:
+  """Fetches a workdir from its address, and brings what is new at the end.
 
   Args:
-    workdir: of the command line; if it is a directory nothing is copied.
-    local: from `place`.
-    process: index of this process and number of processes.
+    local: from `place`; without an address nothing is done.
 
   Yields:
     A function to call last if the process must end at once.
 
   Raises:
-    ValueError, OSError: if the address cannot be used or another run uses it.
+    ValueError, OSError: if the address cannot be used.
   """
   if str(local) not in _addresses:
     yield lambda: None
     return
-  with contextlib.ExitStack() as cleanup:
-    cleanup.callback(shutil.rmtree, local, ignore_errors=True)
-    replica = _errors_as_os_error(
-      workdir, lambda: _claim_address(workdir, local, process)
-    )
-    with _in_background(replica.heartbeat, mirror.BEAT_SECONDS):
-      _errors_as_os_error(workdir, replica.receive)
-      cleanup.pop_all()  # From here the directory may hold unsaved results.
-      earlier = ''
-      try:
-        with _in_background(replica.send, _PASS_SECONDS):
-          yield lambda: _end_at_once(replica, local)
-      except Exception as error:
-        earlier = f' Before that: {error}'
-        raise
-      finally:
-        _end(replica, workdir, local, earlier)
+  address = _addresses[str(local)]
+  root = _errors_as_os_error(address, lambda: files.place(address))
+  before = _errors_as_os_error(address, lambda: _fetch(root, local))
+
+  def bring():
+    try:
+      _errors_as_os_error(address, lambda: _bring(root, local, before))
+    except (OSError, ValueError) as error:
+      raise OSError(
+        f'{address} must take what was made; got {error}. It is in {local}.'
+      ) from error
+
+  try:
+    yield bring
+  finally:
+    bring()
+    del _addresses[str(local)]
+    shutil.rmtree(local, ignore_errors=True)
+  logging.info('%s: everything is kept there', address)
 
 
-def _claim_address(
-  workdir: str, local: pathlib.Path, process: owners.Process
-) -> mirror.Mirror:
-  if process.count > 1:
-    raise ValueError(
-      '--workdir must be a directory that all processes see, because they '
-      f'lock files in it; got {workdir} for {process.count} of them. Mount it, '
-      'or give each process an address and a part of the work of its own.'
-    )
-  replica = mirror.Mirror(remote_files.RemoteFiles(workdir), local)
-  replica.claim()
-  return replica
+def _fetch(root: Any, local: pathlib.Path) -> dict[str, tuple[int, int]]:
+  """Downloads files, without those of stores; returns their stamps."""
+  root.fs.invalidate_cache()
+  for name in _remote_names(root):
+    if not (name.isprintable() and checked_files.lies_in(local, name)):
+      raise ValueError(
+        f'{root} must name files of a run; got {visible.short(name, 80)}. '
+        'Remove it.'
+      )
+    if (
+      not name.endswith(files.SUFFIX)
+      or '/traces/' not in f'/{name}'
+      and ('/chains/' not in f'/{name}')
+    ):
+      path = local / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_bytes((root / name).read_bytes())
+  return _stamps(local)
 
 
-def _errors_as_os_error(workdir: str, act: Callable[[], _Result]) -> _Result:
+def _remote_names(root: Any) -> list[str]:
+  """Names of all files, without the empty markers of directories."""
+  found = root.fs.find(root.path)
+  start = len(root.path.rstrip('/')) + 1
+  names = [path[start:] for path in found]
+  return [name for name in names if name and not name.endswith('/')]
+
+
+def _bring(root: Any, local: pathlib.Path, before: dict) -> None:
+  """Uploads what is new, in the order in which it was written."""
+  after = _stamps(local)
+  new = [name for name in after if before.get(name) != after[name]]
+  for name in sorted(new, key=lambda name: after[name]):
+    (root / name).write_bytes((local / name).read_bytes())
+  for name in before.keys() - after.keys():
+    (root / name).unlink(missing_ok=True)
+  before.clear()
+  before |= after
+
+
+def _stamps(local: pathlib.Path) -> dict[str, tuple[int, int]]:
+  """Time of writing and size of all files that are complete, by name."""
+  stamps = {}
+  for path in local.rglob('*'):
+    name = path.relative_to(local).as_posix()
+    if {*path.parts} & {*_LOCAL_ONLY} or _UNFINISHED.search(name):
+      continue
+    with contextlib.suppress(FileNotFoundError):
+      if path.is_file():
+        stat = path.stat()
+        stamps[name] = stat.st_mtime_ns, stat.st_size
+  return stamps
+
+
+def _errors_as_os_error(address: str, act: Callable[[], _Result]) -> _Result:
   """Turns errors of object-store libraries into an OSError of one line."""
   try:
     return act()
@@ -112,70 +156,7 @@ def _errors_as_os_error(workdir: str, act: Callable[[], _Result]) -> _Result:
     raise
   except Exception as error:
     raise OSError(
-      f'{workdir} must be an address to read and write; got '
+      f'{address} must be an address to read and write; got '
       f'{type(error).__name__}: {error}. See that the bucket is there and that '
       'this machine may use it.'
     ) from error
-
-
-def _end(
-  replica: mirror.Mirror, workdir: str, local: pathlib.Path, earlier: str
-) -> None:
-  try:
-    _retry(replica.end, _PATIENCE)
-  except Exception as error:
-    del _addresses[str(local)]
-    raise OSError(
-      f'{workdir} must take what was made; got {type(error).__name__}: '
-      f'{error}. It is in {local}.{earlier}'
-    ) from error
-  shutil.rmtree(local, ignore_errors=True)
-  logging.info('%s: everything is kept there', workdir)
-
-
-def _end_at_once(replica: mirror.Mirror, local: pathlib.Path) -> None:
-  """Ends the mirror while the main thread goes on, before the process ends."""
-  _retry(replica.end, _PATIENCE_AT_ONCE)
-  # In another process: the main thread may still write files here.
-  subprocess.Popen(['rm', '-rf', str(local)])
-
-
-def _retry(act: Callable[[], None], patience: float) -> None:
-  """Retries for `patience` seconds, with pauses that double."""
-  pause, until = 0.5, time.monotonic() + patience
-  while True:
-    try:
-      return act()
-    except ValueError:  # Another run has claimed the address: no use to retry.
-      raise
-    except Exception:
-      if time.monotonic() + pause > until:
-        raise
-    time.sleep(pause)
-    pause *= 2
-
-
-@contextlib.contextmanager
-def _in_background(act: Callable[[], None], seconds: float) -> Iterator[None]:
-  """Calls a function every few seconds in a thread; logs errors and retries."""
-  stopped = threading.Event()
-
-  def repeat():
-    pause = seconds
-    while not stopped.wait(pause):
-      began = time.monotonic()
-      try:
-        act()
-      except Exception as error:
-        message = 'tried again in a moment: %s'
-        logging.log_every_n_seconds(logging.WARNING, message, 60, error)
-      # A slow connection must not be used all the time.
-      pause = max(seconds, time.monotonic() - began)
-
-  thread = threading.Thread(target=repeat, daemon=True)
-  thread.start()
-  try:
-    yield
-  finally:
-    stopped.set()
-    thread.join()

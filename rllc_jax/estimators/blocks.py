@@ -163,7 +163,7 @@ def run_block(
   """
   rows = make_rows(job, work, params)
   first, wanted = work.first, work.stops
-  saved = store.states(work.rows, work.columns) if first else None
+  saved = store.states(work.rows, work.columns, first) if first else None
   measure = lambda: footprint_of(job, work, rows)
   columns = num_columns(job, work)
   while (first < wanted).any():

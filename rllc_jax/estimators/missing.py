@@ -61,8 +61,17 @@ def plan(
   sampling: settings.Sampling,
   rows: Sequence[stores.Row],
   rows_per_block: int,
+  names: Sequence[str] | None = None,
 ) -> tuple[list[Work], int]:
   """Plans blocks of the cells that lack draws, family by family.
+
+  Args:
+    held: the draws that there are.
+    refinements: families.
+    sampling: settings of the chains.
+    rows: checkpoints on data sets.
+    rows_per_block: at most so many rows a block.
+    names: of the refinements to plan for; all by default.
 
   Returns:
     (blocks, draws of all chains that there are already).
@@ -70,9 +79,10 @@ def plan(
   works, num_held = [], 0
   for family in refinements:
     chains = range(sampling.num_chains)
-    columns = [(name, chain) for name in family.names for chain in chains]
+    planned = [x for x in family.names if names is None or x in names]
+    columns = [(name, chain) for name in planned for chain in chains]
     counts = held.recorded(rows, columns)
-    wanted = _planned_stops(held, family, sampling, rows, counts)
+    wanted = _planned_stops(held, planned, sampling, rows, counts)
     num_held += int(np.minimum(counts, wanted).sum())
     for piece in pieces(counts, wanted, rows_per_block):
       piece_rows = [rows[k] for k in piece.rows]
@@ -83,15 +93,13 @@ def plan(
   return works, num_held
 
 
-def _planned_stops(held, family, sampling, rows, counts) -> np.ndarray:
+def _planned_stops(held, names, sampling, rows, counts) -> np.ndarray:
   """Draws that chains shall have, [K, N], before any is taken."""
   rule = sampling.stop_rule
   if rule is None:
     return np.full(counts.shape, sampling.num_recorded)
   of_cells = [
-    stops.of_row(
-      rule, held.read, row, family.names, sampling.num_chains, int(most)
-    )
+    stops.of_row(rule, held.read, row, names, sampling.num_chains, int(most))
     for row, most in zip(rows, counts.max(axis=1), strict=True)
   ]
   return np.repeat(np.stack(of_cells), sampling.num_chains, axis=1)

@@ -9,7 +9,6 @@ from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 import contextlib
-import json
 import pathlib
 import tempfile
 import time
@@ -17,7 +16,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-import xarray as xr
 
 from rllc_jax import types
 from rllc_jax.estimators import blocks
@@ -27,9 +25,9 @@ from rllc_jax.estimators import missing
 from rllc_jax.estimators import multiply_adds
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
+from rllc_jax.results import disk
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
-from rllc_jax.results import traces
 
 _TIMED_SECONDS = 3.0
 
@@ -145,7 +143,7 @@ def plan(
   sampling: settings.Sampling,
   *,
   layout: settings.Layout = settings.Layout(),
-  store: stores.Store | None = None,
+  store: disk.DiskStore | None = None,
   provenance: Mapping[str, Any] | None = None,
   observe: types.Observe | None = None,
 ) -> Plan:
@@ -184,7 +182,7 @@ def plan(
   return plan_of(spec, store)
 
 
-def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
+def plan_of(spec: requests.Spec, store: disk.DiskStore | None) -> Plan:
   """The same of a specification."""
   began = time.perf_counter()
   request, held = check(spec, store)
@@ -201,7 +199,7 @@ def plan_of(spec: requests.Spec, store: stores.Store | None) -> Plan:
 
 
 def check(
-  spec: requests.Spec, store: stores.Store | None
+  spec: requests.Spec, store: disk.DiskStore | None
 ) -> tuple[requests.Request, missing.Held]:
   """Checks a run, and reads how much of it a store holds.
 
@@ -212,46 +210,23 @@ def check(
   return request, _held(store, request.identity)
 
 
-def _held(store: stores.Store | None, identity: dict[str, Any]) -> missing.Held:
+def _held(
+  store: disk.DiskStore | None, identity: dict[str, Any]
+) -> missing.Held:
   """The draws of a store, read without beginning a run."""
-  counts: dict[Any, int] = {}
-  try:
-    stored = None if store is None else store.read()
-  except traces.EmptyStoreError:
-    stored = None
-  if stored is not None:
-    stored_identity = json.loads(stored.attrs['identity'])
-    _, difference = traces.merge_identity(stored_identity, identity)
-    if difference:
-      raise traces.StoreError(
-        'The store must be of the same run, because its numbers would not '
-        f'belong together; it was made with {difference}.'
-      )
-    counts = stored.recorded.to_series().to_dict()
-  count = lambda row, column: counts.get((*row, *column), 0)
-  recorded = lambda rows, columns: np.array(
-    [[count(row, column) for column in columns] for row in rows]
+  if store is None:
+    none = lambda rows, columns: np.zeros((len(rows), len(columns)), int)
+    return missing.Held(none, memory.MemoryStore().read)
+  store.check_identity(identity)
+  return missing.Held(
+    store.recorded, lambda extent: store.peek(extent, identity)
   )
-  return missing.Held(recorded, lambda extent: _within(stored, extent))
-
-
-def _within(stored: xr.Dataset | None, extent: stores.Extent) -> xr.Dataset:
-  """Traces of an extent; NaN where there are none."""
-  assert stored is not None  # Read only where draws were counted.
-  everything = stored.assign(recorded=stored.recorded.astype(float)).reindex(
-    checkpoint=list(extent.checkpoints),
-    dataset=list(extent.datasets),
-    refinement=list(extent.refinements),
-    chain=np.arange(extent.num_chains),
-  )
-  filled = everything.recorded.fillna(0).astype(int)
-  return traces.select(everything.assign(recorded=filled), extent)
 
 
 def _plan_family(
   request: requests.Request,
   works: list[missing.Work],
-  store: stores.Store | None,
+  store: disk.DiskStore | None,
 ) -> FamilyPlan:
   job = request.job
   largest = max(works, key=lambda work: work.num_chains)
@@ -399,9 +374,6 @@ def _scratch(
   with tempfile.TemporaryDirectory() as directory:
     store: stores.Store = memory.MemoryStore()
     if on_disk:
-      # Not at the top: estimating in memory does not need Zarr.
-      from rllc_jax.results import disk
-
       store = disk.open_store(pathlib.Path(directory) / 'store')
     store.begin(request.identity, request.extent, request.made_with)
     try:

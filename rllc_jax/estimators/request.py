@@ -91,7 +91,7 @@ def check(spec: Spec, *, with_losses: bool) -> Request:
   check_key(spec.rng_key)
   extent = _extent(spec)
   num_rows = len(extent.checkpoints) * len(extent.datasets)
-  mesh, rows_per_block = spec.layout.on_mesh(num_rows)
+  mesh, _ = spec.layout.on_mesh(num_rows)
   compilation.check_matmul_precision(
     spec.sampling.matmul_precision, mesh.devices.flat[0].platform
   )
@@ -112,6 +112,22 @@ def check(spec: Spec, *, with_losses: bool) -> Request:
   identity = _identity(spec, params) | {'params': hashes}
   if with_losses:
     identity |= _identity_of_refinements(spec, subject)
+  return Request(spec, extent, identity, *_work(spec, num_rows))
+
+
+def of_worker(spec: Spec) -> Request:
+  """A run that another process has checked, on the devices of this one.
+
+  Its identity is in the store.
+  """
+  extent = _extent(spec)
+  num_rows = len(extent.checkpoints) * len(extent.datasets)
+  return Request(spec, extent, {}, *_work(spec, num_rows))
+
+
+def _work(spec: Spec, num_rows: int) -> tuple[str, blocks.Job]:
+  """Versions and devices, and what all blocks have in common."""
+  mesh, rows_per_block = spec.layout.on_mesh(num_rows)
   job = blocks.make_job(
     spec.rng_key,
     spec.datasets,
@@ -122,7 +138,7 @@ def check(spec: Spec, *, with_losses: bool) -> Request:
     rows_per_block=rows_per_block,
     observe=spec.observe,
   )
-  return Request(spec, extent, identity, _made_with(mesh), job)
+  return _made_with(mesh), job
 
 
 def check_key(rng_key: types.Key) -> None:

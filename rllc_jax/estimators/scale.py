@@ -7,10 +7,8 @@ now takes here.
 import math
 from typing import NamedTuple
 
+from rllc_jax.results import merging
 from rllc_jax.results import store as stores
-from rllc_jax.results import table
-
-_SMALL_ARRAYS = 2  # Files of a piece besides its table: its mark, its losses.
 
 
 class Machines(NamedTuple):
@@ -56,11 +54,11 @@ class Scale(NamedTuple):
 
   Attributes:
     chain_steps: SGLD steps of all chains.
-    trace_bytes: of the table of the store, before compression.
+    trace_bytes: of the traces of the store.
     chain_bytes: of the chains, if they are kept.
-    num_files: of the store in the end, without kept chains.
-    chain_files: of kept chains, if refinements are of one family.
-    chunk_bytes: of the largest file of the table.
+    num_files: of traces, once they are merged (`experiments.compact`).
+    chain_files: of kept chains, once they are merged.
+    file_bytes: of the largest file of traces.
     host_bytes: memory of a process for checkpoints, data and a block's draws.
     hours: at the given rate, padding included.
     balance: mean work of a device over the most of any.
@@ -71,7 +69,7 @@ class Scale(NamedTuple):
   chain_bytes: int
   num_files: int
   chain_files: int
-  chunk_bytes: int
+  file_bytes: int
   host_bytes: int
   hours: float
   balance: float
@@ -88,28 +86,23 @@ def scale(
     machines: where.
     rate: SGLD steps of a chain a device does in a second.
   """
-  length = table.piece_length(extent)
-  pieces = math.ceil(len(extent.checkpoints) / length) * len(extent.datasets)
   columns = len(extent.refinements) * extent.num_chains
   rows = len(extent.checkpoints) * len(extent.datasets)
   steps = rows * columns * extent.num_draws * sizes.steps_between_draws
   row_bytes = 4 * columns * extent.num_draws * sizes.traces
-  most = _most_rows(rows, pieces, length, machines)
+  chain_bytes = 4 * columns * sizes.coordinates * sizes.state_arrays
+  of_process = math.ceil(rows / machines.num_processes)
+  most = math.ceil(of_process / machines.devices_per_process)
+  per_file = merging.rows_per_file(rows, row_bytes)
   devices = machines.devices_per_process
   return Scale(
     chain_steps=steps,
     trace_bytes=rows * row_bytes,
-    chain_bytes=4 * rows * columns * sizes.coordinates * sizes.state_arrays,
-    num_files=table.num_files(extent, length) + _SMALL_ARRAYS * pieces,
-    chain_files=math.ceil(rows / devices),  # A block is a row a device.
-    chunk_bytes=4 * length * columns * table.chunk_draws(extent, length),
+    chain_bytes=rows * chain_bytes,
+    num_files=math.ceil(rows / per_file),
+    chain_files=math.ceil(rows / merging.rows_per_file(rows, chain_bytes)),
+    file_bytes=per_file * row_bytes,
     host_bytes=devices * (4 * sizes.parameters + sizes.data_bytes + row_bytes),
     hours=most * steps / rows / rate / 3600,
     balance=rows / machines.num_devices / most,
   )
-
-
-def _most_rows(rows, pieces, length, machines) -> int:
-  """Rows of the device that has most; a block is a row on every device."""
-  of_process = min(rows, math.ceil(pieces / machines.num_processes) * length)
-  return math.ceil(of_process / machines.devices_per_process)

@@ -5,27 +5,25 @@ family does the rest. A segment is the unit of progress, of writing and of what
 a kill can lose. None of that changes a number.
 """
 
-from collections.abc import Callable
-from collections.abc import Iterator
 from collections.abc import Mapping
 from collections.abc import Sequence
 from concurrent import futures
 from typing import Any
 
-import jax
 import xarray as xr
 
-from rllc_jax import trees
 from rllc_jax import types
 from rllc_jax.estimators import blocks
-from rllc_jax.estimators import grid
+from rllc_jax.estimators import executors
+from rllc_jax.estimators import loading
 from rllc_jax.estimators import missing
 from rllc_jax.estimators import request as requests
 from rllc_jax.estimators import settings
+from rllc_jax.results import disk
 from rllc_jax.results import memory
 from rllc_jax.results import store as stores
 
-Progress = Callable[[int, int], None]  # progress(done, total).
+Progress = executors.Progress
 
 
 def estimate_trajectory(
@@ -41,6 +39,7 @@ def estimate_trajectory(
   provenance: Mapping[str, Any] | None = None,
   observe: types.Observe | None = None,
   progress: Progress | None = None,
+  executor: futures.Executor | None = None,
 ) -> xr.Dataset:
   """Samples the refined posteriors of a whole training run.
 
@@ -62,6 +61,8 @@ def estimate_trajectory(
     progress: `progress(done, total)` in draws of a chain: at first, after each
       segment, and, with the same `done`, when a block is ready and compiled:
       a clock for the time that is left should start anew there.
+    executor: takes blocks as tasks: a pool of processes, or of `dask`
+      `Client.get_executor(pure=False)`. Its workers must see the store.
 
   Returns:
     Traces for `llc_from_traces`, dims (checkpoint, dataset, refinement, chain,
@@ -85,16 +86,18 @@ def estimate_trajectory(
   )
   request = requests.check(spec, with_losses=store is not None)
   store = memory.MemoryStore() if store is None else store
-  return run(request, store, progress or (lambda done, total: None))
+  nothing = lambda done, total: None
+  return run(request, store, progress or nothing, executor)
 
 
 def run(
   request: requests.Request,
   store: stores.Store,
   progress: Progress = lambda done, total: None,
+  executor: futures.Executor | None = None,
 ) -> xr.Dataset:
   """Takes the draws that a store lacks and reads what was asked for."""
-  fill(request, store, progress)
+  fill(request, store, progress, executor)
   most = min(request.extent.num_draws, store.max_recorded_draws())
   traces = store.read(request.extent._replace(num_draws=most))
   if (target := request.job.sampling.target_error) is not None:
@@ -103,7 +106,10 @@ def run(
 
 
 def fill(
-  request: requests.Request, store: stores.Store, progress: Progress
+  request: requests.Request,
+  store: stores.Store,
+  progress: Progress,
+  executor: futures.Executor | None = None,
 ) -> None:
   """Takes the draws that a store lacks, and reads none of what it holds.
 
@@ -112,13 +118,22 @@ def fill(
     store: as of `estimate_trajectory`; with several processes, each does its
       own share.
     progress: as of `estimate_trajectory`.
+    executor: as of `estimate_trajectory`.
 
   Raises:
     ValueError: as `estimate_trajectory`.
   """
+  if executor is not None and not isinstance(store, disk.DiskStore):
+    raise ValueError(
+      'store must be one of open_store with an executor, because its workers '
+      f'write there; got {type(store).__name__}.'
+    )
   store.begin(request.identity, request.extent, request.made_with)
   try:
-    _run(request, store, progress)
+    if executor is not None and isinstance(store, disk.DiskStore):
+      executors.fill(request, store, executor, progress)
+    else:
+      _run(request, store, progress)
   finally:
     store.end()
 
@@ -139,7 +154,7 @@ def _run(
   planned = [work.num_missing for work in works]
   progress(done, done + sum(planned))
   hashes = None if trajectory.fingerprint else request.identity['params']
-  loaded = _loaded_ahead(trajectory, works, job.rows_per_block, hashes)
+  loaded = loading.loaded_ahead(trajectory, works, job.rows_per_block, hashes)
   begun = 0  # Draws of the blocks so far, done or missing.
   for i, (work, params) in enumerate(loaded):
     begin = done
@@ -152,46 +167,3 @@ def _run(
         done, done + taken.missing + round(growth * sum(planned[i + 1 :]))
       )
     begun += done - begin
-
-
-def _loaded_ahead(
-  trajectory: types.Trajectory,
-  works: list[missing.Work],
-  rows_per_block: int,
-  hashes: Mapping[str, str] | None,
-) -> Iterator[tuple[missing.Work, types.Params]]:
-  """Blocks with their checkpoints; the next loads while one is worked on.
-
-  Raises:
-    ValueError: if weights are others than those with these hashes.
-  """
-
-  def load(work):
-    rows = grid.padded(work.rows, rows_per_block)
-    steps = [step for step, _ in rows]
-    # What a caller hands out may be memory that its next call writes to.
-    params = trees.copied(trajectory.load(steps))
-    if hashes is not None:
-      _check_hashes(params, steps, hashes)
-    return params
-
-  with futures.ThreadPoolExecutor(max_workers=1) as loader:
-    ahead = [loader.submit(load, work) for work in works[:1]]
-    for i, work in enumerate(works):
-      params = ahead.pop().result()
-      ahead = [loader.submit(load, after) for after in works[i + 1 : i + 2]]
-      yield work, params
-
-
-def _check_hashes(
-  params: types.Params, steps: Sequence[int], hashes: Mapping[str, str]
-) -> None:
-  """Raises unless the weights to be sampled are those that were checked."""
-  for place, step in enumerate(steps):
-    weights = jax.tree.map(lambda leaf, i=place: leaf[i], params)
-    if trees.content_hash(weights) != hashes[str(step)]:
-      raise ValueError(
-        'load(steps) must give the same weights whenever it is asked for a '
-        'step, because results are kept under its number; got others for step '
-        f'{step} than before.'
-      )

@@ -32,7 +32,7 @@ class MemoryStore:
       [[recorded[self._cell(row, c)] for c in columns] for row in rows]
     )
 
-  def states(self, rows, columns):
+  def states(self, rows, columns, stop):
     raise xr_traces.StoreError('Chains go on from a store on disk alone.')
 
   def owned_rows(self, rows):

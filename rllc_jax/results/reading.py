@@ -1,110 +1,192 @@
-"""A store's arrays, put together from pieces and files of blocks."""
+"""The files of a store as an xarray data set, which reads them when asked."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
+import itertools
+from typing import Any
 
 import numpy as np
+import xarray as xr
+from xarray.backends import BackendArray
+from xarray.core import indexing
 
-from rllc_jax.results import block_files
-from rllc_jax.results import marks
-from rllc_jax.results import pieces
+from rllc_jax.results import blocks
+from rllc_jax.results import damages
+from rllc_jax.results import files
+from rllc_jax.results import index
 from rllc_jax.results import store
 from rllc_jax.results import traces
 
+_TRIES = 5  # Files may be merged while they are read.
 
-def read(
-  store_pieces: pieces.Pieces,
-  blocks: Iterable[block_files.BlockFile],
-  extent: store.Extent,
-) -> dict[str, np.ndarray]:
-  """Arrays over an extent, for `traces.dataset_of`.
+
+def dataset(
+  directory: index.Index, identity: Mapping[str, Any], extent: store.Extent
+) -> xr.Dataset:
+  """Traces over an extent, NaN where missing, which are read when asked for.
 
   Args:
-    store_pieces: the table.
-    blocks: block files with draws that may not be in the table yet, sorted by
-      first draw.
-    extent: that of the table, with some of its checkpoints, data sets and
-      draws.
-
-  Raises:
-    StoreError: if something is not as it was written.
+    directory: the files of traces.
+    identity: of the run.
+    extent: the coordinates, in the order that they shall have.
   """
-  out = _Arrays(extent)
-  by_piece: dict[pieces.Piece, list[store.Row]] = {}
-  for row in out.places:
-    by_piece.setdefault(store_pieces.of(row), []).append(row)
-  for piece, rows in by_piece.items():
-    mark, values = store_pieces.sound(piece)
-    for row in rows:
-      out.take_row(row, store_pieces.place(row), mark, values)
-  # After the table: draws of a block may already have moved there.
-  for block in blocks:
-    for k, row in enumerate(block.rows):
-      if row in out.places:
-        for n, column in enumerate(block.columns):
-          if store_pieces.has((row, column)):  # Else of a run that grows it.
-            place = (*out.places[row], *store_pieces.at(column))
-            out.take_draws(place, block, k, n)
-  return out.arrays | {'made_with': out.arrays['made_with'].astype(str)}
+  shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+  longest = 1
+  for kind in {id(x.kind): x.kind for x in directory.all()}.values():
+    shapes |= kind.shapes
+    longest = max(longest, len(kind.made_with))
+  sizes = traces.sizes(extent)
+  number, text = np.dtype(np.int32), np.dtype(f'U{longest}')
+  lazy: dict[str, Any] = {
+    'recorded': _Recorded(directory, extent, number, sizes[:4]),
+    'made_with': _MadeWith(directory, extent, text, sizes[:3]),
+  }
+  for name, (dtype, axes) in sorted(shapes.items()):
+    if name == blocks.BASELINE:
+      shape = *sizes[:3], *axes
+      lazy[name] = _Baseline(directory, extent, dtype, shape)
+    else:
+      lazy[name] = _Draws(directory, extent, dtype, (*sizes, *axes), name)
+  arrays = {
+    name: indexing.LazilyIndexedArray(array) for name, array in lazy.items()
+  }
+  return traces.dataset_of(arrays, identity, extent)
 
 
-class _Arrays:
-  """Arrays that are filled row by row, then cell by cell."""
+class _Lazy(BackendArray):
+  """An array of which a part is put together from files, row by row."""
 
-  def __init__(self, extent: store.Extent):
-    self._sizes = traces.sizes(extent)
-    self.places = {
-      (step, dataset): (i, j)
-      for i, step in enumerate(extent.checkpoints)
-      for j, dataset in enumerate(extent.datasets)
-    }
-    self.arrays: dict[str, np.ndarray] = {
-      'recorded': np.zeros(self._sizes[:4], np.int32),
-      'made_with': np.full(self._sizes[:3], '', object),
-    }
+  def __init__(
+    self,
+    directory: index.Index,
+    extent: store.Extent,
+    dtype: np.dtype,
+    shape: tuple[int, ...],
+    name: str = '',
+  ):
+    self.dtype, self.shape = dtype, shape
+    self._directory, self._extent, self._name = directory, extent, name
 
-  def take_row(self, row, place, mark, values) -> None:
-    """Copies a row from the table; chains may be missing there."""
-    i, j = self.places[row]
-    self.arrays['recorded'][i, j] = mark.recorded[place]
-    self.arrays['made_with'][i, j] = mark.made_with[place]
-    for name, array in values.items():
-      stored = array[place]
-      if name == marks.BASELINE:
-        out = self._baseline(stored.shape[1], stored.dtype)[i, j]
-        is_recorded = mark.recorded[place].any(axis=1)
-      else:
-        stored = stored[:, :, : self._sizes[4]]
-        out = self._draws(name, stored.shape[3:], stored.dtype)[i, j]
-        out = out[:, :, : stored.shape[2]]
-        # Draws beyond the count may stem from a killed run.
-        is_recorded = (
-          np.arange(stored.shape[2]) < mark.recorded[place][:, :, None]
-        )
-      out[is_recorded] = stored[is_recorded]
+  def __getitem__(self, key: indexing.ExplicitIndexer) -> Any:
+    return indexing.explicit_indexing_adapter(
+      key, self.shape, indexing.IndexingSupport.OUTER, self._part
+    )
 
-  def take_draws(self, cell, block, k, n) -> None:
-    """Copies a chain's draws that continue those of the table."""
-    if not block.first <= self.arrays['recorded'][cell] < block.stop:
-      return
-    for name, trace in block.traces.items():
-      out = self._draws(name, trace.shape[3:], trace.dtype)[cell]
-      out = out[block.first : block.stop]
-      out[...] = trace[k, n, : len(out)]
-    if block.baseline.shape[1]:
-      out = self._baseline(block.baseline.shape[1], block.baseline.dtype)
-      out[cell[:3]] = block.baseline[k]
-    self.arrays['recorded'][cell] = block.stop
-    self.arrays['made_with'][cell[:3]] = block.made_with
+  def _part(self, key: tuple[Any, ...]) -> np.ndarray:
+    """A part, by an integer, a slice or an array of integers for each axis."""
+    axes = [
+      np.atleast_1d(np.arange(n)[k])
+      for n, k in zip(self.shape, key, strict=True)
+    ]
+    rows = itertools.product(
+      (self._extent.checkpoints[i] for i in axes[0]),
+      (self._extent.datasets[i] for i in axes[1]),
+    )
+    names = [self._extent.refinements[i] for i in axes[2]]
+    found = [self._of_row(row, names, axes[3:]) for row in rows]
+    shape = [len(axis) for axis in axes]
+    out = np.array(found, self.dtype).reshape(shape)
+    # What was asked for by a number loses its axis.
+    return out[
+      tuple(
+        0 if np.ndim(k) == 0 and not isinstance(k, slice) else slice(None)
+        for k in key
+      )
+    ]
 
-  def _draws(self, name, extra, dtype) -> np.ndarray:
-    return self._array(name, (*self._sizes, *extra), dtype)
+  def _of_row(self, row, names, axes) -> np.ndarray:
+    """The part of a row, [names, *axes]."""
+    for _ in range(_TRIES):
+      try:
+        return self._read(row, names, axes)
+      except FileNotFoundError:
+        self._directory.refresh()
+    return self._read(row, names, axes)
 
-  def _baseline(self, count, dtype) -> np.ndarray:
-    return self._array(marks.BASELINE, (*self._sizes[:3], count), dtype)
+  def _read(self, row, names, axes) -> np.ndarray:
+    raise NotImplementedError
 
-  def _array(self, name, shape, dtype) -> np.ndarray:
-    if name not in self.arrays:
-      # Integers have no NaN.
-      fill = np.nan if np.issubdtype(dtype, np.inexact) else 0
-      self.arrays[name] = np.full(shape, fill, dtype)
-    return self.arrays[name]
+  def _arrays(self, row, columns, name, draws=(0, np.inf)):
+    """Arrays of a name [N, ...] in files of a row, by age.
+
+    Args:
+      row: a checkpoint on a data set.
+      columns: those that are asked for.
+      name: of the array.
+      draws: from the first one to the one after the last.
+
+    Yields:
+      (entry, array, positions in it, positions among the given columns).
+    """
+    places, (low, high) = index.Places(columns), draws
+    for entry in self._directory.entries([row]):
+      source, target = places.of(entry.kind.block.columns)
+      if name not in entry.kind.shapes or not len(source):
+        continue
+      if entry.name.stop <= low or entry.name.first >= high:
+        continue
+      path = self._directory.path(entry)
+      try:
+        tensor = self._directory.checked(entry).tensors[name]
+        k = entry.kind.block.rows.index(row)
+        yield entry, files.read(path, tensor, k), source, target
+      except files.DamagedFileError as error:
+        raise damages.error(path, str(error)) from error
+
+
+class _Recorded(_Lazy):
+  """Draws of each cell, from names of files alone."""
+
+  def _read(self, row, names, axes):
+    columns = [(name, chain) for name in names for chain in axes[0]]
+    counts = self._directory.covered([row], columns)
+    return counts.reshape(len(names), -1).clip(max=self._extent.num_draws)
+
+
+class _MadeWith(_Lazy):
+  """Software and devices of the last draws of each cell."""
+
+  def _read(self, row, names, axes):
+    columns = [(n, c) for n in names for c in range(self._extent.num_chains)]
+    texts, places = np.full(len(columns), '', object), index.Places(columns)
+    for entry in self._directory.entries([row]):
+      texts[places.of(entry.kind.block.columns)[1]] = entry.kind.made_with
+    by_chain = texts.reshape(len(names), -1)
+    return np.array([next(filter(None, x[::-1]), '') for x in by_chain], object)
+
+
+class _Baseline(_Lazy):
+  """Losses at the checkpoint, which all chains of a row share."""
+
+  def _read(self, row, names, axes):
+    out = np.full((len(names), self.shape[3]), np.nan, self.dtype)
+    columns = [(n, c) for n in names for c in range(self._extent.num_chains)]
+    found = self._arrays(row, columns, blocks.BASELINE)
+    for _, array, _, target in found:
+      out[target // self._extent.num_chains] = array
+    return out[:, axes[0]]
+
+
+class _Draws(_Lazy):
+  """A trace."""
+
+  def _read(self, row, names, axes):
+    chains, draws, *further = axes
+    columns = [(name, chain) for name in names for chain in chains]
+    # Integers have no NaN.
+    fill = np.nan if np.issubdtype(self.dtype, np.inexact) else 0
+    low, high = (draws.min(), draws.max() + 1) if len(draws) else (0, 0)
+    shape = len(columns), high - low, *self.shape[5:]
+    out = np.full(shape, fill, self.dtype)
+    arrays = self._arrays(row, columns, self._name, (low, high))
+    for entry, array, source, target in arrays:
+      first, stop = entry.name.first, entry.name.stop
+      begin, end = max(first, low), min(stop, high)
+      if begin < end:
+        part = array[source, begin - first : end - first]
+        out[target, begin - low : end - low] = part
+    # Draws behind a gap do not count.
+    covered = self._directory.covered([row], columns)[0]
+    out[np.arange(low, high) >= covered[:, None]] = fill
+    out = out.reshape(len(names), len(chains), *out.shape[1:])
+    place = np.ix_(*map(np.arange, out.shape[:2]), draws - low, *further)
+    return out[place]

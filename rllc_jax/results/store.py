@@ -93,12 +93,12 @@ class Store(Protocol):
   def recorded(
     self, rows: Sequence[Row], columns: Sequence[Column]
   ) -> np.ndarray:
-    """The number of draws of each cell, [K, N]."""
+    """The draw of each cell from which a run goes on, [K, N]."""
 
   def states(
-    self, rows: Sequence[Row], columns: Sequence[Column]
+    self, rows: Sequence[Row], columns: Sequence[Column], stop: int
   ) -> list[np.ndarray]:
-    """The chains as they were after their recorded draws."""
+    """The chains as they were after so many draws."""
 
   def write(
     self,
@@ -119,7 +119,7 @@ class Store(Protocol):
     """The draws of the longest chain; the extent may plan for more."""
 
   def complete(self, rows: Sequence[Row], columns: Sequence[Column]) -> None:
-    """Marks a block as done: no more of its draws will come."""
+    """Ends a block: no more of its draws will come."""
 
   def read(self, extent: Extent | None = None) -> xr.Dataset:
     """The traces of an extent (everything by default), NaN where missing."""

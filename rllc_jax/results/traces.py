@@ -53,9 +53,7 @@ def own_dims(name: str, count: int) -> list[str]:
 
 
 def dataset_of(
-  arrays: Mapping[str, np.ndarray],
-  identity: Mapping[str, Any],
-  extent: store.Extent,
+  arrays: Mapping[str, Any], identity: Mapping[str, Any], extent: store.Extent
 ) -> xr.Dataset:
   """Arrays over an extent as a data set with coordinates and attributes.
 
@@ -181,6 +179,12 @@ def merge_identity(
     if first is not None and not difference:
       difference = f'{first.name} = {first.old}, and this run has {first.new}'
   return merged, difference
+
+
+def settings_of(identity: Mapping[str, Any]) -> dict[str, Any]:
+  """The part of an identity that is the same for all coordinates."""
+  left_out = (*_GROWING, *_LATEST)
+  return {name: x for name, x in identity.items() if name not in left_out}
 
 
 def _close(old: Any, new: Mapping[str, Any]) -> bool:

@@ -132,7 +132,7 @@ def content(root: pathlib.Path) -> dict[str, bytes | None]:
     if path.is_file()
     else None
     for path in sorted(root.rglob('*'))
-    if 'owners' not in path.parts
+    if 'at_work' not in path.parts
   }
 
 

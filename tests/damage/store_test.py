@@ -1,41 +1,23 @@
 """Damage to a store is named to readers, and repaired by a run."""
 
-import itertools
 import shutil
 import warnings
 
-import numpy as np
 import pytest
-import zarr
 
 import rllc_jax
 from rllc_jax.results import files
-from rllc_jax.results import table
 from tests.damage import damages
 from tests.results import kills_test
 
-TEXT = files.name_of('text')
-LOSS = 'traces.zarr/loss'
-BASELINE = 'traces.zarr/baseline_loss/0.0.0.0'
-FILES = (
-  f'marks/{TEXT}/0.npz',
-  f'{LOSS}/0.0.0.0.0',
-  f'{LOSS}/.zarray',
-  f'{LOSS}/.zattrs',
-  'traces.zarr/baseline_loss/1.0.0.0',
-  'traces.zarr/checkpoint/0',
-  'traces.zarr/draw/.zarray',
-  'traces.zarr/.zgroup',
-  'blocks',
-  'owners/0',
-)
+FILES = 'traces', 'chains', 'at_work', 'run.json'
 VARIABLES = ('loss', 'center_loss', 'squared_distance', 'baseline_loss')
 
 
 def run(path, **options):
   with warnings.catch_warnings():
     warnings.simplefilter('ignore')
-    return kills_test.run(path, num_draws=24, **options)
+    return kills_test.run(path, **{'num_draws': 24, **options})
 
 
 @pytest.fixture(scope='module')
@@ -43,10 +25,13 @@ def stores(tmp_path_factory):
   """A finished store, and one of another run."""
   path = tmp_path_factory.mktemp('stores')
   run(path / 'whole')
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    kills_test.run(path / 'other', num_draws=26, step_size=2e-3)
+  run(path / 'other', num_draws=26, step_size=2e-3)
   return path
+
+
+@pytest.fixture
+def root(stores, tmp_path):
+  return shutil.copytree(stores / 'whole', tmp_path / 'store')
 
 
 def read(path):
@@ -61,121 +46,99 @@ def is_part(path, complete):
   return actual[names].equals(expected[names].where(actual.recorded > 0))
 
 
+def a_file(path, name):
+  return sorted((path / name).iterdir())[0] if '.' not in name else path / name
+
+
 @pytest.mark.sampled(12)
 @pytest.mark.parametrize('kind', damages.KINDS)
 @pytest.mark.parametrize('name', FILES)
 def test_damage_to_a_file_of_a_store_is_named_and_repaired(
-  tmp_path, stores, name, kind
+  tmp_path, stores, root, name, kind
 ):
   """Readers get right numbers or a good error, and a run repairs it."""
-  root = tmp_path / 'store'
-  shutil.copytree(stores / 'whole', root)
   expected = read(root)
-  path, other = root / name, stores / 'other' / name
-  if name == 'blocks':
-    path, other = (sorted(x.iterdir())[0] for x in (path, other))
+  path, other = (a_file(x, name) for x in (root, stores / 'other'))
   for number, _ in enumerate(damages.each(path, kind, other.read_bytes())):
     message, result = damages.outcome(root, lambda: read(root), str(root))
     assert message or result == expected or is_part(root, stores / 'whole')
-    if not number:  # One variant per kind of damage is enough.
+    # One variant per kind of damage is enough.
+    if not number and not (name == 'run.json' and message):
       copy = tmp_path / 'again'
       shutil.copytree(root, copy)
+      if name == 'run.json' and kind == 'another':
+        with pytest.raises(ValueError, match='must be of the same run'):
+          run(copy)
+        continue
       run(copy)
       assert read(copy) == expected
   assert read(root) == expected
 
 
-@pytest.mark.parametrize('kind', ['cut', 'empty', 'directory'])
-def test_a_mark_and_its_draws_are_repaired_together(tmp_path, stores, kind):
-  """The piece has no checksums, and cannot be read."""
-  root = tmp_path / 'store'
-  shutil.copytree(stores / 'whole', root)
-  expected = read(root)
-  (root / f'marks/{TEXT}/0.npz').unlink()
-  for path in (root / f'{LOSS}/0.0.0.0.0', root / BASELINE):
-    for _ in itertools.islice(damages.each(path, kind), 1):
-      shutil.copytree(root, tmp_path / path.name)
-    run(tmp_path / path.name)
-    assert read(tmp_path / path.name) == expected
-
-
-def test_unreadable_draws_without_a_mark_are_replaced(tmp_path, monkeypatch):
-  """No mark counts them, and they cannot be read."""
-  monkeypatch.setattr(table, '_LEAST_CHUNK_DRAWS', 8)
-  monkeypatch.setattr(table, '_CHUNK_BYTES', 1)
-  root, before = tmp_path / 'store', tmp_path / 'before'
-  run(root)
-  shutil.copytree(root, before)
-  kills_test.run(root, num_draws=40)
-  expected = read(root)
-  for name in ('marks', 'blocks'):
-    shutil.rmtree(root / name)
-    shutil.copytree(before / name, root / name)
-  last = sorted((root / LOSS).glob('0.0.*'))[-1]
-  last.write_bytes(b'')
-  with pytest.warns(UserWarning, match=f'{last.name} was expected to be'):
-    kills_test.run(root, num_draws=40)
+@pytest.mark.parametrize('kind', ['flipped', 'cut'])
+def test_a_run_puts_a_damaged_file_aside_and_says_so(root, kind):
+  expected, path = read(root), a_file(root, 'traces')
+  damaged = damages.each(path, kind)  # Restores it when it is gone.
+  next(damaged)
+  with pytest.raises(ValueError, match=f'{path.name} must be as it was'):
+    read(root)
+  with pytest.warns(UserWarning, match=f'{path.name} was expected'):
+    kills_test.run(root, num_draws=24)
   assert read(root) == expected
+  assert path.with_name(f'{path.name}.damaged').exists()
 
 
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize('kind', damages.KINDS)
-def test_damage_to_the_run_file_is_named(tmp_path, stores, kind):
-  """It cannot be computed again; restored, the store is whole."""
-  root = tmp_path / 'store'
-  shutil.copytree(stores / 'whole', root)
-  expected = read(root)
-  other = (stores / 'other' / 'run.json').read_bytes()
-  path = root / 'run.json'
-
-  def attempt():
-    run(root)
-    return read(root)
-
-  damages.check(
-    root, path, kind, attempt, expected, other=other, named=str(root)
-  )
+@pytest.mark.parametrize('name', ['traces', 'chains'])
+@pytest.mark.parametrize('kind', ['flipped', 'cut', 'zeroed', 'directory'])
+def test_a_check_of_all_files_names_any_damage(root, name, kind):
+  path = a_file(root, name)
+  check = rllc_jax.open_store(root).check_files
+  assert check() == 4
+  for _ in damages.each(path, kind):
+    with pytest.raises(ValueError, match=f'{path.name} must be as it was'):
+      rllc_jax.open_store(root).check_files()
+  assert check() == 4
 
 
-def test_damaged_draws_stay_missing_if_their_repair_is_stopped(
-  tmp_path, stores
-):
-  """They are readable, and the run that noticed the damage was stopped."""
-  root = tmp_path / 'store'
-  shutil.copytree(stores / 'whole', root)
-  zarr.open_array(root / LOSS, mode='r+')[0, 0, 0, 0, 3] = 7.0
-
-  def stop(done, total):
-    raise KeyboardInterrupt
-
-  with pytest.raises(KeyboardInterrupt):
-    run(root, progress=stop)
-  assert (rllc_jax.open_store(root).read().recorded == 0).any()
-  assert is_part(root, stores / 'whole')
+def test_a_file_under_the_name_of_another_span_is_named(root):
+  """Its checksum is right."""
+  path = a_file(root, 'traces')
+  path.rename(path.with_name(path.name.replace('.0-30.', '.30-60.')))
+  with pytest.raises(ValueError, match='another name than it was given'):
+    read(root)
+  run(root)
+  assert read(root)
 
 
-def test_damage_to_an_unfinished_block_is_named_and_repaired(
-  tmp_path, stores, sample
-):
-  """Readers get an error, and a run samples its draws again."""
-  expected, root = read(stores / 'whole'), tmp_path / 'store'
+def test_a_damaged_segment_costs_its_own_draws_alone(root):
+  """The chain before it is gone, and the first draws are whole."""
 
   def stop(done, total):
-    if done > total // 4:
+    if done > total * 0.9:
       raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    kills_test.run(root, num_draws=24, progress=stop)
-  path = next((root / 'blocks').iterdir())
-  before = read(root)
-  for kind in sample(damages.KINDS[:5], 2):
-    for number, _ in enumerate(damages.each(path, kind)):
-      # A header of the archive that nobody reads may be damaged unnoticed.
-      message, result = damages.outcome(root, lambda: read(root), path.name)
-      assert message or result == before
-      if not number:  # One variant per kind of damage is enough.
-        copy = tmp_path / kind
-        shutil.copytree(root, copy)
-        run(copy)
-        assert read(copy) == expected
-  assert np.isfinite(rllc_jax.open_store(root).read().loss).any()
+    run(root, num_draws=60, progress=stop)
+  whole = shutil.copytree(root, root.with_name('whole'))
+  run(whole, num_draws=60)
+  last = max(
+    (root / 'traces').iterdir(), key=lambda x: int(x.name.split('-')[1][:2])
+  )
+  last.write_bytes(b'')
+  run(root, num_draws=60)
+  assert read(root) == read(whole)
+
+
+def test_a_file_that_cannot_be_read_just_now_stays(root, monkeypatch):
+  """A passing error of a disk must not cost draws."""
+  path = a_file(root, 'traces')
+  names = {x.name for x in path.parent.iterdir()}
+
+  def fail(path):
+    raise OSError(5, 'Input/output error')
+
+  monkeypatch.setattr(files, '_opened', fail)
+  with pytest.raises(OSError):
+    run(root)
+  monkeypatch.undo()
+  assert {x.name for x in path.parent.iterdir()} == names

@@ -291,7 +291,7 @@ class FigureTest(absltest.TestCase):
 class CommandTest(absltest.TestCase):
   def marks(self, workdir):
     """When each file of the runs of the head was written."""
-    paths = (workdir / 'coverage' / 'head').rglob('*.npz')
+    paths = (workdir / 'coverage' / 'head').rglob('*.safetensors')
     return {str(path): path.stat().st_mtime_ns for path in paths}
 
   def test_a_second_call_reuses_all_runs(self):
@@ -316,7 +316,7 @@ class CommandTest(absltest.TestCase):
     self.assertEqual(first, again)
     self.assertEqual((workdir / 'coverage.json').read_bytes(), written)
     self.assertEqual(self.marks(workdir), marks)
-    runs = [path for path in marks if '/marks/' in path]
+    runs = [path for path in marks if '/traces/' in path]
     self.assertLen(runs, 12 + 4)  # Chains besides.
     self.assertLen(json.loads(written)['records'], 4 * 2 * 2)
     self.assertGreater((workdir / 'coverage.png').stat().st_size, 10_000)

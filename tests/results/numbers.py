@@ -83,7 +83,7 @@ def _fill(store, families, extent, rows_per_block, segment, progress):
   for work in works:
     first = work.first
     if first:  # The store must return the chains after these draws.
-      [states] = store.states(work.rows, work.columns)
+      [states] = store.states(work.rows, work.columns, first)
       np.testing.assert_array_equal(states, _states(work, first))
     progress(done, total)
     while first < extent.num_draws:

@@ -1,10 +1,6 @@
 """An untrusted store: nothing in it is run, or leads outside."""
 
-import json
-import pickle
 import shutil
-import sys
-import warnings
 
 import numpy as np
 import pytest
@@ -47,44 +43,6 @@ def store(written, tmp_path):
   return shutil.copytree(written, tmp_path / 'run' / 'rllc')
 
 
-class Harmful:
-  """Runs code when it is unpickled."""
-
-  def __reduce__(self):
-    return sys.exit, ('it was unpickled',)
-
-
-PICKLE = {'id': 'pickle', 'protocol': 5}
-
-
-@pytest.mark.sampled(3)
-@pytest.mark.parametrize(
-  'changes',
-  [
-    {'compressor': None, 'filters': [PICKLE]},
-    {'compressor': PICKLE, 'filters': None},
-    {'compressor': None, 'filters': [PICKLE], 'dtype': '|O', 'fill_value': 0},
-    {'compressor': PICKLE, 'dtype': '|O', 'fill_value': 0},
-  ],
-)
-@pytest.mark.parametrize('name', ['loss', 'checkpoint'])
-def test_no_array_is_unpickled(store, name, changes):
-  """Zarr has a codec that unpickles."""
-  path = store / 'traces.zarr' / name
-  layout = json.loads((path / '.zarray').read_text()) | changes
-  (path / '.zarray').write_text(json.dumps(layout))
-  for chunk in path.glob('[0-9]*'):
-    chunk.write_bytes(pickle.dumps(Harmful()))
-  if name == 'loss':
-    read = disk.open_store(store).read
-    assert strangers.is_refused(read, store, 'must be as it was written')
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    again = disk.open_store(store)
-    again.begin(IDENTITY, EXTENT, 'x')
-    again.end()
-
-
 @pytest.mark.parametrize(
   'changes',
   [
@@ -95,8 +53,6 @@ def test_no_array_is_unpickled(store, name, changes):
     {'extent': EXTENT._asdict() | {'datasets': ['a\0']}},
     {'extent': EXTENT._asdict() | {'num_chains': 'many'}},
     {'owner': None},
-    {'checkpoints_of_a_piece': 0},
-    {'checkpoints_of_a_piece': '1'},
     {'identity': 1},
   ],
   ids=str,
@@ -112,73 +68,110 @@ def test_impossible_run_files_are_refused(store, changes):
   assert strangers.is_refused(open_it, path, 'must be that of a store; got')
 
 
-MARK = {
-  'recorded': np.zeros((1, 1, 2)),
-  'made_with': np.array('x'),
-  'check/loss': np.zeros((1, 1, 1, 1), np.uint32),
-  'check/baseline_loss': np.zeros((1, 1, 1), np.uint32),
-  'layout/loss': np.zeros(2),
-}
-BLOCK = {
-  'steps': np.array([5]),
-  'datasets': np.array(['texts']),
-  'refinements': np.array(['0:0', '0:1']),
-  'chains': np.array([0, 2]),
-  'first': np.array(-1),
-  'baseline': np.zeros(1),
-  'trace/loss': np.zeros((1, 1, 24)),
-  'trace/other': np.zeros(3),
-  'state/0000': np.zeros((2, 2, 1)),
-}
+def rewritten(path, **changes):
+  """The file with other arrays or metadata, and a right checksum."""
+  name, header = files.parse_name(path.name), files.header(path)
+  metadata, arrays = header.metadata, files.read_all(path, header)
+  for key, value in changes.items():
+    (metadata if isinstance(value, str) else arrays)[key] = value
+  data = files.content(arrays, metadata)
+  path.unlink()
+  path = path.with_name(str(name._replace(checksum=files.checksum(data))))
+  path.write_bytes(data)
+  return path
 
 
-@pytest.mark.sampled(4)
+@pytest.mark.sampled(5)
+@pytest.mark.parametrize('folder', ['traces', 'chains'])
 @pytest.mark.parametrize(
-  ('kind', 'name'),
-  [('marks', x) for x in MARK] + [('blocks', x) for x in BLOCK],
+  'changes',
+  [
+    {'loss': np.ones((1, 2, 25), np.float32)},
+    {'loss': np.ones((2, 2, 24), np.float32)},
+    {'loss': np.ones(3)},
+    {'other': np.ones((1, 2, 24))},
+    {'baseline_loss': np.ones((2, 1))},
+    {'rows': '[[[0], ["text"]], [[1], ["text"]]]'},
+    {'rows': '[]'},
+    {'rows': '{'},
+    {'rows': '[[[0], [[]]]]'},
+    {'columns': '[[["0:0"], [0, "1"]]]'},
+    {'columns': '7'},
+    {'first_draw': '12'},
+    {'made_with': 'y'},
+  ],
+  ids=str,
 )
-def test_arrays_of_another_kind_are_sampled_again(store, kind, name):
-  """Readers get a good error or nothing, and a run goes on."""
-  [path] = (store / kind).rglob('*.npz')
-  owner = json.loads((store / 'run.json').read_text())['owner']
-  wrong = {name: (MARK if kind == 'marks' else BLOCK)[name]}
-  files.write_arrays(path, files.read_arrays(path, owner) | wrong, owner)
-  if kind == 'marks':
+def test_files_of_another_kind_are_sampled_again(store, folder, changes):
+  """Readers get a good error, and a run goes on."""
+  [path] = (store / folder).iterdir()
+  path = rewritten(path, **changes)
+  if folder == 'traces':
     read = disk.open_store(store).read
     assert strangers.is_refused(read, path, 'must be as it was written')
   with pytest.warns(UserWarning, match='was expected to be as it was written'):
     again = disk.open_store(store)
-    again.begin(IDENTITY, EXTENT, 'x')
+    again.begin(IDENTITY, EXTENT._replace(num_draws=30), 'x')
+    again.recorded(ROWS, COLUMNS)
   again.end()
   assert not path.exists()
   again.read()
 
 
-@pytest.mark.sampled(4)
-@pytest.mark.parametrize('kind', ['check', 'layout', 'trace'])
 @pytest.mark.parametrize('name', ['../../../outside', '/outside', '..', ''])
-def test_no_name_of_an_array_leads_outside(store, tmp_path, name, kind):
-  """A run removes damaged entries, and nothing outside."""
-  outside = tmp_path / 'outside'
-  outside.mkdir()
-  (outside / '0.0.0').mkdir()
-  if name.startswith('/'):
-    name = str(outside)
-  [path] = (store / ('blocks' if kind == 'trace' else 'marks')).rglob('*.npz')
-  owner = json.loads((store / 'run.json').read_text())['owner']
-  arrays = files.read_arrays(path, owner)
-  files.write_arrays(path, arrays | {f'{kind}/{name}': np.ones(3)}, owner)
-  if kind != 'trace':
-    assert strangers.is_refused(
-      disk.open_store(store).read, path, 'array named'
+def test_no_name_of_an_array_leads_outside(store, name):
+  """An export makes directories of names."""
+  [path] = (store / 'traces').iterdir()
+  path = rewritten(path, **{name: np.ones((1, 2, 24))})
+  assert strangers.is_refused(
+    disk.open_store(store).read, path, 'must be as it was written'
+  )
+
+
+HEADERS = [
+  b'',
+  b'\x00' * 7,
+  b'\xff' * 8,
+  (2**40).to_bytes(8, 'little') + b'{}',
+  *(
+    len(text).to_bytes(8, 'little') + text + bytes(64)
+    for text in (
+      b'{',
+      b'[]',
+      b'{"__metadata__": 1}',
+      b'{"__metadata__": {"rows": 1}}',
+      b'{"__metadata__": {}, "loss": {"dtype": "F32"}}',
+      b'{"__metadata__": {}, "a": {"dtype": "F32", "shape": [-1], '
+      b'"data_offsets": [0, 4]}}',
+      b'{"__metadata__": {}, "a": {"dtype": "X", "shape": [1], '
+      b'"data_offsets": [0, 4]}}',
+      b'{"__metadata__": {}, "a": {"dtype": "F32", "shape": '
+      b'[4294967296, 4294967296, 4], "data_offsets": [0, 0]}}',
+      b'[' * 100_000,
     )
-  with warnings.catch_warnings():
-    warnings.simplefilter('ignore')
-    again = disk.open_store(store)
-    again.begin(IDENTITY, EXTENT, 'x')
-    again.end()
-  assert (outside / '0.0.0').exists()
-  if kind == 'trace':
-    assert disk.open_store(store).read().recorded.all()
-  else:
-    assert not disk.open_store(store).read().recorded.any()
+  ),
+]
+
+
+@pytest.mark.sampled(4)
+@pytest.mark.parametrize('number', range(len(HEADERS)))
+def test_a_hostile_header_is_named(store, number):
+  [path] = (store / 'traces').iterdir()
+  name = files.parse_name(path.name)
+  path.unlink()
+  data = HEADERS[number]
+  path = path.with_name(str(name._replace(checksum=files.checksum(data))))
+  path.write_bytes(data)
+  assert strangers.is_refused(
+    disk.open_store(store).read, path, 'must be as it was written'
+  )
+
+
+def test_files_that_are_no_files_of_a_store_do_not_matter(store):
+  for name in ('thesis.tex', 'a.safetensors.damaged'):
+    (store / 'traces' / name).write_text('')
+  assert disk.open_store(store).read().recorded.all()
+  (store / 'traces' / 'a.safetensors').write_text('')
+  assert strangers.is_refused(
+    disk.open_store(store).read, store / 'traces', 'a name that no run gives'
+  )
