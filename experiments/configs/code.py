@@ -45,7 +45,7 @@ def get_config() -> ml_collections.ConfigDict:
       late_datasets=('train_twice', 'held_out/wiki_en'),
       num_late_checkpoints=2,
     ),
-    analysis=dict(num_tokens=8_192, num_sequences=512),
+    analysis=dict(num_tokens=8_192, num_sequences=512, num_curvature_batches=2),
     sampling=dict(
       num_chains=1, target_error='relative(0.03, least=0.03)', max_draws=800
     ),

@@ -66,7 +66,7 @@ def _in_processes(
 
 def _dask_client(address: str) -> Any:
   try:
-    import distributed
+    import distributed  # pyrefly: ignore[missing-import]
   except ImportError:
     raise ValueError(
       '--executor=dask needs Dask; got none. Run pip install '

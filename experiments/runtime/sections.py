@@ -277,7 +277,8 @@ class Analysis:
       least.
     num_sequences: random ones a score of attention is the mean over.
     num_curvature_batches: minibatches of 1,024 tokens or one sequence for the
-      traces of Hessian and Fisher matrix, 2 at least.
+      traces of Hessian and Fisher matrix, 2 at least; up to 16 times as many
+      are taken until errors are 5 %.
   """
 
   dataset: str = 'held_out'

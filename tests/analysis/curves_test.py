@@ -152,7 +152,7 @@ class StagesTest(parameterized.TestCase):
 
   @parameterized.parameters('linear', 'saturating', 'logistic', 'late', 'flat')
   def test_monotone_curves_with_noise_have_no_turn(self, kind):
-    """At 12 checkpoints, for 8 seeds; of 2,000 about one in 500 has one."""
+    """At 12 checkpoints, for 8 seeds."""
     times = np.linspace(0, 1, 12)
     truth = {
       'linear': times,
