@@ -122,7 +122,9 @@ class DiskStore:
     """Begins to write to the store of a run that another process has begun."""
     self._made_with, self._num_draws = made_with, extent.num_draws
     self.refresh()
-    self._open_for_writing()
+    self._chains.refresh()
+    if not self._writer:  # One writer a process, however many tasks it takes.
+      self._open_for_writing()
 
   def num_draws(self) -> int:
     """Draws of all chains in all files."""

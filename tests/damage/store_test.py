@@ -129,6 +129,29 @@ def test_a_damaged_segment_costs_its_own_draws_alone(root):
   assert read(root) == read(whole)
 
 
+def test_draws_behind_a_gap_do_not_count_until_it_is_filled(tmp_path):
+  path = tmp_path / 'store'
+
+  def stop(done, total):
+    if done == 30 * 4:  # Three segments of the first of two blocks.
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    run(path, num_draws=32, segment=10, progress=stop)
+  [middle] = (path / 'traces').glob('*.10-20.*')
+  middle.unlink()
+  traces = rllc_jax.open_store(path).read()
+  assert traces.recorded.values[0].ravel().tolist() == [10] * 4
+  assert traces.sizes['draw'] >= 10
+  assert traces.loss.isel(checkpoint=0, draw=slice(10)).notnull().all()
+  assert traces.loss.isel(checkpoint=0, draw=slice(10, None)).isnull().all()
+  late = rllc_jax.open_results(path).loss[0, ..., 25:28]
+  assert late.isnull().all()
+  run(path, num_draws=32)
+  run(tmp_path / 'whole', num_draws=32)
+  assert read(path) == read(tmp_path / 'whole')
+
+
 def test_a_file_that_cannot_be_read_just_now_stays(root, monkeypatch):
   """A passing error of a disk must not cost draws."""
   path = a_file(root, 'traces')
