@@ -101,13 +101,13 @@ def kind(path: Any, name: files.Name, identity_of: IdentityOf) -> Kind | None:
   """
   header = files.header(path)
   try:
-    found = _kind(header, name.stop - name.first)
+    stated = _kind(header, name.stop - name.first)
   except (KeyError, IndexError, TypeError, ValueError) as error:
     raise files.DamagedFileError(f'{type(error).__name__}: {error}') from error
-  identity = identity_of(found.block)
-  if identity and name.key != _key(found, header.metadata, identity):
+  identity = identity_of(stated.block)
+  if identity and name.key != _key(stated, header.metadata, identity):
     raise files.DamagedFileError('a file of another run, or a damaged one')
-  return found if identity else None
+  return stated if identity else None
 
 
 def check(path: Any, name: files.Name) -> files.Header:
