@@ -100,6 +100,19 @@ def test_a_check_of_all_files_names_any_damage(root, name, kind):
   assert check() == 4
 
 
+@pytest.mark.parametrize('name', ['traces', 'chains'])
+def test_damage_that_makes_a_row_an_unknown_one_is_named(root, name):
+  """A file of unknown rows may be of a run that grows the store."""
+  path = a_file(root, name)
+  data = path.read_bytes()
+  assert b'[[[0], [' in data or b'[[[10], [' in data
+  path.write_bytes(
+    data.replace(b'[[[0]', b'[[[7]').replace(b'[[[10]', b'[[[77]')
+  )
+  with pytest.raises(ValueError, match=f'{path.name} must be as it was'):
+    rllc_jax.open_store(root).check_files()
+
+
 def test_a_file_under_the_name_of_another_span_is_named(root):
   """Its checksum is right."""
   path = a_file(root, 'traces')
