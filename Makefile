@@ -32,7 +32,7 @@ test: $(VENV)/.installed-test
 	  $(BIN)/python -c 'import jax; jax.devices()' 2>/dev/null || unset XLA_FLAGS; \
 	  $(FAST_COMPILATION) $(BIN)/python -m pytest -q -n 2 --dist worksteal
 
-test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus
+test-long: $(VENV)/.installed-test $(VENV)/.installed-corpus $(VENV)/.installed-cluster
 	$(BIN)/python -m pytest -q -n 2 --dist worksteal --whole -m '(long or sampled) and not timed'
 	$(BIN)/python -m pytest -q -m timed
 

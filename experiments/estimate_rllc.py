@@ -17,8 +17,8 @@ memory of a device, time to compile and to run.
 
 Exit status: 0; 1 if there is an error, such as that every chain failed; 3 if
 some chains failed, which are named and left out: the rest is as complete as
-with 0, but biased where they are missing; 4 if work is missing, which the same
-command does.
+with 0, but biased where they are missing; 4 if it was stopped by a signal: the
+same command goes on.
 
 Several processes share the work if each gets its number, --process=0/2 and
 --process=1/2: they share only the directory, and none waits for another. One

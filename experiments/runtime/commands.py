@@ -5,8 +5,7 @@ if __name__ == '__main__':
 
 Exit status: 0; 1 if there is an error that a user can mend, or a target that
 does not hold; 3 if everything was done, but chains failed and were left out; 4
-if it is incomplete, because it was stopped by a signal or other processes did
-not do their share: the same command goes on.
+if it was stopped by a signal: the same command goes on.
 """
 
 from collections.abc import Callable
@@ -59,16 +58,12 @@ class ChainsFailed(Exception):
   """Some chains failed. The results are complete and stored without them."""
 
 
-class Incomplete(Exception):
-  """Work is missing, which the same command does."""
-
-
 def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
   """Turns the errors that a user can mend into a line and an exit status.
 
-  These are `ValueError`, `OSError` and `MemoryError`, and `ChainsFailed` and
-  `Incomplete` with a separate status. Any other error is a bug and keeps its
-  traceback, and an interrupt stays an interrupt.
+  These are `ValueError`, `OSError` and `MemoryError`, and `ChainsFailed` with a
+  separate status. Any other error is a bug and keeps its traceback, and an
+  interrupt stays an interrupt.
   """
 
   def guarded(argv):
@@ -79,8 +74,6 @@ def fail_with_one_line(main: Callable[[list[str]], Any]) -> Callable[..., None]:
     except MemoryError as error:
       message = f'error: not enough memory: {error}. Ask for less at a time.'
       _exit_with(message, STATUS_OF_ERROR)
-    except Incomplete as reason:
-      _exit_with(f'incomplete: {reason}', stopping.STATUS)
     except ChainsFailed as failure:
       _exit_with(f'done, but {failure}', STATUS_OF_FAILED_CHAINS)
 

@@ -116,9 +116,9 @@ def _fetch(root: Any, local: pathlib.Path) -> dict[str, tuple[int, int]]:
 
 def _remote_names(root: Any) -> list[str]:
   """Names of all files, without the empty markers of directories."""
-  found = root.fs.find(root.path)
+  paths = root.fs.find(root.path)
   start = len(root.path.rstrip('/')) + 1
-  names = [path[start:] for path in found]
+  names = [path[start:] for path in paths]
   return [name for name in names if name and not name.endswith('/')]
 
 

@@ -100,18 +100,20 @@ def kind(path: Any, name: files.Name, identity_of: IdentityOf) -> Kind | None:
     FileNotFoundError: if there is no such file.
   """
   header = files.header(path)
-  try:
-    found = _kind(header, name.stop - name.first)
-  except (KeyError, IndexError, TypeError, ValueError) as error:
-    raise files.DamagedFileError(f'{type(error).__name__}: {error}') from error
-  identity = identity_of(found.block)
-  if identity and name.key != _key(found, header.metadata, identity):
+  stated = _kind(header, name)
+  identity = identity_of(stated.block)
+  if identity and name.key != _key(stated, header.metadata, identity):
     raise files.DamagedFileError('a file of another run, or a damaged one')
-  return found if identity else None
+  return stated if identity else None
 
 
-def check(path: Any, name: files.Name) -> files.Header:
+def check(path: Any, name: files.Name, kind: Kind) -> files.Header:
   """Verifies all of a file, its name too, and returns its header.
+
+  Args:
+    path: of the file.
+    name: its name.
+    kind: what files of its key hold.
 
   Raises:
     DamagedFileError: if it is not what was written.
@@ -122,11 +124,20 @@ def check(path: Any, name: files.Name) -> files.Header:
   # The checksum knows nothing of a name that was changed.
   if header.metadata.get(_FIRST) != str(name.first):
     raise files.DamagedFileError('another name than it was given')
-  _kind(header, name.stop - name.first)
+  if _kind(header, name) != kind:
+    raise files.DamagedFileError('other arrays than its name says')
   return header
 
 
-def _kind(header: files.Header, count: int) -> Kind:
+def _kind(header: files.Header, name: files.Name) -> Kind:
+  """What a file says that it holds, which may come from a stranger."""
+  try:
+    return _checked_kind(header, name.stop - name.first)
+  except (KeyError, IndexError, TypeError, ValueError) as error:
+    raise files.DamagedFileError(f'{type(error).__name__}: {error}') from error
+
+
+def _checked_kind(header: files.Header, count: int) -> Kind:
   rows = _pairs(header.metadata['rows'], (int, str))
   columns = _pairs(header.metadata['columns'], (str, int))
   cells = len(rows), len(columns)

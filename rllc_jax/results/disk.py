@@ -19,6 +19,7 @@ import numpy as np
 import xarray as xr
 
 from rllc_jax import checked_files
+from rllc_jax import identities
 from rllc_jax import locks
 from rllc_jax.results import blocks
 from rllc_jax.results import damages
@@ -122,7 +123,9 @@ class DiskStore:
     """Begins to write to the store of a run that another process has begun."""
     self._made_with, self._num_draws = made_with, extent.num_draws
     self.refresh()
-    self._open_for_writing()
+    self._chains.refresh()
+    if not self._writer:  # One writer a process, however many tasks it takes.
+      self._open_for_writing()
 
   def num_draws(self) -> int:
     """Draws of all chains in all files."""
@@ -288,7 +291,7 @@ class DiskStore:
     """Adds a run to `run.json`, or raises if it is another one."""
     stored = run_file.load(self.path)
     if stored is None:
-      new = xr_traces.merge_identity({}, identity)[0]
+      new = identities.merge({}, identity)[0]
       merged = run_file.Run(new, extent)
     else:
       merged = stored.with_more(identity, extent, self.path)

@@ -34,6 +34,7 @@ class Index:
     self._entries: dict[str, Entry] = {}
     self._rows: dict[store.Row, dict[str, Entry]] = {}
     self._kinds: dict[str, blocks.Kind] = {}
+    self._others: set[str] = set()  # Whole files of which no cell is known.
     # Whole files: bytes do not change, so they are verified once.
     self._checked: dict[str, files.Header] = {}
 
@@ -126,7 +127,9 @@ class Index:
     """
     name = str(entry.name)
     if name not in self._checked:
-      self._checked[name] = blocks.check(self.path(entry), entry.name)
+      self._checked[name] = blocks.check(
+        self.path(entry), entry.name, entry.kind
+      )
     return self._checked[name]
 
   def path(self, entry: Entry) -> Any:
@@ -148,7 +151,10 @@ class Index:
     name = files.parse_name(text)
     if name.key not in self._kinds:
       kind = blocks.kind(self.folder / text, name, self.identity_of)
-      if kind is None:  # Of a run that makes the store larger.
+      if kind is None:  # Of a run that makes the store larger, if it is whole.
+        if text not in self._others:
+          files.verify(self.folder / text)
+          self._others.add(text)
         return
       self._kinds[name.key] = kind
     entry = Entry(name, self._kinds[name.key])

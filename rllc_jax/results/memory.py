@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 
+from rllc_jax import identities
 from rllc_jax.results import store
 from rllc_jax.results import traces as xr_traces
 
@@ -14,7 +15,7 @@ class MemoryStore:
   """A `store.Store` that ends with its process."""
 
   def begin(self, identity, extent, made_with):
-    self._identity: dict[str, Any] = xr_traces.merge_identity({}, identity)[0]
+    self._identity: dict[str, Any] = identities.merge({}, identity)[0]
     self._extent = extent
     self._capacity = min(extent.num_draws, _FIRST_CAPACITY)
     recorded = np.zeros(xr_traces.sizes(extent)[:4], np.int32)

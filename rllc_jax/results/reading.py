@@ -82,9 +82,9 @@ class _Lazy(BackendArray):
       (self._extent.datasets[i] for i in axes[1]),
     )
     names = [self._extent.refinements[i] for i in axes[2]]
-    found = [self._of_row(row, names, axes[3:]) for row in rows]
+    parts = [self._of_row(row, names, axes[3:]) for row in rows]
     shape = [len(axis) for axis in axes]
-    out = np.array(found, self.dtype).reshape(shape)
+    out = np.array(parts, self.dtype).reshape(shape)
     # What was asked for by a number loses its axis.
     return out[
       tuple(
@@ -160,8 +160,8 @@ class _Baseline(_Lazy):
   def _read(self, row, names, axes):
     out = np.full((len(names), self.shape[3]), np.nan, self.dtype)
     columns = [(n, c) for n in names for c in range(self._extent.num_chains)]
-    found = self._arrays(row, columns, blocks.BASELINE)
-    for _, array, _, target in found:
+    losses = self._arrays(row, columns, blocks.BASELINE)
+    for _, array, _, target in losses:
       out[target // self._extent.num_chains] = array
     return out[:, axes[0]]
 

@@ -6,6 +6,7 @@ import json
 from typing import Any
 
 from rllc_jax import checked_files
+from rllc_jax import identities
 from rllc_jax import visible
 from rllc_jax.results import blocks
 from rllc_jax.results import files
@@ -34,7 +35,9 @@ class Run:
     self, identity: dict[str, Any], extent: store.Extent, owner: str = ''
   ):
     self.identity, self.extent = identity, extent
-    self.owner = owner or checked_files.checksum(traces.settings_of(identity))
+    self.owner = owner or checked_files.checksum(
+      identities.settings_of(identity)
+    )
     self._coordinates = tuple(map(frozenset, extent[:3]))
     # Of a store's files, again and again.
     self._of_dataset = functools.lru_cache(2**12)(self._dataset_checksum)
@@ -80,7 +83,7 @@ class Run:
     Raises:
       StoreError: if the other one has another identity.
     """
-    merged, difference = traces.merge_identity(self.identity, identity)
+    merged, difference = identities.merge(self.identity, identity)
     if difference:
       raise traces.StoreError(
         f'The store {place} must be of the same run, because its numbers '

@@ -100,6 +100,19 @@ def test_a_check_of_all_files_names_any_damage(root, name, kind):
   assert check() == 4
 
 
+@pytest.mark.parametrize('name', ['traces', 'chains'])
+def test_damage_that_makes_a_row_an_unknown_one_is_named(root, name):
+  """A file of unknown rows may be of a run that grows the store."""
+  path = a_file(root, name)
+  data = path.read_bytes()
+  assert b'[[[0], [' in data or b'[[[10], [' in data
+  path.write_bytes(
+    data.replace(b'[[[0]', b'[[[7]').replace(b'[[[10]', b'[[[77]')
+  )
+  with pytest.raises(ValueError, match=f'{path.name} must be as it was'):
+    rllc_jax.open_store(root).check_files()
+
+
 def test_a_file_under_the_name_of_another_span_is_named(root):
   """Its checksum is right."""
   path = a_file(root, 'traces')
@@ -127,6 +140,29 @@ def test_a_damaged_segment_costs_its_own_draws_alone(root):
   last.write_bytes(b'')
   run(root, num_draws=60)
   assert read(root) == read(whole)
+
+
+def test_draws_behind_a_gap_do_not_count_until_it_is_filled(tmp_path):
+  path = tmp_path / 'store'
+
+  def stop(done, total):
+    if done == 30 * 4:  # Three segments of the first of two blocks.
+      raise KeyboardInterrupt
+
+  with pytest.raises(KeyboardInterrupt):
+    run(path, num_draws=32, segment=10, progress=stop)
+  [middle] = (path / 'traces').glob('*.10-20.*')
+  middle.unlink()
+  traces = rllc_jax.open_store(path).read()
+  assert traces.recorded.values[0].ravel().tolist() == [10] * 4
+  assert traces.sizes['draw'] >= 10
+  assert traces.loss.isel(checkpoint=0, draw=slice(10)).notnull().all()
+  assert traces.loss.isel(checkpoint=0, draw=slice(10, None)).isnull().all()
+  late = rllc_jax.open_results(path).loss[0, ..., 25:28]
+  assert late.isnull().all()
+  run(path, num_draws=32)
+  run(tmp_path / 'whole', num_draws=32)
+  assert read(path) == read(tmp_path / 'whole')
 
 
 def test_a_file_that_cannot_be_read_just_now_stays(root, monkeypatch):

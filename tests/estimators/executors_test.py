@@ -50,6 +50,8 @@ def test_tasks_take_all_draws_once_and_say_how_far_they_are(
   assert_same(run(path, threads, progress=progress), whole)
   assert {*calls} == {(total, total)}
   assert not [*(path / 'at_work').glob('*.tasks')]
+  writers = {x.name.split('.')[2] for x in (path / 'traces').iterdir()}
+  assert len(writers) == 1, 'one a process, and not one a task'
 
 
 def test_a_target_error_is_reached_by_tasks(tmp_path, threads):

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import rllc_jax
+from rllc_jax import identities
 from rllc_jax import types
 from rllc_jax.estimators import llc
-from rllc_jax.results import traces as tables
 from tests.estimators import toy
 
 SMALL = {
@@ -83,7 +83,7 @@ def test_probes_may_differ_by_what_devices_differ_by():
   def difference(factor, device):
     changed = (np.array(values) * factor).tolist()
     new = {'losses': {'a': {'device': device, 'values': changed}}}
-    return tables.merge_identity(old, new)[1]
+    return identities.merge(old, new)[1]
 
   assert not difference(1 + 4e-5, 'cpu')
   assert not difference(1 + 9e-4, 'H200')

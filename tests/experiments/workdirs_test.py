@@ -73,9 +73,9 @@ def test_a_store_is_at_the_address_and_is_not_fetched(address):
   work(address, act)
   names = content_names(address)
   assert sum(name.startswith('rllc/traces/') for name in names) == 3
-  found = []
-  work(address, lambda local, _: found.extend(local.rglob('*.safetensors')))
-  assert not found
+  fetched = []
+  work(address, lambda local, _: fetched.extend(local.rglob('*.safetensors')))
+  assert not fetched
   numbers.assert_same(
     rllc_jax.open_store(f'{address}/rllc').read(), numbers.run()
   )

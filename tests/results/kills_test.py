@@ -6,13 +6,17 @@ import itertools
 import os
 import re
 import shutil
+import sys
+import textwrap
 import threading
 
 import numpy as np
 import pytest
 
 import rllc_jax
+from tests.binaries import ROOT
 from tests.estimators import toy
+from tests.experiments import small_disk_test
 from tests.results import numbers
 
 
@@ -132,6 +136,41 @@ def test_a_read_only_disk_is_named_and_loses_nothing(
   error = PermissionError(errno.EACCES, 'Permission denied')
   assert refused(tmp_path / 'store', replacing, number, error)
   assert_same(tmp_path / 'store', expected)
+
+
+FULL = """
+  import subprocess, sys
+  import rllc_jax
+  from tests.results import numbers
+  path, size, refused = sys.argv[1], 16, 0
+  mount = lambda how: subprocess.run(
+    ['mount', '-o', f'{how}size={size}k', '-t', 'tmpfs', 'tmpfs', path],
+    check=True)
+  mount('')
+  while True:
+    try:
+      traces = numbers.run(rllc_jax.open_store(f'{path}/store'))
+      break
+    except OSError as error:
+      assert 'No space left' in str(error), error
+      assert 'run the same command again' in str(error), error
+      refused, size = refused + 1, size + 12
+      mount('remount,')
+  numbers.assert_same(traces, numbers.run())
+  numbers.assert_same(rllc_jax.open_store(f'{path}/store').read(), traces)
+  print(refused)
+"""
+
+
+def test_a_real_full_disk_that_grows_is_named_and_loses_nothing(tmp_path):
+  own_mounts = small_disk_test.own_mounts
+  if own_mounts('mount', '-t', 'tmpfs', 'tmpfs', tmp_path).returncode:
+    pytest.skip('needs a system where every user may mount a tmpfs')
+  code = textwrap.dedent(FULL)
+  command = sys.executable, '-W', 'ignore', '-c', code, str(tmp_path)
+  ended = own_mounts(*command, capture_output=True, text=True, cwd=ROOT)
+  assert not ended.returncode, ended.stderr
+  assert int(ended.stdout) > 3
 
 
 def test_without_saved_chains_more_draws_start_from_the_checkpoint(tmp_path):

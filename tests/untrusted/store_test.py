@@ -118,6 +118,27 @@ def test_files_of_another_kind_are_sampled_again(store, folder, changes):
   again.read()
 
 
+@pytest.mark.parametrize(
+  'changes',
+  [
+    {'loss': np.ones((1, 2, 25), np.float32)},
+    {'loss': np.ones((1, 2, 24))},
+    {'rows': '[[[1], ["text"]]]'},
+    {'rows': '{'},
+  ],
+  ids=str,
+)
+def test_a_second_file_of_a_key_is_looked_at_too(store, changes):
+  """Of the first one alone the header is read when a store is opened."""
+  [path] = (store / 'traces').iterdir()
+  first = path.read_bytes()
+  other = rewritten(path, **changes)
+  path.write_bytes(first)
+  last = other.rename(other.with_name(other.name.replace('.00', '.99', 1)))
+  with pytest.raises(ValueError, match=f'{last.name} must be as it was'):
+    disk.open_store(store).read()
+
+
 @pytest.mark.parametrize('name', ['../../../outside', '/outside', '..', ''])
 def test_no_name_of_an_array_leads_outside(store, name):
   """An export makes directories of names."""
