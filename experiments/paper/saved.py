@@ -45,7 +45,10 @@ class Saved(NamedTuple):
     return study.readings(self.workdir)
 
   def classes(self) -> dict[str, str]:
-    """The class of every head."""
+    """The class of every head; {} if heads were not analyzed."""
+    if not (self.workdir / study.ANALYSIS).exists():
+      logging.warning('colors are those of layers: no %s', study.ANALYSIS)
+      return {}
     return head_types.of_readings(self.readings())
 
   def boundaries(self) -> list[float]:

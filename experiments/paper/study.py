@@ -38,6 +38,7 @@ from rllc_jax.training import checkpoints
 from rllc_jax.training import records
 
 REFERENCE = 'one_layer'
+ANALYSIS = 'analysis.zarr'
 SWEPT = ('step_size', 'localization', 'nbeta')
 FACTORS = (0.5, 2.0)
 
@@ -153,7 +154,7 @@ def readings(workdir: pathlib.Path) -> xr.Dataset:
   Raises:
     ValueError: if there are none.
   """
-  path = workdir / 'analysis.zarr'
+  path = workdir / ANALYSIS
   if not path.exists():
     raise ValueError(
       f'{path} must hold what heads do, because it is drawn; got no such '

@@ -68,7 +68,13 @@ def as_curves(
 
 
 def by_kind(names: Sequence[str], classes: Mapping[str, str]) -> dict[str, Any]:
-  """Colors of heads by their class; those without one are gray."""
+  """Colors of heads by class; by layer without classes, gray without one."""
+  if not classes:
+    return {
+      name: color
+      for group in heads.groups_of(names)
+      for name, color in zip(group.names, group.colors, strict=True)
+    }
   return {
     name: style.CLASSES.get(classes.get(name, ''), FADED) for name in names
   }

@@ -407,7 +407,8 @@ def footnote(drawn: figure.Figure, *parts: str) -> None:
 
 def caption(drawn: figure.Figure, words: str) -> None:
   """Writes above all panels what there is to see."""
-  letters = 72 * drawn.get_figwidth() / (0.52 * _CAPTION_SIZE)
+  # A letter is up to 0.62 of its height on average.
+  letters = 72 * drawn.get_figwidth() / (0.62 * _CAPTION_SIZE)
   lines = textwrap.wrap(words, int(letters))
   drawn.suptitle(
     '\n'.join(lines), x=0.01, ha='left', fontsize=_CAPTION_SIZE, color='#111827'

@@ -134,7 +134,7 @@ def test_claims_are_not_judged_by_a_damaged_file(tmp_path, written, kind):
     (tmp_path / seed).mkdir()
     shutil.copy(written[0] / 'claims.json', tmp_path / seed)
   path = tmp_path / '0' / 'claims.json'
-  attempt = functools.partial(claims.verdicts, tmp_path)
+  attempt = functools.partial(claims.read_effects, tmp_path)
   assert all(damages.check(tmp_path, path, kind, attempt, attempt()))
 
 

@@ -58,7 +58,8 @@ def test_any_setting_is_changed_by_a_flag(preset, monkeypatch):
 @pytest.mark.filterwarnings('ignore::DeprecationWarning')  # ml_collections 1.1
 def test_the_flags_of_the_readme_are_flags(monkeypatch):
   text = (ROOT / 'README.md').read_text().replace('\\\n', ' ')
-  lines = [x for x in text.splitlines() if x.startswith('.venv/bin/python')]
+  command = '.venv/bin/python -m '
+  lines = [x for x in text.splitlines() if x.startswith(command)]
   commands = [shlex.split(line) for line in lines]
   assert len(commands) >= 3
   for _, _, module, *rest in commands:

@@ -86,6 +86,9 @@ class Study(saved.Saved):
   def readings(self):
     return readings()
 
+  def classes(self):
+    return claims_test.head_types.of_readings(readings())
+
 
 def write_seeds(directory):
   """The small files of four seeds of two languages."""
@@ -132,6 +135,7 @@ def test_every_figure_is_drawn_within_its_page(path, workdir, monkeypatch):
   image = drawing.run(config, workdir)
   assert image.name == f'{path.stem}.png' and image.stat().st_size > 10_000
   assert len(drawn[0].get_suptitle()) > 30
+  drawn[0].draw_without_rendering()  # The picture had more dots an inch.
   box = drawn[0]._suptitle.get_window_extent()
   assert box.x0 >= 0 and box.x1 <= drawn[0].bbox.width + 1
 
