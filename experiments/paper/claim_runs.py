@@ -252,7 +252,7 @@ def legend(effects: Effects) -> str:
 
 
 def power(effects: Effects) -> list[targets.Row]:
-  """How often eight seeds decide each claim, at the spread that is seen."""
+  """Simulates eight seeds of each claim, at the spread between those there."""
   rows = []
   for (claim, language), by_seed in effects.items():
     pooled = pooling.pool(list(by_seed.values()))

@@ -68,7 +68,7 @@ class Cells(NamedTuple):
 
   @property
   def variance(self) -> float:
-    """Of the mean, as of independent chains: shared minibatches add to it."""
+    """Variance of the mean, as of independent chains."""
     return float(np.sum(self.errors**2)) / len(self.errors) ** 2
 
 

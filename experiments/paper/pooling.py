@@ -96,7 +96,7 @@ def verdict(pooled: Pooled, least: float) -> str:
 
 
 class Power(NamedTuple):
-  """How often a claim is decided, by simulation.
+  """Rates of verdicts on a claim, by simulation.
 
   Attributes:
     true_if_strong: rate of 'true' at twice the least effect.

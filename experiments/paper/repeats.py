@@ -1,4 +1,4 @@
-"""Where induction heads end, by what a language repeats and has to memorize.
+"""Final wrLLC of induction heads, by repeats and by what is to memorize.
 
   python -m experiments.repeats --workdir=DIR
 
