@@ -54,8 +54,8 @@ _NGRAMS = (2, 3, 4)  # Lengths in tokens of the words whose losses are scored.
 _NUM_NGRAMS = 1_000
 _CURVATURE_TOKENS = 1_024  # Tokens of a minibatch for Hessian, Fisher traces.
 # Times config.analysis.num_curvature_batches: minibatches are added until each
-# trace has an error of 5 %, or there are so many. Trained heads then have 5 to
-# 9 %, young ones 9 to 16 %.
+# trace has an error of 5 %, or there are so many. With 64 of them the largest
+# errors of trained heads were 4.7 % (code) and 8.3 % (planted2).
 _CURVATURE_GROUPS = 16
 # Rows for the scores of the model, as a multiple of those for heads.
 _STAGE_ROWS = 4

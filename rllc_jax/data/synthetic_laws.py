@@ -129,7 +129,7 @@ def _bracket_law(language: synthetic.Language) -> _Sums:
 
 
 def _quote_law(language: synthetic.Language, quotes: float) -> _Sums:
-  """Of a stated number of quotes in a segment."""
+  """Counts and surprisals of a stated number of quotes in a segment."""
   if not quotes:
     return {}
   stop = language.quote_stop
