@@ -1,9 +1,10 @@
 r"""The claims of Wang et al. (2410.02984), each as a number a training run.
 
 A statistic is positive if its claim is true, and 0 under its null. Statistics,
-nulls and least effects of interest were committed before any seed was run. Seeds
-0 to 3 of each language are for exploration: what they change is to be committed
-before seeds 4 to 7 are run. `pooling` puts seeds together and decides.
+nulls and least effects of interest were committed before any seed was run.
+Seeds 0 to 3 of each language are for exploration: what they change is to be
+committed before seeds 4 to 7 are run. `pooling` puts seeds together and
+decides.
 
   C1   Heads start alike and grow apart. Standard deviation of wrLLC over the
        heads of a layer, mean over layers, at the end less at the checkpoint
